@@ -1,0 +1,255 @@
+"""The metric against compute: the paper's Figures 2, 8, 9 and 10."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.style import (
+    GFLOPS,
+    PALETTE,
+    TRAINING_COMPUTE,
+    CannotDrawError,
+    colours,
+    log_axis,
+    new_figure,
+    outside_legend,
+    patch_markers,
+    shape_handles,
+    size_colours,
+    styled,
+    title,
+)
+from analysis.fit import Correlation, LineFit
+from analysis.table import METRIC, require_comparable
+
+_LARGEST_BUBBLE = 900.0  # points squared
+
+
+@styled
+def metric_against_gflops(
+    table: pd.DataFrame, metric: str, caption: str, fit: LineFit | None = None, correlation: Correlation | None = None
+) -> Figure:
+    """Metric against compute of one forward pass, log x axis (paper's Figure 8).
+
+    Args:
+        table: comparable rows with gmacs, size, depth, width, patch_size and the metric, in its own unit.
+        metric: printed name of the metric.
+        caption: how it was measured (N, extractor, ...).
+        fit: its line and 95 % prediction band are drawn; the metric axis is log for a power law, linear otherwise.
+        correlation: its r is stated beside the line, the semi-log one on a linear axis.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: no rows with the metric.
+    """
+    rows = _rows(table)
+    figure, (axes,) = new_figure()
+    sizes, patches = size_colours(rows), patch_markers(rows)
+    _points(axes, rows, "gmacs", sizes, patches)
+    notes = []
+    log_metric = fit is not None and fit.log_response
+    if fit is not None:
+        x = np.geomspace(rows["gmacs"].min() / 1.25, rows["gmacs"].max() * 1.25, 200)
+        band = fit.predict(x)
+        axes.fill_between(x, band["low"], band["high"], color="#999999", alpha=0.2, linewidth=0)
+        axes.plot(x, band["mean"], color="#555555", zorder=1)
+        notes.append(f"Line: {fit.equation(metric)}. Band: 95 % prediction.")
+    if correlation is not None:
+        shown, r = (f"ln {metric}", correlation.loglog) if log_metric else (metric, correlation.semilog)
+        notes.append(f"r({shown}, ln G) = {r:.3f}")
+    axes.set_xscale("log")
+    if log_metric:
+        axes.set_yscale("log")
+        log_axis(axes.yaxis, *axes.get_ylim())
+    else:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    log_axis(axes.xaxis, *axes.get_xlim())
+    axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
+    axes.set_title("  ".join(notes), loc="left", fontsize=8)
+    outside_legend(figure, shape_handles(sizes, patches))
+    title(figure, f"{metric} against compute", caption)
+    return figure
+
+
+@styled
+def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
+    """Metric against training compute, log x axis; checkpoints of one cell are joined (paper's Figure 9).
+
+    Args:
+        table: comparable rows with train_gmacs, cell, step, size, patch_size and the metric.
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: no rows with both values.
+    """
+    rows = _rows(table, "train_gmacs")
+    rows = rows[rows["train_gmacs"] > 0]
+    if rows.empty:
+        raise CannotDrawError("no training compute is recorded")
+    figure, (axes,) = new_figure()
+    sizes, patches = size_colours(rows), patch_markers(rows)
+    for _, run in rows.sort_values("step").groupby(["cell", "sampling_seed"], dropna=False):
+        if len(run) > 1:
+            axes.plot(run["train_gmacs"], run[METRIC], color=sizes[run["size"].iloc[0]], linewidth=1, alpha=0.6, zorder=1)
+    _points(axes, rows, "train_gmacs", sizes, patches)
+    axes.set_xscale("log")
+    log_axis(axes.xaxis, *axes.get_xlim())
+    axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
+    axes.set_ylim(bottom=0)
+    outside_legend(figure, shape_handles(sizes, patches))
+    title(figure, f"{metric} against training compute", caption)
+    return figure
+
+
+@styled
+def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
+    """The metric of every model, by patch size and size, with bubble area proportional to compute (Figure 2 left).
+
+    Args:
+        table: comparable rows, one per model, with gmacs, size, patch_size and the metric.
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: no rows with the metric.
+    """
+    rows = _rows(table)
+    sizes = size_colours(rows)
+    order = {name: index for index, name in enumerate(sizes)}
+    rows = rows.assign(_size=rows["size"].map(order)).sort_values(["patch_size", "_size"], ascending=[False, True])
+    figure, (axes,) = new_figure()
+    scale = _LARGEST_BUBBLE / rows["gmacs"].max()
+    ticks, labels, at = [], [], 0.0
+    for patch, group in rows.groupby("patch_size", sort=False):
+        start = at
+        for size, cells in group.groupby("size", sort=False):
+            axes.scatter(
+                [at] * len(cells), cells[METRIC], s=cells["gmacs"] * scale, color=sizes[str(size)],
+                alpha=0.75, edgecolor="#222222", linewidth=0.6, zorder=2,
+            )  # fmt: skip
+            ticks.append(at)
+            labels.append(str(size))
+            at += 1
+        axes.text((start + at - 1) / 2, 1.01, f"patch {patch}", transform=axes.get_xaxis_transform(), ha="center")
+        if at < len(rows):
+            axes.axvline(at - 0.1, color="#bbbbbb", linewidth=0.8)
+        at += 0.8
+    long = max(len(label) for label in labels) * len(labels) > 55
+    axes.set_xticks(ticks, labels, rotation=90 if long else 0)
+    axes.grid(False, axis="x")
+    axes.set_xlim(-0.8, at - 1 + 0.0)
+    axes.margins(y=0.12)
+    axes.set(ylabel=f"{metric} (lower is better)", xlabel="Size")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    handles = [
+        axes.scatter([], [], s=value * scale, color="#bbbbbb", edgecolor="#222222", linewidth=0.6, label=f"{value:.3g} G")
+        for value in _bubble_key(rows["gmacs"])
+    ]
+    figure.legend(
+        handles=handles, loc="outside right upper", title="Gflops\n(area)", labelspacing=1.6, borderpad=0.8,
+        title_fontsize=8,
+    )  # fmt: skip
+    title(figure, f"{metric} of every model, bubble area proportional to Gflops", caption)
+    return figure
+
+
+@styled
+def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: str) -> Figure:
+    """A model against other published models by compute, without guidance (paper's Figure 2 right).
+
+    Args:
+        model: one row with name, gmacs and the metric.
+        others: rows with model, gmacs and the metric; those without gmacs are not drawn.
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        CannotDrawError: none of the others has a compute.
+    """
+    others = others[others["gmacs"].notna()]
+    if others.empty or model.empty:
+        raise CannotDrawError("no baseline with known Gflops")
+    points = [(str(r.model), float(r.gmacs), float(r.frechet), PALETTE[1]) for r in others.itertuples()]
+    points += [(str(r.name), float(r.gmacs), float(r.frechet), PALETTE[0]) for r in model.itertuples(index=False)]
+    figure, (axes,) = new_figure(height=3.4)
+    scale = _LARGEST_BUBBLE / max(gmacs for _, gmacs, _, _ in points)
+    for name, gmacs, value, colour in points:
+        axes.scatter(gmacs, value, s=gmacs * scale, color=colour, alpha=0.75, edgecolor="#222222", linewidth=0.6)
+        offset = np.sqrt(gmacs * scale) / 2 + 3
+        axes.annotate(
+            f"{name}: {value:.2f}", (gmacs, value), xytext=(0, offset), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(min(p[1] for p in points) / 1.8, max(p[1] for p in points) * 1.8)
+    log_axis(axes.xaxis, 1, 100)
+    axes.margins(y=0.25)
+    axes.set_ylim(0, max(p[2] for p in points) * 1.25)
+    axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
+    title(figure, "Against other diffusion models, bubble area proportional to Gflops", caption)
+    return figure
+
+
+@styled
+def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
+    """Metric against the compute of sampling one image, gmacs times sampler steps (paper's Figure 10).
+
+    Args:
+        table: rows that are comparable but for sampling_steps, with gmacs, cell and the metric.
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        InputError: rows that were measured differently in more than the sampler steps.
+        CannotDrawError: fewer than two values of the sampling compute.
+    """
+    rows = table[table[METRIC].notna()]
+    require_comparable(rows, vary=["sampling_steps"])
+    if rows["sampling_steps"].nunique() < 2:
+        raise CannotDrawError("all values were sampled with the same number of steps")
+    names = list(dict.fromkeys(rows.sort_values("gmacs")["name"]))
+    colour = colours(names)
+    figure, (axes,) = new_figure(height=3.4)
+    for name in names:
+        run = rows[rows["name"] == name].sort_values("sampling_steps")
+        compute = run["gmacs"] * run["sampling_steps"].astype(float)
+        axes.plot(compute, run[METRIC], color=colour[name], marker="o", label=name)
+        for x, y, steps in zip(compute, run[METRIC], run["sampling_steps"], strict=True):
+            axes.annotate(f"{steps} steps", (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.25)
+    log_axis(axes.xaxis, *axes.get_xlim())
+    axes.set(xlabel="Sampling compute per image, Gflops (GMACs × sampler steps)", ylabel=f"{metric} (lower is better)")
+    outside_legend(figure, axes.get_legend_handles_labels()[0])
+    title(figure, f"{metric} against sampling compute", caption)
+    return figure
+
+
+def _rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    rows = table.dropna(subset=[METRIC, *columns])
+    if rows.empty:
+        raise CannotDrawError(f"no rows with {', '.join((METRIC, *columns))}")
+    require_comparable(rows)
+    return rows
+
+
+def _points(axes: Axes, rows: pd.DataFrame, x: str, sizes: dict[str, str], patches: dict[int, str]) -> None:
+    for (size, patch), cells in rows.groupby(["size", "patch_size"]):
+        axes.plot(
+            cells[x], cells[METRIC], color=sizes[str(size)], marker=patches[int(patch)], linestyle="", zorder=3,
+            markeredgecolor="white", markeredgewidth=0.5,
+        )  # fmt: skip
+
+
+def _bubble_key(gmacs: "pd.Series[float]") -> Sequence[float]:
+    """Three round values that span the bubbles."""
+    low, high = float(gmacs.min()), float(gmacs.max())
+    values = [high, np.sqrt(low * high), low] if high > 2 * low else [high]
+    return list(dict.fromkeys(float(f"{value:.1g}") for value in values))

@@ -1,0 +1,179 @@
+"""What all figures share: fonts, colours, markers, captions, and how a figure becomes bytes that never change."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.table import size_order
+
+WIDTH = 6.0  # inches: a text column, and 900 pixels at 150 dpi
+DPI = 150
+MAX_PNG_BYTES = 300_000
+
+#: Okabe and Ito's palette, told apart with any colour vision; the yellow is left out, it is too light for lines.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", ":", "-.")
+
+GFLOPS = "Gflops (GMACs, one forward pass)"
+TRAINING_COMPUTE = "Training compute, Gflops (3 × GMACs × batch × steps)"
+STEPS = "Training steps"
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5.5,
+    "svg.hashsalt": "dit-scaling-harness",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+}
+
+P = ParamSpec("P")
+
+
+class CannotDrawError(ValueError):
+    """The table does not hold what the figure shows; the message is the reason, fit to be printed."""
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under the common style, leaving matplotlib's global settings as they were."""
+
+    @wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def new_figure(height: float = 3.9, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of column width with `columns` axes side by side that share the vertical axis."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(1, columns, sharey=True, squeeze=False)
+    return figure, list(axes[0])
+
+
+def title(figure: Figure, text: str, caption: str) -> None:
+    """Title above, and beneath the axes how the values were measured (N, extractor, ...)."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    figure.supxlabel("\n".join(textwrap.wrap(caption, 110)), x=0.01, ha="left", fontsize=7, color="#444444")
+
+
+def log_axis(axis: Any, low: float, high: float) -> None:
+    """A log axis with plain numbers ("0.1", "200"), ticks at 1, 2, 5 where the range is short."""
+    decades = np.log10(high / low) if low > 0 else 10
+    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain(value: float) -> str:
+    """A tick label without needless zeros; powers of ten from a million up."""
+    if value >= 1e6 or 0 < value < 1e-4:
+        exponent = int(np.floor(np.log10(value) + 1e-9))
+        mantissa = value / 10.0**exponent
+        power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:.2g}·{power}"
+    return f"{value:,.6g}"
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """One colour per name, in order: the palette, or beyond it an even scale from dark to light."""
+    if len(names) <= len(PALETTE):
+        return dict(zip(names, PALETTE, strict=False))
+    scale = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, len(names)))
+    return {name: mpl.colors.to_hex(colour) for name, colour in zip(names, scale, strict=True)}
+
+
+def size_colours(table: pd.DataFrame) -> dict[str, str]:
+    """One colour per size in the table, smallest first."""
+    return colours(size_order(table))
+
+
+def patch_markers(table: pd.DataFrame) -> dict[int, str]:
+    """One marker per patch size, largest patch first (as compute grows)."""
+    patches = sorted({int(patch) for patch in table["patch_size"]}, reverse=True)
+    return {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patches)}
+
+
+def shape_handles(sizes: dict[str, str], patches: dict[int, str]) -> list[Line2D]:
+    """Legend entries: a colour per size, a marker per patch size."""
+    dots = [Line2D([], [], color=colour, marker="o", linestyle="", label=name) for name, colour in sizes.items()]
+    marks = [
+        Line2D([], [], color="#555555", marker=marker, linestyle="", markerfacecolor="none", label=f"patch {patch}")
+        for patch, marker in patches.items()
+    ]
+    return dots + marks
+
+
+def outside_legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """A legend to the right of the axes, so that it covers no data."""
+    figure.legend(handles=list(handles), loc="outside right upper", borderaxespad=0.2, handletextpad=0.5)
+
+
+# --- saving --------------------------------------------------------------------------------------------------------
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write `folder`/name.png (150 dpi, less where it would pass 300 kB) and name.svg; equal figures, equal bytes.
+
+    Returns:
+        The two paths.
+    """
+    with mpl.rc_context(_STYLE):
+        for dpi in (DPI, 120, 96, 72):
+            png = io.BytesIO()
+            figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+            if png.tell() <= MAX_PNG_BYTES:
+                break
+        svg = io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    paths = folder / f"{name}.png", folder / f"{name}.svg"
+    for path, data in zip(paths, (png, svg), strict=True):
+        write_atomic(path, data.getvalue())
+    return paths
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or none: temporary file in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

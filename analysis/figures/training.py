@@ -1,0 +1,149 @@
+"""Curves over training steps and block designs side by side: the paper's Figures 5, 6 and 13."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.compare import BASELINE, BlockComparison
+from analysis.figures.style import (
+    LINES,
+    STEPS,
+    CannotDrawError,
+    colours,
+    log_axis,
+    new_figure,
+    outside_legend,
+    plain,
+    styled,
+    title,
+)
+from analysis.table import BLOCK_NAMES, METRIC, block_name, require_comparable, size_order
+
+_MOST_PANELS = 4
+
+
+@styled
+def block_bars(
+    table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()
+) -> Figure:
+    """The metric of the block designs at one shape and step: a bar for the mean, a dot for each training seed.
+
+    Args:
+        table: comparable rows of one shape, batch size and step, two or more blocks.
+        metric: printed name of the metric.
+        caption: how it was measured, and the shape and step.
+        comparisons: their compute multipliers are written behind the values.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: fewer than two blocks.
+    """
+    rows = table[table[METRIC].notna()]
+    require_comparable(rows)
+    means = rows.groupby("block")[METRIC].mean().sort_values(ascending=False)
+    if len(means) < 2:
+        raise CannotDrawError("fewer than two block designs at one shape and step")
+    colour = _block_colours(rows)
+    multiplier = {c.block: c.multiplier for c in comparisons if c.multiplier is not None}
+    figure, (axes,) = new_figure(height=1.6 + 0.38 * len(means))
+    for index, (block, mean) in enumerate(means.items()):
+        values = rows.loc[rows["block"] == block, METRIC]
+        axes.barh(index, mean, color=colour[str(block)], height=0.62)
+        if len(values) > 1:
+            axes.plot(values, [index] * len(values), "o", color="white", markeredgecolor="black", markersize=4)
+        text = f"{mean:.4g}" + (f"  ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else "")
+        axes.annotate(
+            text, (max(mean, values.max()), index), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_yticks(range(len(means)), [block_name(str(block)) for block in means.index])
+    axes.grid(False, axis="y")
+    axes.set_xlim(0, rows[METRIC].max() * (1.38 if multiplier else 1.18))
+    axes.set(xlabel=f"{metric} (lower is better)")
+    title(figure, f"{metric} of the block designs", caption)
+    return figure
+
+
+@styled
+def over_steps(
+    table: pd.DataFrame, columns: Mapping[str, str], ylabel: str, heading: str, caption: str, log_metric: bool = False
+) -> Figure:
+    """Values over training steps, one line per cell, one panel per patch size (paper's Figures 5, 6 and 13).
+
+    Colour tells the sizes apart, or the blocks where there is one size only; the line style tells the columns apart,
+    or else the blocks.
+
+    Args:
+        table: rows with cell, step, size, depth, width, block, patch_size and the columns; one value per cell and step.
+        columns: column to its name in the legend, for example loss_heldout to "held-out".
+        ylabel: label of the value axis, with its unit.
+        heading: title of the figure.
+        caption: how the values were measured.
+        log_metric: log value axis.
+
+    Raises:
+        CannotDrawError: no cell has a value at more than one step.
+    """
+    rows = table.dropna(subset=list(columns), how="all")
+    steps = rows.groupby("cell")["step"].nunique()
+    if rows.empty or steps.max() < 2:
+        raise CannotDrawError("no cell was measured at more than one training step")
+    patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
+    panels = [[p] for p in patches] if len(patches) <= _MOST_PANELS else [patches]
+    figure, all_axes = new_figure(columns=len(panels))
+    by, names, colour = _colour_key(rows)
+    blocks = list(dict.fromkeys(rows["block"])) if by == "size" else []
+    for axes, shown in zip(all_axes, panels, strict=True):
+        cells = rows[rows["patch_size"].isin(shown)]
+        for _, run in cells.sort_values("step").groupby("cell"):
+            for index, column in enumerate(columns):
+                values = run[["step", column]].dropna().groupby("step", as_index=False).mean()
+                style = LINES[index if len(columns) > 1 else _position(blocks, run["block"].iloc[0]) % len(LINES)]
+                axes.plot(
+                    values["step"], values[column], color=colour[str(run[by].iloc[0])], linestyle=style, linewidth=1.1,
+                    marker="o" if len(values) <= 12 else "", markersize=3, alpha=0.9,
+                )  # fmt: skip
+        if log_metric:
+            axes.set_yscale("log")
+            log_axis(axes.yaxis, *axes.get_ylim())
+        axes.set(xlabel=STEPS, title=" and ".join(f"patch {p}" for p in shown) if len(patches) > 1 else "")
+        axes.xaxis.set_major_formatter(lambda value, _: plain(value) if value < 1e4 else f"{value / 1000:,.6g}k")
+        axes.locator_params(axis="x", nbins=4 if len(panels) > 1 else 7)
+    all_axes[0].set_ylabel(ylabel)
+    outside_legend(figure, _handles(names, colour, columns, blocks))
+    title(figure, heading, caption)
+    return figure
+
+
+def _colour_key(rows: pd.DataFrame) -> tuple[str, dict[str, str], dict[str, str]]:
+    """The column colours stand for, its values' printed names, and their colours."""
+    if rows["size"].nunique() > 1 or rows["block"].nunique() == 1:
+        sizes = size_order(rows)
+        return "size", {size: size for size in sizes}, colours(sizes)
+    colour = _block_colours(rows)
+    return "block", {block: block_name(block) for block in colour}, colour
+
+
+def _block_colours(rows: pd.DataFrame) -> dict[str, str]:
+    """A block keeps its colour whichever others are shown."""
+    known = [*BLOCK_NAMES, *sorted(set(rows["block"]) - set(BLOCK_NAMES))]
+    assert BASELINE == known[0]
+    return {block: colour for block, colour in colours(known).items() if block in set(rows["block"])}
+
+
+def _position(blocks: list[str], block: str) -> int:
+    return blocks.index(block) if block in blocks else 0
+
+
+def _handles(
+    names: dict[str, str], colour: dict[str, str], columns: Mapping[str, str], blocks: list[str]
+) -> list[Line2D]:
+    handles = [Line2D([], [], color=colour[key], label=name) for key, name in names.items()]
+    styles = list(columns.values()) if len(columns) > 1 else [block_name(b) for b in blocks] if len(blocks) > 1 else []
+    grey = "#555555"
+    return handles + [
+        Line2D([], [], color=grey, linestyle=LINES[i % len(LINES)], label=name) for i, name in enumerate(styles)
+    ]

@@ -1,0 +1,161 @@
+"""Judge a form by what it predicts of models it has not seen: leave one out, leave a group out, small to large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.fit import FAR, Array, CannotFitError, fit_floor, fit_interaction, fit_line
+from analysis.table import METRIC, require_comparable
+
+Predictor = Callable[[pd.DataFrame], Array]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the metric: its name, and how it is fitted to rows (gmacs, params, tokens, metric) for predictions."""
+
+    name: str
+    fit: Callable[[pd.DataFrame, str], Predictor]
+
+
+def _line(form: str) -> Callable[[pd.DataFrame, str], Predictor]:
+    def fit(rows: pd.DataFrame, metric: str) -> Predictor:
+        line = fit_line(_column(rows, "gmacs"), _column(rows, metric), form)
+        slope, level = line.slope, line.intercept
+
+        def predict(new: pd.DataFrame) -> Array:
+            value = level + slope * np.log(_column(new, "gmacs"))
+            return np.exp(value) if line.log_response else np.asarray(value)
+
+        return predict
+
+    return fit
+
+
+def _floor(rows: pd.DataFrame, metric: str) -> Predictor:
+    curve = fit_floor(_column(rows, "gmacs"), _column(rows, metric), profile=False)
+    return lambda new: curve.predict(_column(new, "gmacs"))
+
+
+def _interaction(rows: pd.DataFrame, metric: str) -> Predictor:
+    surface = fit_interaction(_column(rows, "params"), _column(rows, "tokens"), _column(rows, metric))
+    return lambda new: surface.predict(_column(new, "params"), _column(new, "tokens"))
+
+
+#: The forms that compete, in the order of their number of parameters.
+SEMILOG = Form("semi-log", _line("semi-log"))
+POWER_LAW = Form("power law", _line("power law"))
+FLOOR = Form("power law with floor", _floor)
+INTERACTION = Form("params and tokens", _interaction)
+FORMS = (SEMILOG, POWER_LAW, FLOOR, INTERACTION)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Errors of a form on rows it was not fitted to, in percent of the measured value."""
+
+    form: str
+    scheme: str  #: "leave one out", "leave one patch_size out", "forecast of ..."
+    names: tuple[str, ...]
+    measured: tuple[float, ...]
+    predicted: tuple[float, ...]
+    extrapolation: float  #: forecasts: largest compute predicted over largest compute fitted, else 1
+    flags: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> Array:
+        """Signed relative errors in percent, shape [n]."""
+        return np.asarray((np.array(self.predicted) / np.array(self.measured) - 1) * 100)
+
+    @property
+    def mape(self) -> float:
+        """Mean absolute error in percent."""
+        return float(np.abs(self.errors).mean())
+
+    @property
+    def worst(self) -> float:
+        """Largest absolute error in percent."""
+        return float(np.abs(self.errors).max())
+
+
+def leave_one_out(form: Form, table: pd.DataFrame, metric: str = METRIC) -> HeldOut:
+    """Fit the form n times, each without one row, and predict that row.
+
+    Args:
+        table: comparable rows, one per model (see `analysis.table.per_shape`), columns gmacs, params, tokens, metric.
+
+    Raises:
+        CannotFitError: a fit without one of the rows is not possible; the reason is in the message.
+        InputError: rows that were measured differently.
+    """
+    return _folds(form, table, np.arange(len(table)), "leave one out", metric)
+
+
+def leave_one_group_out(form: Form, table: pd.DataFrame, column: str, metric: str = METRIC) -> HeldOut:
+    """Fit the form once per value of `column` ("size", "patch_size"), each without its rows, and predict them.
+
+    Raises:
+        CannotFitError: fewer than two groups, or a fit without one of them is not possible.
+        InputError: rows that were measured differently.
+    """
+    groups = table[column].to_numpy()
+    if len(set(groups)) < 2:
+        raise CannotFitError(f"all rows have the same {column}")
+    return _folds(form, table, groups, f"leave one {column} out", metric)
+
+
+def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what: str, metric: str = METRIC) -> HeldOut:
+    """Fit the form to the rows where `held` is false and predict the others.
+
+    Args:
+        table: comparable rows, one per model.
+        held: shape [n], true for the rows to forecast, normally the largest.
+        what: their name, for the report.
+
+    Raises:
+        CannotFitError: nothing to forecast, or the other rows cannot carry the fit.
+        InputError: rows that were measured differently.
+    """
+    require_comparable(table)
+    known, unknown = table[~held], table[held]
+    if unknown.empty:
+        raise CannotFitError("no rows to forecast")
+    predicted = form.fit(known, metric)(unknown)
+    ratio = float(unknown["gmacs"].max() / known["gmacs"].max())
+    flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
+    return _held_out(form, f"forecast of {what}", unknown, predicted, metric, max(ratio, 1.0), flags)
+
+
+def _folds(form: Form, table: pd.DataFrame, groups: npt.NDArray[np.generic], scheme: str, metric: str) -> HeldOut:
+    require_comparable(table)
+    predicted = np.full(len(table), np.nan)
+    for group in pd.unique(pd.Series(groups)):
+        out = groups == group
+        predicted[out] = form.fit(table[~out], metric)(table[out])
+    return _held_out(form, scheme, table, predicted, metric, 1.0, [])
+
+
+def _held_out(
+    form: Form, scheme: str, rows: pd.DataFrame, predicted: Array, metric: str, ratio: float, flags: list[str]
+) -> HeldOut:
+    negative = int((predicted <= 0).sum())
+    if negative:
+        flags = [*flags, f"predicts a negative metric for {negative} of {len(rows)}"]
+    return HeldOut(
+        form=form.name,
+        scheme=scheme,
+        names=tuple(str(name) for name in rows["name"]),
+        measured=tuple(float(value) for value in rows[metric]),
+        predicted=tuple(float(value) for value in predicted),
+        extrapolation=ratio,
+        flags=tuple(flags),
+    )
+
+
+def _column(rows: pd.DataFrame, column: str) -> Array:
+    return np.asarray(rows[column].to_numpy(dtype=float, na_value=np.nan))

@@ -1,0 +1,477 @@
+"""Read what `collect` wrote, and the published numbers, into data frames that say what may be compared with what.
+
+A table that passes here has the right columns and types, no contradicting rows, and no zero that means "missing".
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import InputError
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
+
+#: The metric the scaling figures show; its printed name depends on the extractor, see `metric_name`.
+METRIC = "frechet"
+
+#: Rows that differ in one of these were measured differently and are never fitted or ranked together.
+CONDITIONS = (
+    "data",
+    "samples",
+    "extractor",
+    "reference",
+    "sampler",
+    "sampling_steps",
+    "guidance",
+    "ema",
+    "decoder",
+)
+
+#: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.
+PUBLISHED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
+
+#: How the literature writes the four block designs.
+BLOCK_NAMES = {
+    "adaln-zero": "adaLN-Zero",
+    "adaln": "adaLN",
+    "cross-attention": "Cross-attention",
+    "in-context": "In-context",
+}
+
+#: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
+BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
+
+_TEXT = {"study", "cell", "name", "data", "block", "evaluation", "sampler", "extractor", "reference"} | {
+    "outcome", "started", "ended", "host", "device", "torch", "commit", "message", "source", "model", "decoder"
+}  # fmt: skip
+_WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "step", "batch_size", "samples"} | {
+    "sampling_steps", "sampling_seed", "attempt", "threads", "resolution"
+}  # fmt: skip
+_FLAG = {"ema"}
+_MAY_BE_ZERO = {"seed", "sampling_seed", "step"}
+_POSITIVE = {"gmacs"}
+#: Columns that may not be empty: without them a row is neither identified nor placed on an axis.
+_REQUIRED_RESULT = ("study", "cell", "name", "block", "depth", "width", "patch_size", "gmacs", "step")
+
+_PUBLISHED_COLUMNS = (
+    "source", "model", "resolution", "patch_size", "depth", "width", "heads", "block", "steps_k", "gflops", "params_m",
+    "cfg_scale", "sampling_steps", "samples", "decoder", "fid", "sfid", "inception_score", "precision", "recall",
+)  # fmt: skip
+_BASELINE_COLUMNS = ("source", "model", "resolution", "fid", "sfid", "inception_score", "precision", "recall")
+_PUBLISHED_BATCH = 256  # Peebles & Xie 2023, section 4
+_PUBLISHED_VAE_FACTOR = 8  # side of an image over the side of its latent
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def load_study(folder: Path) -> pd.DataFrame:
+    """The results of a study: `folder`/results.csv, with a column `size` added.
+
+    Returns:
+        One row per cell, step and evaluation, columns and units as `harness.records.RESULT_COLUMNS`, sorted by
+        compute, name, step and evaluation. Required whole numbers are int64, other whole numbers Int64, measures
+        float64 with NaN where not measured. `size` is "S", "B", "L", "XL" or "d<depth>-w<width>".
+
+    Raises:
+        InputError: file missing or without rows, wrong columns, a wrong value, or two rows of the same cell, step
+            and evaluation that disagree. One line: file, row, column, what is allowed.
+    """
+    path = folder / "results.csv"
+    table = _read(path, tuple(RESULT_COLUMNS), _REQUIRED_RESULT)
+    if table.empty:
+        raise InputError(f"{path}: has no rows; at least one trained cell is needed")
+    bad = table[(table["extractor"] != "") & ~table["extractor"].str.fullmatch(r"[^@]+@[^@]+")]
+    if not bad.empty:
+        raise InputError(f"{path}: column extractor: {bad['extractor'].iloc[0]!r} is not allowed; allowed: name@hash")
+    table = _without_duplicates(table, path)
+    table["size"] = _sizes(table)
+    return table.sort_values(["gmacs", "name", "cell", "step", "evaluation"], kind="stable", ignore_index=True)
+
+
+def load_curves(folder: Path) -> pd.DataFrame:
+    """Losses over training: `folder`/curves.csv, columns as `harness.records.CURVE_COLUMNS`; empty without the file.
+
+    Raises:
+        InputError: as `load_study`.
+    """
+    path = folder / "curves.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=list(CURVE_COLUMNS))
+    table = _read(path, tuple(CURVE_COLUMNS), ("study", "cell", "name", "step"))
+    return table.sort_values(["name", "cell", "step"], kind="stable", ignore_index=True)
+
+
+def load_attempts(folder: Path) -> pd.DataFrame:
+    """Every attempt at a cell: `folder`/attempts.csv, columns as `harness.records.ATTEMPT_COLUMNS`; empty without it.
+
+    Raises:
+        InputError: as `load_study`.
+    """
+    path = folder / "attempts.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=list(ATTEMPT_COLUMNS))
+    table = _read(path, tuple(ATTEMPT_COLUMNS), ("study", "cell", "name", "attempt", "outcome"))
+    return table.sort_values(["name", "cell", "attempt"], kind="stable", ignore_index=True)
+
+
+def load_published(folder: Path) -> pd.DataFrame:
+    """The numbers of Peebles & Xie (2023): `folder`/published.csv under the names of results.csv.
+
+    Returns:
+        One row per published value. gflops becomes gmacs (the paper counts a multiply-add as one), fid becomes
+        frechet, steps_k * 1000 step; batch_size is 256, train_gmacs = 3 * gmacs * batch_size * step, tokens follow
+        from the VAE's factor 8. source, model, resolution, decoder and cfg_scale are kept.
+
+    Raises:
+        InputError: as `load_study`.
+    """
+    path = folder / "published.csv"
+    raw = _read(path, _PUBLISHED_COLUMNS, ("source", "model", "block", "depth", "width", "patch_size", "gflops", "fid"))
+    if raw.empty:
+        raise InputError(f"{path}: has no rows")
+    table = raw.rename(columns={"gflops": "gmacs", "fid": METRIC})
+    side = table["resolution"].astype(int)
+    table["step"] = (table.pop("steps_k") * 1000).round().astype("int64")
+    table["study"] = "paper"
+    table["name"] = table["model"]
+    table["cell"] = [
+        re.sub(r"[^a-z0-9]+", "-", f"{model.removesuffix('-G')} {block} {pixels}".lower())
+        for model, block, pixels in zip(table["model"], table["block"], side, strict=True)
+    ]
+    table["evaluation"] = [
+        f"{row.source}, {row.decoder}, cfg {row.cfg_scale:g}, {row.samples}/{row.sampling_steps}"
+        for row in table.itertuples()
+    ]
+    table["data"] = [f"imagenet-{pixels}" for pixels in side]
+    table["tokens"] = ((side // _PUBLISHED_VAE_FACTOR // table["patch_size"]) ** 2).astype("Int64")
+    table["params"] = (table["params_m"] * 1e6).round().astype("Int64")
+    table["seed"] = pd.array([pd.NA] * len(table), dtype="Int64")
+    table["sampling_seed"] = table["seed"]
+    table["batch_size"] = pd.array([_PUBLISHED_BATCH] * len(table), dtype="Int64")
+    table["train_gmacs"] = 3 * table["gmacs"] * _PUBLISHED_BATCH * table["step"]
+    table["sampler"] = "ddpm"
+    table["guidance"] = table["cfg_scale"]
+    table["ema"] = pd.array([True] * len(table), dtype="boolean")
+    table["extractor"] = "inception-v3"
+    table["reference"] = [f"imagenet-{pixels}/train" for pixels in side]
+    table["size"] = _sizes(table)
+    for column in RESULT_COLUMNS:
+        if column not in table:
+            table[column] = math.nan
+    table = _without_duplicates(table, path)
+    kept = [*RESULT_COLUMNS, "size", "source", "model", "resolution", "decoder", "cfg_scale", "sfid"]
+    return table[kept].sort_values(["gmacs", "name", "block", "step"], kind="stable", ignore_index=True)
+
+
+def load_baselines(folder: Path) -> pd.DataFrame:
+    """Other models of the paper's Tables 2 and 3: `folder`/baselines.csv; empty without the file.
+
+    Returns:
+        Columns source, model, resolution, frechet (FID), sfid, inception_score, precision, recall, and gmacs for the
+        four models whose Gflops the paper's Figure 2 (right) gives at 256 x 256, NaN otherwise.
+
+    Raises:
+        InputError: as `load_study`.
+    """
+    path = folder / "baselines.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=[*_BASELINE_COLUMNS, "gmacs"]).rename(columns={"fid": METRIC})
+    table = _read(path, _BASELINE_COLUMNS, ("source", "model", "resolution", "fid")).rename(columns={"fid": METRIC})
+    table["gmacs"] = table["model"].map(BASELINE_GFLOPS).where(table["resolution"] == 256).astype(float)
+    return table
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def metric_name(extractor: str) -> str:
+    """What the Frechet distance in this feature space is called.
+
+    "FID" only for the literature's own table, whose extractor is the published Inception and carries no hash; a
+    study's `name@hash` is "FD-name": another feature space is another metric.
+    """
+    if extractor == "inception-v3":
+        return "FID"
+    name = extractor.split("@")[0]
+    return f"FD-{name}" if name else "FD"
+
+
+def block_name(block: str) -> str:
+    """The block design as the literature writes it; an unknown one as it is."""
+    return BLOCK_NAMES.get(block, block)
+
+
+def size_name(depth: int, width: int) -> str:
+    """ "S", "B", "L" or "XL" for the published shapes, "d4-w64" otherwise."""
+    return PUBLISHED_SIZES.get((depth, width), f"d{depth}-w{width}")
+
+
+def size_order(table: pd.DataFrame) -> list[str]:
+    """The sizes in the table, smallest first (width squared times depth, what parameters grow with)."""
+    shapes = table[["size", "depth", "width"]].drop_duplicates()
+    order = sorted(shapes.itertuples(), key=lambda row: (row.depth * row.width**2, row.depth, row.size))
+    return list(dict.fromkeys(str(row.size) for row in order))
+
+
+# --- what compares with what ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows measured alike: they agree in `CONDITIONS`, so their metrics compare."""
+
+    conditions: Mapping[str, Any]
+    table: pd.DataFrame
+
+    @property
+    def metric(self) -> str:
+        """Printed name of the metric, see `metric_name`."""
+        return metric_name(str(self.conditions["extractor"]))
+
+    @property
+    def label(self) -> str:
+        """The conditions in words, for captions: N, extractor, reference, sampler, guidance."""
+        return describe_conditions(self.conditions)
+
+
+def describe_conditions(conditions: Mapping[str, Any]) -> str:
+    """The conditions of a measurement as one line of text; what is empty or varies is left out."""
+    have = {key: value for key, value in conditions.items() if not pd.isna(value) and value != ""}
+    parts = []
+    if "samples" in have:
+        parts.append(f"N = {int(have['samples']):,}")
+    parts += [f"{key} {have[key]}" for key in ("extractor", "reference") if key in have]
+    if "sampler" in have:
+        steps = f", {int(have['sampling_steps'])} steps" if "sampling_steps" in have else ""
+        parts.append(f"{str(have['sampler']).upper()}{steps}")
+    if "guidance" in have:
+        parts.append("no guidance" if have["guidance"] == 1 else f"guidance {have['guidance']:g}")
+    if "ema" in have:
+        parts.append("EMA weights" if have["ema"] else "raw weights")
+    if "decoder" in have:
+        parts.append(f"decoder {have['decoder']}")
+    return "; ".join(parts)
+
+
+def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Group]:
+    """Split rows into groups measured alike.
+
+    Args:
+        table: rows of `load_study` or `load_published`.
+        vary: conditions that may differ inside a group (for example sampling_steps for a sampling-compute figure).
+
+    Returns:
+        The groups, most rows first; ties in the order of their first row. Rows that were never evaluated are left to
+        `missing_rows`.
+    """
+    keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
+    measured = table[table["extractor"] != ""]
+    groups = [
+        Group(dict(zip(keys, key, strict=True)), rows)
+        for key, rows in measured.groupby(keys, dropna=False, sort=False)
+    ]
+    return sorted(groups, key=lambda group: -len(group.table))
+
+
+def require_comparable(table: pd.DataFrame, vary: Iterable[str] = ()) -> None:
+    """Refuse a table whose rows were measured differently.
+
+    Raises:
+        InputError: naming each condition that differs and the values found.
+    """
+    different = []
+    for column in CONDITIONS:
+        if column in table and column not in set(vary):
+            values = table[column].drop_duplicates()
+            if len(values) > 1:
+                different.append(f"{column} ({', '.join('none' if pd.isna(v) else str(v) for v in values)})")
+    if different:
+        raise InputError(
+            f"rows that were measured differently cannot be fitted or ranked together; they differ in "
+            f"{'; '.join(different)}; split them with comparable_groups first"
+        )
+
+
+def missing_rows(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
+    """The rows where `column` was not measured; to be reported, never filled in."""
+    return table[table[column].isna()]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows that one scaling fit may use: measured alike, one block design, one batch size, one training step."""
+
+    group: Group
+    block: str
+    step: int
+    table: pd.DataFrame
+
+    @property
+    def shapes(self) -> int:
+        """Number of different (depth, width, patch size)."""
+        return len(self.table.drop_duplicates(["depth", "width", "patch_size"]))
+
+    @property
+    def label(self) -> str:
+        """Block, step and conditions in words."""
+        return f"{block_name(self.block)}, {self.step:,} steps; {self.group.label}"
+
+
+def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
+    """The slices of a table in which a metric can be held against compute, most shapes first.
+
+    Of every group, block and batch size one training step is taken: the one with the most shapes, the latest of
+    equals. Cells without a value at that step are not in the slice; compare with `group.table` to name them.
+    """
+    slices = []
+    for group in comparable_groups(table):
+        rows = group.table[group.table[column].notna()]
+        for (block, _), cells in rows.groupby(["block", "batch_size"], dropna=False, sort=True):
+            shapes = cells.drop_duplicates(["depth", "width", "patch_size", "step"]).groupby("step").size()
+            step = max(shapes.index, key=lambda at: (shapes[at], at))
+            slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step]))
+    return sorted(slices, key=lambda piece: -piece.shapes)
+
+
+def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
+    """One row per shape (block, depth, width, patch size, step): repeats by seed become their geometric mean.
+
+    Fits count shapes, not seeds: two seeds of a model are not two models. The column `repeats` says how many rows
+    were averaged. Where a value is not positive the arithmetic mean is taken.
+    """
+    import numpy as np
+
+    keys = ["block", "depth", "width", "patch_size", "step"]
+    grouped = table.groupby(keys, sort=False)[column]
+
+    def centre(values: "pd.Series[float]") -> float:
+        if len(values) == 1:
+            return float(values.iloc[0])
+        return float(np.exp(np.log(values).mean())) if (values > 0).all() else float(values.mean())
+
+    rows = table.drop_duplicates(keys).copy()
+    index = pd.MultiIndex.from_frame(rows[keys])
+    rows[column] = grouped.apply(centre).reindex(index).to_numpy(dtype=float)
+    rows["repeats"] = grouped.size().reindex(index).to_numpy(dtype=int)
+    return rows
+
+
+# --- helpers -------------------------------------------------------------------------------------------------------
+
+
+def _sizes(table: pd.DataFrame) -> list[str]:
+    return [size_name(int(depth), int(width)) for depth, width in zip(table["depth"], table["width"], strict=True)]
+
+
+def _read(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV file as a typed frame; `InputError` at the first thing that is wrong."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file, strict=True))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; `dit-harness collect` writes a study's tables") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from None
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    for column in columns:
+        if column not in header:
+            raise InputError(f"{path}: column {column} is missing; needed: {', '.join(columns)}")
+    for column in header:
+        if column not in columns or header.count(column) > 1:
+            what = "occurs twice" if header.count(column) > 1 else "is unknown"
+            raise InputError(f"{path}: column {column!r} {what}; allowed: {', '.join(columns)}")
+    values: dict[str, list[Any]] = {column: [] for column in header}
+    for number, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise InputError(f"{path}: row {number} has {len(row)} fields; allowed: {len(header)}, as in the header")
+        for column, text in zip(header, row, strict=True):
+            parse, allowed = _kind(column)
+            try:
+                value = _parse(text, parse, column in required)
+            except ValueError:
+                allowed += "" if column in required else ", or empty where not measured"
+                raise InputError(
+                    f"{path}: row {number}, column {column}: {text!r} is not allowed; allowed: {allowed}"
+                ) from None
+            values[column].append(value)
+    frame = {column: pd.array(values[column], dtype=_dtype(column, required)) for column in columns}
+    return pd.DataFrame(frame)
+
+
+def _parse(text: str, parse: Callable[[str], Any], required: bool) -> Any:
+    if text.strip():
+        return parse(text)
+    if required:
+        raise ValueError("empty")
+    return "" if parse is str else None
+
+
+def _kind(column: str) -> tuple[Callable[[str], Any], str]:
+    """How a column's values are parsed, and what is allowed, in words."""
+    if column in _TEXT:
+        return str, "a text"
+    if column in _FLAG:
+        return _flag, "True or False"
+    if column in _WHOLE:
+        least = 0 if column in _MAY_BE_ZERO else 1
+        return (lambda text: _number(text, least=least, whole=True)), f"a whole number of at least {least}"
+    if column in _POSITIVE:
+        return (lambda text: _number(text, above=0.0)), "a number above 0"
+    return _number, "a finite number"
+
+
+def _dtype(column: str, required: tuple[str, ...]) -> str:
+    if column in _TEXT:
+        return "str"
+    if column in _FLAG:
+        return "boolean"
+    if column in _WHOLE:
+        return "int64" if column in required else "Int64"
+    return "float64"
+
+
+def _number(text: str, least: float = -math.inf, above: float = -math.inf, whole: bool = False) -> float | int:
+    value = float(text)
+    if not math.isfinite(value) or value < least or value <= above or (whole and value != int(value)):
+        raise ValueError(text)
+    return int(value) if whole else value
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("true", "false"):
+        raise ValueError(text)
+    return word == "true"
+
+
+def _without_duplicates(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Drop repeated equal rows; refuse rows of the same cell, step and evaluation that disagree."""
+    table = table.drop_duplicates(ignore_index=True)
+    keys = ["cell", "step", "evaluation"]
+    again = table[table.duplicated(keys, keep=False)]
+    if again.empty:
+        return table
+    first = again.iloc[0]
+    same = again[(again[keys] == first[keys]).all(axis=1)]
+    second = same.iloc[1]
+    column = next(c for c in table.columns if first[c] is not second[c] and _differs(first[c], second[c]))
+    raise InputError(
+        f"{path}: cell {first['cell']}, step {first['step']}, evaluation {first['evaluation'] or 'none'} occurs twice "
+        f"with different values in column {column}: {first[column]!r} and {second[column]!r}; allowed: one row each"
+    )
+
+
+def _differs(one: Any, other: Any) -> bool:
+    if pd.isna(one) or pd.isna(other):
+        return bool(pd.isna(one) != pd.isna(other))
+    return bool(one != other)

@@ -1,0 +1,292 @@
+"""The specs: what a run *is* (Cell), how it is measured (Evaluation) and what it runs on (Resources).
+
+Only `Cell` and `Evaluation` have ids. An id hashes the fields that differ from the schema's defaults, so a field added
+later with a default leaves every older id unchanged. Therefore: a default never changes; a new behaviour is a new value.
+This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ID_DIGITS = 12
+
+Block = Literal["in-context", "cross-attention", "adaln", "adaln-zero"]
+
+#: The published sizes (Peebles & Xie 2023, Table 1): depth, width, heads.
+SIZES: dict[str, dict[str, int]] = {
+    "S": {"depth": 12, "width": 384, "heads": 6},
+    "B": {"depth": 12, "width": 768, "heads": 12},
+    "L": {"depth": 24, "width": 1024, "heads": 16},
+    "XL": {"depth": 28, "width": 1152, "heads": 16},
+}
+
+
+class InputShape(NamedTuple):
+    """What a data set feeds the model: channels, pixels (or latent positions) per side, number of classes."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+#: Every data set by name. `extractor` and references are looked up under the same names.
+INPUT_SHAPES: dict[str, InputShape] = {
+    "digits": InputShape(channels=1, size=8, classes=10),
+    "fashion-mnist": InputShape(channels=1, size=32, classes=10),
+}
+
+
+class ExtractorShape(NamedTuple):
+    """What an extractor reads (channels, pixels per side) and how many features it gives."""
+
+    channels: int
+    size: int
+    dims: int
+
+
+#: Every feature extractor by name.
+EXTRACTORS: dict[str, ExtractorShape] = {
+    "digits-cnn": ExtractorShape(channels=1, size=8, dims=64),
+    "fashion-cnn": ExtractorShape(channels=1, size=32, dims=64),
+}
+
+#: The feature extractor that fits each data set, unless the evaluation names another.
+DEFAULT_EXTRACTORS: dict[str, str] = {"digits": "digits-cnn", "fashion-mnist": "fashion-cnn"}
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, unknown keys refused, scalars strict, floats finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def nearest_heads(width: int) -> int:
+    """Number of attention heads when none is given: the divisor of `width` that brings a head nearest to 64 channels.
+
+    All published sizes but XL have 64 channels a head. A tie goes to more heads.
+    """
+    divisors = [h for h in range(1, width + 1) if width % h == 0]
+    return min(divisors, key=lambda h: (abs(width / h - 64), -h))
+
+
+class Model(Spec):
+    """Shape of a Diffusion Transformer (paper, section 3.2).
+
+    Raises:
+        ValidationError: `width` not divisible by `heads`, or by 4 (sin-cos positions need sine and cosine of two axes).
+    """
+
+    depth: int = Field(gt=0, description="number of transformer blocks")
+    width: int = Field(gt=0, description="hidden size D")
+    heads: int = Field(gt=0, description="attention heads; when left out, about 64 channels a head")
+    patch_size: int = Field(gt=0, description="side p of a square patch; tokens T = (size / p)^2")
+    block: Block = Field(default="adaln-zero", description="how timestep and label condition a block")
+    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP over width")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_heads(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "heads" not in values:
+            width = values.get("width")
+            if isinstance(width, int) and width > 0:
+                return {**values, "heads": nearest_heads(width)}
+        return values
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.width % 4:
+            raise ValueError(f"width {self.width} is not divisible by 4, as the sin-cos positions need")
+        return self
+
+
+class Diffusion(Spec):
+    """The forward process and the objective (paper, section 3.1; Nichol & Dhariwal 2021 for the hybrid loss)."""
+
+    objective: Literal["ddpm-hybrid"] = Field(
+        default="ddpm-hybrid", description="noise MSE plus the variational term that trains the learned variance"
+    )
+    schedule: Literal["linear"] = "linear"
+    timesteps: int = Field(default=1000, gt=1, description="T, steps of the forward process")
+    beta_start: float = Field(default=1e-4, gt=0, lt=1)
+    beta_end: float = Field(default=2e-2, gt=0, lt=1)
+
+
+class Data(Spec):
+    """What is learned. Where the files lie is a resource, not a part of the science."""
+
+    name: Literal["digits", "fashion-mnist"] = "digits"
+    labels: bool = Field(default=True, description="false trains without labels (no classes)")
+    horizontal_flips: bool = Field(default=False, description="mirror half of the training images at random")
+
+    @property
+    def shape(self) -> InputShape:
+        """Channels, size and classes of the model's input; 0 classes when labels are not used."""
+        shape = INPUT_SHAPES[self.name]
+        return shape if self.labels else shape._replace(classes=0)
+
+
+class Training(Spec):
+    """The recipe. The defaults are the paper's (section 4): AdamW, constant rate, no decay, no warm-up, EMA 0.9999."""
+
+    steps: int = Field(default=400_000, gt=0)
+    batch_size: int = Field(default=256, gt=0, description="global batch, whatever the number of ranks")
+    learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    label_dropout: float = Field(default=0.1, ge=0, le=1, description="share of labels replaced by the null class")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast with fp32 weights")
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1, description="constant decay of the averaged weights")
+    ema_window: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="average over about this share of the run so far instead of a constant decay, "
+        "so that a short run does not sample its initial weights",
+    )
+
+    @model_validator(mode="after")
+    def _one_ema(self) -> Self:
+        if self.ema_window is not None and "ema_decay" in self.model_fields_set:
+            raise ValueError("ema_decay and ema_window exclude each other; give one of them")
+        return self
+
+
+class Cell(Spec):
+    """One point of a grid: everything that decides the trained weights, and nothing else."""
+
+    model: Model
+    diffusion: Diffusion = Diffusion()
+    data: Data = Data()
+    training: Training = Training()
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _patches_tile_the_input(self) -> Self:
+        size, patch = self.data.shape.size, self.model.patch_size
+        if size % patch:
+            allowed = ", ".join(str(p) for p in range(1, size + 1) if size % p == 0)
+            raise ValueError(
+                f"model.patch_size {patch} does not divide the {size}x{size} input of {self.data.name}; allowed: {allowed}"
+            )
+        return self
+
+    @property
+    def id(self) -> str:
+        """First 12 hex digits of sha256 over the canonical JSON of what differs from the defaults."""
+        return spec_id(self)
+
+    @property
+    def tokens(self) -> int:
+        """T, the length of the patch sequence."""
+        return (self.data.shape.size // self.model.patch_size) ** 2
+
+
+class Evaluation(Spec):
+    """How a checkpoint is measured. Its id leaves `at` out: the record of one step is `<id>@<step>`."""
+
+    samples: int = Field(default=50_000, ge=2, description="N; values at different N do not compare")
+    sampler: Literal["ddpm", "ddim"] = Field(default="ddpm", description="ancestral DDPM, or deterministic DDIM")
+    sampling_steps: int = Field(default=250, gt=0, description="respaced from the training timesteps")
+    guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 means none")
+    extractor: str | None = Field(default=None, description="feature space; when left out, the data set's own")
+    reference: Literal["train", "held-out"] = Field(default="train", description="the real images compared with")
+    ema: bool = Field(default=True, description="sample with the averaged weights")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides noise and label of every sample index")
+    at: tuple[int, ...] = Field(default=(), strict=False, description="training steps to measure at besides the last")
+
+    def resolved(self, data: Data) -> Evaluation:
+        """The same evaluation with the extractor filled in."""
+        if self.extractor is not None:
+            return self
+        return self.model_copy(update={"extractor": DEFAULT_EXTRACTORS[data.name]})
+
+    @property
+    def id(self) -> str:
+        """As `Cell.id`, without `at`."""
+        return spec_id(self.model_copy(update={"at": ()}))
+
+    def steps(self, training_steps: int) -> list[int]:
+        """The training steps to measure at, ascending, the last one included."""
+        return sorted({step for step in self.at if step <= training_steps} | {training_steps})
+
+
+class Recording(Spec):
+    """What training writes down on the way. Changes no weight, so it is outside every id."""
+
+    loss_steps: tuple[int, ...] = Field(
+        default=(),
+        strict=False,
+        description="steps at which the denoising loss is measured; by default at 1/4 and 1/2; always at evaluated ones",
+    )
+    loss_images: int = Field(default=256, gt=0, description="images of each split in the denoising loss")
+
+    def steps(self, training_steps: int, evaluated: list[int]) -> set[int]:
+        """The steps to measure the denoising loss at, the evaluated ones included."""
+        chosen = self.loss_steps or (training_steps // 4, training_steps // 2)
+        return {step for step in chosen if 0 < step <= training_steps} | set(evaluated)
+
+
+class Resources(Spec):
+    """What the cells run on. Outside every id: the same cell on other resources is the same cell."""
+
+    executor: Literal["local"] = "local"
+    slots: int | None = Field(default=None, gt=0, description="cells at once; by default what cores or GPUs allow")
+    threads: int = Field(default=1, gt=0, description="CPU threads a cell")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_seconds: float = Field(default=120.0, ge=0, description="time between checkpoints; 0: every step")
+    sampling_batch: int = Field(default=250, gt=0, description="images sampled at once; sampling resumes on its bounds")
+    data_folder: str | None = Field(default=None, description="folder with the data set's files")
+    data_download: bool = Field(default=False, description="let torchvision download what is missing")
+
+
+def _differences(spec: BaseModel) -> dict[str, Any]:
+    """What differs from the schema's defaults; required fields always count."""
+    out: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(value, BaseModel):
+            if nested := _differences(value):
+                out[name] = nested
+        elif field.is_required() or value != field.get_default(call_default_factory=True):
+            out[name] = _canonical(value)
+    return out
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float):
+        return value + 0.0  # turns -0.0 into 0.0
+    if isinstance(value, tuple):
+        return [_canonical(v) for v in value]
+    return value
+
+
+def canonical_json(spec: BaseModel) -> str:
+    """Canonical JSON of what differs from the defaults: sorted keys, no spaces, no NaN."""
+    return json.dumps(_differences(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def spec_id(spec: BaseModel) -> str:
+    """First 12 hex digits of sha256 over `canonical_json`."""
+    return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:ID_DIGITS]
+
+
+def describe_validation_error(error: ValidationError, prefix: str = "") -> str:
+    """One line of a pydantic error: the key, what is wrong, what is allowed."""
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(p) for p in (prefix, *item["loc"]) if p != "")
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif item["type"] == "missing":
+            message = "is missing"
+        elif "ctx" not in item or "error" not in item["ctx"]:
+            message = f"{message} (got {item['input']!r})"
+        parts.append(f"{key}: {message}" if key else message)
+    return "; ".join(parts)

@@ -1,0 +1,66 @@
+"""Checkpoints: safetensors with one metadata key that holds JSON. Valid or absent, never torn."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from harness.runs import write_atomic
+
+_KEY = "harness"  # one key: with several, their order in the file would vary from run to run
+
+
+class CorruptCheckpointError(RuntimeError):
+    """The file is no whole checkpoint; use an older one."""
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> int:
+    checksum = 0
+    for name in sorted(tensors):
+        flat = tensors[name].detach().contiguous().reshape(-1)
+        checksum = zlib.crc32(memoryview(flat.view(torch.uint8).numpy()), zlib.crc32(name.encode(), checksum))
+    return checksum
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
+    """Write tensors and a JSON-able `meta` atomically, with a checksum over every byte.
+
+    Raises:
+        OSError: the disk is full or not writable; what stood at `path` before is untouched.
+    """
+    host = {name: tensor.detach().to("cpu", copy=False).contiguous() for name, tensor in tensors.items()}
+    document = json.dumps({**meta, "crc32": _checksum(host)}, sort_keys=True, allow_nan=False)
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(host, temporary, metadata={_KEY: document})
+        except safetensors.SafetensorError as error:  # it wraps the operating system's errors
+            raise OSError(f"{path}: {error}") from error
+
+    write_atomic(path, write)
+
+
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read tensors (on the CPU) and meta.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptCheckpointError: truncated, or a byte differs from what was written.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise CorruptCheckpointError(f"{path}: {error}") from error
+    if _checksum(tensors) != meta.pop("crc32", None):
+        raise CorruptCheckpointError(f"{path}: checksum differs")
+    return tensors, meta

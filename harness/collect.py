@@ -1,0 +1,118 @@
+"""Run folders -> results/<study>/{results,curves,attempts}.csv and samples/*.png: all that the analysis reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import datetime
+from typing import Any
+
+from harness.launch import CellRun
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
+from harness.runs import Attempt, Study, TrainLog, read_json, write_atomic, write_text
+
+Row = dict[str, Any]
+
+
+def collect(study: Study, items: list[CellRun]) -> list[Row]:
+    """Write the tables of a study and return the rows of results.csv, in the order of the grid.
+
+    A cell without a record has no row in results.csv; its attempts stand in attempts.csv.
+    """
+    results: list[Row] = []
+    curves: list[Row] = []
+    attempts: list[Row] = []
+    for item in items:
+        log = TrainLog(item.run).rows()
+        results += _result_rows(study, item, log)
+        curves += [{**_identity(study, item), **{k: row.get(k) for k in list(CURVE_COLUMNS)[3:]}} for row in log]
+        attempts += [{**_identity(study, item), **_attempt_row(attempt)} for attempt in item.run.attempts()]
+        _copy_grid(study, item)
+    for name, columns, rows in (
+        ("results.csv", RESULT_COLUMNS, results),
+        ("curves.csv", CURVE_COLUMNS, curves),
+        ("attempts.csv", ATTEMPT_COLUMNS, attempts),
+    ):
+        _write_csv(study, name, list(columns), rows)
+    return results
+
+
+def _identity(study: Study, item: CellRun) -> Row:
+    return {"study": study.name, "cell": item.cell.id, "name": item.name}
+
+
+def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
+    measured = {row["step"]: row for row in log if "loss_train" in row}
+    seconds = {row["step"]: row["seconds"] for row in log if "seconds" in row}
+    cell, model, recipe = item.cell, item.cell.model, item.cell.training
+    rows = []
+    for path in item.run.evaluation_files():
+        record = read_json(path)
+        if record is None:
+            continue
+        step, evaluation = record["step"], record["evaluation"]
+        gmacs = record["macs"] / 1e9
+        losses = measured.get(step, {})
+        rows.append(
+            {
+                **_identity(study, item),
+                "data": cell.data.name,
+                **{k: getattr(model, k) for k in ("block", "depth", "width", "heads", "patch_size")},
+                "tokens": cell.tokens,
+                "params": record["params"],
+                "params_m": record["params"] / 1e6,
+                "gmacs": gmacs,
+                "seed": cell.seed,
+                "step": step,
+                "batch_size": recipe.batch_size,
+                "train_gmacs": 3 * gmacs * recipe.batch_size * step,
+                "loss_train": losses.get("loss_train"),
+                "loss_heldout": losses.get("loss_heldout"),
+                "evaluation": path.stem.split("@")[0],
+                **{k: evaluation[k] for k in ("sampler", "sampling_steps", "guidance", "ema")},
+                "sampling_seed": evaluation["seed"],
+                **{k: v for k, v in record["metrics"].items() if k in RESULT_COLUMNS},
+                "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
+                "sample_seconds": record["seconds"],
+            }
+        )
+    return sorted(rows, key=lambda row: (row["step"], row["evaluation"]))
+
+
+def _attempt_row(attempt: Attempt) -> Row:
+    started, ended = attempt.started or {}, attempt.ended or {}
+    conditions = started.get("conditions", {})
+    seconds = None
+    if started and ended:
+        seconds = (datetime.fromisoformat(ended["time"]) - datetime.fromisoformat(started["time"])).total_seconds()
+    return {
+        "attempt": attempt.number,
+        "outcome": attempt.outcome,
+        "started": started.get("time"),
+        "ended": ended.get("time"),
+        "seconds": seconds,
+        "host": started.get("host"),
+        "device": conditions.get("hardware"),
+        "threads": conditions.get("threads"),
+        "torch": conditions.get("torch"),
+        "commit": started.get("commit"),
+        "message": ended.get("message"),
+    }
+
+
+def _copy_grid(study: Study, item: CellRun) -> None:
+    """The picture of the last step of the first evaluation; an absent one leaves no trace."""
+    source = item.run.grid_file(item.owed[-1])
+    if source.exists():
+        target = study.samples_folder / f"{item.name}-{item.cell.id}.png"
+        data = source.read_bytes()
+        if not target.exists() or target.read_bytes() != data:
+            write_atomic(target, lambda temporary: temporary.write_bytes(data) and None)
+
+
+def _write_csv(study: Study, name: str, columns: list[str], rows: list[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if row.get(k) is None else row[k] for k in columns} for row in rows)
+    write_text(study.table(name), text.getvalue())

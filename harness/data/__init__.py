@@ -1,0 +1,1 @@
+"""Data sets, and which sample, noise and timestep come at which step."""

@@ -1,0 +1,80 @@
+"""Which sample, noise, timestep, flip and label dropout come at which step.
+
+Training keeps no random state: everything is a function of (seed, step) over the whole global batch, to be sliced by
+rank. Sampling is a function of (seed, sample index), so it depends neither on batch size nor on the number of GPUs.
+Random numbers come from numpy's counter-based Philox, keyed by 128 bits of sha256 over the stream's name and numbers:
+torch's CPU generator keeps only 32 bits of a seed, in which 50,000 samples would collide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stream(name: str, *numbers: int) -> np.random.Generator:
+    """The random stream of this name and these numbers, always from its beginning."""
+    digest = hashlib.sha256(":".join([name, *map(str, numbers)]).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    return stream("order", seed, epoch).permutation(size)
+
+
+def sample_indices(seed: int, step: int, batch_size: int, size: int) -> NDArray[np.int64]:
+    """Indices (batch_size,) of the training images of `step`, from one permutation of all `size` images per epoch."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, offsets = np.divmod(positions, size)
+    out = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        out[here] = _permutation(seed, int(epoch), size)[offsets[here]]
+    return out
+
+
+class StepDraws(NamedTuple):
+    """The random part of one training step, over the whole global batch of size N."""
+
+    timesteps: NDArray[np.int64]  # (N,), uniform over 0 .. T-1
+    noise: NDArray[np.float32]  # (N, C, S, S), standard normal
+    drop_label: NDArray[np.bool_]  # (N,)
+    flip: NDArray[np.bool_]  # (N,)
+
+
+def step_draws(
+    seed: int, step: int, shape: tuple[int, int, int, int], timesteps: int, label_dropout: float
+) -> StepDraws:
+    """What chance decides at `step`. Each kind has a stream of its own, so that none shifts another."""
+    n = shape[0]
+    return StepDraws(
+        timesteps=stream("timesteps", seed, step).integers(0, timesteps, size=n),
+        noise=stream("noise", seed, step).standard_normal(shape, dtype=np.float32),
+        drop_label=stream("label-dropout", seed, step).random(n) < label_dropout,
+        flip=stream("flip", seed, step).random(n) < 0.5,
+    )
+
+
+class SampleStreams:
+    """Label, initial noise and sampling noise of the samples `first` .. `first + count - 1` of one sampling seed.
+
+    Every sample draws from a stream of its own, so a sample is the same in any batch.
+    """
+
+    def __init__(self, seed: int, first: int, count: int, shape: tuple[int, int, int]) -> None:
+        self._noise = [stream("sample-noise", seed, first + i) for i in range(count)]
+        self._labels = [stream("sample-label", seed, first + i) for i in range(count)]
+        self._shape = shape
+
+    def labels(self, classes: int) -> NDArray[np.int64]:
+        """Labels (count,), uniform over the classes as in the paper's protocol."""
+        return np.array([generator.integers(0, classes) for generator in self._labels], dtype=np.int64)
+
+    def noise(self) -> NDArray[np.float32]:
+        """The next standard normal noise (count, C, S, S) of every sample."""
+        return np.stack([g.standard_normal(self._shape, dtype=np.float32) for g in self._noise])

@@ -1,0 +1,1 @@
+"""Forward process, hybrid loss and samplers. Knows nothing of runs, sweeps or the command line."""

@@ -1,0 +1,12 @@
+"""The errors a user can cause or meet, each shown as one line."""
+
+
+class InputError(ValueError):
+    """Bad input: nothing was started. Shown as one line, exit code 2.
+
+    The message names the file, the key and what is allowed.
+    """
+
+
+class CellFailedError(RuntimeError):
+    """A cell cannot go on (for example: a non-finite loss). The others are left alone; exit code 1."""

@@ -1,0 +1,1 @@
+"""Feature extractors, Fréchet distance and metrics of generated images."""

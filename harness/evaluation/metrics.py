@@ -1,0 +1,163 @@
+"""Score generated images against real ones with torch-fidelity, and say in the record what was compared with what."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch_fidelity import (
+    KEY_METRIC_FID,
+    KEY_METRIC_ISC_MEAN,
+    KEY_METRIC_KID_MEAN,
+    KEY_METRIC_PRECISION,
+    KEY_METRIC_RECALL,
+    calculate_metrics,
+)
+
+from harness.cell import INPUT_SHAPES, Data, Evaluation
+from harness.data.sources import Dataset, channels_first
+from harness.errors import CellFailedError, InputError
+from harness.evaluation.extractors import check_fits, extractor_label, feature_dim
+
+#: The weights behind the published FIDs; the hash is the prefix in the file's own name.
+PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
+
+NEIGHBOURS = 3
+_KID_SUBSET = 1000
+_IS_CHUNK = 5000
+_BATCH = 500
+_PRC_BATCH = 1000
+_SEED = 2020
+
+
+class _ThreeChannels(TorchDataset[Tensor]):
+    """Images as torch-fidelity takes them: bare uint8 tensors (3, H, W); grey is repeated."""
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self.images = torch.from_numpy(channels_first(images))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index].expand(3, -1, -1)
+
+
+def metric_name(extractor: str) -> str:
+    """Name of the Frechet distance in a feature space: FID for the published Inception weights, FD-<extractor> else.
+
+    Args:
+        extractor: name of an extractor, or the label `name@hash` of a record.
+    """
+    return "FID" if extractor == PUBLISHED_INCEPTION else f"FD-{extractor.partition('@')[0]}"
+
+
+def score(
+    images: NDArray[np.uint8], evaluation: Evaluation, data: Data, dataset: Dataset, device: str = "cpu"
+) -> dict[str, object]:
+    """Compare generated images with the real ones that `evaluation.reference` names.
+
+    The same images give the same numbers, and the caller's random state is left alone.
+
+    Args:
+        images: generated, uint8 (N, H, W, C), levels 0..255.
+        evaluation: names extractor and reference; its `samples` must be N.
+        data: the data set the images imitate.
+        dataset: the same, loaded.
+        device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
+
+    Returns:
+        `samples`, `extractor`, `reference`, `frechet`, `kid` (mean over 100 subsets of at most 1000 images),
+        `precision`, `recall` (k = 3), `inception_score` (mean over chunks of at least 5000 images, on the extractor's
+        own classes) under the names of `harness.records`, None where it cannot be computed; and `warnings`, a list of
+        lines.
+
+    Raises:
+        InputError: images of another type, shape or number; an extractor that does not fit the data.
+        CellFailedError: all images are the same, so that there is no distribution to measure.
+    """
+    evaluation = evaluation.resolved(data)
+    assert evaluation.extractor is not None  # resolved() fills it in
+    check_fits(evaluation.extractor, data)
+    _check_images(images, evaluation, data)
+    real = dataset.train if evaluation.reference == "train" else dataset.heldout
+    n, n_real = len(images), len(real.images)
+
+    with torch.random.fork_rng(devices=[]), _on(device):  # torch-fidelity's data loader draws from the global RNG
+        values = calculate_metrics(
+            input1=_ThreeChannels(images),
+            input2=_ThreeChannels(real.images),
+            feature_extractor=evaluation.extractor,
+            fid=True,
+            kid=True,
+            kid_subset_size=min(_KID_SUBSET, n, n_real),
+            prc=min(n, n_real) > NEIGHBOURS,
+            prc_neighborhood=NEIGHBOURS,
+            prc_batch_size=_PRC_BATCH,
+            isc=True,
+            isc_splits=max(1, n // _IS_CHUNK),
+            rng_seed=_SEED,
+            batch_size=_BATCH,
+            cuda=device != "cpu",
+            save_cpu_ram=True,
+            cache=False,
+            verbose=False,
+        )
+    record: dict[str, object] = {
+        "samples": n,
+        "extractor": extractor_label(evaluation.extractor),
+        "reference": f"{dataset.name}/{evaluation.reference}({n_real})@{dataset.fingerprint[:8]}",
+        "frechet": _finite(values.get(KEY_METRIC_FID)),
+        "kid": _finite(values.get(KEY_METRIC_KID_MEAN)),
+        "precision": _finite(values.get(KEY_METRIC_PRECISION)),
+        "recall": _finite(values.get(KEY_METRIC_RECALL)),
+        "inception_score": _finite(values.get(KEY_METRIC_ISC_MEAN)),
+    }
+    record["warnings"] = _warnings(record, n, n_real, evaluation.extractor)
+    return record
+
+
+def _check_images(images: NDArray[np.uint8], evaluation: Evaluation, data: Data) -> None:
+    shape = INPUT_SHAPES[data.name]
+    expected = (shape.size, shape.size, shape.channels)
+    if images.dtype != np.uint8:
+        raise InputError(f"generated images must be uint8 levels 0..255, got {images.dtype}")
+    if images.ndim != 4 or images.shape[1:] != expected:
+        raise InputError(f"generated images must have shape (N, {', '.join(map(str, expected))}), got {images.shape}")
+    if len(images) != evaluation.samples:
+        raise InputError(f"evaluation.samples is {evaluation.samples}, but there are {len(images)} generated images")
+    if (images == images[0]).all():
+        raise CellFailedError(f"all {len(images)} generated images are the same image; no metric is defined")
+
+
+def _warnings(record: dict[str, object], n: int, n_real: int, extractor: str) -> list[str]:
+    lines = []
+    name, enough = metric_name(extractor), 5 * feature_dim(extractor)
+    for count, what in ((n, "generated"), (n_real, "real")):
+        if count < enough:
+            lines.append(
+                f"{name} from {count} {what} images is biased upward, by an amount of order 1/N: fewer than five times "
+                f"the {feature_dim(extractor)} feature dimensions ({enough}); compare it at the same N only"
+            )
+    missing = [key for key, value in record.items() if value is None]
+    if missing:
+        lines.append(f"not computable from {n} generated and {n_real} real images: {', '.join(missing)}")
+    return lines
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _on(device: str) -> AbstractContextManager[object]:
+    """Torch-fidelity knows "the current GPU" only."""
+    if device == "cpu":
+        return nullcontext()
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+        raise InputError(f"device {device!r} is not available here; allowed: cpu, cuda, cuda:<index>")
+    return torch.cuda.device(device)

@@ -1,0 +1,117 @@
+"""Sampling of one evaluation, in parts that are each a pure function of (weights, evaluation, sample indices)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness import checkpoint
+from harness.cell import Cell, Evaluation
+from harness.data.order import SampleStreams
+from harness.diffusion.sampling import guided, sample, to_uint8
+from harness.diffusion.schedule import Schedule
+from harness.model.dit import DiT
+from harness.runs import Run, write_atomic
+from harness.train import Hooks, StoppedError
+
+#: Rows (classes, or blocks of samples) and columns of the sample picture.
+GRID_ROWS, GRID_COLUMNS = 10, 10
+
+
+def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str) -> DiT:
+    """The model of a finished training, with plain or averaged weights.
+
+    Raises:
+        CorruptCheckpointError: the file is torn.
+    """
+    tensors, _ = checkpoint.load(run.weights_file(step))
+    prefix = "ema." if ema else "model."
+    dit = DiT(cell.model, cell.data.shape)
+    dit.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return dit.to(device).eval().requires_grad_(False)
+
+
+def generate(
+    dit: DiT, cell: Cell, evaluation: Evaluation, run: Run, key: str, *, device: str, batch: int, hooks: Hooks
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (N, S, S, C) and labels (N,) of an evaluation; parts that exist are not made again.
+
+    Without labels in the data, all labels are 0.
+
+    Raises:
+        StoppedError: asked to stop; the finished parts are kept.
+    """
+    schedule = Schedule.of(cell.diffusion).respaced(evaluation.sampling_steps)
+    images, labels = [], []
+    for first in range(0, evaluation.samples, batch):
+        count = min(batch, evaluation.samples - first)
+        path = run.samples_part(key, first)
+        try:
+            part, _ = checkpoint.load(path)
+            whole = len(part["images"]) == count
+        except (FileNotFoundError, checkpoint.CorruptCheckpointError):
+            whole = False
+        if not whole:
+            if hooks.should_stop():
+                raise StoppedError(f"stopped at sample {first} of {evaluation.samples}; the next launch goes on there")
+            part = _generate_part(dit, cell, evaluation, schedule, first, count, device, hooks)
+            hooks.before_write()
+            checkpoint.save(path, part, {"first": first, "evaluation": evaluation.id})
+        images.append(part["images"].numpy())
+        labels.append(part["labels"].numpy())
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@torch.inference_mode()
+def _generate_part(
+    dit: DiT,
+    cell: Cell,
+    evaluation: Evaluation,
+    schedule: Schedule,
+    first: int,
+    count: int,
+    device: str,
+    hooks: Hooks,
+) -> dict[str, torch.Tensor]:
+    shape = cell.data.shape
+    streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
+    labels = torch.from_numpy(streams.labels(shape.classes)) if shape.classes else torch.zeros(count, dtype=torch.int64)
+    y = labels.to(device) if shape.classes else None
+
+    def progress(steps_done: int) -> None:
+        done = first + count * steps_done / evaluation.sampling_steps
+        hooks.report({"stage": "sample", "done": round(done), "total": evaluation.samples})
+
+    x0 = sample(
+        guided(dit, y, evaluation.guidance),
+        torch.from_numpy(streams.noise()).to(device),
+        schedule,
+        evaluation.sampler,
+        lambda _: torch.from_numpy(streams.noise()).to(device),
+        progress,
+    )
+    return {"images": to_uint8(x0).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
+
+
+def save_grid(run: Run, key: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    """A picture of samples, one row a class; the same noise and labels in every cell of a study."""
+    classes = np.unique(labels)
+    if len(classes) > 1:
+        rows = [np.flatnonzero(labels == c)[:GRID_COLUMNS] for c in classes[:GRID_ROWS]]
+    else:
+        rows = [r for r in np.array_split(np.arange(min(len(images), GRID_ROWS * GRID_COLUMNS)), GRID_ROWS) if len(r)]
+    side, channels = images.shape[1], images.shape[3]
+    scale = max(1, 32 // side)
+    gap = 1
+    canvas = np.full(
+        (len(rows) * (side + gap) + gap, GRID_COLUMNS * (side + gap) + gap, channels), 128, dtype=np.uint8
+    )
+    for r, row in enumerate(rows):
+        for c, index in enumerate(row):
+            top, left = gap + r * (side + gap), gap + c * (side + gap)
+            canvas[top : top + side, left : left + side] = images[index]
+    picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    write_atomic(run.grid_file(key), lambda path: picture.save(path, format="PNG"))

@@ -1,0 +1,259 @@
+"""One cell from start to end: train, sample, score, record. Resumable; what it needs travels as plain data.
+
+The job trusts the run folder only: whatever is missing there is made, whatever is there is not made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness import provenance
+from harness.cell import Cell, Evaluation, Recording, Resources
+from harness.errors import CellFailedError, InputError
+from harness.runs import Run, SupersededError, now, process_identity, write_json
+
+#: Least time between two writes of progress.json.
+PROGRESS_SECONDS = 0.5
+
+#: Least time between two progress lines in the log.
+LOG_SECONDS = 15.0
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+def evaluation_key(evaluation: Evaluation, step: int) -> str:
+    """Name of the record of an evaluation at a step."""
+    return f"{evaluation.id}@{step}"
+
+
+def owed_evaluations(cell: Cell, evaluations: tuple[Evaluation, ...]) -> dict[str, tuple[Evaluation, int]]:
+    """All records a cell owes, by key, in the order of steps."""
+    owed = [(e, step) for e in evaluations for step in e.steps(cell.training.steps)]
+    return {evaluation_key(e, step): (e, step) for e, step in sorted(owed, key=lambda pair: pair[1])}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A claimed attempt at a cell; called by submitit in a process of its own."""
+
+    folder: str
+    attempt: int
+    cell: Cell
+    evaluations: tuple[Evaluation, ...]
+    recording: Recording
+    resources: Resources
+    gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes; None: no GPU
+
+    def __call__(self) -> str:
+        """Run to the end; returns the outcome, which `attempts/NNN.ended.json` holds too."""
+        stop = _StopFlag()
+        run = Run(Path(self.folder))
+        os.environ["OMP_NUM_THREADS"] = str(self.resources.threads)
+        os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu or ""
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on GPUs
+        with _log_to(run.log):
+            outcome, message = self._guarded(run, stop)
+            print(f"[{now()}] attempt {self.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
+        return outcome
+
+    def _guarded(self, run: Run, stop: _StopFlag) -> tuple[str, str]:
+        """Run, and turn whatever happens into an outcome on record."""
+        from harness.train import StoppedError
+
+        outcome, message = "done", ""
+        try:
+            run.assert_owner(self.attempt)
+            self._run(run, stop)
+        except SupersededError as error:
+            return "superseded", str(error)  # a later attempt owns the folder: leave it alone
+        except StoppedError as error:
+            outcome, message = "stopped", str(error)
+        except (CellFailedError, InputError) as error:
+            outcome, message = "failed", str(error)
+        except Exception as error:  # whatever it was, it must not take the sweep down
+            traceback.print_exc()
+            outcome, message = "failed", f"{type(error).__name__}: {error}"
+        run.record(self.attempt, "ended", {"outcome": outcome, "message": message, "time": now()})
+        return outcome, message
+
+    def _run(self, run: Run, stop: _StopFlag) -> None:
+        import torch
+
+        from harness.data.sources import load
+        from harness.train import Hooks, train
+
+        run.remove_temporary_files()
+        device = self._device()
+        conditions = self._conditions(run, device)
+        torch.set_num_threads(conditions["threads"])
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        started = {
+            "process": process_identity(),
+            "time": now(),
+            "gpu": self.gpu,
+            "conditions": conditions,
+            **provenance.environment(),
+        }
+        run.record(self.attempt, "started", started)
+        print(f"[{now()}] attempt {self.attempt} of {run.folder.name} on {conditions['hardware']}", flush=True)
+        hooks = Hooks(
+            before_write=lambda: run.assert_owner(self.attempt),
+            should_stop=stop.is_set,
+            report=_Reporter(run, self.attempt),
+        )
+        folder = Path(self.resources.data_folder) if self.resources.data_folder else None
+        dataset = load(self.cell.data, folder, self.resources.data_download)
+        owed = owed_evaluations(self.cell, self.evaluations)
+        missing = run.missing_evaluations(list(owed))
+        keep = sorted({step for _, step in owed.values()})
+        if any(not run.weights_file(owed[key][1]).exists() for key in missing):
+            train(
+                self.cell,
+                dataset,
+                run,
+                device=device,
+                keep=keep,
+                recording=self.recording,
+                checkpoint_seconds=self.resources.checkpoint_seconds,
+                hooks=hooks,
+            )
+        for key in missing:
+            self._evaluate(run, key, *owed[key], dataset, conditions, hooks)
+
+    def _evaluate(
+        self,
+        run: Run,
+        key: str,
+        evaluation: Evaluation,
+        step: int,
+        dataset: Any,
+        conditions: dict[str, Any],
+        hooks: Any,
+    ) -> None:
+        from harness.checkpoint import CorruptCheckpointError
+        from harness.evaluation.metrics import score
+        from harness.flops import count
+        from harness.generate import generate, load_weights, save_grid
+
+        begun = time.monotonic()
+        device = conditions["device"]
+        try:
+            dit = load_weights(run, self.cell, step, ema=evaluation.ema, device=device)
+        except CorruptCheckpointError as error:
+            run.weights_file(step).unlink(missing_ok=True)
+            raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
+        batch = conditions["sampling_batch"]
+        images, labels = generate(dit, self.cell, evaluation, run, key, device=device, batch=batch, hooks=hooks)
+        hooks.report({"stage": "score", "done": 0, "total": 1})
+        metrics = score(images, evaluation, self.cell.data, dataset, device)
+        cost = count(self.cell.model, self.cell.data.shape)
+        hooks.before_write()
+        save_grid(run, key, images, labels)
+        record = {
+            "cell": self.cell.id,
+            "step": step,
+            "evaluation": evaluation.model_dump(mode="json", exclude={"at"}),
+            "params": cost.params,
+            "macs": cost.macs,
+            "metrics": metrics,
+            "seconds": round(time.monotonic() - begun, 3),
+            "conditions": conditions,
+            "packages": provenance.packages(),
+        }
+        write_json(run.evaluation_file(key), record)
+        print(f"[{now()}] step {step}: {evaluation.extractor} distance {metrics['frechet']}", flush=True)
+
+    def _device(self) -> str:
+        import torch
+
+        if self.resources.device == "cuda" and not torch.cuda.is_available():
+            raise CellFailedError("resources.device is cuda, and torch sees no GPU here")
+        return "cuda" if self.gpu is not None and torch.cuda.is_available() else "cpu"
+
+    def _conditions(self, run: Run, device: str) -> dict[str, Any]:
+        """Conditions of bit-for-bit agreement: those of the first attempt, as far as this machine allows."""
+        mine = provenance.numeric_conditions(self.resources.threads, self.resources.sampling_batch, device)
+        first = next((a.started["conditions"] for a in run.attempts() if a.started and "conditions" in a.started), None)
+        if first is None:
+            return mine
+        for key in ("torch", "device", "hardware"):
+            if first[key] != mine[key]:
+                print(
+                    f"note: {key} was {first[key]} in the first attempt and is {mine[key]} now; "
+                    "results agree within rounding, not bit for bit",
+                    flush=True,
+                )
+        return {**mine, "threads": first["threads"], "sampling_batch": first["sampling_batch"]}
+
+
+class _StopFlag:
+    """Set by a signal; the work looks at it between two steps."""
+
+    def __init__(self) -> None:
+        self._set = False
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+
+class _Reporter:
+    """Writes progress.json and, less often, a line of the log."""
+
+    def __init__(self, run: Run, attempt: int) -> None:
+        self._run, self._attempt = run, attempt
+        self._written = self._printed = self._stage_begun = 0.0
+        self._stage, self._stage_done = "", 0
+
+    def __call__(self, value: dict[str, Any]) -> None:
+        moment = time.monotonic()
+        if value["stage"] != self._stage:
+            self._stage, self._stage_begun, self._stage_done = value["stage"], moment, value["done"]
+            self._written = 0.0
+        if moment - self._written < PROGRESS_SECONDS:
+            return
+        self._written = moment
+        elapsed, done = moment - self._stage_begun, value["done"] - self._stage_done
+        left = elapsed / done * (value["total"] - value["done"]) if done > 0 else None
+        self._run.assert_owner(self._attempt)
+        self._run.write_progress({**value, "seconds_left": left, "time": now()})
+        if moment - self._printed >= LOG_SECONDS:
+            self._printed = moment
+            loss = f", loss {value['loss']:.4f}" if value.get("loss") is not None else ""
+            speed = f", {value['images_per_s']:.0f} images/s" if value.get("images_per_s") else ""
+            until = f", {left:.0f} s left" if left is not None else ""
+            print(f"[{now()}] {value['stage']} {value['done']}/{value['total']}{loss}{speed}{until}", flush=True)
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send stdout and stderr, also those of libraries in C, to the cell's log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for old, new in zip(saved, (1, 2), strict=True):
+                os.dup2(old, new)
+                os.close(old)

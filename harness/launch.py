@@ -1,0 +1,256 @@
+"""From plan to submitit jobs: local slots in the foreground.
+
+Policy. A cell is started by claiming its next attempt (see `harness.runs`), so two launches at once start nothing twice.
+The slots are shared by all launches of a study on this machine: what runs already, be it another launcher's or an
+orphan of a killed one, takes up a slot and is waited for. A job that is lost (killed without a word) is started again, at
+most twice a launch; one that failed is not, unless asked to. Ctrl-C lets the running jobs write a checkpoint and stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import submitit
+
+from harness.cell import Cell, Resources
+from harness.data.sources import check_available
+from harness.errors import InputError
+from harness.job import Job, owed_evaluations
+from harness.runs import Run, RunState, State, Study, now, process_identity
+from sweeps.grid import Sweep
+
+POLL_SECONDS = 0.3
+
+#: How often a lost job is started again by one launch.
+RESTARTS = 2
+
+#: Longest wait for the jobs to write their checkpoints after Ctrl-C.
+STOP_SECONDS = 120.0
+
+#: Submitit ends local jobs after two minutes unless told otherwise; a cell may take as long as it takes.
+_NO_TIME_LIMIT_MIN = 60 * 24 * 365
+
+_STARTABLE = (State.MISSING, State.PARTIAL, State.INTERRUPTED)
+_ACTIVE = (State.QUEUED, State.RUNNING)
+
+
+@dataclass
+class CellRun:
+    """A cell of the sweep with its run folder and its last known state."""
+
+    name: str
+    cell: Cell
+    run: Run
+    owed: list[str]
+    now: RunState = field(init=False)
+    restarts: int = 0
+    mine: bool = False  # started by this launch
+
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> RunState:
+        """Read the state anew."""
+        self.now = self.run.state(self.owed, self.cell.training.steps)
+        return self.now
+
+
+class View(Protocol):
+    """What shows a launch to the user."""
+
+    def started(self, item: CellRun) -> None:
+        """A cell was started."""
+
+    def finished(self, item: CellRun) -> None:
+        """A cell ended, well or not."""
+
+    def tick(self, items: list[CellRun]) -> None:
+        """Called at every poll."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:
+    """Every cell of the sweep with its run and state; reads only."""
+    known = study.run_folders()
+    return [
+        CellRun(name, cell, study.run(name, cell, known), list(owed_evaluations(cell, sweep.evaluations_of(cell))))
+        for name, cell in sweep.cells()
+    ]
+
+
+def visible_gpus() -> list[str]:
+    """GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(i) for i, line in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_slots(resources: Resources, gpus: list[str]) -> int:
+    """Cells at once: one a GPU, or as many as the cores allow at the asked number of threads."""
+    if resources.slots is not None:
+        return resources.slots
+    return len(gpus) if gpus else max(1, usable_cores() // resources.threads)
+
+
+def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False) -> list[CellRun]:
+    """Run every cell that is missing, partial or interrupted (and failed ones with `retry`); returns them all, ended.
+
+    Raises:
+        InputError: the data is not there, or the device asked for is not; nothing was started.
+        KeyboardInterrupt: after Ctrl-C, once the running jobs have stopped.
+    """
+    resources = sweep.resources
+    gpus = [] if resources.device == "cpu" else visible_gpus()
+    if resources.device == "cuda" and not gpus:
+        raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
+    folder = Path(resources.data_folder) if resources.data_folder else None
+    for data in {cell.data for _, cell in sweep.cells()}:
+        check_available(data, folder, resources.data_download)
+    _check_writable(study)
+    study.save_sweep(sweep.path)
+    items = cell_runs(sweep, study)
+    to_retry = {item.cell.id for item in items if retry and item.now.state is State.FAILED}
+    slots = default_slots(resources, gpus)
+    try:
+        _loop(sweep, items, to_retry, slots, gpus, view)
+    except KeyboardInterrupt:
+        _stop(items, view)
+        raise
+    return items
+
+
+def _check_writable(study: Study) -> None:
+    try:
+        study.runs_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{study.folder}: results cannot be written: {error.strerror}") from None
+    if not os.access(study.runs_folder, os.W_OK):
+        raise InputError(f"{study.runs_folder}: results cannot be written: no permission")
+
+
+def _loop(
+    sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gpus: list[str], view: View
+) -> None:
+    """Fill the slots until nothing is left to start and nothing runs."""
+    announced = {item.cell.id for item in items if item.now.state is State.DONE}
+    while True:
+        active = [item for item in items if item.now.state in _ACTIVE]
+        for item in items:
+            if len(active) >= slots:
+                break
+            if _startable(item, to_retry) and item.refresh().state not in _ACTIVE and _startable(item, to_retry):
+                to_retry.discard(item.cell.id)
+                if _start(sweep, item, _free_gpu(gpus, active)):
+                    view.started(item)
+                item.refresh()
+                active.append(item)
+        view.tick(items)
+        if not active:
+            return
+        time.sleep(POLL_SECONDS)
+        for item in active:
+            if item.refresh().state in _ACTIVE:
+                continue
+            if item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL) and item.restarts < RESTARTS:
+                item.restarts += 1
+                view.note(f"{item.name}: {item.now.message}; starting it again")
+            elif item.cell.id not in announced:
+                announced.add(item.cell.id)
+                view.finished(item)
+
+
+def _startable(item: CellRun, to_retry: set[str]) -> bool:
+    if item.now.state is State.FAILED:
+        return item.cell.id in to_retry
+    spent = item.mine and item.restarts >= RESTARTS
+    return item.now.state in _STARTABLE and not spent
+
+
+def _free_gpu(gpus: list[str], active: list[CellRun]) -> str | None:
+    """The GPU with the fewest live jobs of this study."""
+    if not gpus:
+        return None
+    taken = Counter(item.now.attempt.claim.get("gpu") for item in active if item.now.attempt)
+    return min(gpus, key=lambda gpu: taken[gpu])
+
+
+def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
+    """Claim the next attempt and submit it; False when another launcher was quicker."""
+    run = item.run
+    number = max(run.attempt_numbers(), default=0) + 1
+    # the intention is on record before anything is submitted: a crash in between leaves a claim whose launcher is dead
+    if not run.claim(number, {"process": process_identity(), "time": now(), "gpu": gpu}):
+        return False
+    run.write_cell(item.name, item.cell)
+    executor = submitit.LocalExecutor(run.submitit_folder)
+    executor.update_parameters(timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True)
+    job = Job(
+        folder=str(run.folder.resolve()),
+        attempt=number,
+        cell=item.cell,
+        evaluations=sweep.evaluations_of(item.cell),
+        recording=sweep.recording,
+        resources=sweep.resources,
+        gpu=gpu,
+    )
+    with _interrupts_ignored():
+        submitted = executor.submit(job)
+    controller = process_identity(int(submitted.job_id))
+    run.record(number, "submitted", {"process": controller, "time": now(), "job_id": submitted.job_id})
+    item.mine = True
+    return True
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A child inherits an ignored SIGINT: Ctrl-C then reaches the launcher alone, which stops the jobs in good order."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop(items: list[CellRun], view: View) -> None:
+    """Ask this launch's jobs to checkpoint and stop, and wait until they have."""
+    running = [item for item in items if item.mine and item.refresh().state in _ACTIVE]
+    if running:
+        view.note(f"stopping {len(running)} running cells; each writes a checkpoint first")
+    asked: set[int] = set()
+    deadline = time.monotonic() + STOP_SECONDS
+    while running and time.monotonic() < deadline:
+        for item in running:
+            attempt = item.now.attempt
+            identity = attempt and (attempt.started or attempt.submitted)  # until the job is known, its controller
+            pid = int(identity["process"]["pid"]) if identity else None
+            if pid is not None and pid not in asked:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+                asked.add(pid)
+        time.sleep(POLL_SECONDS)
+        running = [item for item in running if item.refresh().state in _ACTIVE]

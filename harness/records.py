@@ -1,0 +1,74 @@
+"""The columns of the tables that `collect` writes and the analysis reads. Imports no torch.
+
+Empty where not measured, never 0. Units stand in the descriptions; names are the field's own.
+"""
+
+SCHEMA_VERSION = 1
+
+#: results.csv: one row per cell, step and evaluation.
+RESULT_COLUMNS: dict[str, str] = {
+    "study": "name of the study",
+    "cell": "id of the cell",
+    "name": "readable name of the cell",
+    "data": "name of the data set",
+    "block": "conditioning block",
+    "depth": "transformer blocks",
+    "width": "hidden size",
+    "heads": "attention heads",
+    "patch_size": "side of a patch",
+    "tokens": "length of the patch sequence",
+    "params": "trainable parameters, count",
+    "params_m": "trainable parameters, 1e6",
+    "gmacs": "multiply-adds of one forward pass of one image, 1e9 (the paper's 'Gflops')",
+    "seed": "training seed",
+    "step": "training steps taken",
+    "batch_size": "global batch",
+    "train_gmacs": "3 * gmacs * batch_size * step, the paper's training compute, 1e9 multiply-adds",
+    "loss_train": "denoising loss (noise MSE) of the EMA weights on the train split, mean over timesteps",
+    "loss_heldout": "the same on the held-out split",
+    "evaluation": "id of the evaluation",
+    "samples": "generated images N",
+    "sampler": "ddpm or ddim",
+    "sampling_steps": "sampler steps",
+    "guidance": "classifier-free guidance scale, 1 = none",
+    "ema": "sampled with the averaged weights",
+    "sampling_seed": "seed of the samples' noise and labels",
+    "extractor": "feature space, name@hash of its weights",
+    "reference": "real images compared with, data/split(count)@hash",
+    "frechet": "Frechet distance in the extractor's feature space (FID only for the published Inception weights)",
+    "kid": "kernel distance, mean over subsets",
+    "precision": "k = 3 precision",
+    "recall": "k = 3 recall",
+    "inception_score": "the score's formula on the extractor's own class probabilities",
+    "train_seconds": "wall time of training, all attempts",
+    "sample_seconds": "wall time of sampling and scoring",
+}
+
+#: curves.csv: one row per cell and logged step.
+CURVE_COLUMNS: dict[str, str] = {
+    "study": "name of the study",
+    "cell": "id of the cell",
+    "name": "readable name of the cell",
+    "step": "training steps taken",
+    "loss": "training loss (MSE + variational term), mean since the row before; empty on measuring rows",
+    "loss_train": "as in results.csv, at this step; empty where not measured",
+    "loss_heldout": "as in results.csv, at this step; empty where not measured",
+}
+
+#: attempts.csv: one row per attempt at a cell.
+ATTEMPT_COLUMNS: dict[str, str] = {
+    "study": "name of the study",
+    "cell": "id of the cell",
+    "name": "readable name of the cell",
+    "attempt": "number of the attempt, from 1",
+    "outcome": "running, done, failed, stopped (by a signal), cancelled, lost (ended without a word)",
+    "started": "UTC, ISO 8601",
+    "ended": "UTC, ISO 8601; empty while running or lost",
+    "seconds": "ended - started",
+    "host": "machine",
+    "device": "processor or GPU",
+    "threads": "CPU threads",
+    "torch": "version",
+    "commit": "git commit, + when the tree was changed",
+    "message": "why it failed or stopped",
+}

@@ -1,0 +1,350 @@
+"""A sweep file (TOML) and the grid of cells it describes. Pure: no torch, no I/O beyond the file itself."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness.cell import (
+    EXTRACTORS,
+    INPUT_SHAPES,
+    SIZES,
+    Cell,
+    Data,
+    Diffusion,
+    Evaluation,
+    Model,
+    Recording,
+    Resources,
+    Training,
+    describe_validation_error,
+)
+from harness.errors import InputError
+
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+_SECTIONS: dict[str, type[BaseModel]] = {"model": Model, "diffusion": Diffusion, "data": Data, "training": Training}
+_TOP_LEVEL = ("title", "seed", "grid", *_SECTIONS, "evaluation", "recording", "exclude", "resources")
+
+#: Bare field name -> dotted name, where it is the only one of its name.
+_DOTTED = {field: f"{section}.{field}" for section, spec in _SECTIONS.items() for field in spec.model_fields}
+_DOTTED["seed"] = "seed"
+
+#: One setting of an axis: dotted field name -> value.
+_Setting = dict[str, Any]
+_SpecT = TypeVar("_SpecT", bound=BaseModel)
+
+
+class NamedCell(NamedTuple):
+    """A cell and its readable name; the name is for people, the id of the cell is its identity."""
+
+    name: str
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A validated sweep file.
+
+    `axes` maps each axis to its settings, in the order of the file; the cells are their product over `base`.
+    """
+
+    path: Path
+    study: str
+    title: str
+    base: Mapping[str, Any]
+    axes: Mapping[str, tuple[_Setting, ...]]
+    exclude: tuple[Mapping[str, tuple[Any, ...]], ...]
+    evaluations: tuple[Evaluation, ...]
+    recording: Recording
+    resources: Resources
+
+    def cells(self) -> Iterator[NamedCell]:
+        """The cells of the grid, lazily, the last axis fastest.
+
+        Raises:
+            InputError: a combination is not a valid cell.
+        """
+        varying = {field for settings in self.axes.values() for setting in settings for field in setting}
+        for combination in product(*self.axes.values()):
+            fields = dict(self.base)
+            for setting in combination:
+                fields.update(setting)
+            if any(all(fields.get(k) in v for k, v in rule.items()) for rule in self.exclude):
+                continue
+            try:
+                cell = Cell.model_validate(_nested(fields))
+            except ValidationError as error:
+                point = ", ".join(f"{k}={v}" for setting in combination for k, v in setting.items())
+                raise InputError(f"{self.path}: {describe_validation_error(error)} (at {point})") from None
+            yield NamedCell(_readable_name(cell, varying), cell)
+
+    def evaluations_of(self, cell: Cell) -> tuple[Evaluation, ...]:
+        """The evaluations owed for a cell, extractors filled in."""
+        return tuple(evaluation.resolved(cell.data) for evaluation in self.evaluations)
+
+
+def study_name(argument: str) -> str:
+    """A study's name, from a sweep file (its stem) or as given.
+
+    Raises:
+        InputError: the name is not a plain name (it becomes a folder).
+    """
+    name = Path(argument).stem if argument.endswith(".toml") else argument
+    if not STUDY_NAME.fullmatch(name):
+        raise InputError(
+            f"{argument}: {name!r} is no study name; allowed: letters, digits, '.', '_', '-', beginning with a letter "
+            "or digit and without a path (or give the path of a .toml sweep file)"
+        )
+    return name
+
+
+def load_sweep(path: Path, study: str | None = None) -> Sweep:
+    """Read and validate a sweep file; every cell is checked before anything is returned.
+
+    Raises:
+        InputError: one line naming file, key, what is wrong and what is allowed.
+    """
+    study = study or study_name(str(path) if path.suffix == ".toml" else f"{path}.toml")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such sweep file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+    try:
+        sweep = _sweep(path, study, document)
+        _check_cells(sweep)
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    return sweep
+
+
+def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
+    _known_keys(document, _TOP_LEVEL, "")
+    title = document.get("title", study)
+    if not isinstance(title, str):
+        raise InputError(f"title: should be a text (got {title!r})")
+    base: dict[str, Any] = {}
+    for section in _SECTIONS:
+        for key, value in _table(document, section).items():
+            base.update(_setting(f"{section}.{key}", value, f"{section}.{key}"))
+    if "seed" in document:
+        base["seed"] = document["seed"]
+    axes = _axes(_table(document, "grid"), base)
+    return Sweep(
+        path=path,
+        study=study,
+        title=title,
+        base=base,
+        axes=axes,
+        exclude=tuple(_exclusion(rule, i) for i, rule in enumerate(_tables(document, "exclude"), 1)),
+        evaluations=_evaluations(_tables(document, "evaluation")),
+        recording=_validated(Recording, _table(document, "recording"), "recording"),
+        resources=_validated(Resources, _table(document, "resources"), "resources"),
+    )
+
+
+def _axes(grid: dict[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[_Setting, ...]]:
+    if not grid:
+        raise InputError("grid: is empty; name at least one axis, for example depth = [2, 4]")
+    axes: dict[str, tuple[_Setting, ...]] = {}
+    seen: dict[str, str] = {}
+    for axis, values in grid.items():
+        key = f"grid.{axis}"
+        if not isinstance(values, list):
+            raise InputError(f"{key}: should be a list of values (got {values!r})")
+        if not values:
+            raise InputError(f"{key}: is empty; give at least one value")
+        for i, value in enumerate(values):
+            if any(type(value) is type(other) and value == other for other in values[:i]):
+                raise InputError(f"{key}: {value!r} stands twice; every value once")
+        settings = tuple(_axis_setting(axis, value, key) for value in values)
+        if any(setting.keys() != settings[0].keys() for setting in settings):
+            raise InputError(f"{key}: every table should set the same fields ({', '.join(settings[0])})")
+        for field in settings[0]:
+            if field in base:
+                raise InputError(f"{key}: {field} is set outside the grid too; keep one of them")
+            if field in seen:
+                raise InputError(f"{key}: {field} is set by grid.{seen[field]} too; keep one of them")
+            seen[field] = axis
+        axes[axis] = settings
+    return axes
+
+
+def _axis_setting(axis: str, value: Any, key: str) -> _Setting:
+    if not isinstance(value, dict):
+        return _setting(axis, value, key)
+    if not value:
+        raise InputError(f"{key}: a table sets no field")
+    setting: _Setting = {}
+    for field, inner in value.items():
+        setting.update(_setting(field, inner, key))
+    return setting
+
+
+def _setting(field: str, value: Any, key: str) -> _Setting:
+    """One field and value as dotted names; `size` sets depth, width and heads."""
+    if field in ("size", "model.size"):
+        if not isinstance(value, str) or value not in SIZES:
+            raise InputError(f"{key}: unknown size {value!r}; allowed: {', '.join(SIZES)}")
+        return {f"model.{name}": number for name, number in SIZES[value].items()}
+    return {_dotted(field, key): value}
+
+
+def _dotted(field: str, key: str) -> str:
+    section, _, leaf = field.rpartition(".")
+    if section in _SECTIONS and leaf in _SECTIONS[section].model_fields:
+        return field
+    if not section and field in _DOTTED:
+        return _DOTTED[field]
+    if section in _SECTIONS:
+        allowed = [*_SECTIONS[section].model_fields, *(["size"] if section == "model" else [])]
+        raise InputError(f"{key}: unknown key; allowed in {section}: {', '.join(allowed)}")
+    raise InputError(f"{key}: {field!r} is no field of a cell; allowed: size, {', '.join(sorted(_DOTTED))}")
+
+
+def _exclusion(rule: dict[str, Any], number: int) -> dict[str, tuple[Any, ...]]:
+    key = f"exclude {number}"
+    if not rule:
+        raise InputError(f"{key}: sets no field, so it would drop every cell")
+    out: dict[str, tuple[Any, ...]] = {}
+    for field, value in rule.items():
+        for inner in value if isinstance(value, list) else [value]:
+            for name, single in _setting(field, inner, f"{key}.{field}").items():
+                out[name] = (*out.get(name, ()), single)
+    return out
+
+
+def _evaluations(tables: list[dict[str, Any]]) -> tuple[Evaluation, ...]:
+    evaluations = tuple(_validated(Evaluation, table, f"evaluation {i}") for i, table in enumerate(tables, 1))
+    evaluations = evaluations or (Evaluation(),)
+    for i, evaluation in enumerate(evaluations):
+        if evaluation.extractor is not None and evaluation.extractor not in EXTRACTORS:
+            raise InputError(
+                f"evaluation {i + 1}.extractor: unknown extractor {evaluation.extractor!r}; "
+                f"allowed: {', '.join(EXTRACTORS)}"
+            )
+        if any(evaluation.id == other.id for other in evaluations[:i]):
+            raise InputError(f"evaluation {i + 1}: stands twice; every evaluation once")
+    return evaluations
+
+
+def _check_cells(sweep: Sweep) -> None:
+    """Enumerate once, so that no run starts before every cell is known to be valid."""
+    names: dict[str, str] = {}
+    longest = 0
+    for name, cell in sweep.cells():
+        if cell.id in names:
+            raise InputError(f"grid: {name} and {names[cell.id]} are the same cell; every cell once")
+        names[cell.id] = name
+        longest = max(longest, cell.training.steps)
+        for i, evaluation in enumerate(sweep.evaluations_of(cell), 1):
+            _check_evaluation(f"evaluation {i}", evaluation, cell)
+    if not names:
+        raise InputError("grid: is empty; exclude drops every cell")
+    for i, evaluation in enumerate(sweep.evaluations, 1):
+        if any(not 0 < step <= longest for step in evaluation.at):
+            raise InputError(f"evaluation {i}.at: {list(evaluation.at)}; allowed: steps from 1 to {longest}")
+    if any(not 0 < step <= longest for step in sweep.recording.loss_steps):
+        raise InputError(
+            f"recording.loss_steps: {list(sweep.recording.loss_steps)}; allowed: steps from 1 to {longest}"
+        )
+
+
+def _check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
+    if evaluation.sampling_steps > cell.diffusion.timesteps:
+        raise InputError(
+            f"{key}.sampling_steps: {evaluation.sampling_steps} exceeds diffusion.timesteps; "
+            f"allowed: 1 to {cell.diffusion.timesteps}"
+        )
+    if evaluation.guidance != 1 and not cell.data.labels:
+        raise InputError(f"{key}.guidance: {evaluation.guidance} needs labels, and data.labels is false; allowed: 1.0")
+    if evaluation.guidance != 1 and cell.training.label_dropout == 0:
+        raise InputError(
+            f"{key}.guidance: {evaluation.guidance} needs a trained null class; set training.label_dropout above 0"
+        )
+    assert evaluation.extractor is not None
+    extractor, shape = EXTRACTORS[evaluation.extractor], INPUT_SHAPES[cell.data.name]
+    if (extractor.channels, extractor.size) != (shape.channels, shape.size):
+        fits = [n for n, e in EXTRACTORS.items() if (e.channels, e.size) == (shape.channels, shape.size)]
+        raise InputError(
+            f"{key}.extractor: {evaluation.extractor} does not read {cell.data.name}; allowed: {', '.join(fits)}"
+        )
+
+
+def warnings(sweep: Sweep) -> list[str]:
+    """What is allowed but should be known before the sweep is started, one line each."""
+    lines = []
+    for i, evaluation in enumerate(sweep.evaluations, 1):
+        for name in sorted({e.extractor or "" for _, c in sweep.cells() for e in [evaluation.resolved(c.data)]}):
+            needed = 5 * EXTRACTORS[name].dims
+            if evaluation.samples < needed:
+                lines.append(
+                    f"evaluation {i}: {evaluation.samples} samples for the {EXTRACTORS[name].dims} dimensions of {name}: "
+                    f"the distance is biased upwards (bias of order 1/N); take at least {needed}"
+                )
+    return lines
+
+
+def _readable_name(cell: Cell, varying: set[str]) -> str:
+    model = cell.model
+    size = next(
+        (s for s, p in SIZES.items() if (model.depth, model.width, model.heads) == (p["depth"], p["width"], p["heads"])),
+        None,
+    )
+    parts = [f"{size}-{model.patch_size}" if size else f"d{model.depth}-w{model.width}-p{model.patch_size}"]
+    implied = {"model.depth", "model.width", "model.patch_size"} | ({"model.heads"} if size else set())
+    for field in sorted(varying - implied):
+        section, _, leaf = field.rpartition(".")
+        value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)
+        parts.append(str(value) if isinstance(value, str) else f"{leaf}{value}")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
+
+
+def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {"model": {}}
+    for field, value in fields.items():
+        section, _, leaf = field.rpartition(".")
+        (out.setdefault(section, {}) if section else out)[leaf] = value
+    return out
+
+
+def _known_keys(table: Mapping[str, Any], allowed: tuple[str, ...], prefix: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise InputError(f"{prefix}{key}: unknown key; allowed: {', '.join(allowed)}")
+
+
+def _table(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{key}: should be a table [{key}] (got {value!r})")
+    return value
+
+
+def _tables(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    value = document.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{key}: should be tables [[{key}]] (got {value!r})")
+    return value
+
+
+def _validated(spec: type[_SpecT], table: dict[str, Any], key: str) -> _SpecT:
+    try:
+        return spec.model_validate(table)
+    except ValidationError as error:
+        message = describe_validation_error(error, key)
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
+            message += f"; allowed: {', '.join(spec.model_fields)}"
+        raise InputError(message) from None
