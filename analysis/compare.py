@@ -1,4 +1,4 @@
-"""Compare conditioning blocks at the same shape, and shapes at the same compute, without claiming more than seeds show."""
+"""Compare conditioning blocks at the same shape, and shapes at the same compute, claiming no more than seeds show."""
 
 from __future__ import annotations
 
@@ -67,9 +67,8 @@ def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_me
     if (np.diff(log_m) >= 0).any():
         raise ValueError("the baseline does not improve with every step in compute")
     if not log_m[-1] <= math.log(metric) <= log_m[0]:
-        raise ValueError(
-            f"{metric:.4g} is outside what the baseline's models reach, {np.exp(log_m[-1]):.4g} to {np.exp(log_m[0]):.4g}"
-        )
+        low, high = np.exp(log_m[-1]), np.exp(log_m[0])
+        raise ValueError(f"{metric:.4g} is outside what the baseline's models reach, {low:.4g} to {high:.4g}")
     return float(gmacs / np.exp(np.interp(math.log(metric), log_m[::-1], log_g[::-1])))
 
 
@@ -97,19 +96,22 @@ def compare_blocks(
     rows = table[table[metric].notna()]
     require_comparable(rows)
     found = []
-    for (_, _, patch, batch, step), cells in rows.groupby(_SHAPE, dropna=False, sort=True):
+    cells: pd.DataFrame
+    for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
+        _, _, patch, batch, step = (cells[column].iloc[0] for column in _SHAPE)
         runs = {str(block): _per_seed(group, metric) for block, group in cells.groupby("block")}
         if baseline not in runs:
             continue
         curve = rows[(rows["block"] == baseline) & (rows["patch_size"] == patch) & (rows["step"] == step)]
-        curve = curve[(curve["batch_size"] == batch) | curve["batch_size"].isna()].groupby("gmacs")[metric].mean()
+        curve = curve[(curve["batch_size"] == batch) | curve["batch_size"].isna()]
+        known = curve.groupby("gmacs")[metric].mean()
         for block in sorted(set(runs) - {baseline}, key=lambda name: float(runs[name].mean())):
             own = cells[cells["block"] == block].iloc[0]
             verdict, reason, interval = _verdict(runs[block], runs[baseline], seed_sigma)
             multiplier, note = None, ""
             try:
                 multiplier = compute_multiplier(
-                    float(own["gmacs"]), float(runs[block].mean()), curve.index.to_numpy(float), curve.to_numpy(float)
+                    float(own["gmacs"]), float(runs[block].mean()), known.index.to_numpy(float), known.to_numpy(float)
                 )
             except ValueError as error:
                 note = str(error)
@@ -209,7 +211,9 @@ def _verdict(own: Array, base: Array, seed_sigma: float | None) -> tuple[str, st
 def describe(comparison: BlockComparison, metric: str) -> str:
     """The comparison as one sentence."""
     name, base = block_name(comparison.block), block_name(comparison.baseline)
-    text = f"{name} {comparison.metric:.4g} against {base} {comparison.baseline_metric:.4g} {metric} at {comparison.shape}"
+    text = (
+        f"{name} {comparison.metric:.4g} against {base} {comparison.baseline_metric:.4g} {metric} at {comparison.shape}"
+    )
     if comparison.multiplier is not None:
         text += f", {comparison.multiplier:.2f} x the compute at which {base} gets there"
     return f"{text}: {comparison.verdict} ({comparison.reason})"

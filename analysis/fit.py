@@ -121,7 +121,7 @@ class LineFit:
             "obs_ci_upper": "high",
         }
         out: pd.DataFrame = frame[list(columns)].rename(columns=columns)
-        return np.exp(out) if self.log_response else out
+        return out.map(np.exp) if self.log_response else out
 
 
 def fit_line(x: Array, y: Array, form: str) -> LineFit:
@@ -256,6 +256,12 @@ def _floor_residuals(parameters: Array, log_x: Array, log_y: Array) -> Array:
     return np.asarray(np.log(power + floor) - log_y)
 
 
+def _floor_jacobian(parameters: Array, log_x: Array, log_y: Array) -> Array:
+    log_a, b, floor = parameters
+    power = np.exp(np.clip(log_a - b * log_x, -700, 700))
+    return np.asarray(np.column_stack([power, -log_x * power, np.ones(len(log_x))]) / (power + floor)[:, None])
+
+
 def _floor_rss(parameters: Array, log_x: Array, log_y: Array) -> float:
     return float(np.sum(_floor_residuals(parameters, log_x, log_y) ** 2))
 
@@ -269,13 +275,15 @@ def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, hube
         starts = []
         for share in (0.01, 0.3, 0.6, 0.9):
             slope, level = np.polyfit(log_x, np.log(np.exp(log_y) - share * least * 0.999), 1)
-            starts += [np.array([level, -slope * tilt, share * least]) for tilt in (0.5, 1.0, 2.0)]
+            starts += [np.array([level, -slope * tilt, share * least]) for tilt in (0.7, 1.5)]
     else:
         starts = [np.clip(start, [-np.inf, -np.inf, 1e-9 * least], [np.inf, np.inf, (1 - 1e-9) * least])]
     bounds = ([-np.inf, -np.inf, 0.0], [np.inf, np.inf, least])
     kind: dict[str, Any] = {} if huber is None else {"loss": "huber", "f_scale": huber}
     solutions = [
-        least_squares(_floor_residuals, at, bounds=bounds, args=(log_x, log_y), x_scale=[1, 0.1, least], **kind)
+        least_squares(
+            _floor_residuals, at, _floor_jacobian, bounds=bounds, args=(log_x, log_y), x_scale=[1, 0.1, least], **kind
+        )
         for at in starts
     ]
     return np.asarray(min(solutions, key=lambda solution: solution.cost).x)
@@ -285,9 +293,14 @@ def _fixed_floor_rss(log_x: Array, log_y: Array, floor: float) -> float:
     from scipy.optimize import least_squares
 
     slope, level = np.polyfit(log_x, log_y, 1)
-    solution = least_squares(
-        lambda p: _floor_residuals(np.array([p[0], p[1], floor]), log_x, log_y), [level, -slope], x_scale=[1, 0.1]
-    )
+
+    def residuals(line: Array) -> Array:
+        return _floor_residuals(np.append(line, floor), log_x, log_y)
+
+    def jacobian(line: Array) -> Array:
+        return np.asarray(_floor_jacobian(np.append(line, floor), log_x, log_y)[:, :2])
+
+    solution = least_squares(residuals, np.array([level, -slope]), jacobian, x_scale=[1, 0.1])
     return 2 * float(solution.cost)
 
 
@@ -401,7 +414,7 @@ def bootstrap_exponent(table: pd.DataFrame, metric: str = METRIC, resamples: int
     for m in range(count):
         at = drawn == m
         log_y[at] = _nested_means(values[m], int(at.sum()), rng)
-    levels = ("model",)
+    levels: tuple[str, ...] = ("model",)
     if any(len(runs) > 1 for runs in values):
         levels = (*levels, "training seed")
     if any(len(samples) > 1 for runs in values for samples in runs):

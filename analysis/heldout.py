@@ -87,7 +87,9 @@ def leave_one_out(form: Form, table: pd.DataFrame, metric: str = METRIC) -> Held
     """Fit the form n times, each without one row, and predict that row.
 
     Args:
+        form: what to fit.
         table: comparable rows, one per model (see `analysis.table.per_shape`), columns gmacs, params, tokens, metric.
+        metric: column of the metric.
 
     Raises:
         CannotFitError: a fit without one of the rows is not possible; the reason is in the message.
@@ -113,9 +115,11 @@ def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what:
     """Fit the form to the rows where `held` is false and predict the others.
 
     Args:
+        form: what to fit.
         table: comparable rows, one per model.
         held: shape [n], true for the rows to forecast, normally the largest.
         what: their name, for the report.
+        metric: column of the metric.
 
     Raises:
         CannotFitError: nothing to forecast, or the other rows cannot carry the fit.

@@ -210,15 +210,15 @@ def block_name(block: str) -> str:
 
 
 def size_name(depth: int, width: int) -> str:
-    """ "S", "B", "L" or "XL" for the published shapes, "d4-w64" otherwise."""
+    """Name of a shape: "S", "B", "L" or "XL" for the published ones, "d4-w64" otherwise."""
     return PUBLISHED_SIZES.get((depth, width), f"d{depth}-w{width}")
 
 
 def size_order(table: pd.DataFrame) -> list[str]:
     """The sizes in the table, smallest first (width squared times depth, what parameters grow with)."""
     shapes = table[["size", "depth", "width"]].drop_duplicates()
-    order = sorted(shapes.itertuples(), key=lambda row: (row.depth * row.width**2, row.depth, row.size))
-    return list(dict.fromkeys(str(row.size) for row in order))
+    keys = [(int(depth) * int(width) ** 2, int(depth), str(size)) for size, depth, width in shapes.to_numpy()]
+    return list(dict.fromkeys(size for _, _, size in sorted(keys)))
 
 
 # --- what compares with what ---------------------------------------------------------------------------------------
@@ -275,8 +275,7 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
     measured = table[table["extractor"] != ""]
     groups = [
-        Group(dict(zip(keys, key, strict=True)), rows)
-        for key, rows in measured.groupby(keys, dropna=False, sort=False)
+        Group(dict(zip(keys, key, strict=True)), rows) for key, rows in measured.groupby(keys, dropna=False, sort=False)
     ]
     return sorted(groups, key=lambda group: -len(group.table))
 
@@ -326,7 +325,7 @@ class Slice:
 
 
 def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
-    """The slices of a table in which a metric can be held against compute, most shapes first.
+    """The slices of a table in which a metric can be held against compute: most shapes first, then adaLN-Zero.
 
     Of every group, block and batch size one training step is taken: the one with the most shapes, the latest of
     equals. Cells without a value at that step are not in the slice; compare with `group.table` to name them.
@@ -338,7 +337,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
             shapes = cells.drop_duplicates(["depth", "width", "patch_size", "step"]).groupby("step").size()
             step = max(shapes.index, key=lambda at: (shapes[at], at))
             slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step]))
-    return sorted(slices, key=lambda piece: -piece.shapes)
+    return sorted(slices, key=lambda piece: (-piece.shapes, piece.block != "adaln-zero"))
 
 
 def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
@@ -352,7 +351,7 @@ def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     keys = ["block", "depth", "width", "patch_size", "step"]
     grouped = table.groupby(keys, sort=False)[column]
 
-    def centre(values: "pd.Series[float]") -> float:
+    def centre(values: pd.Series[float]) -> float:
         if len(values) == 1:
             return float(values.iloc[0])
         return float(np.exp(np.log(values).mean())) if (values > 0).all() else float(values.mean())
@@ -404,7 +403,7 @@ def _read(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> pd
                     f"{path}: row {number}, column {column}: {text!r} is not allowed; allowed: {allowed}"
                 ) from None
             values[column].append(value)
-    frame = {column: pd.array(values[column], dtype=_dtype(column, required)) for column in columns}
+    frame: dict[str, Any] = {column: pd.Series(values[column], dtype=_dtype(column, required)) for column in columns}
     return pd.DataFrame(frame)
 
 
@@ -430,7 +429,7 @@ def _kind(column: str) -> tuple[Callable[[str], Any], str]:
     return _number, "a finite number"
 
 
-def _dtype(column: str, required: tuple[str, ...]) -> str:
+def _dtype(column: str, required: tuple[str, ...]) -> Any:
     if column in _TEXT:
         return "str"
     if column in _FLAG:

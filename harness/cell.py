@@ -1,7 +1,8 @@
 """The specs: what a run *is* (Cell), how it is measured (Evaluation) and what it runs on (Resources).
 
-Only `Cell` and `Evaluation` have ids. An id hashes the fields that differ from the schema's defaults, so a field added
-later with a default leaves every older id unchanged. Therefore: a default never changes; a new behaviour is a new value.
+Only `Cell` and `Evaluation` have ids. An id hashes the fields that differ from the schema's defaults, so a field
+added later with a default leaves every older id unchanged. Therefore: a default never changes; a new behaviour is a
+new value.
 This module imports no torch.
 """
 
@@ -172,7 +173,8 @@ class Cell(Spec):
         if size % patch:
             allowed = ", ".join(str(p) for p in range(1, size + 1) if size % p == 0)
             raise ValueError(
-                f"model.patch_size {patch} does not divide the {size}x{size} input of {self.data.name}; allowed: {allowed}"
+                f"model.patch_size {patch} does not divide the {size}x{size} input of {self.data.name}; "
+                f"allowed: {allowed}"
             )
         return self
 
@@ -222,7 +224,7 @@ class Recording(Spec):
     loss_steps: tuple[int, ...] = Field(
         default=(),
         strict=False,
-        description="steps at which the denoising loss is measured; by default at 1/4 and 1/2; always at evaluated ones",
+        description="steps at which the denoising loss is measured; by default 1/4 and 1/2; always at evaluated ones",
     )
     loss_images: int = Field(default=256, gt=0, description="images of each split in the denoising loss")
 

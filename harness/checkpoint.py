@@ -24,7 +24,7 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> int:
     checksum = 0
     for name in sorted(tensors):
         flat = tensors[name].detach().contiguous().reshape(-1)
-        checksum = zlib.crc32(memoryview(flat.view(torch.uint8).numpy()), zlib.crc32(name.encode(), checksum))
+        checksum = zlib.crc32(flat.view(torch.uint8).numpy().data, zlib.crc32(name.encode(), checksum))
     return checksum
 
 

@@ -107,7 +107,7 @@ def _copy_grid(study: Study, item: CellRun) -> None:
         target = study.samples_folder / f"{item.name}-{item.cell.id}.png"
         data = source.read_bytes()
         if not target.exists() or target.read_bytes() != data:
-            write_atomic(target, lambda temporary: temporary.write_bytes(data) and None)
+            write_atomic(target, lambda temporary: temporary.write_bytes(data))
 
 
 def _write_csv(study: Study, name: str, columns: list[str], rows: list[Row]) -> None:

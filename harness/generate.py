@@ -105,9 +105,7 @@ def save_grid(run: Run, key: str, images: NDArray[np.uint8], labels: NDArray[np.
     side, channels = images.shape[1], images.shape[3]
     scale = max(1, 32 // side)
     gap = 1
-    canvas = np.full(
-        (len(rows) * (side + gap) + gap, GRID_COLUMNS * (side + gap) + gap, channels), 128, dtype=np.uint8
-    )
+    canvas = np.full((len(rows) * (side + gap) + gap, GRID_COLUMNS * (side + gap) + gap, channels), 128, dtype=np.uint8)
     for r, row in enumerate(rows):
         for c, index in enumerate(row):
             top, left = gap + r * (side + gap), gap + c * (side + gap)

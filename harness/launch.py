@@ -1,9 +1,10 @@
 """From plan to submitit jobs: local slots in the foreground.
 
-Policy. A cell is started by claiming its next attempt (see `harness.runs`), so two launches at once start nothing twice.
-The slots are shared by all launches of a study on this machine: what runs already, be it another launcher's or an
-orphan of a killed one, takes up a slot and is waited for. A job that is lost (killed without a word) is started again, at
-most twice a launch; one that failed is not, unless asked to. Ctrl-C lets the running jobs write a checkpoint and stop.
+Policy. A cell is started by claiming its next attempt (see `harness.runs`), so two launches at once start nothing
+twice. The slots are shared by all launches of a study on this machine: what runs already, be it another launcher's or
+an orphan of a killed one, takes up a slot and is waited for. A job that is lost (killed without a word) is started
+again, at most twice a launch; one that failed is not, unless asked to. Ctrl-C lets the running jobs write a checkpoint
+and stop.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import submitit
 
 from harness.cell import Cell, Resources
 from harness.data.sources import check_available
 from harness.errors import InputError
+from harness.flops import closed_form_macs
 from harness.job import Job, owed_evaluations
 from harness.runs import Run, RunState, State, Study, now, process_identity
 from sweeps.grid import Sweep
@@ -133,7 +136,8 @@ def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False) -> li
         check_available(data, folder, resources.data_download)
     _check_writable(study)
     study.save_sweep(sweep.path)
-    items = cell_runs(sweep, study)
+    # the dearest first, so that no long cell is left over at the end, and what does not fit fails early
+    items = sorted(cell_runs(sweep, study), key=_training_cost, reverse=True)
     to_retry = {item.cell.id for item in items if retry and item.now.state is State.FAILED}
     slots = default_slots(resources, gpus)
     try:
@@ -142,6 +146,12 @@ def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False) -> li
         _stop(items, view)
         raise
     return items
+
+
+def _training_cost(item: CellRun) -> float:
+    """Multiply-adds of a training, by the closed form: no torch is needed to order a queue."""
+    recipe = item.cell.training
+    return float(closed_form_macs(item.cell.model, item.cell.data.shape)) * recipe.batch_size * recipe.steps
 
 
 def _check_writable(study: Study) -> None:
@@ -153,9 +163,7 @@ def _check_writable(study: Study) -> None:
         raise InputError(f"{study.runs_folder}: results cannot be written: no permission")
 
 
-def _loop(
-    sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gpus: list[str], view: View
-) -> None:
+def _loop(sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gpus: list[str], view: View) -> None:
     """Fill the slots until nothing is left to start and nothing runs."""
     announced = {item.cell.id for item in items if item.now.state is State.DONE}
     while True:
@@ -220,7 +228,10 @@ def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
     )
     with _interrupts_ignored():
         submitted = executor.submit(job)
-    controller = process_identity(int(submitted.job_id))
+    try:
+        controller = process_identity(int(submitted.job_id))
+    except psutil.Error:  # gone already; what it left tells the rest
+        controller = None
     run.record(number, "submitted", {"process": controller, "time": now(), "job_id": submitted.job_id})
     item.mine = True
     return True
@@ -228,7 +239,7 @@ def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A child inherits an ignored SIGINT: Ctrl-C then reaches the launcher alone, which stops the jobs in good order."""
+    """Children inherit an ignored signal: Ctrl-C then reaches only the launcher, which stops the jobs in order."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

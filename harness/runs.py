@@ -2,7 +2,7 @@
 
     results/<study>/runs/<readable-name>-<cell id>/
       cell.json           the cell and its name
-      attempts/001.json   the claim of attempt 1, made by hard-linking a complete file into place: it cannot be made twice
+      attempts/001.json   the claim of attempt 1, a whole file hard-linked into place: it cannot be made twice
                001.submitted.json, 001.started.json, 001.ended.json    written once each, by launcher and job
       progress.json       where the running job is; its age is the job's heartbeat
       train.jsonl         losses
@@ -59,7 +59,7 @@ class SupersededError(RuntimeError):
     """A later attempt has taken this cell over; this job must not write any more."""
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -78,7 +78,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

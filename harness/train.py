@@ -249,7 +249,7 @@ def _train_step(state: TrainState, cell: Cell, images: Tensor, labels: Tensor, s
             f"precision {recipe.precision}); the weights before it are the last checkpoint's"
         )
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     state.optimizer.step()
     decay = ema_decay(cell, state.step + 1)
     torch._foreach_lerp_(list(state.ema.parameters()), [p.detach() for p in state.dit.parameters()], 1 - decay)

@@ -291,7 +291,7 @@ def warnings(sweep: Sweep) -> list[str]:
             needed = 5 * EXTRACTORS[name].dims
             if evaluation.samples < needed:
                 lines.append(
-                    f"evaluation {i}: {evaluation.samples} samples for the {EXTRACTORS[name].dims} dimensions of {name}: "
+                    f"evaluation {i}: {evaluation.samples} samples for {EXTRACTORS[name].dims} dimensions of {name}: "
                     f"the distance is biased upwards (bias of order 1/N); take at least {needed}"
                 )
     return lines
@@ -300,7 +300,11 @@ def warnings(sweep: Sweep) -> list[str]:
 def _readable_name(cell: Cell, varying: set[str]) -> str:
     model = cell.model
     size = next(
-        (s for s, p in SIZES.items() if (model.depth, model.width, model.heads) == (p["depth"], p["width"], p["heads"])),
+        (
+            s
+            for s, p in SIZES.items()
+            if (model.depth, model.width, model.heads) == (p["depth"], p["width"], p["heads"])
+        ),
         None,
     )
     parts = [f"{size}-{model.patch_size}" if size else f"d{model.depth}-w{model.width}-p{model.patch_size}"]

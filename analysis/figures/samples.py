@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.style import WIDTH, CannotDrawError, styled, title
 from analysis.table import block_name, size_order
+
+Image8 = npt.NDArray[np.uint8]
 
 
 def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
@@ -61,12 +65,13 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     rows = len(sizes) if is_grid else -(-len(shown) // columns)
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
     figure = Figure(figsize=(WIDTH, 0.7 + rows * (WIDTH / columns * aspect * 0.9 + 0.2)), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
+    row: Any
     for index, row in enumerate(shown.itertuples()):
         if is_grid:
-            at = grid[sizes.index(str(row.size)), patches.index(int(row.patch_size))]  # type: ignore[call-overload, arg-type]
+            at = grid[sizes.index(str(row.size)), patches.index(int(row.patch_size))]
         else:
             at = grid[index // columns, index % columns]
             at.set_title(_label(row, shown), fontsize=7)
@@ -80,20 +85,20 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     return figure
 
 
-def _label(row: object, shown: pd.DataFrame) -> str:
-    parts = [f"{row.size}/{row.patch_size}"]  # type: ignore[attr-defined]
+def _label(row: Any, shown: pd.DataFrame) -> str:
+    parts = [f"{row.size}/{row.patch_size}"]
     if shown["block"].nunique() > 1:
-        parts.append(block_name(row.block))  # type: ignore[attr-defined]
+        parts.append(block_name(row.block))
     if shown["seed"].nunique() > 1:
-        parts.append(f"seed {row.seed}")  # type: ignore[attr-defined]
+        parts.append(f"seed {row.seed}")
     return ", ".join(parts)
 
 
-def _show(axes: Axes, image: np.ndarray) -> None:  # type: ignore[type-arg]
+def _show(axes: Axes, image: Image8) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
 
 
-def _read(path: Path) -> "np.ndarray | None":  # type: ignore[type-arg]
+def _read(path: Path) -> Image8 | None:
     """A picture as bytes, [h, w] or [h, w, 3]; None where the file is no picture."""
     from PIL import Image, UnidentifiedImageError
 

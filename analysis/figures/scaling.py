@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from analysis.fit import Correlation, LineFit
 from analysis.table import METRIC, require_comparable
 
 _LARGEST_BUBBLE = 900.0  # points squared
+_BUBBLE_AXES = 300.0  # points, width of the bubble chart's axes
 
 
 @styled
@@ -58,19 +60,19 @@ def metric_against_gflops(
         band = fit.predict(x)
         axes.fill_between(x, band["low"], band["high"], color="#999999", alpha=0.2, linewidth=0)
         axes.plot(x, band["mean"], color="#555555", zorder=1)
-        notes.append(f"Line: {fit.equation(metric)}. Band: 95 % prediction.")
+        notes.append(f"{fit.equation(metric)} (line), 95 % prediction (band)")
     if correlation is not None:
         shown, r = (f"ln {metric}", correlation.loglog) if log_metric else (metric, correlation.semilog)
         notes.append(f"r({shown}, ln G) = {r:.3f}")
     axes.set_xscale("log")
     if log_metric:
         axes.set_yscale("log")
-        log_axis(axes.yaxis, *axes.get_ylim())
+        log_axis(axes.yaxis)
     else:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    log_axis(axes.xaxis, *axes.get_xlim())
+    log_axis(axes.xaxis)
     axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
-    axes.set_title("  ".join(notes), loc="left", fontsize=8)
+    axes.set_title("\n".join(notes), loc="left", fontsize=8)
     outside_legend(figure, shape_handles(sizes, patches))
     title(figure, f"{metric} against compute", caption)
     return figure
@@ -97,10 +99,12 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     sizes, patches = size_colours(rows), patch_markers(rows)
     for _, run in rows.sort_values("step").groupby(["cell", "sampling_seed"], dropna=False):
         if len(run) > 1:
-            axes.plot(run["train_gmacs"], run[METRIC], color=sizes[run["size"].iloc[0]], linewidth=1, alpha=0.6, zorder=1)
+            axes.plot(
+                run["train_gmacs"], run[METRIC], color=sizes[run["size"].iloc[0]], linewidth=1, alpha=0.6, zorder=1
+            )
     _points(axes, rows, "train_gmacs", sizes, patches)
     axes.set_xscale("log")
-    log_axis(axes.xaxis, *axes.get_xlim())
+    log_axis(axes.xaxis)
     axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
     axes.set_ylim(bottom=0)
     outside_legend(figure, shape_handles(sizes, patches))
@@ -122,11 +126,15 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         CannotDrawError: no rows with the metric.
     """
     rows = _rows(table)
+    if len(rows) < 2:
+        raise CannotDrawError("a bubble chart of one model shows nothing")
     sizes = size_colours(rows)
     order = {name: index for index, name in enumerate(sizes)}
     rows = rows.assign(_size=rows["size"].map(order)).sort_values(["patch_size", "_size"], ascending=[False, True])
     figure, (axes,) = new_figure()
-    scale = _LARGEST_BUBBLE / rows["gmacs"].max()
+    slot = _BUBBLE_AXES / (len(rows.drop_duplicates(["size", "patch_size"])) + 0.8 * rows["patch_size"].nunique())
+    diameter = min(np.sqrt(_LARGEST_BUBBLE), 1.6 * slot)
+    scale = diameter**2 / rows["gmacs"].max()
     ticks, labels, at = [], [], 0.0
     for patch, group in rows.groupby("patch_size", sort=False):
         start = at
@@ -142,22 +150,24 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         if at < len(rows):
             axes.axvline(at - 0.1, color="#bbbbbb", linewidth=0.8)
         at += 0.8
-    long = max(len(label) for label in labels) * len(labels) > 55
+    long = max(len(label) for label in labels) * len(labels) > 40
     axes.set_xticks(ticks, labels, rotation=90 if long else 0)
     axes.grid(False, axis="x")
-    axes.set_xlim(-0.8, at - 1 + 0.0)
+    axes.set_xlim(-0.8, ticks[-1] + max(0.8, 0.6 * diameter / slot))
     axes.margins(y=0.12)
     axes.set(ylabel=f"{metric} (lower is better)", xlabel="Size")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     handles = [
-        axes.scatter([], [], s=value * scale, color="#bbbbbb", edgecolor="#222222", linewidth=0.6, label=f"{value:.3g} G")
+        axes.scatter(
+            [], [], s=value * scale, color="#bbbbbb", edgecolor="#222222", linewidth=0.6, label=f"{value:.3g} G"
+        )
         for value in _bubble_key(rows["gmacs"])
     ]
     figure.legend(
-        handles=handles, loc="outside right upper", title="Gflops\n(area)", labelspacing=1.6, borderpad=0.8,
-        title_fontsize=8,
+        handles=handles, loc="outside right upper", title="Gflops\n(area)", labelspacing=1.8, borderpad=0.8,
+        handletextpad=1.6, title_fontsize=8,
     )  # fmt: skip
-    title(figure, f"{metric} of every model, bubble area proportional to Gflops", caption)
+    title(figure, f"{metric} by patch size and size", f"Bubble area proportional to Gflops. {caption}")
     return figure
 
 
@@ -177,19 +187,21 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
     others = others[others["gmacs"].notna()]
     if others.empty or model.empty:
         raise CannotDrawError("no baseline with known Gflops")
-    points = [(str(r.model), float(r.gmacs), float(r.frechet), PALETTE[1]) for r in others.itertuples()]
-    points += [(str(r.name), float(r.gmacs), float(r.frechet), PALETTE[0]) for r in model.itertuples(index=False)]
+    points = [(str(name), float(g), float(m), PALETTE[1]) for name, g, m in _triples(others, "model")]
+    points += [(str(name), float(g), float(m), PALETTE[0]) for name, g, m in _triples(model, "name")]
     figure, (axes,) = new_figure(height=3.4)
     scale = _LARGEST_BUBBLE / max(gmacs for _, gmacs, _, _ in points)
     for name, gmacs, value, colour in points:
         axes.scatter(gmacs, value, s=gmacs * scale, color=colour, alpha=0.75, edgecolor="#222222", linewidth=0.6)
+        below = colour == PALETTE[0]
         offset = np.sqrt(gmacs * scale) / 2 + 3
         axes.annotate(
-            f"{name}: {value:.2f}", (gmacs, value), xytext=(0, offset), textcoords="offset points", ha="center", fontsize=8
-        )
+            f"{name}: {value:.2f}", (gmacs, value), xytext=(0, -offset if below else offset),
+            textcoords="offset points", ha="center", va="top" if below else "bottom", fontsize=8,
+        )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(min(p[1] for p in points) / 1.8, max(p[1] for p in points) * 1.8)
-    log_axis(axes.xaxis, 1, 100)
+    log_axis(axes.xaxis)
     axes.margins(y=0.25)
     axes.set_ylim(0, max(p[2] for p in points) * 1.25)
     axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
@@ -225,7 +237,7 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
             axes.annotate(f"{steps} steps", (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.25)
-    log_axis(axes.xaxis, *axes.get_xlim())
+    log_axis(axes.xaxis)
     axes.set(xlabel="Sampling compute per image, Gflops (GMACs × sampler steps)", ylabel=f"{metric} (lower is better)")
     outside_legend(figure, axes.get_legend_handles_labels()[0])
     title(figure, f"{metric} against sampling compute", caption)
@@ -240,15 +252,19 @@ def _rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return rows
 
 
+def _triples(rows: pd.DataFrame, name: str) -> list[tuple[Any, Any, Any]]:
+    return list(zip(rows[name], rows["gmacs"], rows[METRIC], strict=True))
+
+
 def _points(axes: Axes, rows: pd.DataFrame, x: str, sizes: dict[str, str], patches: dict[int, str]) -> None:
-    for (size, patch), cells in rows.groupby(["size", "patch_size"]):
+    for (size, _), cells in rows.groupby(["size", "patch_size"]):
         axes.plot(
-            cells[x], cells[METRIC], color=sizes[str(size)], marker=patches[int(patch)], linestyle="", zorder=3,
-            markeredgecolor="white", markeredgewidth=0.5,
+            cells[x], cells[METRIC], color=sizes[str(size)], marker=patches[int(cells["patch_size"].iloc[0])],
+            linestyle="", zorder=3, markeredgecolor="white", markeredgewidth=0.5,
         )  # fmt: skip
 
 
-def _bubble_key(gmacs: "pd.Series[float]") -> Sequence[float]:
+def _bubble_key(gmacs: pd.Series[float]) -> Sequence[float]:
     """Three round values that span the bubbles."""
     low, high = float(gmacs.min()), float(gmacs.max())
     values = [high, np.sqrt(low * high), low] if high > 2 * low else [high]

@@ -15,6 +15,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -28,13 +30,13 @@ MAX_PNG_BYTES = 300_000
 #: Okabe and Ito's palette, told apart with any colour vision; the yellow is left out, it is too light for lines.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", ":", "-.")
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 GFLOPS = "Gflops (GMACs, one forward pass)"
 TRAINING_COMPUTE = "Training compute, Gflops (3 × GMACs × batch × steps)"
 STEPS = "Training steps"
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -76,7 +78,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def new_figure(height: float = 3.9, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of column width with `columns` axes side by side that share the vertical axis."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, columns, sharey=True, squeeze=False)
     return figure, list(axes[0])
 
@@ -87,8 +89,9 @@ def title(figure: Figure, text: str, caption: str) -> None:
     figure.supxlabel("\n".join(textwrap.wrap(caption, 110)), x=0.01, ha="left", fontsize=7, color="#444444")
 
 
-def log_axis(axis: Any, low: float, high: float) -> None:
-    """A log axis with plain numbers ("0.1", "200"), ticks at 1, 2, 5 where the range is short."""
+def log_axis(axis: Any) -> None:
+    """Plain numbers on a log axis ("0.1", "200"), ticks at 1, 2, 5 where its range is short."""
+    low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else 10
     subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
@@ -104,6 +107,13 @@ def plain(value: float) -> str:
         power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:.2g}·{power}"
     return f"{value:,.6g}"
+
+
+def short(value: float) -> str:
+    """A number of steps as a tick label: 800, 40k, 2.5M."""
+    if value >= 1e6:
+        return f"{value / 1e6:.4g}M"
+    return f"{value / 1e3:.4g}k" if value >= 1e4 else f"{value:,.6g}"
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -150,13 +160,18 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         The two paths.
     """
     with mpl.rc_context(_STYLE):
+        figure.draw_without_rendering()  # lays the figure out, once for both files
+        figure.set_layout_engine("none")
         for dpi in (DPI, 120, 96, 72):
             png = io.BytesIO()
-            figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+            figure.set_dpi(dpi)
+            agg: Any = FigureCanvasAgg(figure)
+            agg.print_png(png, metadata={"Software": None})  # savefig would draw everything twice
             if png.tell() <= MAX_PNG_BYTES:
                 break
         svg = io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        vector: Any = FigureCanvasSVG(figure)
+        vector.print_svg(svg, metadata={"Date": None, "Creator": None})
     paths = folder / f"{name}.png", folder / f"{name}.svg"
     for path, data in zip(paths, (png, svg), strict=True):
         write_atomic(path, data.getvalue())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
-from analysis.compare import BASELINE, BlockComparison
+from analysis.compare import BlockComparison
 from analysis.figures.style import (
     LINES,
     STEPS,
@@ -17,7 +20,7 @@ from analysis.figures.style import (
     log_axis,
     new_figure,
     outside_legend,
-    plain,
+    short,
     styled,
     title,
 )
@@ -27,9 +30,7 @@ _MOST_PANELS = 4
 
 
 @styled
-def block_bars(
-    table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()
-) -> Figure:
+def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()) -> Figure:
     """The metric of the block designs at one shape and step: a bar for the mean, a dot for each training seed.
 
     Args:
@@ -69,9 +70,11 @@ def block_bars(
 
 @styled
 def over_steps(
-    table: pd.DataFrame, columns: Mapping[str, str], ylabel: str, heading: str, caption: str, log_metric: bool = False
+    table: pd.DataFrame, columns: Mapping[str, str], ylabel: str, heading: str, caption: str, log_axes: bool = False
 ) -> Figure:
     """Values over training steps, one line per cell, one panel per patch size (paper's Figures 5, 6 and 13).
+
+    Cells with a value at a single step are not drawn.
 
     Colour tells the sizes apart, or the blocks where there is one size only; the line style tells the columns apart,
     or else the blocks.
@@ -82,14 +85,15 @@ def over_steps(
         ylabel: label of the value axis, with its unit.
         heading: title of the figure.
         caption: how the values were measured.
-        log_metric: log value axis.
+        log_axes: logarithms on both axes, so that the early steps and the late values show.
 
     Raises:
         CannotDrawError: no cell has a value at more than one step.
     """
     rows = table.dropna(subset=list(columns), how="all")
-    steps = rows.groupby("cell")["step"].nunique()
-    if rows.empty or steps.max() < 2:
+    rows = rows[rows["step"] > 0] if log_axes else rows
+    rows = rows[rows.groupby("cell")["step"].transform("nunique") > 1]
+    if rows.empty:
         raise CannotDrawError("no cell was measured at more than one training step")
     patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
     panels = [[p] for p in patches] if len(patches) <= _MOST_PANELS else [patches]
@@ -106,12 +110,19 @@ def over_steps(
                     values["step"], values[column], color=colour[str(run[by].iloc[0])], linestyle=style, linewidth=1.1,
                     marker="o" if len(values) <= 12 else "", markersize=3, alpha=0.9,
                 )  # fmt: skip
-        if log_metric:
+        axes.set(xlabel=STEPS, title=" and ".join(f"patch {p}" for p in shown))
+        if log_axes:
+            axes.set_xscale("log")
             axes.set_yscale("log")
-            log_axis(axes.yaxis, *axes.get_ylim())
-        axes.set(xlabel=STEPS, title=" and ".join(f"patch {p}" for p in shown) if len(patches) > 1 else "")
-        axes.xaxis.set_major_formatter(lambda value, _: plain(value) if value < 1e4 else f"{value / 1000:,.6g}k")
-        axes.locator_params(axis="x", nbins=4 if len(panels) > 1 else 7)
+            log_axis(axes.yaxis)
+            first, last = int(cells["step"].min()), int(cells["step"].max())
+            middle = min(cells["step"], key=lambda step: abs(np.log(step / np.sqrt(first * last))))
+            ticks = sorted({first, int(middle), last})
+            axes.set_xticks(ticks, [short(tick) for tick in ticks])
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.xaxis.set_major_formatter(lambda value, _: short(value))
+            axes.locator_params(axis="x", nbins=3 if len(panels) > 1 else 7)
     all_axes[0].set_ylabel(ylabel)
     outside_legend(figure, _handles(names, colour, columns, blocks))
     title(figure, heading, caption)
@@ -130,7 +141,6 @@ def _colour_key(rows: pd.DataFrame) -> tuple[str, dict[str, str], dict[str, str]
 def _block_colours(rows: pd.DataFrame) -> dict[str, str]:
     """A block keeps its colour whichever others are shown."""
     known = [*BLOCK_NAMES, *sorted(set(rows["block"]) - set(BLOCK_NAMES))]
-    assert BASELINE == known[0]
     return {block: colour for block, colour in colours(known).items() if block in set(rows["block"])}
 
 
@@ -143,7 +153,7 @@ def _handles(
 ) -> list[Line2D]:
     handles = [Line2D([], [], color=colour[key], label=name) for key, name in names.items()]
     styles = list(columns.values()) if len(columns) > 1 else [block_name(b) for b in blocks] if len(blocks) > 1 else []
-    grey = "#555555"
+    grey: Any = {"color": "#555555"}
     return handles + [
-        Line2D([], [], color=grey, linestyle=LINES[i % len(LINES)], label=name) for i, name in enumerate(styles)
+        Line2D([], [], linestyle=LINES[i % len(LINES)], label=name, **grey) for i, name in enumerate(styles)
     ]

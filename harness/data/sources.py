@@ -43,6 +43,7 @@ _FASHION_FILES = (
 _FASHION_SIDE = 28
 
 _IDX_UINT8 = 0x08
+_IDX_LARGEST = 2**30  # bytes; a damaged header must not ask for more memory than there is
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,10 @@ def load(data: Data, folder: Path | None = None, download: bool = False) -> Data
             assert folder is not None  # _find_fashion raises without one
             source = _download_fashion(folder)
         train, heldout = _fashion(source)
-    found = _fingerprint(train, heldout)
-    if found != FINGERPRINTS[data.name]:
-        raise InputError(
-            f"data.name {data.name}: the files hold other data (fingerprint {found}, expected "
-            f"{FINGERPRINTS[data.name]}); MNIST's files carry the same names as Fashion-MNIST's"
-            if data.name == "fashion-mnist"
-            else f"data.name {data.name}: scikit-learn's copy has fingerprint {found}, expected "
-            f"{FINGERPRINTS[data.name]}"
-        )
+    found, expected = _fingerprint(train, heldout), FINGERPRINTS[data.name]
+    if found != expected:
+        hint = "; MNIST's files carry the same names" if data.name == "fashion-mnist" else ""
+        raise InputError(f"data.name {data.name}: this is other data (fingerprint {found}, expected {expected}){hint}")
     return Dataset(data.name, train, heldout, found)
 
 
@@ -261,6 +257,8 @@ def _read_idx(file: Path) -> NDArray[np.uint8]:
     with _open(file) as stream:
         shape = _read_shape(stream)
         expected = math.prod(shape)
+        if expected > _IDX_LARGEST:
+            raise _DamagedError(f"its header says {expected} bytes of content")
         content = stream.read(expected + 1)  # one more than it should hold, to notice what is too long
         if len(content) != expected:
             found = "more" if len(content) > expected else str(len(content))

@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from harness.cell import INPUT_SHAPES, Data
+from harness.cell import EXTRACTORS, INPUT_SHAPES, Data
+from harness.data.sources import channels_first
 from harness.errors import InputError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
-#: Names of the two layers, as torch-fidelity asks for them.
+#: The two layers, under the names that torch-fidelity asks for.
 FEATURES, LOGITS = "64", "logits"
 
-FEATURE_DIM = int(FEATURES)
+FEATURE_DIM = 64
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Weights:
 
 def available() -> tuple[str, ...]:
     """Names of all extractors."""
-    return tuple(ARCHITECTURES)
+    return tuple(EXTRACTORS)
 
 
 def feature_dim(name: str) -> int:
@@ -107,7 +108,7 @@ def feature_dim(name: str) -> int:
         InputError: unknown name.
     """
     _architecture(name)
-    return FEATURE_DIM
+    return EXTRACTORS[name].dims
 
 
 def extractor_label(name: str) -> str:
@@ -126,10 +127,10 @@ def check_fits(name: str, data: Data) -> None:
         InputError: otherwise; the message lists the extractors that fit.
     """
     shape = INPUT_SHAPES[data.name]
-    fitting = ", ".join(n for n, a in ARCHITECTURES.items() if INPUT_SHAPES[a.data][:2] == shape[:2])
-    if name not in ARCHITECTURES:
+    fitting = ", ".join(n for n, takes in EXTRACTORS.items() if takes[:2] == shape[:2])
+    if name not in EXTRACTORS:
         raise InputError(f"evaluation.extractor: unknown {name!r}; allowed for {data.name}: {fitting}")
-    takes = INPUT_SHAPES[ARCHITECTURES[name].data]
+    takes = EXTRACTORS[name]
     if takes[:2] != shape[:2]:
         raise InputError(
             f"evaluation.extractor: {name} takes {takes.size}x{takes.size}x{takes.channels} images, {data.name} has "
@@ -199,7 +200,8 @@ def infer(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Features float64 (N, 64), logits float64 (N, classes).
     """
-    x = images.float() / 127.5 - 1.0
+    # A slice of repeated channels has strides for which the convolution takes another path, with other last bits.
+    x = images.float().clone(memory_format=torch.contiguous_format) / 127.5 - 1.0
     # TensorFloat-32 is on by default in cuDNN's convolutions; it would move the features by about 1e-3.
     with (
         torch.no_grad(),
@@ -215,8 +217,8 @@ def extract(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Features (N, 64) and logits (N, classes) of uint8 images (N, H, W, C), on the CPU."""
     features, logits = [], []
-    for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(batch_size):
-        f, g = infer(network, batch)
+    for start in range(0, len(images), batch_size):
+        f, g = infer(network, torch.from_numpy(channels_first(images[start : start + batch_size])))
         features.append(f)
         logits.append(g)
     return torch.cat(features).numpy(), torch.cat(logits).numpy()
@@ -228,7 +230,7 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-
     def __init__(self, name: str, features_list: list[str], **_: object) -> None:
         super().__init__(name, features_list)
         self.network = build(name)
-        self.shape = INPUT_SHAPES[_architecture(name).data]
+        self.size = EXTRACTORS[name].size
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -258,10 +260,8 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-
         """
         if images.dtype != torch.uint8:
             raise ValueError(f"{self.name} takes uint8 images, got {images.dtype}")
-        if images.ndim != 4 or images.shape[1:] != (3, self.shape.size, self.shape.size):
-            raise ValueError(
-                f"{self.name} takes (N, 3, {self.shape.size}, {self.shape.size}), got {tuple(images.shape)}"
-            )
+        if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
+            raise ValueError(f"{self.name} takes (N, 3, {self.size}, {self.size}), got {tuple(images.shape)}")
         grey = images[:, :1]
         if not torch.equal(images, grey.expand_as(images)):
             raise ValueError(f"{self.name} takes grey images: three equal channels")
@@ -272,7 +272,7 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-
 
 def _architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
-        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(ARCHITECTURES)}")
+        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(available())}")
     return ARCHITECTURES[name]
 
 

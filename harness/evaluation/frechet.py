@@ -74,10 +74,12 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
 
 
 def _nonnegative(eigenvalues: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """Set what rounding made negative to 0; refuse what is negative in earnest."""
-    if eigenvalues.size and eigenvalues.min() < -_NEGATIVE * max(eigenvalues.max(), 0.0):
+    """Set what is rounding noise to 0 - its square root would not be small; refuse what is negative in earnest."""
+    largest = max(eigenvalues.max(initial=0.0), 0.0)
+    if eigenvalues.min(initial=0.0) < -_NEGATIVE * largest:
         raise ValueError(f"{name} is no covariance: it has a negative eigenvalue {eigenvalues.min():.3g}")
-    return np.maximum(eigenvalues, 0.0)
+    noise = len(eigenvalues) * np.finfo(np.float64).eps * largest  # as numpy.linalg.matrix_rank
+    return np.where(eigenvalues > noise, eigenvalues, 0.0)
 
 
 def _require_finite(array: NDArray[np.float64], name: str) -> None:

@@ -32,6 +32,7 @@ _KID_SUBSET = 1000
 _IS_CHUNK = 5000
 _BATCH = 500
 _PRC_BATCH = 1000
+_PRC_REFERENCE = 10_000  # as the ADM suite; the cost grows with the square
 _SEED = 2020
 
 
@@ -72,10 +73,10 @@ def score(
         device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
 
     Returns:
-        `samples`, `extractor`, `reference`, `frechet`, `kid` (mean over 100 subsets of at most 1000 images),
-        `precision`, `recall` (k = 3), `inception_score` (mean over chunks of at least 5000 images, on the extractor's
-        own classes) under the names of `harness.records`, None where it cannot be computed; and `warnings`, a list of
-        lines.
+        Under the names of `harness.records`, None where it cannot be computed: `samples`, `extractor`, `reference`,
+        `frechet`, `kid` (mean over 10 to 100 subsets of at most 1000 images), `precision` and `recall` (k = 3, against
+        the first 10,000 real images at most), `inception_score` (mean over chunks of at least 5000 images, on the
+        extractor's own classes). And `warnings`, a list of lines.
 
     Raises:
         InputError: images of another type, shape or number; an extractor that does not fit the data.
@@ -87,27 +88,41 @@ def score(
     _check_images(images, evaluation, data)
     real = dataset.train if evaluation.reference == "train" else dataset.heldout
     n, n_real = len(images), len(real.images)
+    subset = min(_KID_SUBSET, n, n_real)
+    # Enough to use every generated image about once; torch-fidelity's 100 would take longer than all the rest.
+    subsets = min(100, max(10, n // subset))
 
+    common = {
+        "feature_extractor": evaluation.extractor,
+        "rng_seed": _SEED,
+        "batch_size": _BATCH,
+        "cuda": device != "cpu",
+        "save_cpu_ram": True,  # no loader workers, and distances in pieces
+        "cache": False,  # its key knows neither the weights nor the number of images
+        "verbose": False,
+    }
+    generated = _ThreeChannels(images)
     with torch.random.fork_rng(devices=[]), _on(device):  # torch-fidelity's data loader draws from the global RNG
         values = calculate_metrics(
-            input1=_ThreeChannels(images),
+            input1=generated,
             input2=_ThreeChannels(real.images),
-            feature_extractor=evaluation.extractor,
             fid=True,
             kid=True,
-            kid_subset_size=min(_KID_SUBSET, n, n_real),
-            prc=min(n, n_real) > NEIGHBOURS,
-            prc_neighborhood=NEIGHBOURS,
-            prc_batch_size=_PRC_BATCH,
+            kid_subset_size=subset,
+            kid_subsets=subsets,
             isc=True,
             isc_splits=max(1, n // _IS_CHUNK),
-            rng_seed=_SEED,
-            batch_size=_BATCH,
-            cuda=device != "cpu",
-            save_cpu_ram=True,
-            cache=False,
-            verbose=False,
+            **common,
         )
+        if min(n, n_real) > NEIGHBOURS:
+            values |= calculate_metrics(
+                input1=generated,
+                input2=_ThreeChannels(real.images[:_PRC_REFERENCE]),
+                prc=True,
+                prc_neighborhood=NEIGHBOURS,
+                prc_batch_size=_PRC_BATCH,
+                **common,
+            )
     record: dict[str, object] = {
         "samples": n,
         "extractor": extractor_label(evaluation.extractor),

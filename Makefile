@@ -1,0 +1,41 @@
+# Every target sets up .venv by itself when it is missing or stale. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart blocks paper test lint types notebooks clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks]'
+	@touch $@
+
+quickstart: $(STAMP) ## train, sample and score a grid of small DiTs on digits, then draw it (about 5 minutes on 2 cores)
+	$(BIN)/dit-harness plan sweeps/quickstart.toml
+	$(BIN)/dit-harness launch sweeps/quickstart.toml
+	$(BIN)/dit-harness report quickstart
+
+blocks: $(STAMP) ## compare the four conditioning blocks on digits
+	$(BIN)/dit-harness launch sweeps/quickstart-blocks.toml
+	$(BIN)/dit-harness report quickstart-blocks
+
+paper: $(STAMP) ## redraw the paper's plots from its published numbers (seconds)
+	$(BIN)/dit-harness report results/paper
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## check types, strictly
+	$(BIN)/mypy
+
+clean: ## remove the environment and caches (results stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,138 @@
+"""Tables to a page: figures/*.png and *.svg, fits.json and one self-contained report.html."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import figures, sections
+from analysis.page import Page, rounded
+from analysis.table import load_attempts, load_baselines, load_curves, load_published, load_study
+from harness.errors import InputError
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What `write_report` did."""
+
+    paths: tuple[Path, ...]  #: files written, the page last
+    summary: tuple[str, ...]  #: lines to print
+
+
+def write_report(folder: Path) -> ReportResult:
+    """Write figures, fits and the page of a study (`folder`/results.csv) or of the published numbers (published.csv).
+
+    The same tables give the same bytes. Every file is replaced whole, the page last; figures that an earlier report
+    drew and this one does not are removed.
+
+    Returns:
+        The files written and a few lines that say what was found.
+
+    Raises:
+        InputError: no table in the folder, or a table that is wrong; nothing is written then.
+    """
+    if (folder / "results.csv").exists():
+        page = _study(folder)
+    elif (folder / "published.csv").exists():
+        page = _published(folder)
+    else:
+        raise InputError(
+            f"{folder}: holds neither results.csv nor published.csv; `dit-harness collect` writes the former"
+        )
+    before = _figures_before(folder)
+    page.fits["omitted"] = [{"what": what, "why": why} for what, why in page.omitted]
+    page.fits["figures"] = sorted({path.stem for path in page.paths})
+    fits, html = folder / "fits.json", folder / "report.html"
+    figures.write_atomic(fits, (json.dumps(rounded(page.fits), indent=1, ensure_ascii=False) + "\n").encode())
+    figures.write_atomic(html, _render(page).encode())
+    for name in before - set(page.fits["figures"]):
+        for suffix in (".png", ".svg"):
+            (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
+    return ReportResult((*page.paths, fits, html), tuple(page.summary))
+
+
+def _study(folder: Path) -> Page:
+    table, curves, attempts = load_study(folder), load_curves(folder), load_attempts(folder)
+    name = str(table["study"].iloc[0])
+    data = ", ".join(sorted(set(table["data"]) - {""}))
+    lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
+    page = Page(folder, f"Study {name}", lead, fits={"study": name, "source": "results.csv"})
+    sections.scaling(page, table)
+    sections.blocks(page, table)
+    sections.training(page, table, curves)
+    sections.sampling(page, table)
+    sections.samples(page, table)
+    sections.results(page, table)
+    sections.costs(page, table)
+    sections.attempts(page, attempts)
+    sources = ["results.csv", "curves.csv", "attempts.csv", "samples/*.png"]
+    sections.provenance(page, attempts, f"dit-harness report {name}", [s for s in sources if any(folder.glob(s))])
+    return page
+
+
+def _published(folder: Path) -> Page:
+    table, others = load_published(folder), load_baselines(folder)
+    lead = (
+        "The numbers published by Peebles & Xie, “Scalable Diffusion Models with Transformers” (ICCV 2023), read from "
+        "the paper’s tables and figures; nothing was trained for this page."
+    )
+    page = Page(folder, "Published numbers of DiT", lead, fits={"study": "paper", "source": "published.csv"})
+    sections.scaling(page, table)
+    sections.blocks(page, table)
+    sections.training(page, table, None)
+    sections.sampling(page, table)
+    _baseline_section(page, table, others)
+    sections.results(page, table)
+    for what, why in (
+        ("Figures 5 and 6 (FID over training steps)", "the paper’s tables give most models at 400,000 steps only"),
+        ("Figure 7 (samples)", "the published tables hold no images"),
+        ("Figure 12 (sFID, IS, precision, recall against compute)", "the tables give them for XL/2 only"),
+        ("Figure 13 (training loss)", "the published tables hold no losses"),
+    ):
+        page.omit(what, why)
+    sources = ["published.csv", "baselines.csv"]
+    sections.provenance(page, pd.DataFrame(), "make paper", [s for s in sources if (folder / s).exists()])
+    return page
+
+
+def _baseline_section(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> None:
+    section = page.section("baselines", "Against other models")
+    best = table[(table["size"] == "XL") & (table["decoder"] == "ft-EMA") & (table["guidance"] == 1)]
+    model, known = best[best["resolution"] == 256], others[others["resolution"] == 256]
+    caption = "N = 50,000; extractor inception-v3; ImageNet 256 x 256; no guidance; DiT-XL/2 after 7 million steps"
+    page.draw(
+        section, "baselines", "Bubble chart of FID against Gflops: DiT-XL/2, ADM, ADM-U, LDM-4 and LDM-8.",
+        "As the paper’s Figure 2, right. Gflops of ADM, ADM-U, LDM-4 and LDM-8 as quoted there.",
+        lambda: figures.baselines(model, known, "FID", caption),
+    )  # fmt: skip
+    for row in known[known["gmacs"].isna()].itertuples():
+        page.omit(f"{row.model} in the baseline figure", "its Gflops are not given, or it uses guidance")
+
+
+def _figures_before(folder: Path) -> set[str]:
+    """Names of the figures an earlier report wrote; empty where there was none."""
+    try:
+        names = json.loads((folder / "fits.json").read_text(encoding="utf-8"))["figures"]
+        return {str(name) for name in names if "/" not in str(name) and "\\" not in str(name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _render(page: Page) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        page=page, sections=[section for section in page.sections if not section.empty]
+    )

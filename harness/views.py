@@ -1,0 +1,271 @@
+"""How plans, states and launches look in a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from harness.launch import CellRun
+from harness.runs import State
+
+Row = dict[str, Any]
+
+_COLOURS = {
+    State.DONE: "green",
+    State.RUNNING: "cyan",
+    State.QUEUED: "cyan",
+    State.PARTIAL: "yellow",
+    State.INTERRUPTED: "yellow",
+    State.FAILED: "red",
+    State.MISSING: "dim",
+}
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 45 s, 3.2 min, 1.5 h, 2.1 d."""
+    if seconds is None:
+        return ""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def number(value: float | None) -> str:
+    """A number to four significant digits; empty when not measured."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def _table(title: str, columns: list[tuple[str, bool]]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    for name, numeric in columns:
+        table.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", no_wrap=not numeric and name == "cell"
+        )
+    return table
+
+
+def state_text(state: str) -> str:
+    """A state in its colour."""
+    colour = _COLOURS[State(state)]
+    return f"[{colour}]{state}[/{colour}]"
+
+
+def plan_table(title: str, rows: list[Row], totals: Row) -> Table:
+    """The grid with its prices, and the totals."""
+    table = _table(
+        title,
+        [
+            ("cell", False),
+            ("id", False),
+            ("block", False),
+            ("depth", True),
+            ("width", True),
+            ("heads", True),
+            ("patch", True),
+            ("tokens", True),
+            ("params (M)", True),
+            ("GMACs", True),
+            ("train GMACs", True),
+            ("sampling GMACs", True),
+            ("est. time", True),
+            ("state", False),
+        ],
+    )
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["id"],
+            row["block"],
+            *(str(row[k]) for k in ("depth", "width", "heads", "patch_size", "tokens")),
+            *(number(row[k]) for k in ("params_m", "gmacs", "train_gmacs", "sampling_gmacs")),
+            duration(row["estimated_s"]),
+            state_text(row["state"]),
+        )
+    table.caption = (
+        f"{totals['cells']} cells; training {number(totals['train_gmacs'])} GMACs, sampling "
+        f"{number(totals['sampling_gmacs'])} GMACs; what is not done takes about {duration(totals['estimated_s'])} "
+        f"on {totals['slots']} slots. GMACs: 1e9 multiply-adds of one forward pass of one image (the paper's Gflops)."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def status_row(item: CellRun) -> Row:
+    """What `status` tells of a cell."""
+    state, attempt = item.now, item.now.attempt
+    progress = state.progress or {}
+    return {
+        "id": item.cell.id,
+        "name": item.name,
+        "state": state.state.value,
+        "stage": progress.get("stage"),
+        "done": progress.get("done"),
+        "total": progress.get("total"),
+        "loss": progress.get("loss"),
+        "images_per_s": progress.get("images_per_s"),
+        "seconds_left": progress.get("seconds_left"),
+        "attempt": attempt.number if attempt else None,
+        "host": (attempt.started or {}).get("host") if attempt else None,
+        "message": state.message,
+    }
+
+
+def status_table(title: str, rows: list[Row]) -> Table:
+    """The state of every cell."""
+    table = _table(
+        title,
+        [
+            ("cell", False),
+            ("id", False),
+            ("state", False),
+            ("progress", False),
+            ("loss", True),
+            ("images/s", True),
+            ("left", True),
+            ("attempt", True),
+            ("message", False),
+        ],
+    )
+    for row in rows:
+        progress = f"{row['stage']} {row['done']}/{row['total']}" if row["stage"] else ""
+        table.add_row(
+            row["name"],
+            row["id"],
+            state_text(row["state"]),
+            progress,
+            number(row["loss"]),
+            number(row["images_per_s"]),
+            duration(row["seconds_left"]),
+            str(row["attempt"] or ""),
+            row["message"].replace("[", "\\["),
+        )
+    counts = {state: sum(row["state"] == state for row in rows) for state in State}
+    table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    table.caption_justify = "left"
+    return table
+
+
+def results_table(title: str, rows: list[Row]) -> Table:
+    """One row a cell, step and evaluation, ordered by GMACs; the distance carries its metric's name."""
+    metrics = sorted({f"FD-{row['extractor'].partition('@')[0]}" for row in rows})
+    table = _table(
+        title,
+        [
+            ("cell", False),
+            ("step", True),
+            ("params (M)", True),
+            ("GMACs", True),
+            (" / ".join(metrics), True),
+            ("KID", True),
+            ("precision", True),
+            ("recall", True),
+            ("loss train", True),
+            ("loss held-out", True),
+            ("time", True),
+        ],
+    )
+    for row in sorted(rows, key=lambda row: (row["gmacs"], row["name"], row["step"])):
+        seconds = (row["train_seconds"] or 0) + row["sample_seconds"]
+        table.add_row(
+            row["name"],
+            str(row["step"]),
+            *(number(row[k]) for k in ("params_m", "gmacs", "frechet", "kid", "precision", "recall")),
+            *(number(row[k]) for k in ("loss_train", "loss_heldout")),
+            duration(seconds),
+        )
+    first = rows[0]
+    table.caption = f"{first['samples']} samples against {first['reference']}, features of {first['extractor']}"
+    table.caption_justify = "left"
+    return table
+
+
+class PlainView:
+    """A line whenever something begins or ends: for logs and pipes."""
+
+    def __init__(self, console: Console, items: list[CellRun]) -> None:
+        self._console, self._total = console, len(items)
+        self._done = sum(item.now.state is State.DONE for item in items)
+        if self._done:
+            self.note(f"{self._done} of {self._total} cells are done already")
+
+    def __enter__(self) -> PlainView:
+        """Nothing to open."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+    def started(self, item: CellRun) -> None:
+        """A cell was started."""
+        self.note(f"{item.name}: started")
+
+    def finished(self, item: CellRun) -> None:
+        """A cell ended."""
+        self._done += item.now.state is State.DONE
+        reason = f": {item.now.message}" if item.now.message else ""
+        self.note(f"{item.name}: {item.now.state}{reason} ({self._done}/{self._total} done)")
+
+    def tick(self, items: list[CellRun]) -> None:
+        """Plain lines show no progress in between."""
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveView(PlainView):
+    """One bar for the sweep and one for each running cell, with loss, images/s and time left."""
+
+    def __init__(self, console: Console, items: list[CellRun]) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._live = Live(self._progress, console=console, refresh_per_second=4)
+        self._tasks: dict[str, TaskID] = {}
+        super().__init__(console, items)
+        self._sweep = self._progress.add_task("[bold]sweep", total=self._total, completed=self._done, detail="")
+
+    def __enter__(self) -> LiveView:
+        """Start drawing."""
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing."""
+        self._live.stop()
+
+    def finished(self, item: CellRun) -> None:
+        """A cell ended: its bar goes."""
+        super().finished(item)
+        if (task := self._tasks.pop(item.cell.id, None)) is not None:
+            self._progress.remove_task(task)
+
+    def tick(self, items: list[CellRun]) -> None:
+        """Draw what the running cells tell."""
+        self._progress.update(self._sweep, completed=self._done)
+        for item in items:
+            told = item.now.progress
+            if item.now.state not in (State.RUNNING, State.QUEUED):
+                continue
+            if item.cell.id not in self._tasks:
+                self._tasks[item.cell.id] = self._progress.add_task(item.name, total=None, detail="starting")
+            if told:
+                loss = f"loss {told['loss']:.4f} " if told.get("loss") is not None else ""
+                speed = f"{told['images_per_s']:.0f} images/s " if told.get("images_per_s") else ""
+                left = f"{duration(told['seconds_left'])} left" if told.get("seconds_left") is not None else ""
+                self._progress.update(
+                    self._tasks[item.cell.id],
+                    total=told["total"],
+                    completed=told["done"],
+                    detail=f"{told['stage']} {loss}{speed}{left}",
+                )

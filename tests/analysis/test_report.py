@@ -1,0 +1,264 @@
+"""Reports: every file, any number of rows, the same bytes again, no torch, nothing from outside."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from PIL import Image
+
+from analysis.report import write_report
+from harness.errors import InputError
+
+from .conftest import BAD_MESSAGE, PAPER, SHAPES, result_row, write_extras, write_results
+
+
+class Page(HTMLParser):
+    """What a reader meets: tags with attributes, and text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "paper"
+    folder.mkdir()
+    for name in ("published.csv", "baselines.csv"):
+        shutil.copy(PAPER / name, folder / name)
+    write_report(folder)
+    return folder
+
+
+def test_the_paper(paper: Path) -> None:
+    names = {path.stem for path in (paper / "figures").glob("*.png")}
+    assert names == {path.stem for path in (paper / "figures").glob("*.svg")}
+    assert names >= {"metric-vs-gflops", "metric-vs-gflops-log", "bubbles", "training-compute", "blocks", "baselines"}
+    fits = json.loads((paper / "fits.json").read_text())
+    first = fits["slices"][0]
+    assert first["power law"]["exponent"] == 0.364752
+    assert first["correlation"]["semilog"] == -0.92985
+    assert first["conditions"]["extractor"] == "inception-v3"
+    assert [round(b["multiplier"], 2) for b in fits["blocks"]] == [1.72, 2.14, 3.40]
+    page = Page(paper / "report.html")
+    for what in (
+        "What could not be drawn and why",
+        "Figure 7",
+        "inconclusive",
+        "make paper",
+        "the floor is not identified",
+    ):
+        assert what in page.text
+
+
+def test_figures_are_small_and_describe_themselves(paper: Path) -> None:
+    for path in (paper / "figures").glob("*.png"):
+        assert path.stat().st_size < 300_000
+        with Image.open(path) as image:
+            assert image.width == 900
+    svg = (paper / "figures" / "metric-vs-gflops.svg").read_text()
+    for text in ("Gflops (GMACs, one forward pass)", "N = 50,000", "inception-v3", "FID (lower is better)", "-0.930"):
+        assert text in svg
+    assert "<dc:date>" not in svg
+
+
+def test_the_page_is_self_contained_and_accessible(paper: Path) -> None:
+    page = Page(paper / "report.html")
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
+    for tag, attributes in page.tags:
+        for key in ("src", "href"):
+            value = attributes.get(key) or "#"
+            assert value.startswith(("#", "data:image/png;base64,")), value
+        if tag == "img":
+            assert attributes["alt"]
+        if attributes.get("class") == "scroll":
+            assert attributes["tabindex"] == "0"
+            assert attributes["aria-label"]
+    html = (paper / "report.html").read_text(encoding="utf-8")
+    assert "prefers-color-scheme: dark" in html
+    assert "width=device-width" in html
+    assert "url(" not in html
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_what_is_committed_is_what_the_code_writes(paper: Path) -> None:
+    committed = json.loads((PAPER / "fits.json").read_text())
+    assert committed["figures"] == json.loads((paper / "fits.json").read_text())["figures"]
+    assert {p.name for p in (PAPER / "figures").iterdir()} == {p.name for p in (paper / "figures").iterdir()}
+
+
+def test_a_study(make_study: Callable[..., Path]) -> None:
+    folder = make_study(steps=(500, 1000))
+    settings = dict(mpl.rcParams)
+    result = write_report(folder)
+    assert dict(mpl.rcParams) == settings
+    names = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert names == {
+        "metric-vs-gflops", "metric-vs-gflops-log", "bubbles", "training-compute", "metric-over-steps",
+        "loss-over-steps", "loss-train-vs-heldout", "samples",
+    }  # fmt: skip
+    assert all(path.exists() for path in result.paths)
+    assert result.paths[-1].name == "report.html"
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    page = Page(folder / "report.html")
+    assert "FD-digits-cnn" in page.text
+    assert "FID" not in page.text
+    assert BAD_MESSAGE in page.text  # shown as text ...
+    assert BAD_MESSAGE not in html  # ... and escaped
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    for value in ("2.9.1", "abc1234", "machine", "dit-harness report made-up", "8 done, 1 failed"):
+        assert value in page.text
+    assert any("failed" in line for line in result.summary)
+    before = digest(folder)
+    write_report(folder)
+    assert digest(folder) == before
+    assert not list(folder.rglob(".*"))  # no temporary files
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_fit_that_is_not_possible_is_left_out_with_its_reason(make_study: Callable[..., Path], count: int) -> None:
+    folder = make_study(shapes=SHAPES[:count])
+    result = write_report(folder)
+    text = Page(folder / "report.html").text
+    assert f"{count} point{'s' * (count != 1)}; this needs at least" in text
+    assert (folder / "figures" / "metric-vs-gflops.png").exists()
+    assert any("no fit" in line for line in result.summary)
+    assert json.loads((folder / "fits.json").read_text())["slices"][0]["power law"] is None
+
+
+def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
+    evil = '<img src=x onerror="alert(1)">$x_1$'
+    rows = [result_row(*shape) for shape in SHAPES[:5]]
+    for row in rows:
+        row |= {"name": evil + row["name"], "study": evil, "data": evil, "block": evil, "extractor": f"{evil}@<b>"}
+    write_results(tmp_path, rows)
+    write_report(tmp_path)
+    page = Page(tmp_path / "report.html")
+    assert all((attributes.get("src") or "data:").startswith("data:") for tag, attributes in page.tags)
+    assert "b" not in {tag for tag, _ in page.tags}
+    assert evil in page.text
+
+
+def test_missing_metrics_are_reported(tmp_path: Path) -> None:
+    rows = [result_row(*shape) for shape in SHAPES]
+    rows[4]["frechet"] = ""
+    rows[5] |= {"frechet": "", "evaluation": "", "extractor": "", "reference": "", "samples": "", "sampler": ""}
+    write_results(tmp_path, rows)
+    result = write_report(tmp_path)
+    text = Page(tmp_path / "report.html").text
+    assert any("2 of 9 rows have no" in line for line in result.summary)
+    for row in rows[4:6]:
+        assert f"{row['name']}, step 1,000" in text
+    assert "Trained, not evaluated yet" in text
+    assert json.loads((tmp_path / "fits.json").read_text())["slices"][0]["models"] == 7
+
+
+def test_no_metric_at_all(tmp_path: Path) -> None:
+    write_results(tmp_path, [result_row(*shape, frechet="") for shape in SHAPES[:3]])
+    assert "no row has a metric" in Page(write_report(tmp_path).paths[-1]).text
+
+
+def test_mixed_extractors_get_fits_of_their_own(tmp_path: Path) -> None:
+    rows = [result_row(*shape, evaluation=e, extractor=f"{e}@01") for shape in SHAPES[:6] for e in ("one", "two")]
+    write_results(tmp_path, rows)
+    write_report(tmp_path)
+    pieces = json.loads((tmp_path / "fits.json").read_text())["slices"]
+    assert [(piece["metric"], piece["models"]) for piece in pieces] == [("FD-one", 6), ("FD-two", 6)]
+    assert (tmp_path / "figures" / "metric-vs-gflops-2.png").exists()
+
+
+def test_blocks_with_seeds(make_study: Callable[..., Path]) -> None:
+    designs = ("adaln-zero", "adaln", "cross-attention", "in-context")
+    folder = make_study(shapes=[(4, 64, 2)], blocks=designs, seeds=(0, 1, 2), steps=(500, 1000))
+    write_report(folder)
+    assert {"blocks.png", "blocks-over-steps.png"} <= {path.name for path in (folder / "figures").iterdir()}
+    found = json.loads((folder / "fits.json").read_text())["blocks"]
+    assert len(found) == 6
+    assert all(comparison["interval"] for comparison in found)
+
+
+def test_figures_no_longer_drawn_are_removed(make_study: Callable[..., Path]) -> None:
+    folder = make_study(shapes=SHAPES[:2])
+    write_report(folder)
+    own = folder / "figures" / "my own.png"
+    own.write_bytes(b"")
+    shutil.rmtree(folder / "samples")
+    write_report(folder)
+    assert not (folder / "figures" / "samples.png").exists()
+    assert own.exists()
+
+
+def test_a_broken_picture_is_no_obstacle(tmp_path: Path) -> None:
+    rows = [result_row(*shape) for shape in SHAPES[:2]]
+    write_extras(write_results(tmp_path, rows), rows)
+    for path in (tmp_path / "samples").glob("*.png"):
+        path.write_bytes(b"not a picture")
+    assert "no sample pictures" in Page(write_report(tmp_path).paths[-1]).text
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds neither"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_table_writes_nothing(tmp_path: Path) -> None:
+    write_results(tmp_path, [result_row() | {"gmacs": "many"}])
+    with pytest.raises(InputError, match="gmacs"):
+        write_report(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_the_same_bytes_again_in_seconds_and_without_torch(paper: Path, tmp_path: Path) -> None:
+    for name in ("published.csv", "baselines.csv"):
+        shutil.copy(PAPER / name, tmp_path / name)
+    script = (
+        "import sys; from pathlib import Path; from analysis.report import write_report;"
+        "write_report(Path(sys.argv[1])); import analysis.page, analysis.sections, analysis.figures;"
+        "assert 'matplotlib.pyplot' not in sys.modules;"
+        "sys.exit(any(m.split('.')[0] == 'torch' for m in sys.modules))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=PAPER.parents[1], check=False)
+    assert done.returncode == 0
+    assert digest(tmp_path) == digest(paper)
+    assert time.monotonic() - started < 60  # about 5 s on an idle core; the limit allows for a busy machine
+
+
+def test_the_wall_around_the_package() -> None:
+    """The analysis imports no torch and of the harness only records and errors."""
+    allowed = {"harness.records", "harness.errors"}
+    for path in (PAPER.parents[1] / "analysis").rglob("*.py"):
+        for match in re.finditer(r"^\s*(?:from|import)\s+([\w.]+)", path.read_text(), flags=re.MULTILINE):
+            root = match[1].split(".")[0]
+            assert root not in ("torch", "sweeps"), path
+            assert root != "harness" or match[1] in allowed, path

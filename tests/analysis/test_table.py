@@ -1,0 +1,184 @@
+"""Reading tables: what passes, what is refused and how, and what compares with what."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.table import (
+    comparable_groups,
+    load_attempts,
+    load_baselines,
+    load_curves,
+    load_published,
+    load_study,
+    metric_name,
+    missing_rows,
+    per_shape,
+    require_comparable,
+    scaling_slices,
+    size_name,
+    size_order,
+)
+from harness.errors import InputError
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
+
+from .conftest import BAD_MESSAGE, PAPER, result_row, write_csv, write_results
+
+
+def test_a_study_is_typed(make_study: Callable[..., Path]) -> None:
+    folder = make_study(steps=(500, 1000))
+    table = load_study(folder)
+    assert list(table.columns) == [*RESULT_COLUMNS, "size"]
+    assert len(table) == 18
+    assert table["step"].dtype == "int64"
+    assert table["frechet"].dtype == "float64"
+    assert bool(table["ema"].all())
+    assert size_order(table) == ["d2-w32", "d4-w64", "d6-w96"]
+    assert table["gmacs"].is_monotonic_increasing
+    assert list(load_curves(folder).columns) == list(CURVE_COLUMNS)
+    attempts = load_attempts(folder)
+    assert list(attempts.columns) == list(ATTEMPT_COLUMNS)
+    assert BAD_MESSAGE in set(attempts["message"])
+
+
+def test_empty_is_missing_and_never_zero(tmp_path: Path) -> None:
+    rows = [result_row(), result_row(4, frechet="", evaluation="", extractor="", seed="", ema="")]
+    table = load_study(write_results(tmp_path, rows))
+    assert table["frechet"].isna().sum() == 1
+    assert missing_rows(table)["name"].tolist() == [rows[1]["name"]]
+    assert table["seed"].isna().sum() == 1
+    assert table["ema"].isna().sum() == 1
+
+
+def test_absent_files(tmp_path: Path) -> None:
+    assert load_curves(tmp_path).empty
+    assert load_attempts(tmp_path).empty
+    assert load_baselines(tmp_path).empty
+    with pytest.raises(InputError, match=r"results\.csv: there is no such file.*collect"):
+        load_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": "two"}, r"row 2, column depth: 'two' is not allowed; allowed: a whole number of at least 1"),
+        ({"width": ""}, r"row 2, column width: '' is not allowed; allowed: a whole number of at least 1$"),
+        ({"step": -1}, r"column step: '-1' is not allowed; allowed: a whole number of at least 0"),
+        ({"samples": 1.5}, r"column samples: '1.5'.*, or empty where not measured"),
+        ({"gmacs": 0}, r"column gmacs: '0' is not allowed; allowed: a number above 0"),
+        ({"frechet": "nan"}, r"column frechet: 'nan' is not allowed; allowed: a finite number, or empty where not"),
+        ({"kid": "inf"}, r"column kid: 'inf'"),
+        ({"ema": "yes"}, r"column ema: 'yes' is not allowed; allowed: True or False"),
+        ({"extractor": "inception-v3"}, r"column extractor: 'inception-v3' is not allowed; allowed: name@hash"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    write_results(tmp_path, [result_row() | change])
+    with pytest.raises(InputError, match=message) as caught:
+        load_study(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "results.csv" in str(caught.value)
+
+
+def test_columns_are_checked(tmp_path: Path) -> None:
+    columns = [c for c in RESULT_COLUMNS if c != "frechet"]
+    write_csv(tmp_path / "results.csv", columns, [{k: v for k, v in result_row().items() if k != "frechet"}])
+    with pytest.raises(InputError, match=r"results\.csv: column frechet is missing; needed: study, cell"):
+        load_study(tmp_path)
+    write_csv(tmp_path / "results.csv", [*RESULT_COLUMNS, "fid"], [result_row()])
+    with pytest.raises(InputError, match=r"column 'fid' is unknown; allowed: study"):
+        load_study(tmp_path)
+    write_results(tmp_path, [])
+    with pytest.raises(InputError, match="has no rows"):
+        load_study(tmp_path)
+    (tmp_path / "results.csv").write_text(",".join(RESULT_COLUMNS) + "\nonly,three,fields\n")
+    with pytest.raises(InputError, match=r"row 2 has 3 fields; allowed: \d+"):
+        load_study(tmp_path)
+    (tmp_path / "results.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        load_study(tmp_path)
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    same = result_row()
+    assert len(load_study(write_results(tmp_path, [same, same]))) == 1
+    write_results(tmp_path, [same, same | {"frechet": 99.5}])
+    with pytest.raises(InputError, match=rf"occurs twice with different values in column frechet: .*{99.5}"):
+        load_study(tmp_path)
+    write_results(tmp_path, [same, same | {"frechet": ""}])
+    with pytest.raises(InputError, match="occurs twice"):
+        load_study(tmp_path)
+
+
+def test_published_under_our_names() -> None:
+    table = load_published(PAPER)
+    assert set(RESULT_COLUMNS) <= set(table.columns)
+    best = table[(table["name"] == "DiT-XL/2") & (table["step"] == 400_000) & (table["block"] == "adaln-zero")]
+    row = best[best["samples"] == 50_000].iloc[0]
+    assert (row["gmacs"], row["frechet"], row["batch_size"], row["tokens"]) == (118.64, 19.47, 256, 256)
+    assert row["train_gmacs"] == pytest.approx(3 * 118.64 * 256 * 400_000)
+    assert {metric_name(e) for e in table["extractor"]} == {"FID"}
+    assert {"source", "model", "resolution", "decoder", "cfg_scale"} <= set(table.columns)
+    assert load_baselines(PAPER).set_index("model")["gmacs"].dropna().to_dict() == {
+        "ADM": 1120, "ADM-U": 742, "LDM-8": 57, "LDM-4": 104
+    }  # fmt: skip
+
+
+def test_published_duplicates_are_refused(tmp_path: Path) -> None:
+    text = (PAPER / "published.csv").read_text().splitlines()
+    (tmp_path / "published.csv").write_text("\n".join([*text, text[1].replace("153.60", "1.0")]) + "\n")
+    with pytest.raises(InputError, match="occurs twice"):
+        load_published(tmp_path)
+
+
+def test_the_metric_is_fid_only_for_the_published_inception() -> None:
+    assert metric_name("inception-v3") == "FID"
+    assert metric_name("inception-v3@0123") == "FD-inception-v3"
+    assert metric_name("digits-cnn@0123abcd") == "FD-digits-cnn"
+
+
+def test_sizes() -> None:
+    assert size_name(28, 1152) == "XL"
+    assert size_name(4, 64) == "d4-w64"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("samples", 3000),
+        ("extractor", "digits-cnn@ffff0000"),
+        ("reference", "digits/held-out(450)@4567cdef"),
+        ("sampler", "ddim"),
+        ("sampling_steps", 25),
+        ("guidance", 1.5),
+    ],
+)
+def test_rows_measured_differently_are_kept_apart(tmp_path: Path, column: str, value: object) -> None:
+    rows = [result_row(), result_row(4), result_row(6) | {column: value}]
+    table = load_study(write_results(tmp_path, rows))
+    assert [len(group.table) for group in comparable_groups(table)] == [2, 1]
+    with pytest.raises(InputError, match=rf"measured differently .*{column} .*{re.escape(str(value))}"):
+        require_comparable(table)
+    require_comparable(table, vary=[column])
+
+
+def test_slices_take_one_step_and_one_block(make_study: Callable[..., Path]) -> None:
+    table = load_study(make_study(steps=(500, 1000), blocks=("adaln-zero", "adaln")))
+    slices = scaling_slices(table)
+    assert [(s.block, s.step, s.shapes) for s in slices] == [("adaln-zero", 1000, 9), ("adaln", 1000, 9)]
+    short = table[(table["step"] == 500) | (table["depth"] == 2)]
+    assert scaling_slices(short)[0].step == 500  # more shapes there
+
+
+def test_seeds_become_one_row_per_shape(make_study: Callable[..., Path]) -> None:
+    table = load_study(make_study(seeds=(0, 1)))
+    rows = per_shape(table)
+    assert len(rows) == 9
+    assert set(rows["repeats"]) == {2}
+    first = table[(table["depth"] == 2) & (table["patch_size"] == 4)]["frechet"]
+    mean = rows[(rows["depth"] == 2) & (rows["patch_size"] == 4)]["frechet"].iloc[0]
+    assert mean == pytest.approx((first.iloc[0] * first.iloc[1]) ** 0.5)
+    assert isinstance(rows, pd.DataFrame)

@@ -1,0 +1,219 @@
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.cell import Data, Evaluation
+from harness.data.sources import Dataset, load
+from harness.errors import CellFailedError, InputError
+from harness.evaluation import metrics
+from harness.evaluation.extractors import build, extract, extractor_label
+from harness.evaluation.frechet import frechet_distance, statistics
+from harness.evaluation.metrics import metric_name, score
+from harness.records import RESULT_COLUMNS
+
+DIGITS = Data()
+VALUES = ("frechet", "kid", "precision", "recall", "inception_score")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load(DIGITS)
+
+
+@pytest.fixture(scope="module")
+def noisy(digits: Dataset) -> np.ndarray:
+    """400 training digits under some noise."""
+    noise = np.random.default_rng(0).normal(0, 15, (400, 8, 8, 1))
+    return np.clip(np.rint(digits.train.images[:400] + noise), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def measure(digits: Dataset) -> Callable[..., dict[str, object]]:
+    def call(images: np.ndarray, **fields: object) -> dict[str, object]:
+        return score(images, Evaluation.model_validate({"samples": len(images), **fields}), DIGITS, digits)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def record(measure, noisy: np.ndarray) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    return measure(noisy)
+
+
+def test_record_says_what_was_compared(record: dict[str, object]) -> None:
+    assert record["samples"] == 400
+    assert record["extractor"] == extractor_label("digits-cnn")
+    assert record["reference"] == "digits/train(1500)@634488df"
+    assert record["warnings"] == []
+    assert set(record) - {"warnings"} <= set(RESULT_COLUMNS)
+    assert all(type(record[key]) is float for key in VALUES)
+
+
+def test_frechet_is_ours(record: dict[str, object], noisy: np.ndarray, digits: Dataset) -> None:
+    network = build("digits-cnn")
+    generated, real = extract(network, noisy)[0], extract(network, digits.train.images)[0]
+    assert record["frechet"] == pytest.approx(frechet_distance(*statistics(generated), *statistics(real)), rel=1e-5)
+
+
+def test_precision_and_recall_are_not_exchanged(measure, digits: Dataset, noisy: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    """Few modes, well drawn: precise, but most of the data is out of reach. Checked against the definition as well."""
+    one_class = digits.train.images[digits.train.labels == 3]
+    found = measure(one_class)
+    assert found["precision"] == 1.0
+    assert found["recall"] < 0.5
+
+    network = build("digits-cnn")
+    generated, real = extract(network, noisy)[0], extract(network, digits.heldout.images)[0]
+    between = np.linalg.norm(generated[:, None] - real[None], axis=2)  # (generated, real)
+
+    def radius(x: np.ndarray) -> np.ndarray:
+        return np.sort(np.linalg.norm(x[:, None] - x[None], axis=2), axis=1)[:, 3]  # column 0 is the point itself
+
+    found = measure(noisy, reference="held-out")
+    assert found["precision"] == pytest.approx((between <= radius(real)).any(axis=1).mean(), abs=0.005)
+    assert found["recall"] == pytest.approx((between <= radius(generated)[:, None]).any(axis=0).mean(), abs=0.005)
+
+
+def test_kid_is_the_unbiased_estimate(measure, digits: Dataset) -> None:  # type: ignore[no-untyped-def]
+    """With as many generated as real images there is one subset only: all of them."""
+    images = digits.train.images[:297]
+    found = measure(images, reference="held-out")
+    network = build("digits-cnn")
+    x, y = extract(network, images)[0], extract(network, digits.heldout.images)[0]
+    m = len(x)
+    xx, yy, xy = ((a @ b.T / 64 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (m * (m - 1))
+    assert found["kid"] == pytest.approx(within - 2 * xy.mean(), abs=1e-6)
+
+
+def test_inception_score_by_its_formula(record: dict[str, object], noisy: np.ndarray) -> None:
+    logits = extract(build("digits-cnn"), noisy)[1]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    expected = np.exp((p * (np.log(p) - np.log(p.mean(axis=0)))).sum(axis=1).mean())
+    assert record["inception_score"] == pytest.approx(expected, rel=1e-5)
+    assert 1 < expected < 10
+
+
+def test_reference_held_out(measure, noisy: np.ndarray, record: dict[str, object]) -> None:  # type: ignore[no-untyped-def]
+    found = measure(noisy, reference="held-out")
+    assert found["reference"] == "digits/held-out(297)@634488df"
+    assert found["frechet"] != record["frechet"]
+    assert [line for line in found["warnings"] if "297 real images" in line]
+
+
+def test_real_images_score_best(measure, digits: Dataset, record: dict[str, object]) -> None:  # type: ignore[no-untyped-def]
+    itself = measure(digits.train.images)
+    assert itself["frechet"] == pytest.approx(0, abs=1e-6)
+    assert itself["precision"] == itself["recall"] == 1.0
+    random_images = np.random.default_rng(1).integers(0, 256, (400, 8, 8, 1), dtype=np.uint8)
+    garbage = measure(random_images)
+    assert itself["frechet"] < record["frechet"] < garbage["frechet"]
+    assert itself["kid"] < record["kid"] < garbage["kid"]
+    assert garbage["precision"] == 0.0  # measured, and therefore not None
+
+
+def test_same_images_same_numbers_and_no_trace(measure, noisy: np.ndarray, record: dict[str, object]) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002 - the global state is the point
+    random.seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    assert measure(noisy) == record
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+def test_order_of_the_images_does_not_matter_to_the_distance(  # type: ignore[no-untyped-def]
+    measure, noisy: np.ndarray, record: dict[str, object]
+) -> None:
+    assert measure(noisy[::-1])["frechet"] == pytest.approx(record["frechet"], rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_images_give_warnings_and_none_never_zero(n: int, measure, noisy: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    found = measure(noisy[:n])
+    assert found["frechet"] > 0
+    if n <= metrics.NEIGHBOURS:
+        assert found["precision"] is None
+        assert found["recall"] is None
+        assert any("not computable" in line and "precision, recall" in line for line in found["warnings"])
+    else:
+        assert isinstance(found["precision"], float)
+    (bias,) = (line for line in found["warnings"] if "biased upward" in line)
+    assert f"FD-digits-cnn from {n} generated images" in bias
+    assert "1/N" in bias
+    assert "320" in bias
+
+
+def test_what_is_not_finite_is_none(measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(metrics, "calculate_metrics", lambda **_: {metrics.KEY_METRIC_FID: float("nan")})
+    found = measure(noisy)
+    assert [found[key] for key in VALUES] == [None] * 5
+    assert any("not computable" in line and "frechet" in line for line in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.astype(np.float32) / 255, "uint8 levels 0..255, got float32"),
+        (lambda x: np.full(x.shape, np.nan), "uint8 levels 0..255, got float64"),
+        (lambda x: x.astype(np.int64), "got int64"),
+        (lambda x: x[..., 0], r"shape \(N, 8, 8, 1\), got \(400, 8, 8\)"),
+        (lambda x: x.transpose(0, 3, 1, 2), r"got \(400, 1, 8, 8\)"),
+        (lambda x: x[:399], "samples is 400, but there are 399"),
+    ],
+)
+def test_other_images_are_refused(change, message: str, noisy: np.ndarray, digits: Dataset) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=message):
+        score(change(noisy), Evaluation(samples=400), DIGITS, digits)
+
+
+def test_constant_images_are_refused(measure, noisy: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    for images in (np.zeros_like(noisy), np.repeat(noisy[:1], 10, axis=0)):
+        with pytest.raises(CellFailedError, match="are the same image"):
+            measure(images)
+
+
+def test_extractor_must_fit(noisy: np.ndarray, digits: Dataset) -> None:
+    for name in ("fashion-cnn", "inception-v3-compat"):
+        with pytest.raises(InputError, match=r"allowed.*: digits-cnn"):
+            score(noisy, Evaluation(samples=400, extractor=name), DIGITS, digits)
+
+
+def test_device_must_exist(noisy: np.ndarray, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1", "mps"):
+        with pytest.raises(InputError, match="allowed: cpu, cuda"):
+            score(noisy, Evaluation(samples=400), DIGITS, digits, device)
+
+
+def test_torch_fidelity_is_asked_for_the_right_things(measure, noisy: np.ndarray, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(metrics, "calculate_metrics", lambda **arguments: calls.append(arguments) or {})
+    monkeypatch.setattr(metrics, "_PRC_REFERENCE", 100)
+    measure(noisy)
+    distances, neighbours = calls
+    for asked in calls:
+        assert not asked["cache"]  # its cache key knows neither weights nor sample count
+        assert not asked["cuda"]
+        assert asked["feature_extractor"] == "digits-cnn"
+        assert len(asked["input1"]) == 400
+        assert asked["input1"][0].shape == (3, 8, 8)
+        assert asked["input1"][0].dtype == torch.uint8
+    assert distances["fid"]
+    assert distances["kid_subset_size"] == 400
+    assert len(distances["input2"]) == 1500
+    assert neighbours["prc"]
+    assert len(neighbours["input2"]) == 100
+
+
+def test_only_the_published_weights_give_an_fid() -> None:
+    assert metric_name("digits-cnn") == metric_name("digits-cnn@12345678") == "FD-digits-cnn"
+    assert metric_name("inception-v3-compat@6726825d") == "FID"
+    assert metric_name("inception-v3-compat@00000000") == "FD-inception-v3-compat"
+    assert metric_name("inception-v3-compat") == "FD-inception-v3-compat"  # which weights, nobody knows

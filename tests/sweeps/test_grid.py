@@ -1,0 +1,169 @@
+"""Sweep files: what they enumerate, and the one line each mistake gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import InputError
+from sweeps.grid import load_sweep, study_name, warnings
+
+GOOD = """
+title = "t"
+[grid]
+depth = [2, 4]
+patch_size = [4, 2]
+[model]
+width = 32
+[training]
+steps = 10
+batch_size = 4
+[[evaluation]]
+samples = 400
+sampling_steps = 5
+"""
+
+
+def write(folder: Path, text: str, name: str = "study.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_product_in_the_order_of_the_file(tmp_path: Path) -> None:
+    cells = list(load_sweep(write(tmp_path, GOOD)).cells())
+    assert [name for name, _ in cells] == ["d2-w32-p4", "d2-w32-p2", "d4-w32-p4", "d4-w32-p2"]
+    assert {c.training.steps for _, c in cells} == {10}
+
+
+def test_enumeration_is_lazy(tmp_path: Path) -> None:
+    cells = load_sweep(write(tmp_path, GOOD)).cells()
+    assert next(cells).name == "d2-w32-p4"
+    assert len(list(cells)) == 3
+
+
+def test_size_presets_pairs_dotted_names_and_exclusion(tmp_path: Path) -> None:
+    text = """
+    [grid]
+    size = ["S", "XL"]
+    recipe = [{ learning_rate = 1e-4, "training.batch_size" = 8 }, { learning_rate = 1e-3, "training.batch_size" = 16 }]
+    "model.patch_size" = [4, 2]
+    seed = [0, 1]
+    [[exclude]]
+    size = "XL"
+    seed = 1
+    """
+    cells = [c for _, c in load_sweep(write(tmp_path, text)).cells()]
+    assert len(cells) == 2 * 2 * 2 * 2 - 4
+    assert not [c for c in cells if c.model.width == 1152 and c.seed == 1]
+    assert {(c.model.depth, c.model.width, c.model.heads) for c in cells} == {(12, 384, 6), (28, 1152, 16)}
+    assert {(c.training.learning_rate, c.training.batch_size) for c in cells} == {(1e-4, 8), (1e-3, 16)}
+
+
+def test_names_tell_what_varies(tmp_path: Path) -> None:
+    text = '[grid]\nblock = ["adaln", "in-context"]\nseed = [0, 1]\n[model]\nsize = "B"\npatch_size = 4\n'
+    names = [name for name, _ in load_sweep(write(tmp_path, text)).cells()]
+    assert names == ["B-4-adaln-seed0", "B-4-adaln-seed1", "B-4-in-context-seed0", "B-4-in-context-seed1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[grid", "not valid TOML"),
+        (GOOD + "[extra]\n", "extra: unknown key; allowed: title"),
+        (GOOD.replace("steps = 10", "stepz = 10"), "training.stepz: unknown key; allowed in training: steps"),
+        (GOOD.replace("steps = 10", "steps = -1"), "training.steps: Input should be greater than 0"),
+        (GOOD.replace("steps = 10", "steps = 0"), "training.steps: Input should be greater than 0"),
+        (GOOD.replace("steps = 10", "steps = 1.5"), "training.steps: Input should be a valid integer"),
+        (GOOD.replace("steps = 10", 'steps = "10"'), "training.steps: Input should be a valid integer"),
+        (GOOD.replace("steps = 10", "steps = true"), "training.steps: Input should be a valid integer"),
+        (GOOD.replace("width = 32", 'width = 32\nblock = "film"'), "'in-context', 'cross-attention', 'adaln' or"),
+        (GOOD.replace("[4, 2]", "[4, 3]"), "model.patch_size 3 does not divide the 8x8 input of digits; allowed: 1, 2"),
+        (GOOD.replace("width = 32", "width = 32\nheads = 3"), "width 32 is not divisible by heads 3"),
+        (GOOD.replace("width = 32", "width = 33"), "width 33 is not divisible by 4"),
+        (GOOD.replace("depth = [2, 4]", "depth = []"), "grid.depth: is empty"),
+        (GOOD.replace("depth = [2, 4]", "depth = 2"), "grid.depth: should be a list"),
+        (GOOD.replace("depth = [2, 4]", "depth = [2, 4, 2]"), "grid.depth: 2 stands twice"),
+        (GOOD.replace("depth = [2, 4]", "depht = [2, 4]"), "grid.depht: 'depht' is no field of a cell; allowed: size"),
+        (GOOD.replace("depth = [2, 4]", 'size = ["M"]'), "unknown size 'M'; allowed: S, B, L, XL"),
+        (GOOD.replace("depth = [2, 4]", "depth = [2, 4]\nwidth = [32]"), "grid.width: model.width is set outside"),
+        (GOOD.replace("depth = [2, 4]", 'depth = [2]\nsize = ["S"]').replace("width = 32", ""), "is set by grid.depth"),
+        ("title = 'x'", "grid: is empty"),
+        (GOOD + "[[exclude]]\ndepth = [2, 4]\n", "grid: is empty; exclude drops every cell"),
+        (GOOD + "[[exclude]]\n", "exclude 1: sets no field"),
+        (GOOD.replace("depth = [2, 4]", "s = [{depth = 2}, {width = 8}]"), "every table should set the same fields"),
+        (
+            GOOD.replace("samples = 400", "samples = 1"),
+            "evaluation 1.samples: Input should be greater than or equal to 2",
+        ),
+        (GOOD.replace("samples = 400", "sample = 4"), "evaluation 1.sample: unknown key; allowed: samples"),
+        (GOOD.replace("sampling_steps = 5", "sampling_steps = 2000"), "evaluation 1.sampling_steps: 2000 exceeds"),
+        (GOOD.replace("samples = 400", 'extractor = "vgg"'), "unknown extractor 'vgg'; allowed: digits-cnn"),
+        (GOOD.replace("samples = 400", 'extractor = "fashion-cnn"'), "does not read digits; allowed: digits-cnn"),
+        (GOOD.replace("samples = 400", "at = [11]"), "evaluation 1.at: [11]; allowed: steps from 1 to 10"),
+        (GOOD + "[[evaluation]]\nsamples = 400\nsampling_steps = 5\n", "evaluation 2: stands twice"),
+        (GOOD + '[data]\nname = "mnist"\n', "data.name: Input should be 'digits' or 'fashion-mnist'"),
+        (GOOD + "[data]\nlabels = false\n[[evaluation]]\nguidance = 2.0\n", "needs labels"),
+        (GOOD + "[resources]\nslot = 1\n", "resources.slot: unknown key; allowed: executor"),
+        (GOOD + "[recording]\nloss_steps = [0]\n", "recording.loss_steps"),
+        (GOOD.replace("batch_size = 4", "learning_rate = nan"), "training.learning_rate"),
+        (GOOD.replace("batch_size = 4", "ema_window = 0.1\nema_decay = 0.5"), "exclude each other"),
+    ],
+)
+def test_each_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, expected: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_sweep(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such sweep file"):
+        load_sweep(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "a\nb", "-x"])
+def test_study_names_are_plain(name: str) -> None:
+    with pytest.raises(InputError, match="no study name"):
+        study_name(name)
+
+
+def test_too_few_samples_are_warned_about(tmp_path: Path) -> None:
+    lines = warnings(load_sweep(write(tmp_path, GOOD.replace("samples = 400", "samples = 319"))))
+    assert len(lines) == 1
+    assert "biased" in lines[0]
+    assert "at least 320" in lines[0]
+    assert warnings(load_sweep(write(tmp_path, GOOD.replace("samples = 400", "samples = 320")))) == []
+
+
+def test_sweeps_import_no_torch() -> None:
+    code = "import sys, sweeps.grid, harness.runs; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("sweeps/*.toml")), ids=lambda p: p.stem)
+def test_committed_sweeps_are_valid_and_say_what_they_are(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert next(sweep.cells())
+    header = path.read_text().split("\n\n")[0]
+    assert "Run: " in header
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=5, unique=True),
+    st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, unique=True),
+)
+def test_any_grid_has_the_size_of_its_product(
+    tmp_path_factory: pytest.TempPathFactory, depths: list[int], patches: list[int]
+) -> None:
+    text = f"[grid]\ndepth = {depths}\npatch_size = {patches}\n[model]\nwidth = 16\n"
+    cells = list(load_sweep(write(tmp_path_factory.mktemp("g"), text)).cells())
+    assert len({c.id for _, c in cells}) == len(cells) == len(depths) * len(patches)

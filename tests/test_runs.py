@@ -1,0 +1,174 @@
+"""The run folder: claims, liveness and state, from files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import runs
+from harness.cell import Cell, Model
+from harness.runs import Run, State, Study, SupersededError, TrainLog, process_identity, write_json
+
+CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
+KEY = "abc@10"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / f"x-{CELL.id}")
+
+
+def state(run: Run) -> State:
+    return run.state([KEY], 10).state
+
+
+def claim(run: Run, number: int = 1, process: dict[str, Any] | None = None) -> bool:
+    return run.claim(number, {"process": process or process_identity()})
+
+
+@pytest.fixture
+def dead() -> dict[str, Any]:
+    """Identity of a process that has gone."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    identity = process_identity(child.pid)
+    child.kill()
+    child.wait()
+    return identity
+
+
+def touch_weights(run: Run) -> None:
+    run.weights_file(10).parent.mkdir(parents=True, exist_ok=True)
+    run.weights_file(10).write_bytes(b"")
+
+
+def test_the_states_of_a_life(run: Run, dead: dict[str, Any]) -> None:
+    assert state(run) is State.MISSING
+    assert claim(run)
+    assert state(run) is State.QUEUED
+    run.record(1, "submitted", {"process": process_identity()})
+    assert state(run) is State.QUEUED
+    run.record(1, "started", {"process": process_identity()})
+    assert state(run) is State.RUNNING
+    run.record(1, "started", {"process": dead})
+    assert state(run) is State.INTERRUPTED
+    assert claim(run, 2)
+    run.record(2, "started", {"process": process_identity()})
+    touch_weights(run)
+    assert state(run) is State.RUNNING
+    run.record(2, "ended", {"outcome": "stopped", "message": ""})
+    assert state(run) is State.PARTIAL
+    write_json(run.evaluation_file(KEY), {"metrics": {}})
+    assert state(run) is State.DONE
+    run.evaluation_file(KEY).unlink()
+    assert state(run) is State.PARTIAL
+    run.evaluation_file(KEY).write_text("{torn")
+    assert state(run) is State.PARTIAL
+
+
+def test_failed_is_failed_until_a_new_attempt(run: Run) -> None:
+    claim(run)
+    run.record(1, "ended", {"outcome": "failed", "message": "loss became nan at step 3"})
+    found = run.state([KEY], 10)
+    assert found.state is State.FAILED
+    assert "step 3" in found.message
+    claim(run, 2)
+    assert state(run) is State.QUEUED
+
+
+def test_a_claim_whose_launcher_died_is_free(run: Run, dead: dict[str, Any]) -> None:
+    claim(run, process=dead)
+    assert state(run) is State.INTERRUPTED
+
+
+def test_a_dead_controller_is_not_covered_by_its_living_launcher(run: Run, dead: dict[str, Any]) -> None:
+    claim(run)
+    run.record(1, "submitted", {"process": dead})
+    assert state(run) is State.INTERRUPTED
+
+
+def test_a_recycled_pid_is_another_process(run: Run) -> None:
+    claim(run, process={**process_identity(), "started": process_identity()["started"] - 100})
+    assert state(run) is State.INTERRUPTED
+
+
+def test_an_older_boot_is_dead(run: Run) -> None:
+    claim(run, process={**process_identity(), "boot": "another"})
+    assert state(run) is State.INTERRUPTED
+
+
+def test_another_host_lives_by_its_heartbeat(run: Run) -> None:
+    claim(run)
+    run.record(1, "started", {"process": {**process_identity(), "host": "elsewhere"}})
+    run.write_progress({"stage": "train"})
+    assert state(run) is State.RUNNING
+    old = run.progress_file.stat().st_mtime - runs.HEARTBEAT_SECONDS - 1
+    for path in (run.progress_file, *run.attempts_folder.iterdir()):
+        os.utime(path, (old, old))
+    assert state(run) is State.INTERRUPTED
+
+
+def test_one_of_many_claims_wins(run: Run) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda i: run.claim(1, {"who": i, "process": process_identity()}), range(64)))
+    assert sum(won) == 1
+    assert json.loads((run.attempts_folder / "001.json").read_text())["who"] == won.index(True)
+    assert sorted(p.name for p in run.attempts_folder.iterdir()) == ["001.json"]
+
+
+def test_a_superseded_attempt_must_not_write(run: Run) -> None:
+    claim(run)
+    run.assert_owner(1)
+    claim(run, 2)
+    with pytest.raises(SupersededError):
+        run.assert_owner(1)
+    run.assert_owner(2)
+
+
+def test_status_writes_nothing(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    run = study.run("x", CELL)
+    assert state(run) is State.MISSING
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_found_by_its_id_whatever_its_name(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    study.run("old-name", CELL).write_cell("old-name", CELL)
+    assert study.run("new-name", CELL).folder.name == f"old-name-{CELL.id}"
+    assert study.run("new-name", CELL).cell() == ("old-name", CELL)
+
+
+def test_the_train_log_rewinds_and_survives_a_torn_line(run: Run) -> None:
+    run.folder.mkdir()
+    log = TrainLog(run)
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": 0.5})
+    with run.train_log.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [r["step"] for r in log.rows()] == [1, 2, 3]
+    assert [r["step"] for r in log.rewind(2).rows()] == [1, 2]
+    log.append({"step": 3, "loss": 0.25})
+    assert [r["loss"] for r in log.rows()] == [0.5, 0.5, 0.25]
+    log.rewind(0)
+    assert not run.train_log.exists()
+
+
+def test_atomic_write_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    runs.write_text(path, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="space"):
+        runs.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
