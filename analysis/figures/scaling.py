@@ -193,7 +193,7 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
     scale = _LARGEST_BUBBLE / max(gmacs for _, gmacs, _, _ in points)
     for name, gmacs, value, colour in points:
         axes.scatter(gmacs, value, s=gmacs * scale, color=colour, alpha=0.75, edgecolor="#222222", linewidth=0.6)
-        below = colour == PALETTE[0]
+        below = any(m > value and abs(np.log(g / gmacs)) < np.log(1.6) for _, g, m, _ in points)  # keep labels apart
         offset = np.sqrt(gmacs * scale) / 2 + 3
         axes.annotate(
             f"{name}: {value:.2f}", (gmacs, value), xytext=(0, -offset if below else offset),

@@ -62,7 +62,7 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
         )
     axes.set_yticks(range(len(means)), [block_name(str(block)) for block in means.index])
     axes.grid(False, axis="y")
-    axes.set_xlim(0, rows[METRIC].max() * (1.38 if multiplier else 1.18))
+    axes.set_xlim(0, rows[METRIC].max() * (1.5 if multiplier else 1.18))
     axes.set(xlabel=f"{metric} (lower is better)")
     title(figure, f"{metric} of the block designs", caption)
     return figure
