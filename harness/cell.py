@@ -153,7 +153,7 @@ class Training(Spec):
 
     @model_validator(mode="after")
     def _one_ema(self) -> Self:
-        if self.ema_window is not None and "ema_decay" in self.model_fields_set:
+        if self.ema_window is not None and self.ema_decay != type(self).model_fields["ema_decay"].default:
             raise ValueError("ema_decay and ema_window exclude each other; give one of them")
         return self
 

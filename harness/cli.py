@@ -220,8 +220,10 @@ def report(
         folder = runs.folder
     from analysis.report import write_report
 
-    for line in write_report(folder).summary:
+    written = write_report(folder)
+    for line in written.summary:
         print(line)
+    print(f"{len(written.paths)} files, all on one page: {written.paths[-1]}")
 
 
 def main() -> None:

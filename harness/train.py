@@ -272,18 +272,16 @@ def measure_losses(dit: DiT, cell: Cell, dataset: Dataset, count: int, device: s
     schedule = Schedule.of(cell.diffusion)
     out: dict[str, Any] = {}
     for name, split in (("train", dataset.train), ("heldout", dataset.heldout)):
-        bins = [_bin_loss(dit, cell, split, count, schedule, name, b, device) for b in range(LOSS_BINS)]
+        bins = [_bin_loss(dit, cell, split, count, schedule, b, device) for b in range(LOSS_BINS)]
         out[f"loss_{name}"] = sum(bins) / len(bins)
         out[f"bins_{name}"] = bins
     return out
 
 
-def _bin_loss(
-    dit: DiT, cell: Cell, split: Images, count: int, schedule: Schedule, name: str, number: int, device: str
-) -> float:
+def _bin_loss(dit: DiT, cell: Cell, split: Images, count: int, schedule: Schedule, number: int, device: str) -> float:
     n = min(count, len(split.images))
     low, high = (round(edge * cell.diffusion.timesteps / LOSS_BINS) for edge in (number, number + 1))
-    draws = stream(f"loss-{name}", number)
+    draws = stream("denoising-loss", number)  # the same for both splits, so that their gap is not the noise's
     t = torch.from_numpy(draws.integers(low, high, size=n)).to(device)
     x0 = _to_model(torch.from_numpy(split.images[:n]).to(device))
     noise = torch.from_numpy(draws.standard_normal(tuple(x0.shape), dtype=np.float32)).to(device)

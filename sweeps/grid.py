@@ -72,7 +72,11 @@ class Sweep:
         Raises:
             InputError: a combination is not a valid cell.
         """
-        varying = {field for settings in self.axes.values() for setting in settings for field in setting}
+        varying = set[str]()
+        for settings in self.axes.values():
+            fields_set = set(settings[0])
+            # heads that go with the width say nothing more
+            varying |= fields_set - {"model.heads"} if "model.width" in fields_set else fields_set
         for combination in product(*self.axes.values()):
             fields = dict(self.base)
             for setting in combination:
@@ -308,7 +312,7 @@ def _readable_name(cell: Cell, varying: set[str]) -> str:
         None,
     )
     parts = [f"{size}-{model.patch_size}" if size else f"d{model.depth}-w{model.width}-p{model.patch_size}"]
-    implied = {"model.depth", "model.width", "model.patch_size"} | ({"model.heads"} if size else set())
+    implied = {"model.depth", "model.width", "model.patch_size"}
     for field in sorted(varying - implied):
         section, _, leaf = field.rpartition(".")
         value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)

@@ -81,7 +81,8 @@ def load(data: Data, folder: Path | None = None, download: bool = False) -> Data
 
     Args:
         data: names the data set.
-        folder: folder with the files, searched first (fashion-mnist only; digits ship with scikit-learn).
+        folder: folder with the files, the only place searched when given (fashion-mnist only; digits ship with
+            scikit-learn).
         download: let torchvision download what is missing into `folder`.
 
     Raises:
@@ -169,8 +170,9 @@ def _find_fashion(folder: Path | None, download: bool) -> Path | None:
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"resources.data_folder: {folder} is not a folder")
     # torchvision keeps its downloads in FashionMNIST/raw below the folder it is given.
-    mine = [] if folder is None else [folder, folder / "FashionMNIST" / "raw"]
-    for candidate in [*mine, DEBIAN_FASHION_FOLDER]:
+    # A folder the user names is the only place to look: other data must not slip in when its name is misspelt.
+    candidates = [DEBIAN_FASHION_FOLDER] if folder is None else [folder, folder / "FashionMNIST" / "raw"]
+    for candidate in candidates:
         missing = [name for name in _FASHION_FILES if _idx_file(candidate, name) is None]
         if not missing:
             return candidate
@@ -179,7 +181,7 @@ def _find_fashion(folder: Path | None, download: bool) -> Path | None:
     if download and folder is not None:
         return None
     raise InputError(
-        "data.name fashion-mnist: no files found; set resources.data_folder to a folder with "
+        f"data.name fashion-mnist: no files in {candidates[0]}; set resources.data_folder to a folder with "
         f"{', '.join(_FASHION_FILES)} (.gz or not), or run `apt-get install dataset-fashion-mnist`, or set "
         "resources.data_folder and resources.data_download = true to download them with torchvision"
     )
