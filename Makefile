@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart blocks paper test lint types notebooks clean
+.PHONY: help quickstart blocks latents paper test bench lint types notebooks clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,11 +24,24 @@ blocks: $(STAMP) ## compare the four conditioning blocks on digits
 	$(BIN)/dit-harness launch sweeps/quickstart-blocks.toml
 	$(BIN)/dit-harness report quickstart-blocks
 
+latents: $(STAMP) ## the paper's way through latents on Fashion-MNIST: autoencoder, encode, grid, report (about 12 minutes)
+	$(BIN)/dit-harness train-vae sweeps/fashion-latents.toml
+	$(BIN)/dit-harness encode sweeps/fashion-latents.toml
+	$(BIN)/dit-harness launch sweeps/fashion-latents.toml
+	$(BIN)/dit-harness report fashion-latents
+
 paper: $(STAMP) ## redraw the paper's plots from its published numbers (seconds)
 	$(BIN)/dit-harness report results/paper
 
+notebooks: $(STAMP) ## execute analysis/notebooks on a study (DIT_STUDY=results/NAME, by default results/paper)
+	DIT_STUDY=$(or $(DIT_STUDY),results/paper) $(BIN)/python -m analysis.notebooks
+
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## measure what costs how much, as ratios side by side (decides no test)
+	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.analysis.bench
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -9,7 +9,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.fit import Array
+from analysis.fit import FEW_POINTS, NARROW_RANGE, Array
+from analysis.slices import per_shape
 from analysis.table import METRIC, block_name, require_comparable
 
 BASELINE = "adaln-zero"
@@ -32,7 +33,9 @@ class BlockComparison:
     baseline_seeds: int
     interval: tuple[float, float] | None  #: 95 % of the difference; None where seeds are too few to give one
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
+    multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
     multiplier_note: str  #: why there is none
+    matched: float | None  #: metric over the baseline's at the block's own compute (interpolated); None without
     verdict: str  #: "better", "worse" (than the baseline) or "inconclusive"
     reason: str
 
@@ -40,6 +43,11 @@ class BlockComparison:
     def difference(self) -> float:
         """Block minus baseline, in the unit of the metric: positive where the baseline is better."""
         return self.metric - self.baseline_metric
+
+    def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table at this comparison's shape and step, of every block."""
+        shape = table["size"] + "/" + table["patch_size"].astype(str)
+        return table[(shape == self.shape) & (table["step"] == self.step)]
 
 
 def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float:
@@ -108,13 +116,16 @@ def compare_blocks(
         for block in sorted(set(runs) - {baseline}, key=lambda name: float(runs[name].mean())):
             own = cells[cells["block"] == block].iloc[0]
             verdict, reason, interval = _verdict(runs[block], runs[baseline], seed_sigma)
+            curve_g, curve_m = known.index.to_numpy(float), known.to_numpy(float)
             multiplier, note = None, ""
             try:
-                multiplier = compute_multiplier(
-                    float(own["gmacs"]), float(runs[block].mean()), known.index.to_numpy(float), known.to_numpy(float)
-                )
+                multiplier = compute_multiplier(float(own["gmacs"]), float(runs[block].mean()), curve_g, curve_m)
             except ValueError as error:
                 note = str(error)
+            ends = None
+            if interval is not None and multiplier is not None:
+                low, high = (float(runs[baseline].mean()) + end for end in interval)
+                ends = tuple(_multiplier_or_none(float(own["gmacs"]), end, curve_g, curve_m) for end in (low, high))
             found.append(
                 BlockComparison(
                     block=block,
@@ -128,7 +139,9 @@ def compare_blocks(
                     baseline_seeds=len(runs[baseline]),
                     interval=interval,
                     multiplier=multiplier,
+                    multiplier_interval=ends,  # type: ignore[arg-type]
                     multiplier_note=note,
+                    matched=_matched(float(own["gmacs"]), float(runs[block].mean()), curve_g, curve_m),
                     verdict=verdict,
                     reason=reason,
                 )
@@ -181,6 +194,102 @@ def equal_compute_pairs(table: pd.DataFrame, metric: str = METRIC, within: float
     return sorted(pairs, key=lambda pair: (-pair.ratio, pair.better, pair.worse))
 
 
+@dataclass(frozen=True)
+class BlockSlope:
+    """The power law's exponent of one block design over several shapes, and how it differs from the baseline's."""
+
+    block: str
+    baseline: str
+    patch_size: int
+    step: int
+    models: int
+    exponent: float
+    exponent_t: tuple[float, float]  #: 95 %, Student t
+    difference: float  #: exponent minus the baseline's; positive where the block gains more from compute
+    difference_t: tuple[float, float]  #: 95 %, Student t, both lines fitted together
+    verdict: str  #: "steeper", "shallower" (than the baseline), "inconclusive", or "baseline" for itself
+    flags: tuple[str, ...]
+
+
+def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE) -> list[BlockSlope]:
+    """The slope of every block that has three shapes or more at a patch size and step where the baseline has them too.
+
+    The lines of a block and of the baseline are fitted together (ln metric against ln compute, one noise level), so
+    that their difference has an interval. Seeds are averaged first: shapes count, not seeds.
+
+    Args:
+        table: comparable rows; those without a positive metric are left out.
+        metric: its column.
+        baseline: the block to compare with.
+
+    Returns:
+        Slopes ordered by patch size, step and block, those of the baseline first.
+
+    Raises:
+        InputError: rows that were measured differently.
+    """
+    rows = table[table[metric] > 0]
+    require_comparable(rows)
+    found = []
+    cells: pd.DataFrame
+    for _, cells in rows.groupby(["patch_size", "step", "batch_size"], dropna=False):
+        blocks = per_shape(cells, metric).groupby("block")
+        lines = {str(block): points for block, points in blocks if points["gmacs"].nunique() >= 3}
+        if baseline not in lines or len(lines) < 2:
+            continue
+        for block in sorted(lines, key=lambda name: (name != baseline, name)):
+            found.append(_block_slope(lines[block], lines[baseline], block, baseline, metric))
+    return found
+
+
+def _block_slope(own: pd.DataFrame, base: pd.DataFrame, block: str, baseline: str, metric: str) -> BlockSlope:
+    from statsmodels.regression.linear_model import OLS
+
+    both = own if block == baseline else pd.concat([own, base])
+    is_base = np.zeros(len(own)) if block == baseline else np.repeat([0.0, 1.0], [len(own), len(base)])
+    log_g, log_m = np.log(both["gmacs"].to_numpy(float)), np.log(both[metric].to_numpy(float))
+    columns = [np.ones(len(both)), log_g] + ([is_base, is_base * log_g] if is_base.any() else [])
+    model = OLS(log_m, np.column_stack(columns)).fit()
+    intervals = -model.conf_int(alpha=0.05)[:, ::-1]
+    ratio = float(own["gmacs"].max() / own["gmacs"].min())
+    flags = [f"few points: {len(own)}"] if len(own) < FEW_POINTS else []
+    flags += [f"narrow range: compute varies by a factor of {ratio:.3g} only"] if ratio < NARROW_RANGE else []
+    difference, ends = 0.0, (0.0, 0.0)
+    if is_base.any():  # the coefficient of is_base * ln G: the baseline's slope minus the block's
+        difference, ends = float(model.params[3]), (float(-intervals[3][1]), float(-intervals[3][0]))
+    verdict = "steeper" if ends[0] > 0 else "shallower" if ends[1] < 0 else "inconclusive"
+    verdict = "baseline" if block == baseline else verdict
+    return BlockSlope(
+        block=block,
+        baseline=baseline,
+        patch_size=int(own["patch_size"].iloc[0]),
+        step=int(own["step"].iloc[0]),
+        models=len(own),
+        exponent=float(-model.params[1]),
+        exponent_t=(float(intervals[1][0]), float(intervals[1][1])),
+        difference=difference,
+        difference_t=ends,
+        verdict=verdict,
+        flags=tuple(flags),
+    )
+
+
+def _multiplier_or_none(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float | None:
+    try:
+        return compute_multiplier(gmacs, metric, curve_gmacs, curve_metric)
+    except ValueError:
+        return None
+
+
+def _matched(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float | None:
+    """Metric over the baseline's at the same compute, log-log interpolated; None outside its models' compute."""
+    if len(curve_gmacs) < 2 or not (curve_metric > 0).all() or not curve_gmacs.min() <= gmacs <= curve_gmacs.max():
+        return None
+    order = np.argsort(curve_gmacs)
+    there = np.interp(math.log(gmacs), np.log(curve_gmacs[order]), np.log(curve_metric[order]))
+    return float(metric / np.exp(there))
+
+
 def _per_seed(cells: pd.DataFrame, metric: str) -> Array:
     """One value per training seed, its sampling seeds averaged; shape [seeds]."""
     return np.asarray(cells.groupby("seed", dropna=False)[metric].mean().to_numpy(float))
@@ -216,4 +325,7 @@ def describe(comparison: BlockComparison, metric: str) -> str:
     )
     if comparison.multiplier is not None:
         text += f", {comparison.multiplier:.2f} x the compute at which {base} gets there"
+        if comparison.multiplier_interval is not None:
+            low, high = ("beyond its models" if end is None else f"{end:.2f}" for end in comparison.multiplier_interval)
+            text += f" (95 %: {low} to {high})"
     return f"{text}: {comparison.verdict} ({comparison.reason})"

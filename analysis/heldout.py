@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +60,7 @@ class HeldOut:
     """Errors of a form on rows it was not fitted to, in percent of the measured value."""
 
     form: str
-    scheme: str  #: "leave one out", "leave one patch_size out", "forecast of ..."
+    scheme: str  #: "leave one out", "leave one patch size out", "forecast of ..."
     names: tuple[str, ...]
     measured: tuple[float, ...]
     predicted: tuple[float, ...]
@@ -108,7 +108,7 @@ def leave_one_group_out(form: Form, table: pd.DataFrame, column: str, metric: st
     groups = table[column].to_numpy()
     if len(set(groups)) < 2:
         raise CannotFitError(f"all rows have the same {column}")
-    return _folds(form, table, groups, f"leave one {column} out", metric)
+    return _folds(form, table, groups, f"leave one {column.replace('_', ' ')} out", metric)
 
 
 def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what: str, metric: str = METRIC) -> HeldOut:
@@ -133,6 +133,50 @@ def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what:
     ratio = float(unknown["gmacs"].max() / known["gmacs"].max())
     flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
     return _held_out(form, f"forecast of {what}", unknown, predicted, metric, max(ratio, 1.0), flags)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How well a form predicts models it has not seen, against the others."""
+
+    form: str
+    score: float  #: geometric mean of its mean errors over the tests, in percent; the ranking follows it
+    errors: dict[str, float]  #: test to mean absolute error in percent
+    best_in: tuple[str, ...]  #: tests in which no form does better
+    absent: tuple[str, ...]  #: tests that it could not take, or that count for nobody because another form could not
+
+
+def rank_forms(held: Sequence[HeldOut]) -> list[Ranked]:
+    """The forms from best to worst by held-out error.
+
+    Only tests that every form passed count, so that no form gains from a test it could not take; where there are
+    none, the forms are ranked by the tests they passed.
+
+    Args:
+        held: tests of several forms, from `leave_one_out`, `leave_one_group_out` and `forecast`.
+
+    Returns:
+        One entry per form; empty without tests.
+    """
+    errors: dict[str, dict[str, float]] = {}
+    for test in held:
+        errors.setdefault(test.form, {})[test.scheme] = test.mape
+    schemes = list(dict.fromkeys(test.scheme for test in held))
+    common = [scheme for scheme in schemes if all(scheme in tests for tests in errors.values())] or schemes
+    best = {scheme: min(tests[scheme] for tests in errors.values() if scheme in tests) for scheme in schemes}
+    ranked = []
+    for form, tests in errors.items():
+        counted = [max(tests[scheme], 1e-9) for scheme in common if scheme in tests]
+        ranked.append(
+            Ranked(
+                form=form,
+                score=float(np.exp(np.mean(np.log(counted)))),
+                errors=tests,
+                best_in=tuple(scheme for scheme in tests if tests[scheme] <= best[scheme]),
+                absent=tuple(scheme for scheme in schemes if scheme not in tests or scheme not in common),
+            )
+        )
+    return sorted(ranked, key=lambda entry: entry.score)
 
 
 def _folds(form: Form, table: pd.DataFrame, groups: npt.NDArray[np.generic], scheme: str, metric: str) -> HeldOut:

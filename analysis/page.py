@@ -31,6 +31,11 @@ class Table:
             all(not row[i] or row[i].lstrip("−-+")[:1].isdigit() for row in self.rows) for i in range(len(self.columns))
         )
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The printed values as a data frame, for notebooks."""
+        return pd.DataFrame(list(self.rows), columns=list(self.columns))
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -118,7 +123,11 @@ def number(value: Any, digits: int = 4) -> str:
 
 def interval(pair: Sequence[float] | None, digits: int = 3) -> str:
     """A printed interval: "0.268 to 0.462"; empty where there is none."""
-    return "" if pair is None else f"{number(pair[0], digits)} to {number(pair[1], digits)}"
+    return (
+        ""
+        if pair is None or any(pd.isna(end) for end in pair)
+        else f"{number(pair[0], digits)} to {number(pair[1], digits)}"
+    )
 
 
 def rounded(value: Any) -> Any:

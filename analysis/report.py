@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis import figures, sections
 from analysis.page import Page, rounded
+from analysis.slices import LOSS
 from analysis.table import load_attempts, load_baselines, load_curves, load_published, load_study
 from harness.errors import InputError
 
@@ -63,7 +64,10 @@ def _study(folder: Path) -> Page:
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
     page = Page(folder, f"Study {name}", lead, fits={"study": name, "source": "results.csv"})
     sections.scaling(page, table)
+    sections.scaling(page, table, LOSS)
+    sections.frontier(page, table)
     sections.blocks(page, table)
+    sections.metrics(page, table)
     sections.training(page, table, curves)
     sections.sampling(page, table)
     sections.samples(page, table)
@@ -83,6 +87,7 @@ def _published(folder: Path) -> Page:
     )
     page = Page(folder, "Published numbers of DiT", lead, fits={"study": "paper", "source": "published.csv"})
     sections.scaling(page, table)
+    sections.frontier(page, table)
     sections.blocks(page, table)
     sections.training(page, table, None)
     sections.sampling(page, table)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ CONDITIONS = (
     "sampler",
     "sampling_steps",
     "guidance",
+    "guidance_channels",
     "ema",
     "decoder",
 )
@@ -37,19 +38,24 @@ CONDITIONS = (
 #: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.
 PUBLISHED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
 
-#: How the literature writes the four block designs.
+#: How the literature writes the four block designs; adaLN-gate is this project's own.
 BLOCK_NAMES = {
     "adaln-zero": "adaLN-Zero",
     "adaln": "adaLN",
     "cross-attention": "Cross-attention",
     "in-context": "In-context",
+    "adaln-gate": "adaLN-gate",
 }
+
+#: The label of the published Inception weights in a study, as in harness.evaluation.metrics (which imports torch).
+PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
 
 #: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
 
 _TEXT = {"study", "cell", "name", "data", "block", "evaluation", "sampler", "extractor", "reference"} | {
-    "outcome", "started", "ended", "host", "device", "torch", "commit", "message", "source", "model", "decoder"
+    "guidance_channels", "outcome", "started", "ended", "host", "device", "torch", "commit", "message",
+    "source", "model", "decoder",
 }  # fmt: skip
 _WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "step", "batch_size", "samples"} | {
     "sampling_steps", "sampling_seed", "attempt", "threads", "resolution"
@@ -57,6 +63,8 @@ _WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "
 _FLAG = {"ema"}
 _MAY_BE_ZERO = {"seed", "sampling_seed", "step"}
 _POSITIVE = {"gmacs"}
+#: Columns that tables of before they were added lack: read as not measured.
+_ADDED_LATER = {"guidance_channels", "reconstruction_frechet", "sfid"}
 #: Columns that may not be empty: without them a row is neither identified nor placed on an axis.
 _REQUIRED_RESULT = ("study", "cell", "name", "block", "depth", "width", "patch_size", "gmacs", "step")
 
@@ -93,6 +101,34 @@ def load_study(folder: Path) -> pd.DataFrame:
         raise InputError(f"{path}: column extractor: {bad['extractor'].iloc[0]!r} is not allowed; allowed: name@hash")
     table = _without_duplicates(table, path)
     table["size"] = _sizes(table)
+    return table.sort_values(["gmacs", "name", "cell", "step", "evaluation"], kind="stable", ignore_index=True)
+
+
+def load_table(folder: Path) -> pd.DataFrame:
+    """The results of a study, or the published numbers: whichever `folder` holds.
+
+    Raises:
+        InputError: the folder holds neither, or as `load_study`.
+    """
+    if (folder / "results.csv").exists():
+        return load_study(folder)
+    if (folder / "published.csv").exists():
+        return load_published(folder)
+    raise InputError(f"{folder}: holds neither results.csv nor published.csv; `dit-harness collect` writes the former")
+
+
+def load_studies(folders: Sequence[Path]) -> pd.DataFrame:
+    """The results of several studies as one table, rows as `load_study`; a cell that two studies share is one cell.
+
+    Raises:
+        InputError: as `load_study`; also two studies that disagree on the same cell, step and evaluation.
+    """
+    tables = [load_study(folder) for folder in folders]
+    if not tables:
+        raise InputError("no study is given; needed: one folder or more")
+    table = pd.concat(tables, ignore_index=True)
+    measured = [column for column in table.columns if column not in ("study", "train_seconds", "sample_seconds")]
+    table = _without_duplicates(table.drop_duplicates(measured), folders[0].parent)
     return table.sort_values(["gmacs", "name", "cell", "step", "evaluation"], kind="stable", ignore_index=True)
 
 
@@ -159,6 +195,7 @@ def load_published(folder: Path) -> pd.DataFrame:
     table["train_gmacs"] = 3 * table["gmacs"] * _PUBLISHED_BATCH * table["step"]
     table["sampler"] = "ddpm"
     table["guidance"] = table["cfg_scale"]
+    table["guidance_channels"] = ["" if scale == 1 else "first-three" for scale in table["cfg_scale"]]
     table["ema"] = pd.array([True] * len(table), dtype="boolean")
     table["extractor"] = "inception-v3"
     table["reference"] = [f"imagenet-{pixels}/train" for pixels in side]
@@ -195,13 +232,30 @@ def load_baselines(folder: Path) -> pd.DataFrame:
 def metric_name(extractor: str) -> str:
     """What the Frechet distance in this feature space is called.
 
-    "FID" only for the literature's own table, whose extractor is the published Inception and carries no hash; a
-    study's `name@hash` is "FD-name": another feature space is another metric.
+    "FID" only for the published Inception: in the literature's own table, where it carries no hash, and in a study
+    that scored with those very weights. Any other `name@hash` is "FD-name": another feature space is another metric.
     """
-    if extractor == "inception-v3":
+    if extractor in ("inception-v3", PUBLISHED_INCEPTION):
         return "FID"
     name = extractor.split("@")[0]
     return f"FD-{name}" if name else "FD"
+
+
+def metric_labels(extractor: str) -> dict[str, str]:
+    """Column to printed name of every metric of generated images: the published names only for the published Inception.
+
+    In the order of the paper's Figure 12, with the kernel distance.
+    """
+    own = extractor.split("@")[0]
+    is_fid = metric_name(extractor) == "FID"
+    return {
+        METRIC: metric_name(extractor),
+        "sfid": "sFID" if is_fid else f"sFD-{own}",
+        "kid": "KID" if is_fid else f"KD-{own}",
+        "inception_score": "IS" if is_fid else f"IS-{own}",
+        "precision": "Precision",
+        "recall": "Recall",
+    }
 
 
 def block_name(block: str) -> str:
@@ -253,7 +307,8 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
         steps = f", {int(have['sampling_steps'])} steps" if "sampling_steps" in have else ""
         parts.append(f"{str(have['sampler']).upper()}{steps}")
     if "guidance" in have:
-        parts.append("no guidance" if have["guidance"] == 1 else f"guidance {have['guidance']:g}")
+        where = " on the first three channels" if have.get("guidance_channels") == "first-three" else ""
+        parts.append("no guidance" if have["guidance"] == 1 else f"guidance {have['guidance']:g}{where}")
     if "ema" in have:
         parts.append("EMA weights" if have["ema"] else "raw weights")
     if "decoder" in have:
@@ -304,65 +359,6 @@ def missing_rows(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     return table[table[column].isna()]
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Rows that one scaling fit may use: measured alike, one block design, one batch size, one training step."""
-
-    group: Group
-    block: str
-    step: int
-    table: pd.DataFrame
-
-    @property
-    def shapes(self) -> int:
-        """Number of different (depth, width, patch size)."""
-        return len(self.table.drop_duplicates(["depth", "width", "patch_size"]))
-
-    @property
-    def label(self) -> str:
-        """Block, step and conditions in words."""
-        return f"{block_name(self.block)}, {self.step:,} steps; {self.group.label}"
-
-
-def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
-    """The slices of a table in which a metric can be held against compute: most shapes first, then adaLN-Zero.
-
-    Of every group, block and batch size one training step is taken: the one with the most shapes, the latest of
-    equals. Cells without a value at that step are not in the slice; compare with `group.table` to name them.
-    """
-    slices = []
-    for group in comparable_groups(table):
-        rows = group.table[group.table[column].notna()]
-        for (block, _), cells in rows.groupby(["block", "batch_size"], dropna=False, sort=True):
-            shapes = cells.drop_duplicates(["depth", "width", "patch_size", "step"]).groupby("step").size()
-            step = max(shapes.index, key=lambda at: (shapes[at], at))
-            slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step]))
-    return sorted(slices, key=lambda piece: (-piece.shapes, piece.block != "adaln-zero"))
-
-
-def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
-    """One row per shape (block, depth, width, patch size, step): repeats by seed become their geometric mean.
-
-    Fits count shapes, not seeds: two seeds of a model are not two models. The column `repeats` says how many rows
-    were averaged. Where a value is not positive the arithmetic mean is taken.
-    """
-    import numpy as np
-
-    keys = ["block", "depth", "width", "patch_size", "step"]
-    grouped = table.groupby(keys, sort=False)[column]
-
-    def centre(values: pd.Series[float]) -> float:
-        if len(values) == 1:
-            return float(values.iloc[0])
-        return float(np.exp(np.log(values).mean())) if (values > 0).all() else float(values.mean())
-
-    rows = table.drop_duplicates(keys).copy()
-    index = pd.MultiIndex.from_frame(rows[keys])
-    rows[column] = grouped.apply(centre).reindex(index).to_numpy(dtype=float)
-    rows["repeats"] = grouped.size().reindex(index).to_numpy(dtype=int)
-    return rows
-
-
 # --- helpers -------------------------------------------------------------------------------------------------------
 
 
@@ -372,22 +368,10 @@ def _sizes(table: pd.DataFrame) -> list[str]:
 
 def _read(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> pd.DataFrame:
     """A CSV file as a typed frame; `InputError` at the first thing that is wrong."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file, strict=True))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; `dit-harness collect` writes a study's tables") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from None
-    header, rows = (lines[0], lines[1:]) if lines else ([], [])
-    for column in columns:
-        if column not in header:
-            raise InputError(f"{path}: column {column} is missing; needed: {', '.join(columns)}")
-    for column in header:
-        if column not in columns or header.count(column) > 1:
-            what = "occurs twice" if header.count(column) > 1 else "is unknown"
-            raise InputError(f"{path}: column {column!r} {what}; allowed: {', '.join(columns)}")
+    header, rows = _csv_lines(path)
+    _check_header(path, header, columns)
     values: dict[str, list[Any]] = {column: [] for column in header}
+    absent = [column for column in columns if column not in header]
     for number, row in enumerate(rows, start=2):
         if not row:
             continue
@@ -403,8 +387,33 @@ def _read(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> pd
                     f"{path}: row {number}, column {column}: {text!r} is not allowed; allowed: {allowed}"
                 ) from None
             values[column].append(value)
+    for column in absent:
+        values[column] = ["" if column in _TEXT else None] * len(values[header[0]])
     frame: dict[str, Any] = {column: pd.Series(values[column], dtype=_dtype(column, required)) for column in columns}
     return pd.DataFrame(frame)
+
+
+def _csv_lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file as text."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file, strict=True))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; `dit-harness collect` writes a study's tables") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from None
+    return (lines[0], lines[1:]) if lines else ([], [])
+
+
+def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
+    for column in columns:
+        if column not in header and column not in _ADDED_LATER:
+            raise InputError(f"{path}: column {column} is missing; needed: {', '.join(columns)}")
+    for column in header:
+        again = header.count(column) > 1
+        if again or column not in columns:
+            what = "occurs twice" if again else "is unknown: a newer version may have written the table"
+            raise InputError(f"{path}: column {column!r} {what}; allowed: {', '.join(columns)}")
 
 
 def _parse(text: str, parse: Callable[[str], Any], required: bool) -> Any:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 ID_DIGITS = 12
 
-Block = Literal["in-context", "cross-attention", "adaln", "adaln-zero"]
+#: The four designs of the paper, and adaln-gate: adaLN-Zero's gates without its zero initialisation.
+Block = Literal["in-context", "cross-attention", "adaln", "adaln-zero", "adaln-gate"]
 
 #: The published sizes (Peebles & Xie 2023, Table 1): depth, width, heads.
 SIZES: dict[str, dict[str, int]] = {
@@ -35,29 +36,42 @@ class InputShape(NamedTuple):
     classes: int
 
 
-#: Every data set by name. `extractor` and references are looked up under the same names.
+#: The data sets whose images have one size. The others (imagenet, folder) are cropped to `Data.resolution`.
 INPUT_SHAPES: dict[str, InputShape] = {
     "digits": InputShape(channels=1, size=8, classes=10),
     "fashion-mnist": InputShape(channels=1, size=32, classes=10),
 }
 
 
+#: Classes of ImageNet (ILSVRC 2012).
+IMAGENET_CLASSES = 1000
+
+
 class ExtractorShape(NamedTuple):
-    """What an extractor reads (channels, pixels per side) and how many features it gives."""
+    """What an extractor reads (channels, pixels per side; None: any) and how many features it gives."""
 
     channels: int
-    size: int
+    size: int | None
     dims: int
+
+    def reads(self, shape: InputShape) -> bool:
+        """Whether images of this shape are what the extractor takes."""
+        return self.channels == shape.channels and self.size in (None, shape.size)
 
 
 #: Every feature extractor by name.
 EXTRACTORS: dict[str, ExtractorShape] = {
     "digits-cnn": ExtractorShape(channels=1, size=8, dims=64),
     "fashion-cnn": ExtractorShape(channels=1, size=32, dims=64),
+    "inception-v3-compat": ExtractorShape(channels=3, size=None, dims=2048),  # resizes what it is given
 }
 
 #: The feature extractor that fits each data set, unless the evaluation names another.
-DEFAULT_EXTRACTORS: dict[str, str] = {"digits": "digits-cnn", "fashion-mnist": "fashion-cnn"}
+DEFAULT_EXTRACTORS: dict[str, str] = {
+    "digits": "digits-cnn",
+    "fashion-mnist": "fashion-cnn",
+    "imagenet": "inception-v3-compat",
+}
 
 
 class Spec(BaseModel):
@@ -94,8 +108,9 @@ class Model(Spec):
     def _fill_heads(cls, values: Any) -> Any:
         if isinstance(values, dict) and "heads" not in values:
             width = values.get("width")
-            if isinstance(width, int) and width > 0:
-                return {**values, "heads": nearest_heads(width)}
+            # of a wrong width, the width alone is to be complained about
+            heads = nearest_heads(width) if isinstance(width, int) and width > 0 else 1
+            return {**values, "heads": heads}
         return values
 
     @model_validator(mode="after")
@@ -119,17 +134,104 @@ class Diffusion(Spec):
     beta_end: float = Field(default=2e-2, gt=0, lt=1)
 
 
+class PretrainedVae(Spec):
+    """An autoencoder trained elsewhere: a diffusers `AutoencoderKL`, by its hub name or the name of a local folder.
+
+    Where the folder lies is no part of the science; the hash of the weights stands in the records.
+    """
+
+    kind: Literal["pretrained"]
+    name: str = Field(min_length=1, description='for example "stabilityai/sd-vae-ft-mse"')
+    factor: int = Field(default=8, gt=1, description="pixels per latent position and side, a power of two")
+    channels: int = Field(default=4, gt=0, description="channels of the latent")
+    scaling: Literal["measured"] | Annotated[float, Field(gt=0)] = Field(
+        default=0.18215, description="latents are multiplied by this; measured: 1 / std over the train split"
+    )
+
+    @model_validator(mode="after")
+    def _halvings(self) -> Self:
+        _check_factor(self.factor)
+        return self
+
+
+class TrainedVae(Spec):
+    """An autoencoder that `dit-harness train-vae` makes of the data at hand. Its recipe is its identity.
+
+    Its latents are scaled by the measured 1 / std over the train split.
+    """
+
+    kind: Literal["trained"]
+    factor: int = Field(default=4, gt=1, description="pixels per latent position and side, a power of two")
+    channels: int = Field(default=4, gt=0, description="channels of the latent")
+    width: int = Field(default=32, gt=0, description="channels at full resolution, doubled at every halving")
+    steps: int = Field(default=2000, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    kl_weight: float = Field(default=1e-6, ge=0, description="weight of the KL term against the L1 error a pixel")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _halvings(self) -> Self:
+        _check_factor(self.factor)
+        return self
+
+
+Vae = PretrainedVae | TrainedVae
+
+
+def _check_factor(factor: int) -> None:
+    if factor & (factor - 1):
+        raise ValueError(f"factor {factor} is no power of two; allowed: 2, 4, 8, 16, ...")
+
+
 class Data(Spec):
     """What is learned. Where the files lie is a resource, not a part of the science."""
 
-    name: Literal["digits", "fashion-mnist"] = "digits"
+    name: Literal["digits", "fashion-mnist", "imagenet", "folder"] = "digits"
     labels: bool = Field(default=True, description="false trains without labels (no classes)")
     horizontal_flips: bool = Field(default=False, description="mirror half of the training images at random")
+    resolution: int | None = Field(default=None, gt=0, description="imagenet, folder: crop to this many pixels a side")
+    classes: int | None = Field(default=None, gt=0, description="folder: number of classes (subfolders)")
+    fingerprint: str | None = Field(
+        default=None, pattern="^[0-9a-f]{12}$", description="folder: as `python -m harness.data.images FOLDER` says"
+    )
+    vae: Annotated[Vae, Field(discriminator="kind")] | None = Field(
+        default=None, description="learn the latents of this autoencoder instead of pixels"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        wanted = {"imagenet": ("resolution",), "folder": ("resolution", "classes", "fingerprint")}.get(self.name, ())
+        for key in ("resolution", "classes", "fingerprint"):
+            given = getattr(self, key) is not None
+            if key in wanted and not given:
+                hint = ", for example 256" if key == "resolution" else ""
+                hint = "; `python -m harness.data.images FOLDER` says it" if key != "resolution" else hint
+                raise ValueError(f"name {self.name} needs {key}{hint}")
+            if given and key not in wanted:
+                raise ValueError(f"{key} is fixed for name {self.name}; leave it out")
+        size = self.image_shape.size
+        if self.vae is not None and size % self.vae.factor:
+            allowed = ", ".join(str(2**n) for n in range(1, 8) if size % 2**n == 0)
+            raise ValueError(
+                f"vae.factor {self.vae.factor} does not divide the {size}x{size} images; allowed: {allowed}"
+            )
+        return self
+
+    @property
+    def image_shape(self) -> InputShape:
+        """Channels, size and classes of the images: what is stored, and what the latents are decoded to."""
+        if self.name in INPUT_SHAPES:
+            return INPUT_SHAPES[self.name]
+        assert self.resolution is not None  # _complete refuses it missing
+        return InputShape(3, self.resolution, self.classes or IMAGENET_CLASSES)
 
     @property
     def shape(self) -> InputShape:
-        """Channels, size and classes of the model's input; 0 classes when labels are not used."""
-        shape = INPUT_SHAPES[self.name]
+        """Channels, size and classes of the model's input, a latent with a VAE; 0 classes when labels are not used."""
+        shape = self.image_shape
+        if self.vae is not None:
+            shape = shape._replace(channels=self.vae.channels, size=shape.size // self.vae.factor)
         return shape if self.labels else shape._replace(classes=0)
 
 
@@ -173,7 +275,8 @@ class Cell(Spec):
         if size % patch:
             allowed = ", ".join(str(p) for p in range(1, size + 1) if size % p == 0)
             raise ValueError(
-                f"model.patch_size {patch} does not divide the {size}x{size} input of {self.data.name}; "
+                f"model.patch_size {patch} does not divide the {size}x{size} "
+                f"{'latents' if self.data.vae else 'input'} of {self.data.name}; "
                 f"allowed: {allowed}"
             )
         return self
@@ -196,6 +299,10 @@ class Evaluation(Spec):
     sampler: Literal["ddpm", "ddim"] = Field(default="ddpm", description="ancestral DDPM, or deterministic DDIM")
     sampling_steps: int = Field(default=250, gt=0, description="respaced from the training timesteps")
     guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 means none")
+    guidance_channels: Literal["as-published", "all", "first-three"] = Field(
+        default="as-published",
+        description="which noise channels are guided; as-published: the first three of four, all of any other number",
+    )
     extractor: str | None = Field(default=None, description="feature space; when left out, the data set's own")
     reference: Literal["train", "held-out"] = Field(default="train", description="the real images compared with")
     ema: bool = Field(default=True, description="sample with the averaged weights")
@@ -203,10 +310,21 @@ class Evaluation(Spec):
     at: tuple[int, ...] = Field(default=(), strict=False, description="training steps to measure at besides the last")
 
     def resolved(self, data: Data) -> Evaluation:
-        """The same evaluation with the extractor filled in."""
+        """The same evaluation with the extractor filled in, where the data set has one of its own."""
         if self.extractor is not None:
             return self
-        return self.model_copy(update={"extractor": DEFAULT_EXTRACTORS[data.name]})
+        return self.model_copy(update={"extractor": DEFAULT_EXTRACTORS.get(data.name)})
+
+    def guided_channels(self, channels: int) -> int:
+        """How many leading noise channels of a model of so many channels are guided.
+
+        Raises:
+            ValueError: the first three of fewer.
+        """
+        if self.guidance_channels == "first-three" and channels < 3:
+            raise ValueError(f"first-three needs at least 3 channels, the model has {channels}")
+        three = self.guidance_channels == "first-three" or (self.guidance_channels == "as-published" and channels == 4)
+        return 3 if three else channels
 
     @property
     def id(self) -> str:
@@ -234,10 +352,14 @@ class Recording(Spec):
         return {step for step in chosen if 0 < step <= training_steps} | set(evaluated)
 
 
+#: Names that Slurm knows, and expressions of constraints: one printable word, so that it stays one line of a script.
+_SLURM_WORD = r"^[!-~]+$"
+
+
 class Resources(Spec):
     """What the cells run on. Outside every id: the same cell on other resources is the same cell."""
 
-    executor: Literal["local"] = "local"
+    executor: Literal["local", "slurm"] = "local"
     slots: int | None = Field(default=None, gt=0, description="cells at once; by default what cores or GPUs allow")
     threads: int = Field(default=1, gt=0, description="CPU threads a cell")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -245,6 +367,27 @@ class Resources(Spec):
     sampling_batch: int = Field(default=250, gt=0, description="images sampled at once; sampling resumes on its bounds")
     data_folder: str | None = Field(default=None, description="folder with the data set's files")
     data_download: bool = Field(default=False, description="let torchvision download what is missing")
+    inception_weights: str | None = Field(default=None, description="file of the weights of inception-v3-compat")
+    # the request of one Slurm job, which is one cell; without meaning to the local executor
+    partition: str | None = Field(default=None, pattern=_SLURM_WORD)
+    account: str | None = Field(default=None, pattern=_SLURM_WORD)
+    qos: str | None = Field(default=None, pattern=_SLURM_WORD)
+    constraint: str | None = Field(default=None, pattern=_SLURM_WORD)
+    time: int = Field(default=1440, gt=0, description="minutes; a longer cell is checkpointed and requeued")
+    mem_gb: float | None = Field(default=None, gt=0, description="GiB of memory; by default the partition's")
+    gpus: int | None = Field(default=None, ge=0, le=1, description='by default 1 with device = "cuda", else none')
+    max_parallel: int | None = Field(default=None, gt=0, description="cells of one launch at once; by default all")
+
+    @model_validator(mode="after")
+    def _gpus_fit_the_device(self) -> Self:
+        if self.gpus is not None and (self.device, self.gpus) in (("cpu", 1), ("cuda", 0)):
+            raise ValueError(f'gpus {self.gpus} contradicts device "{self.device}"; leave one of them out')
+        return self
+
+    @property
+    def gpus_wanted(self) -> int:
+        """GPUs of a cell's Slurm job."""
+        return self.gpus if self.gpus is not None else int(self.device == "cuda")
 
 
 def _differences(spec: BaseModel) -> dict[str, Any]:
@@ -288,6 +431,8 @@ def describe_validation_error(error: ValidationError, prefix: str = "") -> str:
             message = "unknown key"
         elif item["type"] == "missing":
             message = "is missing"
+        elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            message = "needs a kind; allowed: 'pretrained', 'trained'"  # the one union there is: vae
         elif "ctx" not in item or "error" not in item["ctx"]:
             message = f"{message} (got {item['input']!r})"
         parts.append(f"{key}: {message}" if key else message)

@@ -11,7 +11,7 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from harness.runs import write_atomic
+from harness.files import write_atomic
 
 _KEY = "harness"  # one key: with several, their order in the file would vary from run to run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from harness.errors import InputError
 
 if TYPE_CHECKING:
+    from harness.cell import Resources
     from harness.launch import CellRun
     from harness.runs import Study
     from sweeps.grid import Sweep
@@ -37,20 +39,23 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file (.toml), or the name of a study.")]
+CellArgument = Annotated[str, typer.Argument(help="Name of the cell, or the beginning of its id.")]
 ResultsOption = Annotated[
     Path, typer.Option("--results", envvar="DIT_HARNESS_RESULTS", help="The folder that holds the studies.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+SlurmOption = Annotated[str | None, typer.Option(help="Slurm: as sbatch takes it.", rich_help_panel="Slurm")]
 RESULTS = Path("results")
 
 
 def _resolve(argument: str, results: Path) -> tuple[Sweep, Study]:
     """The sweep and the study an argument names."""
     from harness.runs import Study
+    from harness.slurm import Queue
     from sweeps.grid import load_sweep, study_name
 
     name = study_name(argument)
-    study = Study(results, name)
+    study = Study(results, name, Queue(name))
     if argument.endswith(".toml"):
         return load_sweep(Path(argument)), study
     for path in (study.sweep_file, Path("sweeps") / f"{name}.toml"):
@@ -65,6 +70,43 @@ def _items(sweep: Sweep, study: Study) -> list[CellRun]:
     return cell_runs(sweep, study)
 
 
+def _find_cell(items: list[CellRun], cell: str, study: Study) -> CellRun:
+    """The one cell of this name, or whose id begins so."""
+    found = [item for item in items if item.name == cell or item.cell.id.startswith(cell)]
+    if len(found) != 1:
+        problem = "no cell" if not found else "several cells"
+        names = ", ".join(item.name for item in items)
+        raise InputError(f"{cell}: {problem} of this name in {study.name}; allowed: {names}")
+    return found[0]
+
+
+def _with_options(resources: Resources, asked: dict[str, Any]) -> Resources:
+    """The sweep's resources with what the command line asks for in their place, validated as in the file."""
+    from pydantic import ValidationError
+
+    from harness.cell import Resources, describe_validation_error
+
+    given = {key: value for key, value in asked.items() if value is not None}
+    try:
+        return Resources.model_validate({**resources.model_dump(), **given})
+    except ValidationError as error:
+        raise InputError(f"command line, resources: {describe_validation_error(error)}") from None
+
+
+def _counts(items: list[CellRun]) -> str:
+    """How many cells are in which state."""
+    from collections import Counter
+
+    return ", ".join(f"{count} {state}" for state, count in Counter(str(item.now.state) for item in items).items())
+
+
+def _warn_of_silence(study: Study) -> None:
+    """Say when the states are without Slurm's word."""
+    error = getattr(study.scheduler, "error", None)
+    if error is not None:
+        print(f"Slurm does not answer: {error}; the states are what the runs' own files tell", file=sys.stderr)
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
@@ -77,21 +119,100 @@ def _console() -> Any:
 
 
 @app.command()
-def plan(study: StudyArgument, results: ResultsOption = RESULTS, as_json: JsonOption = False) -> None:
-    """Show every cell: shape, tokens, parameters, GMACs, cost, estimated time and state. Starts nothing."""
+def plan(
+    study: StudyArgument,
+    results: ResultsOption = RESULTS,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="What a GPU sustains, 1e12 operations/s. Default: as finished cells did, or assumed 100."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every cell: shape, tokens, parameters, GMACs, cost, GPU hours, disk, estimated time and state.
+
+    Starts nothing, and needs neither the data nor a GPU. Training compute is the paper's 3 * GMACs * batch * steps; an
+    operation is half a multiply-add.
+    """
     from harness.plan import plan as price
     from harness.plan import totals
     from harness.views import plan_table
     from sweeps.grid import warnings
 
     sweep, folder = _resolve(study, results)
-    rows = price(sweep, _items(sweep, folder))
+    if tflops is not None and not 0 < tflops < math.inf:
+        raise InputError(f"--tflops: {tflops}; allowed: a finite number above 0")
+    rows = price(sweep, _items(sweep, folder), tflops)
     if as_json:
         _print_json(rows)
         return
     _console().print(plan_table(sweep.title, rows, totals(sweep, rows)))
     for line in warnings(sweep):
         print(f"warning: {line}", file=sys.stderr)
+
+
+def _prepare(work: str, study: str, results: Path, data_folder: Path | None, download: bool) -> None:
+    """Run `train-vae` or `encode` behind a progress bar."""
+    from dataclasses import replace
+
+    from harness import prepare
+    from harness.errors import CellFailedError
+    from harness.job import StopFlag
+    from harness.progress import WorkBar
+    from harness.train import Hooks, StoppedError
+
+    sweep, folder = _resolve(study, results)
+    asked: dict[str, Any] = {
+        "data_folder": str(data_folder) if data_folder else None,
+        "data_download": download or None,
+    }
+    options = {key: value for key, value in asked.items() if value is not None}
+    sweep = replace(sweep, resources=sweep.resources.model_copy(update=options))
+    try:
+        with WorkBar(_console()) as bar:
+            if work == "train-vae":
+                hooks = Hooks(should_stop=StopFlag().is_set, report=bar.report)
+                prepare.train_vaes(sweep, folder, hooks, bar.say)
+            else:
+                prepare.encode_all(sweep, folder, Hooks(report=bar.report), bar.say)
+    except (KeyboardInterrupt, StoppedError) as error:
+        print(str(error) or "stopped; the same command goes on after the last whole shard", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except (CellFailedError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+DataFolderOption = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Download missing data (torchvision).")]
+
+
+@app.command("train-vae")
+def train_vae(
+    study: StudyArgument,
+    results: ResultsOption = RESULTS,
+    data_folder: DataFolderOption = None,
+    download: DownloadOption = False,
+) -> None:
+    """Train the autoencoder that the sweep names (data.vae, kind "trained"), where no pretrained one can be had.
+
+    Stays in the foreground; Ctrl-C writes a checkpoint, and the same command goes on. Studies share it.
+    """
+    _prepare("train-vae", study, results, data_folder, download)
+
+
+@app.command()
+def encode(
+    study: StudyArgument,
+    results: ResultsOption = RESULTS,
+    data_folder: DataFolderOption = None,
+    download: DownloadOption = False,
+) -> None:
+    """Encode the sweep's images, and their mirror images, by the autoencoder that it names; once, for all studies.
+
+    A pretrained one is read from results/_vae/NAME, a folder of that name, or the Hugging Face hub. Interrupted, the
+    same command goes on after the last whole shard.
+    """
+    _prepare("encode", study, results, data_folder, download)
 
 
 @app.command()
@@ -102,11 +223,26 @@ def launch(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads a cell.")] = None,
     data_folder: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Download missing data (torchvision).")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again, too.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
+    executor: Annotated[str | None, typer.Option(help="local or slurm.")] = None,
+    partition: SlurmOption = None,
+    account: SlurmOption = None,
+    qos: SlurmOption = None,
+    constraint: SlurmOption = None,
+    time: Annotated[
+        int | None, typer.Option(help="Slurm: minutes of a job; a longer cell is requeued.", rich_help_panel="Slurm")
+    ] = None,
+    mem_gb: Annotated[float | None, typer.Option(help="Slurm: GiB a cell.", rich_help_panel="Slurm")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Slurm: GPUs a cell, 0 or 1.", rich_help_panel="Slurm")] = None,
+    max_parallel: Annotated[int | None, typer.Option(help="Slurm: cells at once.", rich_help_panel="Slurm")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Slurm: follow until all has ended.", rich_help_panel="Slurm")
+    ] = False,
 ) -> None:
     """Train, sample and score every cell that is not done; resume what was interrupted.
 
-    Stays in the foreground. Ctrl-C lets the running cells write a checkpoint and stop; the same command goes on.
+    Locally it stays in the foreground. Ctrl-C lets the running cells write a checkpoint and stop; the same command goes
+    on. On Slurm it submits and returns; with --wait it follows, and Ctrl-C ends the following only.
     """
     from dataclasses import replace
 
@@ -122,19 +258,32 @@ def launch(
         "threads": threads,
         "data_folder": str(data_folder) if data_folder else None,
         "data_download": download or None,
+        "executor": executor,
+        "partition": partition,
+        "account": account,
+        "qos": qos,
+        "constraint": constraint,
+        "time": time,
+        "mem_gb": mem_gb,
+        "gpus": gpus,
+        "max_parallel": max_parallel,
     }
-    options = {key: value for key, value in asked.items() if value is not None}
-    sweep = replace(sweep, resources=sweep.resources.model_copy(update=options))
+    sweep = replace(sweep, resources=_with_options(sweep.resources, asked))
+    on_slurm = sweep.resources.executor == "slurm"
     for line in warnings(sweep):
         print(f"warning: {line}", file=sys.stderr)
     console = _console()
     view_type = LiveView if console.is_terminal else PlainView
     try:
         with view_type(console, _items(sweep, folder)) as view:
-            items = run_all(sweep, folder, view, retry=retry)
+            items = run_all(sweep, folder, view, retry=retry, wait=wait)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
+        told = "the Slurm jobs go on" if on_slurm else "stopped; the same command goes on from the checkpoints"
+        print(told, file=sys.stderr)
         raise typer.Exit(130) from None
+    if on_slurm and not wait:
+        print(f"{_counts(items)}; to follow: dit-harness status {folder.name}, or launch --wait")
+        return
     rows = write_tables(folder, _items(sweep, folder))
     if rows:
         console.print(results_table(sweep.title, rows))
@@ -143,7 +292,7 @@ def launch(
     for item in unfinished:
         print(f"{item.name}: {item.now.state}: {item.now.message} (log: {item.run.log})", file=sys.stderr)
     if unfinished:
-        hint = " --retry" if any(item.now.state is State.FAILED for item in unfinished) else ""
+        hint = " --retry" if any(item.now.state in (State.FAILED, State.CANCELLED) for item in unfinished) else ""
         print(
             f"{len(unfinished)} of {len(items)} cells are not done; again: dit-harness launch {study}{hint}",
             file=sys.stderr,
@@ -162,12 +311,34 @@ def status(study: StudyArgument, results: ResultsOption = RESULTS, as_json: Json
         _print_json(rows)
     else:
         _console().print(status_table(sweep.title, rows))
+    _warn_of_silence(folder)
+
+
+@app.command()
+def cancel(
+    study: StudyArgument,
+    cell: Annotated[
+        str | None, typer.Argument(help="Name of the cell, or the beginning of its id. Default: all.")
+    ] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Stop what is queued or running; a running cell writes a checkpoint first. `launch --retry` goes on with it."""
+    from harness.cancel import cancel as stop
+
+    sweep, folder = _resolve(study, results)
+    items = _items(sweep, folder)
+    told = stop([_find_cell(items, cell, folder)] if cell else items)
+    for line in told.problems:
+        print(line, file=sys.stderr)
+    print(f"{told.cells} cell{'s' * (told.cells != 1)} asked to stop")
+    if told.problems:
+        raise typer.Exit(1)
 
 
 @app.command()
 def logs(
     study: StudyArgument,
-    cell: Annotated[str, typer.Argument(help="Name of the cell, or the beginning of its id.")],
+    cell: CellArgument,
     results: ResultsOption = RESULTS,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the cell ends.")] = False,
 ) -> None:
@@ -175,14 +346,7 @@ def logs(
     from harness.runs import State
 
     sweep, folder = _resolve(study, results)
-    items = _items(sweep, folder)
-    found = [item for item in items if item.name == cell or item.cell.id.startswith(cell)]
-    if len(found) != 1:
-        problem = "no cell" if not found else "several cells"
-        raise InputError(
-            f"{cell}: {problem} of this name in {folder.name}; allowed: {', '.join(i.name for i in items)}"
-        )
-    item = found[0]
+    item = _find_cell(_items(sweep, folder), cell, folder)
     if not item.run.log.exists():
         raise InputError(f"{cell}: has no log yet (state: {item.now.state})")
     with item.run.log.open(encoding="utf-8", errors="replace") as log:
@@ -224,6 +388,68 @@ def report(
     for line in written.summary:
         print(line)
     print(f"{len(written.paths)} files, all on one page: {written.paths[-1]}")
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    cell: CellArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to make; must not exist.")],
+    format: Annotated[str, typer.Option(help="official (a .pt file) or diffusers (a pipeline folder).")] = "official",
+    raw: Annotated[bool, typer.Option("--raw", help="The plain weights instead of the averaged ones (EMA).")] = False,
+    step: Annotated[int | None, typer.Option(min=1, help="A kept step. Default: the last.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="diffusers: another folder of its AutoencoderKL.")] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Write a trained cell's weights as an official DiT checkpoint, or as a diffusers DiTPipeline folder.
+
+    Only adaln-zero with labels: the others exist in neither format. Two things to know about the diffusers folder.
+    Its transformer spaces the timestep frequencies differently and so gives slightly other outputs, until
+    harness.model.interchange.match_timesteps is called on it. And DiTPipeline drops the learned variance and fixes the
+    null class at 1000: a model of other than 1000 classes must be called with guidance_scale <= 1.
+    """
+    from harness.exchange import export as write
+    from harness.runs import Shared
+
+    sweep, folder = _resolve(study, results)
+    item = _find_cell(_items(sweep, folder), cell, folder)
+    shared = Shared(results)
+    note = write(
+        item.run, item.cell, output, format, ema=not raw, step=step, vae=vae, shared=shared, sweep=str(sweep.path)
+    )
+    print(f"{item.name}: {'plain' if raw else 'averaged'} weights in {output}")
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A .pt file, or a folder of DiTTransformer2DModel or DiTPipeline.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to make; must not exist.")],
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads; an official file of no published size needs it.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Of a training checkpoint the plain weights, not the averaged ones.")
+    ] = False,
+) -> None:
+    """Read an official DiT checkpoint or a diffusers DiT into a weights file of this harness.
+
+    Nothing in the file is executed: a pickle that carries code is refused. Weights that do not fit are refused too,
+    with every missing, unknown and misshapen tensor named. The result holds the weights (under model. and ema., as the
+    weights files of runs do) and, as metadata, the model's shape. It belongs to no study: which data, batch and steps
+    made it is not known here.
+    """
+    from harness.exchange import import_weights
+
+    found = import_weights(source, output, heads=heads, ema=not raw)
+    model, shape = found.model, found.shape
+    print(
+        f"{output}: depth {model.depth}, width {model.width}, heads {model.heads}, patch_size {model.patch_size}, "
+        f"input {shape.size}x{shape.size}x{shape.channels}, {shape.classes} classes"
+    )
 
 
 def main() -> None:

@@ -7,9 +7,11 @@ import io
 from datetime import datetime
 from typing import Any
 
+from harness.cell import Evaluation
+from harness.files import read_json, write_atomic, write_text
 from harness.launch import CellRun
 from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
-from harness.runs import Attempt, Study, TrainLog, read_json, write_atomic, write_text
+from harness.runs import Attempt, Study, TrainLog
 
 Row = dict[str, Any]
 
@@ -70,6 +72,7 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
                 "loss_heldout": losses.get("loss_heldout"),
                 "evaluation": path.stem.split("@")[0],
                 **{k: evaluation[k] for k in ("sampler", "sampling_steps", "guidance", "ema")},
+                "guidance_channels": _guidance_channels(evaluation, cell.data.shape.channels),
                 "sampling_seed": evaluation["seed"],
                 **{k: v for k, v in record["metrics"].items() if k in RESULT_COLUMNS},
                 "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
@@ -77,6 +80,14 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
             }
         )
     return sorted(rows, key=lambda row: (row["step"], row["evaluation"]))
+
+
+def _guidance_channels(evaluation: Row, channels: int) -> str | None:
+    """What the option came to, so that equal measurements compare however they were asked for; None unguided."""
+    if evaluation["guidance"] == 1:
+        return None
+    option = evaluation.get("guidance_channels", "as-published")  # absent in records of before there was one
+    return "first-three" if Evaluation(guidance_channels=option).guided_channels(channels) < channels else "all"
 
 
 def _attempt_row(attempt: Attempt) -> Row:

@@ -18,6 +18,9 @@ from harness.cell import InputShape, Model
 #: Operators with any of these in their name multiply matrices; none may be left uncounted.
 _MATMUL_LIKE = ("mm", "matmul", "mv", "dot", "linear", "einsum", "conv", "attention", "outer", "cdist")
 
+#: Blocks whose final layer adapts to the condition too.
+_ADAPTIVE = ("adaln", "adaln-zero", "adaln-gate")
+
 #: Length of the sinusoidal timestep vector, as in harness.model.embeddings (which imports torch).
 _FREQUENCIES = 256
 
@@ -109,8 +112,9 @@ def closed_form_macs(model: Model, shape: InputShape) -> int:
         "cross-attention": 2 * T * D * D + 2 * K * D * D + 2 * T * K * D,
         "adaln": 4 * D * D,
         "adaln-zero": 6 * D * D,
+        "adaln-gate": 6 * D * D,
     }[model.block]
-    adaptive = 2 * D * D if model.block in ("adaln", "adaln-zero") else 0
+    adaptive = 2 * D * D if model.block in _ADAPTIVE else 0
     ends = T * D * patch + _FREQUENCIES * D + D * D + adaptive + T * D * 2 * patch
     return model.depth * block + ends
 
@@ -125,8 +129,9 @@ def closed_form_params(model: Model, shape: InputShape) -> int:
         "cross-attention": 3 * norm + 4 * (D * D + D),
         "adaln": 4 * (D * D + D),
         "adaln-zero": 6 * (D * D + D),
+        "adaln-gate": 6 * (D * D + D),
     }[model.block]
     embeddings = (patch * D + D) + (_FREQUENCIES * D + D) + (D * D + D)
     labels = (shape.classes + 1) * D if shape.classes else 0
-    final = 2 * (D * D + D) if model.block in ("adaln", "adaln-zero") else norm
+    final = 2 * (D * D + D) if model.block in _ADAPTIVE else norm
     return embeddings + labels + model.depth * block + final + (D + 1) * 2 * patch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,9 +14,19 @@ from harness.cell import Cell, Evaluation
 from harness.data.order import SampleStreams
 from harness.diffusion.sampling import guided, sample, to_uint8
 from harness.diffusion.schedule import Schedule
+from harness.files import write_atomic
 from harness.model.dit import DiT
-from harness.runs import Run, write_atomic
+from harness.runs import Run
 from harness.train import Hooks, StoppedError
+
+#: Model output (N, C, S, S) to images (N, channels, H, W) in [-1, 1].
+Decode = Callable[[torch.Tensor], torch.Tensor]
+
+
+def pixels(x0: torch.Tensor) -> torch.Tensor:
+    """Decode what is pixels already."""
+    return x0
+
 
 #: Rows (classes, or blocks of samples) and columns of the sample picture.
 GRID_ROWS, GRID_COLUMNS = 10, 10
@@ -34,11 +46,20 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str) -> 
 
 
 def generate(
-    dit: DiT, cell: Cell, evaluation: Evaluation, run: Run, key: str, *, device: str, batch: int, hooks: Hooks
+    dit: DiT,
+    cell: Cell,
+    evaluation: Evaluation,
+    run: Run,
+    key: str,
+    *,
+    device: str,
+    batch: int,
+    hooks: Hooks,
+    decode: Decode = pixels,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (N, S, S, C) and labels (N,) of an evaluation; parts that exist are not made again.
+    """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
 
-    Without labels in the data, all labels are 0.
+    Without labels in the data, all labels are 0. Latents become images by `decode`.
 
     Raises:
         StoppedError: asked to stop; the finished parts are kept.
@@ -56,7 +77,7 @@ def generate(
         if not whole:
             if hooks.should_stop():
                 raise StoppedError(f"stopped at sample {first} of {evaluation.samples}; the next launch goes on there")
-            part = _generate_part(dit, cell, evaluation, schedule, first, count, device, hooks)
+            part = _generate_part(dit, cell, evaluation, schedule, first, count, device, hooks, decode)
             hooks.before_write()
             checkpoint.save(path, part, {"first": first, "evaluation": evaluation.id})
         images.append(part["images"].numpy())
@@ -74,6 +95,7 @@ def _generate_part(
     count: int,
     device: str,
     hooks: Hooks,
+    decode: Decode,
 ) -> dict[str, torch.Tensor]:
     shape = cell.data.shape
     streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
@@ -85,14 +107,14 @@ def _generate_part(
         hooks.report({"stage": "sample", "done": round(done), "total": evaluation.samples})
 
     x0 = sample(
-        guided(dit, y, evaluation.guidance),
+        guided(dit, y, evaluation.guidance, evaluation.guided_channels(shape.channels)),
         torch.from_numpy(streams.noise()).to(device),
         schedule,
         evaluation.sampler,
         lambda _: torch.from_numpy(streams.noise()).to(device),
         progress,
     )
-    return {"images": to_uint8(x0).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
+    return {"images": to_uint8(decode(x0)).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
 
 
 def save_grid(run: Run, key: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +20,9 @@ from typing import Any
 from harness import provenance
 from harness.cell import Cell, Evaluation, Recording, Resources
 from harness.errors import CellFailedError, InputError
-from harness.runs import Run, SupersededError, now, process_identity, write_json
+from harness.files import write_json
+from harness.processes import now, process_identity
+from harness.runs import Run, Shared, SupersededError
 
 #: Least time between two writes of progress.json.
 PROGRESS_SECONDS = 0.5
@@ -52,21 +54,54 @@ class Job:
     evaluations: tuple[Evaluation, ...]
     recording: Recording
     resources: Resources
+    results: str = "results"  # the folder that holds the studies, and what they share
     gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes; None: no GPU
 
     def __call__(self) -> str:
         """Run to the end; returns the outcome, which `attempts/NNN.ended.json` holds too."""
-        stop = _StopFlag()
+        stop = StopFlag()
         run = Run(Path(self.folder))
         os.environ["OMP_NUM_THREADS"] = str(self.resources.threads)
-        os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu or ""
+        if not self._on_slurm:  # which says itself what GPUs its job has
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu or ""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on GPUs
         with _log_to(run.log):
-            outcome, message = self._guarded(run, stop)
-            print(f"[{now()}] attempt {self.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
+            job = self._of_this_start(run) if self._on_slurm else self
+            outcome, message = job._guarded(run, stop)
+            print(f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
+            if outcome == "stopped" and self._on_slurm:
+                stop.requeue()
         return outcome
 
-    def _guarded(self, run: Run, stop: _StopFlag) -> tuple[str, str]:
+    @property
+    def _on_slurm(self) -> bool:
+        return self.resources.executor == "slurm"
+
+    def checkpoint(self) -> Any:
+        """What submitit writes down to be run after the requeue: the same, for all state lies in the run folder."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _of_this_start(self, run: Run) -> Job:
+        """A job that Slurm starts again is an attempt of its own, claimed here; it is the same one's as long as no
+        other launch has claimed the cell. A job of that number which a lost node still runs sees that it is superseded.
+        """
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        mine = run.attempt(self.attempt).claim.get("slurm")
+        newest = max(run.attempt_numbers(), default=0)
+        theirs = run.attempt(newest).claim.get("slurm")
+        if mine is None or theirs is None or any(mine[key] != theirs[key] for key in ("token", "index")):
+            return self  # taken over, as it will find
+        if theirs["restarts"] > restarts:
+            return self  # this start was thought lost
+        if theirs["restarts"] < restarts:
+            ticket = {"job": run.attempt(newest).job_id, **theirs, "restarts": restarts}
+            if run.claim(newest + 1, {"process": process_identity(), "time": now(), "slurm": ticket}):
+                newest += 1
+        return replace(self, attempt=newest)
+
+    def _guarded(self, run: Run, stop: StopFlag) -> tuple[str, str]:
         """Run, and turn whatever happens into an outcome on record."""
         from harness.train import StoppedError
 
@@ -86,9 +121,10 @@ class Job:
         run.record(self.attempt, "ended", {"outcome": outcome, "message": message, "time": now()})
         return outcome, message
 
-    def _run(self, run: Run, stop: _StopFlag) -> None:
+    def _run(self, run: Run, stop: StopFlag) -> None:
         import torch
 
+        from harness.data.latents import open_latents
         from harness.data.sources import load
         from harness.train import Hooks, train
 
@@ -112,14 +148,14 @@ class Job:
             report=_Reporter(run, self.attempt),
         )
         folder = Path(self.resources.data_folder) if self.resources.data_folder else None
-        dataset = load(self.cell.data, folder, self.resources.data_download)
+        dataset = load(self.cell.data, folder, self.resources.data_download, self._shared.images_folder)
         owed = owed_evaluations(self.cell, self.evaluations)
         missing = run.missing_evaluations(list(owed))
         keep = sorted({step for _, step in owed.values()})
         if any(not run.weights_file(owed[key][1]).exists() for key in missing):
             train(
                 self.cell,
-                dataset,
+                open_latents(self.cell.data, self._shared) if self.cell.data.vae else dataset,
                 run,
                 device=device,
                 keep=keep,
@@ -141,9 +177,10 @@ class Job:
         hooks: Any,
     ) -> None:
         from harness.checkpoint import CorruptCheckpointError
+        from harness.data.latents import reconstruction_distance
         from harness.evaluation.metrics import score
         from harness.flops import count
-        from harness.generate import generate, load_weights, save_grid
+        from harness.generate import generate, load_weights, pixels, save_grid
 
         begun = time.monotonic()
         device = conditions["device"]
@@ -153,9 +190,14 @@ class Job:
             run.weights_file(step).unlink(missing_ok=True)
             raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
         batch = conditions["sampling_batch"]
-        images, labels = generate(dit, self.cell, evaluation, run, key, device=device, batch=batch, hooks=hooks)
+        decode = self._decoder(device) if self.cell.data.vae else pixels
+        images, labels = generate(
+            dit, self.cell, evaluation, run, key, device=device, batch=batch, hooks=hooks, decode=decode
+        )
         hooks.report({"stage": "score", "done": 0, "total": 1})
-        metrics = score(images, evaluation, self.cell.data, dataset, device)
+        metrics = score(images, evaluation, self.cell.data, dataset, device, self.resources.inception_weights)
+        if self.cell.data.vae:
+            metrics["reconstruction_frechet"] = reconstruction_distance(self.cell.data, self._shared, metrics)
         cost = count(self.cell.model, self.cell.data.shape)
         hooks.before_write()
         save_grid(run, key, images, labels)
@@ -173,12 +215,24 @@ class Job:
         write_json(run.evaluation_file(key), record)
         print(f"[{now()}] step {step}: {evaluation.extractor} distance {metrics['frechet']}", flush=True)
 
+    @property
+    def _shared(self) -> Shared:
+        return Shared(Path(self.results))
+
+    def _decoder(self, device: str) -> Any:
+        from harness.vae import decoder
+
+        return decoder(self.cell.data, self._shared, device)
+
     def _device(self) -> str:
         import torch
 
         if self.resources.device == "cuda" and not torch.cuda.is_available():
             raise CellFailedError("resources.device is cuda, and torch sees no GPU here")
-        return "cuda" if self.gpu is not None and torch.cuda.is_available() else "cpu"
+        wanted = self.resources.gpus_wanted > 0 if self._on_slurm else self.gpu is not None
+        if wanted and self._on_slurm and not torch.cuda.is_available():
+            raise CellFailedError("resources.gpus is 1, and torch sees no GPU in the Slurm job")
+        return "cuda" if wanted and torch.cuda.is_available() else "cpu"
 
     def _conditions(self, run: Run, device: str) -> dict[str, Any]:
         """Conditions of bit-for-bit agreement: those of the first attempt, as far as this machine allows."""
@@ -196,18 +250,30 @@ class Job:
         return {**mine, "threads": first["threads"], "sampling_batch": first["sampling_batch"]}
 
 
-class _StopFlag:
+class StopFlag:
     """Set by a signal; the work looks at it between two steps."""
 
     def __init__(self) -> None:
-        self._set = False
+        self._set = self._requeue = False
+        self._requeue_by_submitit = signal.getsignal(signal.SIGUSR2)
         for number in _STOP_SIGNALS:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._set = True
+        self._requeue |= number == signal.SIGUSR2
+
+    def requeue(self) -> None:
+        """After USR2, and once all is written, let submitit requeue this Slurm job; it then exits."""
+        if not self._requeue or not callable(self._requeue_by_submitit):
+            return
+        try:
+            self._requeue_by_submitit(signal.SIGUSR2, None)
+        except Exception as error:  # Slurm does not answer: the next launch goes on
+            print(f"[{now()}] not requeued: {error}", flush=True)
 
     def is_set(self) -> bool:
+        """Whether a signal came."""
         return self._set
 
 

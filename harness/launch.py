@@ -26,11 +26,14 @@ import psutil
 import submitit
 
 from harness.cell import Cell, Resources
-from harness.data.sources import check_available
+from harness.data.latents import check_ready
+from harness.data.sources import check_available, load
 from harness.errors import InputError
+from harness.evaluation import inception
 from harness.flops import closed_form_macs
 from harness.job import Job, owed_evaluations
-from harness.runs import Run, RunState, State, Study, now, process_identity
+from harness.processes import now, process_identity
+from harness.runs import Run, RunState, Shared, State, Study
 from sweeps.grid import Sweep
 
 POLL_SECONDS = 0.3
@@ -46,6 +49,7 @@ _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 
 _STARTABLE = (State.MISSING, State.PARTIAL, State.INTERRUPTED)
 _ACTIVE = (State.QUEUED, State.RUNNING)
+_RETRIED = (State.FAILED, State.CANCELLED)
 
 
 @dataclass
@@ -67,6 +71,11 @@ class CellRun:
         """Read the state anew."""
         self.now = self.run.state(self.owed, self.cell.training.steps)
         return self.now
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether its last attempt is a Slurm job."""
+        return self.now.attempt is not None and "slurm" in self.now.attempt.claim
 
 
 class View(Protocol):
@@ -120,25 +129,39 @@ def default_slots(resources: Resources, gpus: list[str]) -> int:
     return len(gpus) if gpus else max(1, usable_cores() // resources.threads)
 
 
-def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False) -> list[CellRun]:
-    """Run every cell that is missing, partial or interrupted (and failed ones with `retry`); returns them all, ended.
+def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False, wait: bool = False) -> list[CellRun]:
+    """Run every cell that is missing, partial or interrupted (failed and cancelled ones too with `retry`).
+
+    Returns them all; ended, except on Slurm without `wait`.
 
     Raises:
-        InputError: the data is not there, or the device asked for is not; nothing was started.
-        KeyboardInterrupt: after Ctrl-C, once the running jobs have stopped.
+        InputError: the data or the weights of Inception are not there, or the device asked for is not, or Slurm
+            refuses; nothing was started unless the message says so.
+        KeyboardInterrupt: after Ctrl-C, once the running jobs have stopped; on Slurm they go on.
     """
     resources = sweep.resources
-    gpus = [] if resources.device == "cpu" else visible_gpus()
-    if resources.device == "cuda" and not gpus:
+    on_slurm = resources.executor == "slurm"
+    gpus = [] if resources.device == "cpu" or on_slurm else visible_gpus()
+    if resources.device == "cuda" and not gpus and not on_slurm:
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
+    _check_inception(sweep, study)
     folder = Path(resources.data_folder) if resources.data_folder else None
     for data in {cell.data for _, cell in sweep.cells()}:
         check_available(data, folder, resources.data_download)
+        if data.vae is not None:
+            check_ready(data, Shared(study.root), str(sweep.path))
+        elif data.name in ("imagenet", "folder"):  # checked here once, rather than by every job at the same time
+            load(data, folder, cache=Shared(study.root).images_folder)
     _check_writable(study)
     study.save_sweep(sweep.path)
     # the dearest first, so that no long cell is left over at the end, and what does not fit fails early
     items = sorted(cell_runs(sweep, study), key=_training_cost, reverse=True)
-    to_retry = {item.cell.id for item in items if retry and item.now.state is State.FAILED}
+    to_retry = {item.cell.id for item in items if retry and item.now.state in _RETRIED}
+    if on_slurm:
+        from harness.launch_slurm import launch_slurm
+
+        launch_slurm(sweep, study, items, to_retry, view, wait=wait)
+        return items
     slots = default_slots(resources, gpus)
     try:
         _loop(sweep, items, to_retry, slots, gpus, view)
@@ -154,6 +177,16 @@ def _training_cost(item: CellRun) -> float:
     return float(closed_form_macs(item.cell.model, item.cell.data.shape)) * recipe.batch_size * recipe.steps
 
 
+def _check_inception(sweep: Sweep, study: Study) -> None:
+    """Days of training should not end in an evaluation that cannot be done: its weights must be there and readable."""
+    named = any(e.extractor == inception.NAME for _, cell in sweep.cells() for e in sweep.evaluations_of(cell))
+    if named and any(item.now.state is not State.DONE for item in cell_runs(sweep, study)):
+        try:
+            inception.check_weights(inception.find_weights(sweep.resources.inception_weights))
+        except InputError as error:
+            raise InputError(f"{sweep.path}: {error}") from None
+
+
 def _check_writable(study: Study) -> None:
     try:
         study.runs_folder.mkdir(parents=True, exist_ok=True)
@@ -167,16 +200,7 @@ def _loop(sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gp
     """Fill the slots until nothing is left to start and nothing runs."""
     announced = {item.cell.id for item in items if item.now.state is State.DONE}
     while True:
-        active = [item for item in items if item.now.state in _ACTIVE]
-        for item in items:
-            if len(active) >= slots:
-                break
-            if _startable(item, to_retry) and item.refresh().state not in _ACTIVE and _startable(item, to_retry):
-                to_retry.discard(item.cell.id)
-                if _start(sweep, item, _free_gpu(gpus, active)):
-                    view.started(item)
-                item.refresh()
-                active.append(item)
+        active = _fill_slots(sweep, items, to_retry, slots, gpus, view)
         view.tick(items)
         if not active:
             return
@@ -192,8 +216,29 @@ def _loop(sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gp
                 view.finished(item)
 
 
+def _fill_slots(
+    sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gpus: list[str], view: View
+) -> list[CellRun]:
+    """Start cells while slots are free; returns the active ones, whoever started them."""
+    active = [item for item in items if item.now.state in _ACTIVE]
+    for item in items:
+        if sum(not item.on_slurm for item in active) >= slots:
+            break
+        if not _startable(item, to_retry):
+            continue
+        if item.refresh().state in _ACTIVE:  # another launch was quicker
+            active.append(item)
+        elif _startable(item, to_retry):
+            to_retry.discard(item.cell.id)
+            if _start(sweep, item, _free_gpu(gpus, active)):
+                view.started(item)
+            item.refresh()
+            active.append(item)
+    return active
+
+
 def _startable(item: CellRun, to_retry: set[str]) -> bool:
-    if item.now.state is State.FAILED:
+    if item.now.state in _RETRIED:
         return item.cell.id in to_retry
     spent = item.mine and item.restarts >= RESTARTS
     return item.now.state in _STARTABLE and not spent
@@ -224,6 +269,7 @@ def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
         evaluations=sweep.evaluations_of(item.cell),
         recording=sweep.recording,
         resources=sweep.resources,
+        results=str(run.folder.resolve().parents[2]),
         gpu=gpu,
     )
     with _interrupts_ignored():

@@ -31,6 +31,7 @@ RESULT_COLUMNS: dict[str, str] = {
     "sampler": "ddpm or ddim",
     "sampling_steps": "sampler steps",
     "guidance": "classifier-free guidance scale, 1 = none",
+    "guidance_channels": "noise channels guided, all or first-three; empty without guidance",
     "ema": "sampled with the averaged weights",
     "sampling_seed": "seed of the samples' noise and labels",
     "extractor": "feature space, name@hash of its weights",
@@ -40,6 +41,7 @@ RESULT_COLUMNS: dict[str, str] = {
     "precision": "k = 3 precision",
     "recall": "k = 3 recall",
     "inception_score": "the score's formula on the extractor's own class probabilities",
+    "reconstruction_frechet": "of latents: Frechet distance of decoded held-out images to their originals",
     "train_seconds": "wall time of training, all attempts",
     "sample_seconds": "wall time of sampling and scoring",
 }

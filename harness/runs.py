@@ -4,12 +4,19 @@
       cell.json           the cell and its name
       attempts/001.json   the claim of attempt 1, a whole file hard-linked into place: it cannot be made twice
                001.submitted.json, 001.started.json, 001.ended.json    written once each, by launcher and job
+               001.cancelled.json  somebody asked for the end of attempt 1
       progress.json       where the running job is; its age is the job's heartbeat
       train.jsonl         losses
       checkpoints/        state-<step>.safetensors (to resume), weights-<step>.safetensors (to evaluate)
       samples/            generated images, by evaluation
       evaluations/        <evaluation id>@<step>.json
       log                 what the job printed
+
+What several studies share lies beside them, in folders that no study can be named like (see `Shared`):
+
+    results/_vae/<data>-<id>/       an autoencoder as diffusers writes it, and card.json
+            _latents/<data>-<id>/   encoded images, and manifest.json
+            _images/                what is known of the user's image folders
 
 Imports no torch: `status`, `collect` and a launch that finds everything done start without it.
 """
@@ -19,28 +26,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
-
-import psutil
+from typing import Any, NamedTuple, Protocol, Self
 
 from harness.cell import ID_DIGITS, Cell
 from harness.errors import InputError
+from harness.files import fsync_folder, read_json, write_json, write_text
+from harness.processes import is_alive
 
 #: A job of another machine is taken for dead when its progress file has not changed for so long.
 HEARTBEAT_SECONDS = 300.0
-
-#: A process counts as the recorded one when the start times differ by less than this (clock ticks are coarse).
-_START_TOLERANCE = 2.0
 
 
 class State(StrEnum):
@@ -53,96 +53,27 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"  # begun, stopped or lost, no job alive; the next launch resumes it
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"  # stopped on purpose; runs again when asked to
+
+
+class Seen(NamedTuple):
+    """What a scheduler says of a job."""
+
+    alive: bool | None  # waiting or running; None: it cannot be asked
+    word: str = ""  # its own word for the state, such as PENDING; empty when it does not know the job
+    reason: str = ""  # why it waits
+    job: str | None = None  # the scheduler's number of it
+
+
+class Scheduler(Protocol):
+    """Who runs the jobs of claims that hold a ticket."""
+
+    def look(self, ticket: dict[str, Any]) -> Seen:
+        """What became of the job of this ticket."""
 
 
 class SupersededError(RuntimeError):
     """A later attempt has taken this cell over; this job must not write any more."""
-
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any | None:
-    """The JSON of a file; None when it is absent or torn (then it counts as not written)."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def now() -> str:
-    """UTC, ISO 8601, seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@lru_cache(maxsize=1)
-def boot_id() -> str:
-    """What tells one boot of a machine from another; pids mean nothing across boots."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"boot-{int(psutil.boot_time())}"
-
-
-def process_identity(pid: int | None = None) -> dict[str, Any]:
-    """What identifies a process for good: host, boot, pid and start time."""
-    process = psutil.Process(pid)
-    return {
-        "host": socket.gethostname(),
-        "boot": boot_id(),
-        "pid": process.pid,
-        "started": process.create_time(),
-    }
-
-
-def is_alive(identity: dict[str, Any] | None) -> bool | None:
-    """Whether the process lives; None when it cannot be known from here (another host)."""
-    if not identity:
-        return False
-    if identity.get("host") != socket.gethostname():
-        return None
-    if identity.get("boot") != boot_id():
-        return False
-    try:
-        process = psutil.Process(int(identity["pid"]))
-        same = abs(process.create_time() - float(identity["started"])) < _START_TOLERANCE
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, ValueError):
-        return False
 
 
 @dataclass(frozen=True)
@@ -155,6 +86,8 @@ class Attempt:
     started: dict[str, Any] | None
     ended: dict[str, Any] | None
     heartbeat_age: float  # seconds; decides only for a job of another host
+    cancelled: dict[str, Any] | None = None
+    seen: Seen | None = None  # by the scheduler; None when it was not asked, for the files say enough
 
     @property
     def live(self) -> bool:
@@ -162,17 +95,48 @@ class Attempt:
 
         The job itself is asked once it is known, else what was submitted, else the launcher that claimed.
         """
+        if "slurm" in self.claim:
+            return self._live_on_slurm()
         if self.ended is not None:
             return False
         alive = is_alive((self.started or self.submitted or self.claim).get("process"))
         return self.heartbeat_age < HEARTBEAT_SECONDS if alive is None else alive
 
+    def _live_on_slurm(self) -> bool:
+        """As `live`, of a Slurm job: one that was stopped lives as long as Slurm means to run it again."""
+        if self.seen is None:
+            return False
+        if self.started is None and self.submitted is None:
+            launcher = is_alive(self.claim.get("process"))
+            if launcher or (launcher is None and self.heartbeat_age < HEARTBEAT_SECONDS and not self.seen.alive):
+                return True  # on its way to Slurm
+        if self.seen.alive is not None:
+            return self.seen.alive
+        if self.ended is not None:
+            return False
+        if self.started is None:
+            return True  # Slurm may well have it, and nothing is submitted twice
+        alive = is_alive(self.started.get("process"))
+        return self.heartbeat_age < HEARTBEAT_SECONDS if alive is None else alive
+
+    @property
+    def job_id(self) -> str | None:
+        """The scheduler's number of the job, as far as it is on record."""
+        found = (self.seen and self.seen.job) or (self.submitted or {}).get("job_id")
+        return str(found) if found else self.claim.get("slurm", {}).get("job")
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether somebody ended this attempt on purpose."""
+        return self.cancelled is not None or (self.seen is not None and self.seen.word == "CANCELLED")
+
     @property
     def outcome(self) -> str:
-        """running, or how it ended: done, failed, stopped (by a signal), lost (ended without a word)."""
+        """running, or how it ended: done, failed, cancelled, stopped (by a signal), lost (ended without a word)."""
+        told = "running" if self.ended is None and self.live else "lost"
         if self.ended is not None:
-            return str(self.ended.get("outcome", "lost"))
-        return "running" if self.live else "lost"
+            told = str(self.ended.get("outcome", "lost"))
+        return "cancelled" if told in ("stopped", "lost") and self.was_cancelled else told
 
 
 @dataclass(frozen=True)
@@ -188,8 +152,9 @@ class RunState:
 class Run:
     """The folder of one cell."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scheduler: Scheduler | None = None) -> None:
         self.folder = folder
+        self._scheduler = scheduler
 
     # paths
 
@@ -230,6 +195,11 @@ class Run:
     def weights_file(self, step: int) -> Path:
         """Weights and averaged weights after `step` steps."""
         return self.folder / "checkpoints" / f"weights-{step:08d}.safetensors"
+
+    def weights_steps(self) -> list[int]:
+        """The steps whose weights are kept, ascending."""
+        files = (self.folder / "checkpoints").glob("weights-*.safetensors")
+        return sorted(int(path.stem.rpartition("-")[2]) for path in files)
 
     def state_files(self) -> list[Path]:
         """All training states, the newest first."""
@@ -278,13 +248,23 @@ class Run:
     def attempt(self, number: int) -> Attempt:
         """One attempt, read from its files."""
         part = self.attempts_folder / f"{number:03d}"
+        claim = read_json(part.with_suffix(".json")) or {}
+        submitted = read_json(part.with_suffix(".submitted.json"))
+        ended = read_json(part.with_suffix(".ended.json"))
+        seen = None
+        over = ended is not None and ended.get("outcome") != "stopped"
+        if "slurm" in claim and not over and not (self.attempts_folder / f"{number + 1:03d}.json").exists():
+            ticket = {"job": (submitted or {}).get("job_id"), **claim["slurm"]}  # a requeued one's claim has it
+            seen = self._scheduler.look(ticket) if self._scheduler else Seen(None)
         return Attempt(
             number=number,
-            claim=read_json(part.with_suffix(".json")) or {},
-            submitted=read_json(part.with_suffix(".submitted.json")),
+            claim=claim,
+            submitted=submitted,
             started=read_json(part.with_suffix(".started.json")),
-            ended=read_json(part.with_suffix(".ended.json")),
+            ended=ended,
             heartbeat_age=self.heartbeat_age(),
+            cancelled=read_json(part.with_suffix(".cancelled.json")),
+            seen=seen,
         )
 
     def attempts(self) -> list[Attempt]:
@@ -306,14 +286,23 @@ class Run:
                 os.link(name, target)
             except FileExistsError:
                 return False
-            _fsync_folder(self.attempts_folder)
+            fsync_folder(self.attempts_folder)
             return True
         finally:
             Path(name).unlink(missing_ok=True)
 
     def record(self, number: int, event: str, value: dict[str, Any]) -> None:
-        """Write what became of attempt `number`: event is submitted, started or ended."""
+        """Write what became of attempt `number`: event is submitted, started, ended or cancelled."""
         write_json(self.attempts_folder / f"{number:03d}.{event}.json", value)
+
+    def release(self, number: int) -> None:
+        """Take back a claim of which nothing was submitted; a run that has nothing else goes too."""
+        (self.attempts_folder / f"{number:03d}.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.attempts_folder.rmdir()
+            if [path.name for path in self.folder.iterdir()] == [self.cell_file.name]:
+                self.cell_file.unlink()
+                self.folder.rmdir()
 
     def assert_owner(self, number: int) -> None:
         """Raise SupersededError when a later attempt exists. Called before every write of a job."""
@@ -352,18 +341,24 @@ class Run:
         attempt = self.attempt(numbers[-1]) if numbers else None
         missing = self.missing_evaluations(owed)
         if attempt is not None and attempt.live:
-            state = State.QUEUED if attempt.started is None else State.RUNNING
-            return RunState(state, attempt, "", self.progress() if state is State.RUNNING else None)
+            seen = attempt.seen or Seen(None)
+            waits = attempt.started is None or attempt.ended is not None or seen.word == "PENDING"
+            state = State.QUEUED if waits else State.RUNNING
+            return RunState(state, attempt, seen.reason if waits else "", None if waits else self.progress())
         if not missing:
             return RunState(State.DONE, attempt, "", None)
         if attempt is not None and attempt.ended is not None and attempt.ended.get("outcome") == "failed":
             return RunState(State.FAILED, attempt, str(attempt.ended.get("message", "")), self.progress())
+        if attempt is not None and attempt.outcome == "cancelled":
+            return RunState(State.CANCELLED, attempt, "--retry runs it again", self.progress())
         if self.weights_file(training_steps).exists():
             message = f"{len(missing)} of {len(owed)} evaluations owed"
             return RunState(State.PARTIAL, attempt, message, None)
         if attempt is None or attempt.outcome == "done":  # a record or checkpoint was deleted since
             return RunState(State.MISSING, attempt, "", None)
         message = "stopped by a signal" if attempt.ended else f"attempt {attempt.number} ended without a word"
+        if attempt.seen is not None and attempt.seen.word:
+            message += f"; Slurm: {attempt.seen.word}"
         return RunState(State.INTERRUPTED, attempt, message, self.progress())
 
     def remove_temporary_files(self) -> None:
@@ -375,9 +370,11 @@ class Run:
 class Study:
     """The folder of a study: `results/<study>`."""
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, scheduler: Scheduler | None = None) -> None:
         self.name = name
+        self.root = root
         self.folder = root / name
+        self.scheduler = scheduler
 
     @property
     def sweep_file(self) -> Path:
@@ -388,6 +385,11 @@ class Study:
     def runs_folder(self) -> Path:
         """One folder a cell."""
         return self.folder / "runs"
+
+    @property
+    def submitit_folder(self) -> Path:
+        """Submitit's own files of Slurm arrays, which belong to no single run."""
+        return self.folder / "submitit"
 
     @property
     def samples_folder(self) -> Path:
@@ -402,12 +404,13 @@ class Study:
         """Every run there is, by cell id. One listing, so a study of many cells stays quick."""
         if not self.runs_folder.is_dir():
             return {}
-        return {entry.name[-ID_DIGITS:]: Run(Path(entry.path)) for entry in _folders(self.runs_folder)}
+        folders = _folders(self.runs_folder)
+        return {entry.name[-ID_DIGITS:]: Run(Path(entry.path), self.scheduler) for entry in folders}
 
     def run(self, name: str, cell: Cell, known: dict[str, Run] | None = None) -> Run:
         """The run of a cell: the folder that ends in its id, whatever name it was given, or a new one."""
         known = self.run_folders() if known is None else known
-        return known.get(cell.id) or Run(self.runs_folder / f"{name}-{cell.id}")
+        return known.get(cell.id) or Run(self.runs_folder / f"{name}-{cell.id}", self.scheduler)
 
     def save_sweep(self, source: Path) -> None:
         """Keep a copy of the sweep file, so that the study can be named without it."""
@@ -419,6 +422,26 @@ class Study:
 def _folders(parent: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(parent) as entries:
         yield from (entry for entry in entries if entry.is_dir())
+
+
+class Shared:
+    """What several studies share: `results/_vae`, `results/_latents`, `results/_images`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def vae_folder(self, name: str) -> Path:
+        """An autoencoder, by `<data>-<id>` or by the name of a pretrained one."""
+        return self.root / "_vae" / name
+
+    def latents_folder(self, name: str) -> Path:
+        """The latents of a data set, by `<data>-<id>`."""
+        return self.root / "_latents" / name
+
+    @property
+    def images_folder(self) -> Path:
+        """What was found in the user's image folders, one file a folder."""
+        return self.root / "_images"
 
 
 class TrainLog:
@@ -449,10 +472,3 @@ class TrainLog:
         """Add a row; NaN is refused."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space where `folder` is or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from harness import checkpoint
 from harness.cell import Cell, Recording
+from harness.data.batches import Batches, Splits, batches
+from harness.data.latents import Latents
 from harness.data.order import sample_indices, step_draws, stream
-from harness.data.sources import Dataset, Images
+from harness.data.sources import Dataset
 from harness.diffusion.loss import denoising_mse, hybrid_loss
 from harness.diffusion.schedule import Schedule
 from harness.errors import CellFailedError
@@ -137,7 +139,7 @@ def ema_decay(cell: Cell, step: int) -> float:
 
 def train(
     cell: Cell,
-    dataset: Dataset,
+    source: Dataset | Latents,
     run: Run,
     *,
     device: str,
@@ -150,7 +152,7 @@ def train(
 
     Args:
         cell: what to train.
-        dataset: its data.
+        source: its data: images, or their latents.
         run: the run folder; a state in it is resumed.
         device: "cpu" or "cuda".
         keep: steps whose weights are kept for evaluation.
@@ -169,8 +171,7 @@ def train(
     _resume(state, run, latest=min(wanted, default=recipe.steps))
     log = TrainLog(run).rewind(state.step)
     schedule = Schedule.of(cell.diffusion)
-    images = torch.from_numpy(dataset.train.images).to(device)
-    labels = torch.from_numpy(dataset.train.labels).to(device)
+    data = batches(source, device)
     loss_steps = recording.steps(recipe.steps, keep)
     log_every = max(1, recipe.steps // LOG_ROWS)
     last_checkpoint = begun = time.monotonic()
@@ -178,7 +179,7 @@ def train(
     state.dit.train()
 
     while state.step < recipe.steps:
-        loss = _train_step(state, cell, images, labels, schedule)
+        loss = _train_step(state, cell, data.train, schedule, device)
         state.window.append(loss)
         state.step += 1
         moment = time.monotonic()
@@ -191,7 +192,7 @@ def train(
             state.window = []
         if state.step in loss_steps:
             hooks.before_write()
-            log.append({"step": state.step, **measure_losses(state.ema, cell, dataset, recording.loss_images, device)})
+            log.append({"step": state.step, **measure_losses(state.ema, cell, data, recording.loss_images, device)})
         if state.step in keep:
             hooks.before_write()
             checkpoint.save(run.weights_file(state.step), state.weights(), {"step": state.step, "cell": cell.id})
@@ -217,10 +218,10 @@ def train(
         path.unlink(missing_ok=True)
 
 
-def _train_step(state: TrainState, cell: Cell, images: Tensor, labels: Tensor, schedule: Schedule) -> float:
+def _train_step(state: TrainState, cell: Cell, data: Batches, schedule: Schedule, device: str) -> float:
     """One step of AdamW and of the averaged weights; returns the loss."""
-    recipe, shape, device = cell.training, cell.data.shape, images.device
-    indices = torch.from_numpy(sample_indices(cell.seed, state.step, recipe.batch_size, len(images))).to(device)
+    recipe, shape = cell.training, cell.data.shape
+    indices = sample_indices(cell.seed, state.step, recipe.batch_size, len(data.labels))
     draws = step_draws(
         cell.seed,
         state.step,
@@ -228,17 +229,16 @@ def _train_step(state: TrainState, cell: Cell, images: Tensor, labels: Tensor, s
         cell.diffusion.timesteps,
         recipe.label_dropout,
     )
-    x0 = _to_model(images[indices])  # (N, C, S, S)
-    if cell.data.horizontal_flips:
-        flip = torch.from_numpy(draws.flip).to(device)
-        x0 = torch.where(flip[:, None, None, None], x0.flip(-1), x0)
+    mirror = draws.flip if cell.data.horizontal_flips else None
+    x0 = data.x0(indices, mirror, stream("posterior", cell.seed, state.step))  # (N, C, S, S)
     y = None
     if shape.classes:
-        y = labels[indices].masked_fill(torch.from_numpy(draws.drop_label).to(device), state.dit.null_class)
+        labels = data.labels[torch.from_numpy(indices).to(device)]
+        y = labels.masked_fill(torch.from_numpy(draws.drop_label).to(device), state.dit.null_class)
     t = torch.from_numpy(draws.timesteps).to(device)
     noise = torch.from_numpy(draws.noise).to(device)
     xt = schedule.q_sample(x0, t, noise)
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+    with torch.autocast(x0.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         output = state.dit(xt, t, y)
     losses = hybrid_loss(output.float(), x0, xt, t, noise, schedule)
     loss = (losses.mse + losses.vb).mean()
@@ -256,13 +256,8 @@ def _train_step(state: TrainState, cell: Cell, images: Tensor, labels: Tensor, s
     return value
 
 
-def _to_model(images: Tensor) -> Tensor:
-    """uint8 (N, S, S, C) to float32 (N, C, S, S) in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 @torch.inference_mode()
-def measure_losses(dit: DiT, cell: Cell, dataset: Dataset, count: int, device: str) -> dict[str, Any]:
+def measure_losses(dit: DiT, cell: Cell, data: Splits, count: int, device: str) -> dict[str, Any]:
     """Denoising loss (noise MSE) per timestep bin on both splits, the same noise for every cell.
 
     Returns:
@@ -271,19 +266,19 @@ def measure_losses(dit: DiT, cell: Cell, dataset: Dataset, count: int, device: s
     """
     schedule = Schedule.of(cell.diffusion)
     out: dict[str, Any] = {}
-    for name, split in (("train", dataset.train), ("heldout", dataset.heldout)):
+    for name, split in data._asdict().items():
         bins = [_bin_loss(dit, cell, split, count, schedule, b, device) for b in range(LOSS_BINS)]
         out[f"loss_{name}"] = sum(bins) / len(bins)
         out[f"bins_{name}"] = bins
     return out
 
 
-def _bin_loss(dit: DiT, cell: Cell, split: Images, count: int, schedule: Schedule, number: int, device: str) -> float:
-    n = min(count, len(split.images))
+def _bin_loss(dit: DiT, cell: Cell, split: Batches, count: int, schedule: Schedule, number: int, device: str) -> float:
+    n = min(count, len(split.labels))
     low, high = (round(edge * cell.diffusion.timesteps / LOSS_BINS) for edge in (number, number + 1))
     draws = stream("denoising-loss", number)  # the same for both splits, so that their gap is not the noise's
     t = torch.from_numpy(draws.integers(low, high, size=n)).to(device)
-    x0 = _to_model(torch.from_numpy(split.images[:n]).to(device))
+    x0 = split.x0(np.arange(n), None, stream("denoising-loss-posterior", number))
     noise = torch.from_numpy(draws.standard_normal(tuple(x0.shape), dtype=np.float32)).to(device)
-    y = torch.from_numpy(split.labels[:n]).to(device) if cell.data.shape.classes else None
+    y = split.labels[:n] if cell.data.shape.classes else None
     return float(denoising_mse(dit(schedule.q_sample(x0, t, noise), t, y), noise).mean())

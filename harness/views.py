@@ -21,18 +21,29 @@ _COLOURS = {
     State.PARTIAL: "yellow",
     State.INTERRUPTED: "yellow",
     State.FAILED: "red",
+    State.CANCELLED: "yellow",
     State.MISSING: "dim",
 }
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them: 45 s, 3.2 min, 1.5 h, 2.1 d."""
+    """Seconds as people say them: 45 s, 3.2 min, 1.5 h, 2.1 d, 1.3 years."""
     if seconds is None:
         return ""
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+    for unit, size in (("years", 365.25 * 86400), ("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def size_of(count: int | None) -> str:
+    """Bytes as people say them: 512 B, 84.0 GB, 1.2 TB; "unknown" where they cannot be known."""
+    if count is None:
+        return "unknown"
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
 
 
 def number(value: float | None) -> str:
@@ -72,6 +83,7 @@ def plan_table(title: str, rows: list[Row], totals: Row) -> Table:
             ("GMACs", True),
             ("train GMACs", True),
             ("sampling GMACs", True),
+            ("GPU hours", True),
             ("est. time", True),
             ("state", False),
         ],
@@ -82,17 +94,31 @@ def plan_table(title: str, rows: list[Row], totals: Row) -> Table:
             row["id"],
             row["block"],
             *(str(row[k]) for k in ("depth", "width", "heads", "patch_size", "tokens")),
-            *(number(row[k]) for k in ("params_m", "gmacs", "train_gmacs", "sampling_gmacs")),
+            *(number(row[k]) for k in ("params_m", "gmacs", "train_gmacs", "sampling_gmacs", "gpu_hours")),
             duration(row["estimated_s"]),
             state_text(row["state"]),
         )
     table.caption = (
-        f"{totals['cells']} cells; training {number(totals['train_gmacs'])} GMACs, sampling "
-        f"{number(totals['sampling_gmacs'])} GMACs; what is not done takes about {duration(totals['estimated_s'])} "
-        f"on {totals['slots']} slots. GMACs: 1e9 multiply-adds of one forward pass of one image (the paper's Gflops)."
+        f"{totals['cells']} cell{'s' * (totals['cells'] != 1)}; training {number(totals['train_gmacs'])} GMACs, "
+        f"sampling {number(totals['sampling_gmacs'])} GMACs; what is not done takes about "
+        f"{duration(totals['estimated_s'])} on {totals['slots']} slots of this machine. "
+        "GMACs: 1e9 multiply-adds of one forward pass of one image (the paper's Gflops).\n"
+        f"{_gpu_hours(totals['gpu_hours'])} at {number(totals['tflops'])} TFLOP/s a GPU ({totals['throughput']}"
+        f"{'; --tflops N to state another' if totals['throughput'] == 'assumed' else ''}). Disk: weights "
+        f"{size_of(totals['weights_bytes'])}, samples {size_of(totals['samples_bytes'])}, states while training "
+        f"{size_of(totals['states_bytes'])}{_latents(totals)}."
     )
     table.caption_justify = "left"
     return table
+
+
+def _gpu_hours(hours: float) -> str:
+    return f"{hours:,.0f} GPU hours" if hours >= 10 else f"{number(hours)} GPU hours"
+
+
+def _latents(totals: Row) -> str:
+    """Encoded images, once for all cells that share them."""
+    return f", latents {size_of(totals['latents_bytes'])}" if totals["latents"] else ""
 
 
 def status_row(item: CellRun) -> Row:

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 
 from harness.cell import (
     EXTRACTORS,
-    INPUT_SHAPES,
     SIZES,
     Cell,
     Data,
@@ -25,6 +24,7 @@ from harness.cell import (
     Resources,
     Training,
     describe_validation_error,
+    spec_id,
 )
 from harness.errors import InputError
 
@@ -278,10 +278,15 @@ def _check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
         raise InputError(
             f"{key}.guidance: {evaluation.guidance} needs a trained null class; set training.label_dropout above 0"
         )
-    assert evaluation.extractor is not None
-    extractor, shape = EXTRACTORS[evaluation.extractor], INPUT_SHAPES[cell.data.name]
-    if (extractor.channels, extractor.size) != (shape.channels, shape.size):
-        fits = [n for n, e in EXTRACTORS.items() if (e.channels, e.size) == (shape.channels, shape.size)]
+    try:
+        evaluation.guided_channels(cell.data.shape.channels)
+    except ValueError as error:
+        raise InputError(f"{key}.guidance_channels: {error}; allowed: as-published, all") from None
+    if evaluation.extractor is None:
+        raise InputError(f"{key}.extractor: {cell.data.name} has none of its own; name one of {', '.join(EXTRACTORS)}")
+    extractor, shape = EXTRACTORS[evaluation.extractor], cell.data.image_shape
+    if not extractor.reads(shape):
+        fits = [n for n, e in EXTRACTORS.items() if e.reads(shape)]
         raise InputError(
             f"{key}.extractor: {evaluation.extractor} does not read {cell.data.name}; allowed: {', '.join(fits)}"
         )
@@ -316,6 +321,8 @@ def _readable_name(cell: Cell, varying: set[str]) -> str:
     for field in sorted(varying - implied):
         section, _, leaf = field.rpartition(".")
         value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)
+        if isinstance(value, BaseModel):  # a VAE
+            value = spec_id(value)[:6]
         parts.append(str(value) if isinstance(value, str) else f"{leaf}{value}")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
 

@@ -328,3 +328,19 @@ def test_help_imports_no_heavy_package() -> None:
         "assert not {'torch', 'pandas', 'matplotlib', 'submitit'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_cancel_is_on_record_until_retried(long: Bench, tmp_path: Path) -> None:
+    bench = disturbed(tmp_path / "b")
+    launcher = bench.start("launch", str(bench.sweep), "--slots", "1")
+    wait_for(lambda: training(bench))
+    done = bench.run("cancel", str(bench.sweep), "d2-w16-p4")  # the dearest is started first
+    assert done.returncode == 0, done.stderr
+    assert "1 cell asked to stop" in done.stdout
+    _, err = launcher.communicate(timeout=240)
+    assert launcher.returncode == 1, err
+    assert "d2-w16-p4: cancelled" in err
+    assert [row["state"] for _, row in sorted(bench.status().items())] == ["done", "cancelled"]
+    assert bench.launch("--retry").returncode == 0
+    assert bench.attempts() == {"d1": ["001.json"], "d2": ["001.json", "002.json"]}
+    assert bench.weights() == long.weights()

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from harness import runs
+from harness import files, runs
 from harness.cell import Cell, Model
-from harness.runs import Run, State, Study, SupersededError, TrainLog, process_identity, write_json
+from harness.files import write_json
+from harness.processes import process_identity
+from harness.runs import Run, Seen, State, Study, SupersededError, TrainLog
 
 CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
 KEY = "abc@10"
@@ -162,13 +164,107 @@ def test_the_train_log_rewinds_and_survives_a_torn_line(run: Run) -> None:
 
 def test_atomic_write_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f"
-    runs.write_text(path, "old")
+    files.write_text(path, "old")
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="space"):
-        runs.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+class FakeSlurm:
+    """A scheduler that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.says: Seen = Seen(None)
+        self.asked: list[dict[str, Any]] = []
+
+    def look(self, ticket: dict[str, Any]) -> Seen:
+        self.asked.append(ticket)
+        return self.says
+
+
+@pytest.fixture
+def slurm() -> FakeSlurm:
+    return FakeSlurm()
+
+
+@pytest.fixture
+def on_slurm(tmp_path: Path, slurm: FakeSlurm, dead: dict[str, Any]) -> Run:
+    """A run claimed for Slurm by a launcher that is gone."""
+    run = Run(tmp_path / f"x-{CELL.id}", slurm)
+    run.claim(1, {"process": dead, "slurm": {"token": "t", "index": 3, "restarts": 0}})
+    return run
+
+
+PENDING, GONE, SILENT = Seen(True, "PENDING", "BeginTime", "7_3"), Seen(False), Seen(None)
+
+
+def test_a_claim_of_a_dead_launcher_is_what_slurm_says(on_slurm: Run, slurm: FakeSlurm) -> None:
+    slurm.says = GONE  # it died before sbatch
+    assert state(on_slurm) is State.INTERRUPTED
+    slurm.says = PENDING  # it died after
+    assert state(on_slurm) is State.QUEUED
+    slurm.says = SILENT  # nothing is submitted twice
+    assert state(on_slurm) is State.QUEUED
+    assert slurm.asked[-1] == {"job": None, "token": "t", "index": 3, "restarts": 0}
+
+
+def test_a_stopped_slurm_job_is_queued_while_slurm_means_to_run_it_again(on_slurm: Run, slurm: FakeSlurm) -> None:
+    on_slurm.record(1, "submitted", {"job_id": "7_3"})
+    on_slurm.record(1, "started", {"process": process_identity()})
+    slurm.says = Seen(True, "RUNNING")
+    assert state(on_slurm) is State.RUNNING
+    slurm.says = PENDING  # the node was lost
+    found = on_slurm.state([KEY], 10)
+    assert (found.state, found.message) == (State.QUEUED, "BeginTime")
+    on_slurm.record(1, "ended", {"outcome": "stopped"})
+    slurm.says = Seen(True, "COMPLETING")
+    assert state(on_slurm) is State.QUEUED
+    slurm.says = GONE
+    assert state(on_slurm) is State.INTERRUPTED
+    slurm.says = Seen(False, "CANCELLED")
+    assert state(on_slurm) is State.CANCELLED
+
+
+def test_without_slurm_a_started_job_lives_by_its_process(on_slurm: Run, slurm: FakeSlurm) -> None:
+    slurm.says = SILENT
+    on_slurm.record(1, "started", {"process": process_identity()})
+    assert state(on_slurm) is State.RUNNING
+    on_slurm.record(1, "ended", {"outcome": "failed", "message": "m"})
+    slurm.asked.clear()
+    assert state(on_slurm) is State.FAILED
+    assert slurm.asked == [], "what the files decide is not asked"
+
+
+def test_a_lost_slurm_job_carries_its_word(on_slurm: Run, slurm: FakeSlurm, dead: dict[str, Any]) -> None:
+    on_slurm.record(1, "started", {"process": dead})
+    slurm.says = Seen(False, "OUT_OF_MEMORY")
+    assert on_slurm.state([KEY], 10).message.endswith("Slurm: OUT_OF_MEMORY")
+
+
+def test_cancelled_stays_until_a_new_attempt(run: Run, dead: dict[str, Any]) -> None:
+    claim(run)
+    run.record(1, "cancelled", {})
+    assert state(run) is State.QUEUED
+    run.record(1, "started", {"process": dead})
+    assert state(run) is State.CANCELLED
+    assert run.attempt(1).outcome == "cancelled"
+    claim(run, 2)
+    assert state(run) is State.QUEUED
+
+
+def test_a_released_claim_leaves_nothing(run: Run) -> None:
+    claim(run)
+    run.write_cell("x", CELL)
+    run.release(1)
+    assert not run.folder.exists()
+    claim(run)
+    run.record(1, "ended", {"outcome": "failed"})
+    claim(run, 2)
+    run.release(2)
+    assert state(run) is State.FAILED

@@ -12,6 +12,7 @@ import torch
 
 from harness import checkpoint
 from harness.cell import Cell, Data, Recording
+from harness.data.batches import batches
 from harness.data.sources import Dataset, load
 from harness.errors import CellFailedError
 from harness.runs import Run, TrainLog
@@ -162,6 +163,7 @@ def test_the_measured_loss_uses_the_same_noise_for_every_cell(dataset: Dataset) 
     """An untrained model of any shape predicts zero noise: its loss is the power of the noise."""
     shapes = [cell(), cell().model_copy(update={"seed": 9})]
     shapes.append(Cell.model_validate({"model": {"depth": 1, "width": 32, "patch_size": 2}}))
-    losses = [measure_losses(TrainState.initial(c, "cpu").ema, c, dataset, 16, "cpu") for c in shapes]
+    data = batches(dataset, "cpu")
+    losses = [measure_losses(TrainState.initial(c, "cpu").ema, c, data, 16, "cpu") for c in shapes]
     assert losses[0] == losses[1] == losses[2]
     assert losses[0]["loss_train"] == pytest.approx(1.0, abs=0.1)

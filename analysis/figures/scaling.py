@@ -34,7 +34,12 @@ _BUBBLE_AXES = 300.0  # points, width of the bubble chart's axes
 
 @styled
 def metric_against_gflops(
-    table: pd.DataFrame, metric: str, caption: str, fit: LineFit | None = None, correlation: Correlation | None = None
+    table: pd.DataFrame,
+    metric: str,
+    caption: str,
+    fit: LineFit | None = None,
+    correlation: Correlation | None = None,
+    column: str = METRIC,
 ) -> Figure:
     """Metric against compute of one forward pass, log x axis (paper's Figure 8).
 
@@ -44,15 +49,16 @@ def metric_against_gflops(
         caption: how it was measured (N, extractor, ...).
         fit: its line and 95 % prediction band are drawn; the metric axis is log for a power law, linear otherwise.
         correlation: its r is stated beside the line, the semi-log one on a linear axis.
+        column: of the metric.
 
     Raises:
         InputError: rows that were measured differently.
         CannotDrawError: no rows with the metric.
     """
-    rows = _rows(table)
+    rows = measured_rows(table, column)
     figure, (axes,) = new_figure()
     sizes, patches = size_colours(rows), patch_markers(rows)
-    _points(axes, rows, "gmacs", sizes, patches)
+    draw_points(axes, rows, "gmacs", column, sizes, patches)
     notes = []
     log_metric = fit is not None and fit.log_response
     if fit is not None:
@@ -68,7 +74,7 @@ def metric_against_gflops(
     if log_metric:
         axes.set_yscale("log")
         log_axis(axes.yaxis)
-    else:
+    elif column == METRIC:  # a distance has a zero worth showing; a loss has not
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     log_axis(axes.xaxis)
     axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
@@ -91,7 +97,7 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         InputError: rows that were measured differently.
         CannotDrawError: no rows with both values.
     """
-    rows = _rows(table, "train_gmacs")
+    rows = measured_rows(table, METRIC, "train_gmacs")
     rows = rows[rows["train_gmacs"] > 0]
     if rows.empty:
         raise CannotDrawError("no training compute is recorded")
@@ -102,7 +108,7 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
             axes.plot(
                 run["train_gmacs"], run[METRIC], color=sizes[run["size"].iloc[0]], linewidth=1, alpha=0.6, zorder=1
             )
-    _points(axes, rows, "train_gmacs", sizes, patches)
+    draw_points(axes, rows, "train_gmacs", METRIC, sizes, patches)
     axes.set_xscale("log")
     log_axis(axes.xaxis)
     axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
@@ -125,7 +131,7 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         InputError: rows that were measured differently.
         CannotDrawError: no rows with the metric.
     """
-    rows = _rows(table)
+    rows = measured_rows(table, METRIC)
     if len(rows) < 2:
         raise CannotDrawError("a bubble chart of one model shows nothing")
     sizes = size_colours(rows)
@@ -244,10 +250,16 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     return figure
 
 
-def _rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    rows = table.dropna(subset=[METRIC, *columns])
+def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows that have all these columns.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: there are none.
+    """
+    rows = table.dropna(subset=list(columns))
     if rows.empty:
-        raise CannotDrawError(f"no rows with {', '.join((METRIC, *columns))}")
+        raise CannotDrawError(f"no rows with {', '.join(columns)}")
     require_comparable(rows)
     return rows
 
@@ -256,10 +268,11 @@ def _triples(rows: pd.DataFrame, name: str) -> list[tuple[Any, Any, Any]]:
     return list(zip(rows[name], rows["gmacs"], rows[METRIC], strict=True))
 
 
-def _points(axes: Axes, rows: pd.DataFrame, x: str, sizes: dict[str, str], patches: dict[int, str]) -> None:
+def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, sizes: dict[str, str], patches: dict[int, str]) -> None:
+    """Column y against column x: a colour per size, a marker per patch size."""
     for (size, _), cells in rows.groupby(["size", "patch_size"]):
         axes.plot(
-            cells[x], cells[METRIC], color=sizes[str(size)], marker=patches[int(cells["patch_size"].iloc[0])],
+            cells[x], cells[y], color=sizes[str(size)], marker=patches[int(cells["patch_size"].iloc[0])],
             linestyle="", zorder=3, markeredgecolor="white", markeredgewidth=0.5,
         )  # fmt: skip
 

@@ -30,7 +30,7 @@ MAX_PNG_BYTES = 300_000
 #: Okabe and Ito's palette, told apart with any colour vision; the yellow is left out, it is too light for lines.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 GFLOPS = "Gflops (GMACs, one forward pass)"
 TRAINING_COMPUTE = "Training compute, Gflops (3 × GMACs × batch × steps)"
@@ -76,11 +76,11 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapped
 
 
-def new_figure(height: float = 3.9, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of column width with `columns` axes side by side that share the vertical axis."""
+def new_figure(height: float = 3.9, columns: int = 1, rows: int = 1, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of column width with a grid of axes, row by row, that share the vertical axis."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-    axes = figure.subplots(1, columns, sharey=True, squeeze=False)
-    return figure, list(axes[0])
+    axes = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    return figure, list(axes.flat)
 
 
 def title(figure: Figure, text: str, caption: str) -> None:
@@ -89,11 +89,12 @@ def title(figure: Figure, text: str, caption: str) -> None:
     figure.supxlabel("\n".join(textwrap.wrap(caption, 110)), x=0.01, ha="left", fontsize=7, color="#444444")
 
 
-def log_axis(axis: Any) -> None:
-    """Plain numbers on a log axis ("0.1", "200"), ticks at 1, 2, 5 where its range is short."""
+def log_axis(axis: Any, narrow: bool = False) -> None:
+    """Plain numbers on a log axis ("0.1", "200"), ticks at 1, 2, 5 where its range is short and the axis is not."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else 10
     subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    subs = (1.0,) if narrow and decades > 1.2 else subs
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.set_minor_formatter(NullFormatter())
@@ -160,7 +161,8 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         The two paths.
     """
     with mpl.rc_context(_STYLE):
-        figure.draw_without_rendering()  # lays the figure out, once for both files
+        engine: Any = figure.get_layout_engine()
+        engine.execute(figure)  # lays the figure out, once for both files
         figure.set_layout_engine("none")
         for dpi in (DPI, 120, 96, 72):
             png = io.BytesIO()

@@ -70,14 +70,20 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
 
 @styled
 def over_steps(
-    table: pd.DataFrame, columns: Mapping[str, str], ylabel: str, heading: str, caption: str, log_axes: bool = False
+    table: pd.DataFrame,
+    columns: Mapping[str, str],
+    ylabel: str,
+    heading: str,
+    caption: str,
+    log_axes: bool = False,
+    panel: str = "patch_size",
 ) -> Figure:
-    """Values over training steps, one line per cell, one panel per patch size (paper's Figures 5, 6 and 13).
+    """Values over training steps, one line per cell, one panel per patch size or per size (paper's Figures 5, 6, 13).
 
     Cells with a value at a single step are not drawn.
 
-    Colour tells the sizes apart, or the blocks where there is one size only; the line style tells the columns apart,
-    or else the blocks.
+    Colour tells the sizes apart (the patch sizes where each size has a panel), or the blocks where there is one size
+    only; the line style tells the columns apart, or else the blocks.
 
     Args:
         table: rows with cell, step, size, depth, width, block, patch_size and the columns; one value per cell and step.
@@ -86,22 +92,21 @@ def over_steps(
         heading: title of the figure.
         caption: how the values were measured.
         log_axes: logarithms on both axes, so that the early steps and the late values show.
+        panel: "patch_size", or "size" for one panel per size.
 
     Raises:
-        CannotDrawError: no cell has a value at more than one step.
+        CannotDrawError: no cell has a value at more than one step, or there is no more than one size or too many.
     """
     rows = table.dropna(subset=list(columns), how="all")
     rows = rows[rows["step"] > 0] if log_axes else rows
     rows = rows[rows.groupby("cell")["step"].transform("nunique") > 1]
     if rows.empty:
         raise CannotDrawError("no cell was measured at more than one training step")
-    patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
-    panels = [[p] for p in patches] if len(patches) <= _MOST_PANELS else [patches]
+    panels = _panels(rows, panel)
     figure, all_axes = new_figure(columns=len(panels))
-    by, names, colour = _colour_key(rows)
-    blocks = list(dict.fromkeys(rows["block"])) if by == "size" else []
-    for axes, shown in zip(all_axes, panels, strict=True):
-        cells = rows[rows["patch_size"].isin(shown)]
+    by, names, colour = _colour_key(rows, panel)
+    blocks = list(dict.fromkeys(rows["block"])) if by != "block" else []
+    for axes, (heading_above, cells) in zip(all_axes, panels, strict=True):
         for _, run in cells.sort_values("step").groupby("cell"):
             for index, column in enumerate(columns):
                 values = run[["step", column]].dropna().groupby("step", as_index=False).mean()
@@ -110,7 +115,7 @@ def over_steps(
                     values["step"], values[column], color=colour[str(run[by].iloc[0])], linestyle=style, linewidth=1.1,
                     marker="o" if len(values) <= 12 else "", markersize=3, alpha=0.9,
                 )  # fmt: skip
-        axes.set(xlabel=STEPS, title=" and ".join(f"patch {p}" for p in shown))
+        axes.set(xlabel=STEPS, title=heading_above)
         if log_axes:
             axes.set_xscale("log")
             axes.set_yscale("log")
@@ -129,8 +134,69 @@ def over_steps(
     return figure
 
 
-def _colour_key(rows: pd.DataFrame) -> tuple[str, dict[str, str], dict[str, str]]:
+@styled
+def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) -> Figure:
+    """A loss over training, all of it and its first tenth, linear axes (paper's Figure 13).
+
+    Args:
+        table: rows with cell, step, size, depth, width, patch_size and the column.
+        column: of the loss.
+        ylabel: label of the value axis.
+        caption: how it was measured.
+
+    Raises:
+        CannotDrawError: fewer than three steps in the first tenth.
+    """
+    rows = table.dropna(subset=[column])
+    last = int(rows["step"].max()) if len(rows) else 0
+    early = rows[rows["step"] <= last / 10]
+    if early["step"].nunique() < 3:
+        raise CannotDrawError("fewer than three steps were logged in the first tenth of training")
+    sizes = size_order(rows)
+    patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
+    colour = colours(sizes)
+    figure, all_axes = new_figure(columns=2, sharey=False)
+    for axes, part, heading in zip(all_axes, (rows, early), ("all of training", "its first tenth"), strict=True):
+        for _, run in part.sort_values("step").groupby("cell"):
+            style = LINES[patches.index(int(run["patch_size"].iloc[0])) % len(LINES)]
+            axes.plot(run["step"], run[column], color=colour[str(run["size"].iloc[0])], linestyle=style, linewidth=0.8)
+        axes.set(xlabel=STEPS, title=heading)
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        axes.locator_params(axis="x", nbins=4)
+    late = rows.loc[rows["step"] > last / 10, column]
+    if not late.empty:
+        all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)
+    all_axes[0].set_ylabel(ylabel)
+    grey: Any = {"color": "#555555"}
+    outside_legend(
+        figure,
+        [Line2D([], [], color=colour[size], label=size) for size in sizes]
+        + [Line2D([], [], linestyle=LINES[i % len(LINES)], label=f"patch {p}", **grey) for i, p in enumerate(patches)],
+    )
+    title(figure, "Training loss, with an early zoom", caption)
+    return figure
+
+
+def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:
+    """Heading and rows of every panel."""
+    if panel == "patch_size":
+        patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
+        if len(patches) > _MOST_PANELS:
+            return [(" and ".join(f"patch {p}" for p in patches), rows)]
+        return [(f"patch {p}", rows[rows["patch_size"] == p]) for p in patches]
+    sizes = size_order(rows)
+    if not 1 < len(sizes) <= _MOST_PANELS:
+        many = f"{len(sizes)} size{'s' * (len(sizes) != 1)}"
+        raise CannotDrawError(f"{many}; panels by size need 2 to {_MOST_PANELS}")
+    return [(size, rows[rows["size"] == size]) for size in sizes]
+
+
+def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], dict[str, str]]:
     """The column colours stand for, its values' printed names, and their colours."""
+    if panel == "size":
+        patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
+        names = {str(p): f"patch {p}" for p in patches}
+        return "patch_size", names, colours(list(names))
     if rows["size"].nunique() > 1 or rows["block"].nunique() == 1:
         sizes = size_order(rows)
         return "size", {size: size for size in sizes}, colours(sizes)

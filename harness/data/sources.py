@@ -2,6 +2,7 @@
 
 digits: the 8x8 handwritten digits that ship with scikit-learn (Alpaydin & Kaynak 1998, UCI "Optical Recognition of
 Handwritten Digits", its test part). fashion-mnist: Xiao, Rasul & Vollgraf 2017, IDX files, zero-padded to 32x32.
+imagenet, folder: see `harness.data.images`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import gzip
 import hashlib
 import importlib.util
 import math
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.cell import INPUT_SHAPES, Data
+from harness.data import images as folders
 from harness.errors import InputError
 
 #: Where Debian's package dataset-fashion-mnist installs its files.
@@ -46,17 +49,35 @@ _IDX_UINT8 = 0x08
 _IDX_LARGEST = 2**30  # bytes; a damaged header must not ask for more memory than there is
 
 
+class ImageArray(Protocol):
+    """What is used of a uint8 array (N, H, W, C): so files that are decoded when asked for can stand in for it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """One image for a number, several for an array of numbers; for a slice, again an `ImageArray`."""
+
+
 @dataclass(frozen=True)
 class Images:
     """Images as stored.
 
     Attributes:
-        images: uint8 (N, H, W, C), levels 0..255.
+        images: uint8 (N, H, W, C), levels 0..255; an array, or files decoded when they are asked for.
         labels: int64 (N,), class of each image.
     """
 
-    images: NDArray[np.uint8]
+    images: ImageArray
     labels: NDArray[np.int64]
+
+    def array(self) -> NDArray[np.uint8]:
+        """All images at once, in memory."""
+        return np.asarray(self.images[np.arange(len(self.images))], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -76,18 +97,27 @@ class Dataset:
     fingerprint: str
 
 
-def load(data: Data, folder: Path | None = None, download: bool = False) -> Dataset:
+def load(
+    data: Data,
+    folder: Path | None = None,
+    download: bool = False,
+    cache: Path | None = None,
+    progress: folders.Progress | None = None,
+) -> Dataset:
     """Read a data set. The split and the order of the images are the same whatever the source.
 
     Args:
         data: names the data set.
-        folder: folder with the files, the only place searched when given (fashion-mnist only; digits ship with
-            scikit-learn).
-        download: let torchvision download what is missing into `folder`.
+        folder: folder with the files, the only place searched when given (digits ship with scikit-learn).
+        download: let torchvision download what is missing into `folder` (fashion-mnist only).
+        cache: folder in which the check of an image folder is kept (imagenet, folder), so that it is done once.
+        progress: told how many files of an image folder are checked.
 
     Raises:
         InputError: the data is missing, a file is damaged, or the content is not that of the named data set.
     """
+    if data.name in ("imagenet", "folder"):
+        return _image_folder(data, folder, cache, progress)
     if data.name == "digits":
         train, heldout = _digits()
     else:
@@ -109,6 +139,9 @@ def check_available(data: Data, folder: Path | None = None, download: bool = Fal
     Raises:
         InputError: with one line that says how to get the data.
     """
+    if data.name in ("imagenet", "folder"):
+        folders.find_tree(folder, data)
+        return
     if data.name == "digits":
         _require_package("sklearn", "scikit-learn", "data.name digits")
         return
@@ -141,9 +174,29 @@ def _fingerprint(*splits: Images) -> str:
     digest = hashlib.sha256()
     for split in splits:
         digest.update(repr(split.images.shape).encode())
-        digest.update(split.images.tobytes())
+        digest.update(split.array().tobytes())
         digest.update(split.labels.astype("<i8").tobytes())
     return digest.hexdigest()[:12]
+
+
+def _image_folder(data: Data, folder: Path | None, cache: Path | None, progress: folders.Progress | None) -> Dataset:
+    tree = folders.find_tree(folder, data)
+    found = folders.scan(tree, cache, progress)
+    if data.fingerprint is not None and found.fingerprint != data.fingerprint:
+        raise InputError(
+            f"{tree.root}: this is other data (fingerprint {found.fingerprint}, data.fingerprint is {data.fingerprint})"
+        )
+    if line := folders.warning(tree, found):
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+    out = set(found.unreadable)
+    size = data.image_shape.size
+
+    def split(files: tuple[tuple[str, int], ...]) -> Images:
+        kept = [(path, label) for path, label in files if path not in out]
+        images = folders.ImageFiles(tree.root, [path for path, _ in kept], size)
+        return Images(images, np.array([label for _, label in kept], dtype=np.int64))
+
+    return Dataset(data.name, split(tree.train), split(tree.heldout), found.fingerprint)
 
 
 def _require_package(module: str, package: str, key: str) -> None:

@@ -27,6 +27,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from harness.cell import EXTRACTORS, INPUT_SHAPES, Data
 from harness.data.sources import channels_first
 from harness.errors import InputError
+from harness.evaluation import inception
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -107,16 +108,21 @@ def feature_dim(name: str) -> int:
     Raises:
         InputError: unknown name.
     """
-    _architecture(name)
+    if name not in EXTRACTORS:
+        _architecture(name)  # says what is allowed
     return EXTRACTORS[name].dims
 
 
-def extractor_label(name: str) -> str:
+def extractor_label(name: str, inception_weights: str | None = None) -> str:
     """`<name>@<first 8 hex digits of the content hash>`: identifies the feature space in records.
 
+    For Inception the hash is the file's, see `harness.evaluation.inception.find_weights`.
+
     Raises:
-        InputError: unknown name, or a damaged weights file.
+        InputError: unknown name, or a missing or damaged weights file.
     """
+    if name == inception.NAME:
+        return inception.weights_label(inception.find_weights(inception_weights))
     return f"{name}@{load_weights(name).content_hash[:8]}"
 
 
@@ -126,14 +132,15 @@ def check_fits(name: str, data: Data) -> None:
     Raises:
         InputError: otherwise; the message lists the extractors that fit.
     """
-    shape = INPUT_SHAPES[data.name]
-    fitting = ", ".join(n for n, takes in EXTRACTORS.items() if takes[:2] == shape[:2])
+    shape = data.image_shape
+    fitting = ", ".join(n for n, takes in EXTRACTORS.items() if takes.reads(shape))
     if name not in EXTRACTORS:
         raise InputError(f"evaluation.extractor: unknown {name!r}; allowed for {data.name}: {fitting}")
     takes = EXTRACTORS[name]
-    if takes[:2] != shape[:2]:
+    if not takes.reads(shape):
+        size = f"{takes.size}x{takes.size}x{takes.channels}" if takes.size else f"{takes.channels}-channel"
         raise InputError(
-            f"evaluation.extractor: {name} takes {takes.size}x{takes.size}x{takes.channels} images, {data.name} has "
+            f"evaluation.extractor: {name} takes {size} images, {data.name} has "
             f"{shape.size}x{shape.size}x{shape.channels}; allowed: {fitting}"
         )
 

@@ -19,18 +19,20 @@ from torch_fidelity import (
     calculate_metrics,
 )
 
-from harness.cell import INPUT_SHAPES, Data, Evaluation
-from harness.data.sources import Dataset, channels_first
+from harness.cell import Data, Evaluation
+from harness.data.sources import Dataset, ImageArray
 from harness.errors import CellFailedError, InputError
+from harness.evaluation import inception
 from harness.evaluation.extractors import check_fits, extractor_label, feature_dim
 
-#: The weights behind the published FIDs; the hash is the prefix in the file's own name.
-PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
+#: The weights behind the published FIDs.
+PUBLISHED_INCEPTION = f"{inception.NAME}@{inception.PUBLISHED}"
 
 NEIGHBOURS = 3
 _KID_SUBSET = 1000
 _IS_CHUNK = 5000
 _BATCH = 500
+_INCEPTION_BATCH = 64  # it sees every image at 299 x 299
 _PRC_BATCH = 1000
 _PRC_REFERENCE = 10_000  # as the ADM suite; the cost grows with the square
 _SEED = 2020
@@ -39,14 +41,15 @@ _SEED = 2020
 class _ThreeChannels(TorchDataset[Tensor]):
     """Images as torch-fidelity takes them: bare uint8 tensors (3, H, W); grey is repeated."""
 
-    def __init__(self, images: NDArray[np.uint8]) -> None:
-        self.images = torch.from_numpy(channels_first(images))
+    def __init__(self, images: ImageArray) -> None:
+        self.images = images  # (N, H, W, C)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.images[index].expand(3, -1, -1)
+        image = torch.from_numpy(np.ascontiguousarray(self.images[index].transpose(2, 0, 1)))
+        return image.expand(3, -1, -1)
 
 
 def metric_name(extractor: str) -> str:
@@ -59,7 +62,12 @@ def metric_name(extractor: str) -> str:
 
 
 def score(
-    images: NDArray[np.uint8], evaluation: Evaluation, data: Data, dataset: Dataset, device: str = "cpu"
+    images: NDArray[np.uint8],
+    evaluation: Evaluation,
+    data: Data,
+    dataset: Dataset,
+    device: str = "cpu",
+    inception_weights: str | None = None,
 ) -> dict[str, object]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
@@ -71,15 +79,17 @@ def score(
         data: the data set the images imitate.
         dataset: the same, loaded.
         device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
+        inception_weights: the file, for the extractor inception-v3-compat; see `harness.evaluation.inception`.
 
     Returns:
         Under the names of `harness.records`, None where it cannot be computed: `samples`, `extractor`, `reference`,
         `frechet`, `kid` (mean over 10 to 100 subsets of at most 1000 images), `precision` and `recall` (k = 3, against
-        the first 10,000 real images at most), `inception_score` (mean over chunks of at least 5000 images, on the
-        extractor's own classes). And `warnings`, a list of lines.
+        the first 10,000 real images at most, or with Inception as many taken evenly), `inception_score` (mean over
+        chunks of at least 5000 images, on the extractor's own classes). And `warnings`, a list of lines.
 
     Raises:
-        InputError: images of another type, shape or number; an extractor that does not fit the data.
+        InputError: images of another type, shape or number; an extractor that does not fit the data,
+            or whose weights are not there.
         CellFailedError: all images are the same, so that there is no distribution to measure.
     """
     evaluation = evaluation.resolved(data)
@@ -92,17 +102,27 @@ def score(
     # Enough to use every generated image about once; torch-fidelity's 100 would take longer than all the rest.
     subsets = min(100, max(10, n // subset))
 
+    weights = inception.find_weights(inception_weights) if evaluation.extractor == inception.NAME else None
+    reference = real.images[:_PRC_REFERENCE]
+    if weights is not None:
+        inception.check_weights(weights)
+        # image folders come class by class, so the first ones would be of a few classes
+        reference = real.images[:: max(1, n_real // _PRC_REFERENCE)][:_PRC_REFERENCE]
+
     common = {
         "feature_extractor": evaluation.extractor,
+        "feature_extractor_weights_path": None if weights is None else str(weights),
         "rng_seed": _SEED,
-        "batch_size": _BATCH,
+        "batch_size": _BATCH if weights is None else _INCEPTION_BATCH,
         "cuda": device != "cpu",
         "save_cpu_ram": True,  # no loader workers, and distances in pieces
         "cache": False,  # its key knows neither the weights nor the number of images
         "verbose": False,
     }
     generated = _ThreeChannels(images)
-    with torch.random.fork_rng(devices=[]), _on(device):  # torch-fidelity's data loader draws from the global RNG
+    # torch-fidelity's data loader draws from the global RNG; TensorFloat-32 would move Inception's features
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.random.fork_rng(devices=[]), _on(device), exact:
         values = calculate_metrics(
             input1=generated,
             input2=_ThreeChannels(real.images),
@@ -117,7 +137,7 @@ def score(
         if min(n, n_real) > NEIGHBOURS:
             values |= calculate_metrics(
                 input1=generated,
-                input2=_ThreeChannels(real.images[:_PRC_REFERENCE]),
+                input2=_ThreeChannels(reference),
                 prc=True,
                 prc_neighborhood=NEIGHBOURS,
                 prc_batch_size=_PRC_BATCH,
@@ -125,7 +145,7 @@ def score(
             )
     record: dict[str, object] = {
         "samples": n,
-        "extractor": extractor_label(evaluation.extractor),
+        "extractor": extractor_label(evaluation.extractor, inception_weights),
         "reference": f"{dataset.name}/{evaluation.reference}({n_real})@{dataset.fingerprint[:8]}",
         "frechet": _finite(values.get(KEY_METRIC_FID)),
         "kid": _finite(values.get(KEY_METRIC_KID_MEAN)),
@@ -138,7 +158,7 @@ def score(
 
 
 def _check_images(images: NDArray[np.uint8], evaluation: Evaluation, data: Data) -> None:
-    shape = INPUT_SHAPES[data.name]
+    shape = data.image_shape
     expected = (shape.size, shape.size, shape.channels)
     if images.dtype != np.uint8:
         raise InputError(f"generated images must be uint8 levels 0..255, got {images.dtype}")
@@ -152,7 +172,7 @@ def _check_images(images: NDArray[np.uint8], evaluation: Evaluation, data: Data)
 
 def _warnings(record: dict[str, object], n: int, n_real: int, extractor: str) -> list[str]:
     lines = []
-    name, enough = metric_name(extractor), 5 * feature_dim(extractor)
+    name, enough = metric_name(str(record["extractor"])), 5 * feature_dim(extractor)
     for count, what in ((n, "generated"), (n_real, "real")):
         if count < enough:
             lines.append(

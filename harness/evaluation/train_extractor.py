@@ -95,7 +95,7 @@ def train(name: str, dataset: Dataset, recipe: Recipe) -> Classifier:
 
 
 def _train(network: Classifier, dataset: Dataset, recipe: Recipe) -> Classifier:
-    images = torch.from_numpy(channels_first(to_model_range(dataset.train.images)))
+    images = torch.from_numpy(channels_first(to_model_range(dataset.train.array())))
     labels = torch.from_numpy(dataset.train.labels)
     corruption_head = nn.Linear(FEATURE_DIM, 2)  # noise, blur; both in [0, 1]
     optimizer = torch.optim.AdamW(
@@ -172,8 +172,8 @@ def make_card(name: str, network: Classifier, dataset: Dataset, recipe: Recipe) 
         The card; `floors` holds Frechet distances between real images, the least that can be asked of generated ones
         at these numbers of images.
     """
-    train_features, _ = extract(network, dataset.train.images)
-    heldout_features, heldout_logits = extract(network, dataset.heldout.images)
+    train_features, _ = extract(network, dataset.train.array())
+    heldout_features, heldout_logits = extract(network, dataset.heldout.array())
     half = len(train_features) // 2
     spectrum = np.linalg.eigvalsh(statistics(train_features)[1])
     return {

@@ -1,4 +1,4 @@
-"""The four block designs of the paper (section 3.2, "DiT block design"; Figure 3) behind one signature.
+"""The four block designs of the paper (section 3.2, "DiT block design"; Figure 3), and one more, behind one signature.
 
 Every block maps tokens x (N, T, D) and a condition c to tokens of the same shape. What c is, the block says:
 adaptive blocks take the sum of the timestep and label embeddings, (N, D); the others take them as a sequence,
@@ -14,6 +14,9 @@ What the paper leaves open, and the choice here (it gives the published paramete
   D x D projections; key and value are one fused Linear.
 - Plain adaLN: shift and scale for attention, then shift and scale for the MLP; no gate.
 - The order within adaLN-Zero is shift, scale, gate for attention, then the same for the MLP.
+
+The paper's step from adaLN to adaLN-Zero adds two things at once, the gates and their start at zero. `adaln-gate`,
+which is not in the paper, has the first without the second.
 """
 
 from __future__ import annotations
@@ -169,9 +172,14 @@ class AdaLNZeroBlock(Block):
         return x
 
 
+class AdaLNGateBlock(AdaLNZeroBlock):
+    """adaLN-Zero's block, gates and all, whose modulation starts like any other Linear (see `initialise`)."""
+
+
 BLOCKS: dict[str, type[Block]] = {
     "in-context": InContextBlock,
     "cross-attention": CrossAttentionBlock,
     "adaln": AdaLNBlock,
     "adaln-zero": AdaLNZeroBlock,
+    "adaln-gate": AdaLNGateBlock,
 }

@@ -123,8 +123,9 @@ def initialise(dit: DiT, seed: int) -> None:
       starts as the identity and the model starts by predicting 0.
     - Label table and both weights of the timestep MLP: normal, mean 0, standard deviation 0.02.
     - Every other matrix: Xavier uniform, +-sqrt(6 / (fan in + fan out)), where a fused qkv counts as one matrix and
-      the patch weight as (D, C*p*p). Plain adaLN's modulation is among these, as any other Linear: the paper does not
-      say (at zero it would start without its condition, yet with its branches on).
+      the patch weight as (D, C*p*p). The modulations of plain adaLN and of adaln-gate are among these, as any other
+      Linear: for plain adaLN the paper does not say (at zero it would start without its condition, yet with its
+      branches on), for adaln-gate it is the point.
 
     The draws come from a generator of their own, on the CPU and in float32 whatever the device and type of `dit`, in
     the order of `dit.named_parameters()`: patches, timestep, labels, blocks from first to last. Constants draw nothing.

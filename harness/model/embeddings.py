@@ -60,7 +60,8 @@ def sincos_positions(side: int, width: int) -> Tensor:
 class TimestepEmbedding(nn.Module):
     """Maps timesteps (N,) to vectors (N, D): 256 sinusoids, then Linear, SiLU, Linear.
 
-    The sinusoids are [cos | sin] of t * 10000^(-i / 128), i = 0..127, computed in float32 also under autocast.
+    The sinusoids are [cos | sin] of t * 10000^(-i / 128), i = 0..127, computed in float32 also under autocast and in
+    float64 models, as in the published code.
     """
 
     frequencies: Tensor
@@ -74,6 +75,7 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the embedding (N, D) of timesteps (N,), integer or float."""
-        angles = t.float()[:, None] * self.frequencies  # (N, 128)
-        embedding: Tensor = self.mlp(torch.cat((angles.cos(), angles.sin()), dim=1))  # (N, D)
+        angles = t.float()[:, None] * self.frequencies.float()  # (N, 128)
+        sinusoids = torch.cat((angles.cos(), angles.sin()), dim=1)  # (N, 256)
+        embedding: Tensor = self.mlp(sinusoids.to(next(self.mlp.parameters()).dtype))  # (N, D)
         return embedding

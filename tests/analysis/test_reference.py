@@ -14,7 +14,8 @@ from analysis.fit import (
     floor_deviance,
 )
 from analysis.heldout import INTERACTION, POWER_LAW, forecast, leave_one_group_out, leave_one_out
-from analysis.table import Slice, comparable_groups, load_published, per_shape, scaling_slices
+from analysis.slices import Slice, per_shape, scaling_slices
+from analysis.table import comparable_groups, load_published
 
 from .conftest import PAPER
 

@@ -123,8 +123,9 @@ def test_a_study(make_study: Callable[..., Path]) -> None:
     assert dict(mpl.rcParams) == settings
     names = {path.stem for path in (folder / "figures").glob("*.png")}
     assert names == {
-        "metric-vs-gflops", "metric-vs-gflops-log", "bubbles", "training-compute", "metric-over-steps",
-        "loss-over-steps", "loss-train-vs-heldout", "samples",
+        "metric-vs-gflops", "metric-vs-gflops-log", "bubbles", "training-compute", "metric-residuals",
+        "metric-held-out", "frontier", "metrics", "metric-over-steps", "metric-over-steps-by-size", "loss-vs-gflops",
+        "loss-frontier", "loss-over-steps", "loss-zoom", "loss-train-vs-heldout", "samples",
     }  # fmt: skip
     assert all(path.exists() for path in result.paths)
     assert result.paths[-1].name == "report.html"
@@ -153,6 +154,17 @@ def test_a_fit_that_is_not_possible_is_left_out_with_its_reason(make_study: Call
     assert (folder / "figures" / "metric-vs-gflops.png").exists()
     assert any("no fit" in line for line in result.summary)
     assert json.loads((folder / "fits.json").read_text())["slices"][0]["power law"] is None
+
+
+def test_what_has_checkpoints_has_a_frontier(make_study: Callable[..., Path]) -> None:
+    folder = make_study(steps=(250, 500, 1000), extras=False)
+    write_report(folder)
+    (found, *_) = json.loads((folder / "fits.json").read_text())["frontier"]
+    assert (found["checkpoints"], found["models"], found["metric"]) == (27, 9, "FD-digits-cnn")
+    assert set(found["law"]) == {"coefficient", "exponent"}  # no interval that would claim too much
+    text = Page(folder / "report.html").text
+    for what in ("Compute-optimal frontier", "sFD-digits-cnn in Figure 12", "Model selection", "Forecast of the"):
+        assert what in text
 
 
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
@@ -244,7 +256,7 @@ def test_the_same_bytes_again_in_seconds_and_without_torch(paper: Path, tmp_path
     script = (
         "import sys; from pathlib import Path; from analysis.report import write_report;"
         "write_report(Path(sys.argv[1])); import analysis.page, analysis.sections, analysis.figures;"
-        "assert 'matplotlib.pyplot' not in sys.modules;"
+        "import matplotlib.pyplot as plt; assert not plt.get_fignums();"
         "sys.exit(any(m.split('.')[0] == 'torch' for m in sys.modules))"
     )
     started = time.monotonic()

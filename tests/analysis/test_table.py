@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.slices import per_shape, scaling_slices
 from analysis.table import (
     comparable_groups,
     load_attempts,
@@ -16,9 +17,7 @@ from analysis.table import (
     load_study,
     metric_name,
     missing_rows,
-    per_shape,
     require_comparable,
-    scaling_slices,
     size_name,
     size_order,
 )
@@ -89,7 +88,7 @@ def test_columns_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"results\.csv: column frechet is missing; needed: study, cell"):
         load_study(tmp_path)
     write_csv(tmp_path / "results.csv", [*RESULT_COLUMNS, "fid"], [result_row()])
-    with pytest.raises(InputError, match=r"column 'fid' is unknown; allowed: study"):
+    with pytest.raises(InputError, match=r"column 'fid' is unknown: a newer version may .*; allowed: study"):
         load_study(tmp_path)
     write_results(tmp_path, [])
     with pytest.raises(InputError, match="has no rows"):
@@ -138,6 +137,8 @@ def test_the_metric_is_fid_only_for_the_published_inception() -> None:
     assert metric_name("inception-v3") == "FID"
     assert metric_name("inception-v3@0123") == "FD-inception-v3"
     assert metric_name("digits-cnn@0123abcd") == "FD-digits-cnn"
+    assert metric_name("inception-v3-compat@6726825d") == "FID"
+    assert metric_name("inception-v3-compat@0123abcd") == "FD-inception-v3-compat"
 
 
 def test_sizes() -> None:
@@ -154,6 +155,7 @@ def test_sizes() -> None:
         ("sampler", "ddim"),
         ("sampling_steps", 25),
         ("guidance", 1.5),
+        ("guidance_channels", "first-three"),
     ],
 )
 def test_rows_measured_differently_are_kept_apart(tmp_path: Path, column: str, value: object) -> None:

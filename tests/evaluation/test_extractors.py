@@ -14,7 +14,7 @@ from harness.cell import DEFAULT_EXTRACTORS, EXTRACTORS, INPUT_SHAPES, Data
 from harness.data import sources
 from harness.data.sources import Dataset, channels_first, load, to_model_range
 from harness.errors import InputError
-from harness.evaluation import extractors, train_extractor
+from harness.evaluation import extractors, inception, train_extractor
 from harness.evaluation.extractors import (
     FEATURE_DIM,
     available,
@@ -43,14 +43,23 @@ def to_levels(x: torch.Tensor) -> np.ndarray:
 
 
 def test_every_data_set_has_its_extractor() -> None:
-    assert set(available()) == set(extractors.ARCHITECTURES) == set(EXTRACTORS)
-    for data, name in DEFAULT_EXTRACTORS.items():
+    assert set(available()) == {*extractors.ARCHITECTURES, inception.NAME} == set(EXTRACTORS)
+    assert DEFAULT_EXTRACTORS.keys() == {*INPUT_SHAPES, "imagenet"}
+    for data, shape in INPUT_SHAPES.items():
+        name = DEFAULT_EXTRACTORS[data]
         assert extractors.ARCHITECTURES[name].data == data
-        assert EXTRACTORS[name][:2] == INPUT_SHAPES[data][:2]
+        assert EXTRACTORS[name][:2] == shape[:2]
         assert feature_dim(name) == EXTRACTORS[name].dims == FEATURE_DIM == int(extractors.FEATURES)
 
 
-@pytest.mark.parametrize("name", available())
+def test_inception_reads_colour_images_of_any_size() -> None:
+    assert feature_dim(inception.NAME) == 2048
+    check_fits(inception.NAME, Data(name="imagenet", resolution=512))
+    with pytest.raises(InputError, match="inception-v3-compat takes 3-channel images, digits has 8x8x1; allowed: dig"):
+        check_fits(inception.NAME, Data())
+
+
+@pytest.mark.parametrize("name", sorted(extractors.ARCHITECTURES))
 def test_weights_file(name: str) -> None:
     path = extractors.WEIGHTS_FOLDER / f"{name}.safetensors"
     assert path.stat().st_size < 1_000_000

@@ -73,9 +73,9 @@ def test_cross_attention_reads_the_condition_between_attention_and_mlp() -> None
     torch.testing.assert_close(block(x, c), expected)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_adaln_shifts_scales_and_gates(gated: bool) -> None:
-    block = filled("adaln-zero" if gated else "adaln")
+@pytest.mark.parametrize("name", ["adaln", "adaln-zero", "adaln-gate"])
+def test_adaln_shifts_scales_and_gates(name: str) -> None:
+    block, gated = filled(name), name != "adaln"
     x, c = inputs(adaptive=True)
     linear = block.modulation[1]
     regressed = ((c * torch.sigmoid(c)) @ linear.weight.T + linear.bias)[:, None]
@@ -101,6 +101,19 @@ def test_adaln_zero_blocks_start_as_exactly_the_identity() -> None:
     x, c = (tensor.float() for tensor in inputs(adaptive=True))
     for block in dit.blocks:
         assert torch.equal(block(x, 100 * c), x)
+
+
+def test_adaln_gate_is_adaln_zero_but_for_its_start() -> None:
+    """Same parameters, same function; only what `initialise` makes of the modulation differs."""
+    gate, zero = (DiT(Model(depth=2, width=WIDTH, heads=HEADS, patch_size=1, block=b), InputShape(1, 3, 10))
+                  for b in ("adaln-gate", "adaln-zero"))  # fmt: skip
+    initialise(gate, 0)
+    x, c = (tensor.float() for tensor in inputs(adaptive=True))
+    assert not torch.equal(gate.blocks[0](x, c), x)
+    assert (gate.blocks[0].modulation[1].weight != 0).any()
+    zero.load_state_dict(gate.state_dict())
+    assert torch.equal(gate.blocks[1](x, c), zero.blocks[1](x, c))
+    assert not gate(torch.ones(1, 1, 3, 3), torch.ones(1), torch.tensor([1])).any()  # the final layer starts at zero
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))

@@ -1,0 +1,116 @@
+"""The compute-optimal frontier and slices at equal training compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.scaling import draw_points, measured_rows
+from analysis.figures.style import (
+    GFLOPS,
+    MARKERS,
+    TRAINING_COMPUTE,
+    CannotDrawError,
+    colours,
+    log_axis,
+    new_figure,
+    outside_legend,
+    patch_markers,
+    plain,
+    shape_handles,
+    size_colours,
+    styled,
+    title,
+)
+from analysis.frontier import Frontier, IsoFlop
+from analysis.table import METRIC
+
+
+@styled
+def frontier(table: pd.DataFrame, found: Frontier, metric: str, caption: str, column: str = METRIC) -> Figure:
+    """All checkpoints against training compute on two log axes, their lower envelope and its power law.
+
+    Args:
+        table: comparable rows, see `analysis.frontier.checkpoints`.
+        found: their envelope.
+        metric: printed name of the metric.
+        caption: how it was measured.
+        column: of the metric.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: no rows with both values.
+    """
+    rows = measured_rows(table, column, "train_gmacs")
+    figure, (axes,) = new_figure()
+    sizes, patches = size_colours(rows), patch_markers(rows)
+    for _, run in rows.groupby(["size", "patch_size"]):
+        axes.plot(run["train_gmacs"], run[column], color=sizes[run["size"].iloc[0]], linewidth=0.8, alpha=0.5, zorder=1)
+    draw_points(axes, rows, "train_gmacs", column, sizes, patches)
+    compute = np.array([point.train_gmacs for point in found.points])
+    axes.step(
+        [*compute, rows["train_gmacs"].max()], [*(p.metric for p in found.points), found.points[-1].metric],
+        where="post", color="black", linewidth=1.2, zorder=2,
+    )  # fmt: skip
+    handles = [*shape_handles(sizes, patches), Line2D([], [], color="black", linewidth=1.2, label="envelope")]
+    if found.law is not None:
+        x = np.geomspace(compute[0], compute[-1], 50)
+        axes.plot(x, found.law.coefficient * x**-found.law.exponent, color="#777777", linestyle="--", zorder=2)
+        handles.append(Line2D([], [], color="#777777", linestyle="--", label="its power law"))
+        axes.set_title(f"{metric} = {found.law.coefficient:.4g} C^-{found.law.exponent:.3f}", loc="left", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    log_axis(axes.xaxis)
+    log_axis(axes.yaxis)
+    axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
+    outside_legend(figure, handles)
+    title(figure, f"The compute-optimal frontier of {metric}", caption)
+    return figure
+
+
+@styled
+def isoflops(slices: Sequence[IsoFlop], metric: str, caption: str) -> Figure:
+    """The metric against compute of one forward pass at equal training compute: a curve per budget, a panel per patch.
+
+    Args:
+        slices: from `analysis.frontier.isoflop_slices`; the bottom of a curve is marked where the models enclose it.
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        CannotDrawError: no slices.
+    """
+    if not slices:
+        raise CannotDrawError("no slices at equal training compute")
+    patches = sorted({piece.patch_size for piece in slices}, reverse=True)
+    figure, all_axes = new_figure(columns=len(patches))
+    budgets = sorted({piece.train_gmacs for piece in slices})
+    colour = colours([f"{budget:.12g}" for budget in budgets])
+    for axes, patch in zip(all_axes, patches, strict=True):
+        for piece in (piece for piece in slices if piece.patch_size == patch):
+            ink = colour[f"{piece.train_gmacs:.12g}"]
+            axes.plot(piece.gmacs, piece.metric, color=ink, marker=MARKERS[0], linestyle="")
+            x = np.geomspace(*piece.span, 60)
+            axes.plot(x, np.exp(np.polyval(piece.curve, np.log(x))), color=ink, linewidth=1)
+            if piece.optimum is not None:
+                bottom = np.exp(np.polyval(piece.curve, np.log(piece.optimum)))
+                axes.plot([piece.optimum], [bottom], color=ink, marker="*", markersize=11, markeredgecolor="black")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        log_axis(axes.xaxis, narrow=len(patches) > 1)
+        log_axis(axes.yaxis)
+        axes.set(xlabel=GFLOPS if len(patches) == 1 else "Gflops", title=f"patch {patch}")
+    all_axes[0].set_ylabel(f"{metric} (lower is better)")
+    handles = [
+        Line2D([], [], color=colour[f"{budget:.12g}"], label=plain(float(f"{budget:.2g}"))) for budget in budgets
+    ]
+    handles.append(Line2D([], [], color="#777777", marker="*", markersize=9, linestyle="", label="optimum"))
+    figure.legend(
+        handles=handles, loc="outside right upper", title="Training\nGflops", title_fontsize=8, handletextpad=0.5
+    )
+    title(figure, f"{metric} at equal training compute", caption)
+    return figure

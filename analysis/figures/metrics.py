@@ -1,0 +1,67 @@
+"""Every metric of the generated images against compute: the paper's Figure 12."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.scaling import draw_points
+from analysis.figures.style import (
+    CannotDrawError,
+    log_axis,
+    new_figure,
+    outside_legend,
+    patch_markers,
+    shape_handles,
+    size_colours,
+    styled,
+    title,
+)
+from analysis.fit import Correlation
+from analysis.table import METRIC, require_comparable
+
+
+@styled
+def all_metrics(
+    checkpoints: pd.DataFrame,
+    models: pd.DataFrame,
+    names: Mapping[str, str],
+    caption: str,
+    correlations: Mapping[str, Correlation] | None = None,
+) -> Figure:
+    """A row per metric: against training compute (all checkpoints, left) and Gflops (one step, right), log x axes.
+
+    Args:
+        checkpoints: comparable rows of one block with train_gmacs and the metrics, at every step.
+        models: those of one step, with gmacs.
+        names: column to printed name; columns without a value are left out.
+        caption: how they were measured.
+        correlations: per column, of the metric with the models' compute; the semi-log r is printed.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: no metric but the Frechet distance has values.
+    """
+    require_comparable(checkpoints)
+    shown = [column for column in names if column in checkpoints and checkpoints[column].notna().any()]
+    if set(shown) <= {METRIC}:
+        raise CannotDrawError("no metric but the Fréchet distance was measured")
+    figure, all_axes = new_figure(0.9 + 1.45 * len(shown), 2, len(shown), sharey=False)
+    sizes, patches = size_colours(checkpoints), patch_markers(checkpoints)
+    for row, column in enumerate(shown):
+        left, right = all_axes[2 * row : 2 * row + 2]
+        draw_points(left, checkpoints[checkpoints["train_gmacs"] > 0], "train_gmacs", column, sizes, patches)
+        draw_points(right, models, "gmacs", column, sizes, patches)
+        left.set_ylabel(names[column])
+        for axes in (left, right):
+            axes.set_xscale("log")
+            log_axis(axes.xaxis, narrow=True)
+        if correlations and column in correlations:
+            right.set_title(f"r = {correlations[column].semilog:.2f}", loc="right", fontsize=8)
+    all_axes[-2].set_xlabel("Training compute, Gflops")
+    all_axes[-1].set_xlabel("Gflops (GMACs, one forward pass)")
+    outside_legend(figure, shape_handles(sizes, patches))
+    title(figure, "Metrics against compute", caption)
+    return figure

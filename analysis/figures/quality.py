@@ -1,0 +1,93 @@
+"""How good the fits are: residuals by size and patch size, and errors on models a form has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from analysis.figures.style import MARKERS, CannotDrawError, colours, new_figure, outside_legend, styled, title
+from analysis.fit import Residuals
+from analysis.heldout import HeldOut
+from analysis.table import size_order
+
+
+@styled
+def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: str, caption: str) -> Figure:
+    """Residuals in percent by size and patch size, one map per form; a pattern is what the form cannot describe.
+
+    Args:
+        rows: one per model, columns size, depth, width, patch_size, in the order of the residuals.
+        residuals: up to four forms.
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        CannotDrawError: no residuals.
+    """
+    import seaborn
+
+    if not residuals:
+        raise CannotDrawError("no form could be fitted")
+    shown = list(residuals)[:4]
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
+    sizes, patches = size_order(rows), sorted({int(p) for p in rows["patch_size"]}, reverse=True)
+    figure, all_axes = new_figure(lines * (0.9 + 0.28 * len(sizes)), columns, lines)
+    limit = max(abs(value) for fit in shown for value in fit.percent)
+    for axes, fit in zip(all_axes, shown, strict=False):
+        frame = pd.DataFrame({"size": rows["size"], "patch": rows["patch_size"].astype(int), "percent": fit.percent})
+        grid = frame.pivot_table(index="size", columns="patch", values="percent").reindex(index=sizes, columns=patches)
+        seaborn.heatmap(
+            grid, ax=axes, cmap="vlag", center=0, vmin=-limit, vmax=limit, annot=True, fmt="+.0f", cbar=False,
+            linewidths=0.5, annot_kws={"fontsize": 8},
+        )  # fmt: skip
+        axes.set(title=fit.form, xlabel="Patch size", ylabel="")
+        axes.tick_params(rotation=0, length=0)
+    for axes in all_axes[len(shown) :]:
+        axes.set_axis_off()
+    title(figure, f"{metric} measured over fitted, %: above 0 it is worse than the fit", caption)
+    return figure
+
+
+@styled
+def held_out_errors(held: Sequence[HeldOut], metric: str, caption: str) -> Figure:
+    """Mean absolute error on models a form was not fitted to, one row per test, log axis.
+
+    Args:
+        held: tests of several forms.
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        CannotDrawError: no tests.
+    """
+    if not held:
+        raise CannotDrawError("no form could be tested on models it was not fitted to")
+    schemes = list(dict.fromkeys(test.scheme for test in held))
+    forms = list(dict.fromkeys(test.form for test in held))
+    colour = colours(forms)
+    figure, (axes,) = new_figure(1.3 + 0.42 * len(schemes))
+    for test in held:
+        at = len(schemes) - 1 - schemes.index(test.scheme)
+        marker = MARKERS[forms.index(test.form) % len(MARKERS)]
+        axes.plot([max(test.mape, 0.1)], [at], marker=marker, color=colour[test.form], markersize=7, linestyle="")
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [value for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= value <= high]
+    axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(np.arange(len(schemes)), list(reversed(schemes)))
+    axes.set_ylim(-0.6, len(schemes) - 0.4)
+    axes.set(xlabel="Mean absolute error, %")
+    handles = [
+        Line2D([], [], color=colour[form], marker=MARKERS[i % len(MARKERS)], linestyle="", label=form)
+        for i, form in enumerate(forms)
+    ]
+    outside_legend(figure, handles)
+    title(figure, f"Errors of {metric} on models left out", caption)
+    return figure

@@ -1,0 +1,136 @@
+"""Hierarchical bootstrap: draw models again, then their training seeds, then their sampling seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.fit.common import Array, CannotFitError, Pair, checked, pair
+from analysis.fit.floor import fit_floor, refit_floors
+from analysis.fit.surface import interaction_design
+from analysis.slices import per_shape
+from analysis.table import METRIC, require_comparable
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """95 % percentile interval of a parameter by a hierarchical bootstrap."""
+
+    interval: Pair
+    resamples: int
+    levels: tuple[str, ...]  #: what was drawn again, outermost first
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Models drawn again: which (rows of `models`) and their ln y, both [b, n]."""
+
+    models: pd.DataFrame
+    drawn: npt.NDArray[np.int64]
+    log_y: Array
+    levels: tuple[str, ...]
+
+    def interval(self, values: Array) -> Bootstrap:
+        return Bootstrap(pair(np.nanquantile(values, [0.025, 0.975])), len(self.drawn), self.levels)
+
+
+def bootstrap_exponent(table: pd.DataFrame, metric: str = METRIC, resamples: int = 4000, seed: int = 0) -> Bootstrap:
+    """Bootstrap a power law's exponent over models, then training seeds, then sampling seeds, as far as they repeat.
+
+    With one seed per model this is the pairs bootstrap, whose coverage at 12 models is .905 rather than .95: it says
+    how much the fit rests on single models, the t interval stays the one to quote.
+
+    Args:
+        table: comparable rows with gmacs, block, depth, width, patch_size, seed, sampling_seed and the metric > 0.
+        metric: its column.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Raises:
+        CannotFitError: fewer than four models, or missing or non-positive values.
+        InputError: rows that were measured differently.
+    """
+    draws = _draws(table, metric, 4, resamples, seed)
+    log_x = np.log(draws.models["gmacs"].to_numpy(float))
+    return draws.interval(_exponents(log_x[draws.drawn], draws.log_y))
+
+
+def bootstrap_floor(
+    table: pd.DataFrame, metric: str = METRIC, resamples: int = 1000, seed: int = 0
+) -> tuple[Bootstrap, Bootstrap]:
+    """The same for the power law with a floor, each draw refitted: bootstraps of the exponent and of the floor.
+
+    Raises:
+        CannotFitError: fewer than five models, or missing or non-positive values.
+        InputError: rows that were measured differently.
+    """
+    draws = _draws(table, metric, 5, resamples, seed)
+    rows = per_shape(table, metric)
+    best = fit_floor(rows["gmacs"].to_numpy(float), rows[metric].to_numpy(float), profile=False)
+    start = np.array([np.log(best.coefficient), best.exponent, best.floor])
+    found = refit_floors(np.log(draws.models["gmacs"].to_numpy(float))[draws.drawn], draws.log_y, start)
+    return draws.interval(found[:, 1]), draws.interval(found[:, 2])
+
+
+def bootstrap_interaction(
+    table: pd.DataFrame, metric: str = METRIC, resamples: int = 2000, seed: int = 0
+) -> tuple[Bootstrap, ...]:
+    """The same for the params-and-tokens form: one bootstrap per coefficient.
+
+    Raises:
+        CannotFitError: fewer than six models, or missing or non-positive values.
+        InputError: rows that were measured differently.
+    """
+    draws = _draws(table, metric, 6, resamples, seed)
+    design = interaction_design(draws.models["params"].to_numpy(float), draws.models["tokens"].to_numpy(float))
+    picked = design[draws.drawn]
+    found = np.einsum("bkn,bn->bk", np.linalg.pinv(picked), draws.log_y)
+    found[np.linalg.matrix_rank(picked) < 4] = np.nan
+    return tuple(draws.interval(column) for column in found.T)
+
+
+def _draws(table: pd.DataFrame, metric: str, least: int, resamples: int, seed: int) -> _Draws:
+    require_comparable(table)
+    _, y = checked(table["gmacs"].to_numpy(float), table[metric].to_numpy(float), least=least)
+    rng = np.random.default_rng(seed)
+    keys = [table[column] for column in ("block", "depth", "width", "patch_size", "step") if column in table]
+    models = table.groupby(keys, sort=False).ngroup().to_numpy()
+    seeds = table["seed"].fillna(-1).to_numpy(int)
+    count = int(models.max()) + 1
+    if count < least:
+        raise CannotFitError(f"{count} models; a bootstrap over models needs at least {least}")
+    values = [[np.log(y[(models == m) & (seeds == s)]) for s in np.unique(seeds[models == m])] for m in range(count)]
+    drawn = rng.integers(count, size=(resamples, count))
+    log_y = np.empty(drawn.shape)
+    for m in range(count):
+        at = drawn == m
+        log_y[at] = _nested_means(values[m], int(at.sum()), rng)
+    levels: tuple[str, ...] = ("model",)
+    if any(len(runs) > 1 for runs in values):
+        levels = (*levels, "training seed")
+    if any(len(samples) > 1 for runs in values for samples in runs):
+        levels = (*levels, "sampling seed")
+    first = [int(np.argmax(models == m)) for m in range(count)]
+    return _Draws(table.iloc[first].reset_index(drop=True), drawn, log_y, levels)
+
+
+def _nested_means(runs: list[Array], count: int, rng: np.random.Generator) -> Array:
+    """`count` means over runs drawn again, each a mean over its samples drawn again; shape [count]."""
+    chosen = rng.integers(len(runs), size=(count, len(runs)))
+    means = np.empty(chosen.shape)
+    for index, samples in enumerate(runs):
+        at = chosen == index
+        again = rng.integers(len(samples), size=(int(at.sum()), len(samples)))
+        means[at] = samples[again].mean(axis=1)
+    return np.asarray(means.mean(axis=1))
+
+
+def _exponents(log_x: Array, log_y: Array) -> Array:
+    """Power-law exponents of rows of points, shapes [b, n] -> [b]; NaN where all x of a row are equal."""
+    dx = log_x - log_x.mean(axis=1, keepdims=True)
+    spread = np.sum(dx**2, axis=1)
+    spread[spread < 1e-12] = np.nan
+    return np.asarray(-np.sum(dx * log_y, axis=1) / spread)

@@ -1,0 +1,283 @@
+"""Power law with a floor, by robust non-linear least squares from many starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit.common import CONFIDENCE, Array, Pair, checked, log_band, pair, range_flags, wild_noise
+
+WILD_REFITS = 1000
+_REFIT_STEPS = 200
+_CHI2_95 = 3.841  # 95 % quantile of chi-squared with one degree of freedom
+_BOUND = 1e-3  # share of the smallest value measured: a floor nearer to its bound than this sits on it
+
+
+@dataclass(frozen=True)
+class FloorFit:
+    """y = coefficient * x^-exponent + floor with 0 <= floor <= max(y), fitted to ln y."""
+
+    n: int
+    coefficient: float
+    exponent: float
+    floor: float
+    floor_interval: Pair  #: floors that a likelihood-ratio test at 5 % does not reject
+    identified: bool  #: the data tell the floor from 0 and from the largest value measured
+    exponent_t: Pair  #: 95 % interval, Student t, first order; given the floor where that sits on its bound
+    exponent_hc3: Pair  #: the same with HC3 standard errors
+    exponent_wild: Pair  #: 95 % interval, wild bootstrap
+    floor_wild: Pair  #: 95 % interval, wild bootstrap
+    sigma: float  #: residual standard deviation of ln y
+    x_range: Pair
+    flags: tuple[str, ...] = ()
+    _covariance: Any = field(default=None, repr=False, compare=False)  #: of (ln coefficient, exponent, floor), [3, 3]
+
+    def predict(self, x: Array) -> Array:
+        """The curve at x, shape [k], in the unit of the metric."""
+        return np.asarray(self.coefficient * np.asarray(x, float) ** -self.exponent + self.floor)
+
+    def band(self, x: Array) -> pd.DataFrame:
+        """The curve at x, shape [k], with 95 % intervals: columns as `LineFit.predict`, to first order."""
+        parameters = np.array([np.log(self.coefficient), self.exponent, self.floor])
+        log_x = np.log(np.asarray(x, float))
+        slope = _floor_jacobian(parameters, log_x, np.zeros(len(log_x)))
+        variance = np.einsum("ki,ij,kj->k", slope, self._covariance, slope)
+        freedom = self.n - (2 if self.floor == 0 else 3)
+        spread = np.sqrt(variance + self.sigma**2)
+        return pd.DataFrame(log_band(np.log(self.predict(x)), np.sqrt(variance), spread, freedom))
+
+
+def fit_floor(
+    x: Array, y: Array, huber: float | None = None, profile: bool = True, resamples: int = WILD_REFITS
+) -> FloorFit:
+    """Power law with a floor: plain least squares on ln y from many starts, then Huber warm-started from the best.
+
+    Args:
+        x: compute, shape [n], positive.
+        y: the metric, shape [n], positive.
+        huber: residual of ln y from which the loss is linear; by default 1.5 robust standard deviations of the plain
+            fit's residuals (once seeds exist: 1 to 2 seed standard deviations).
+        profile: also find which floors fit as well, and the wild bootstrap; without it these intervals are NaN and
+            nothing is called identified.
+        resamples: refits of the wild bootstrap.
+
+    Raises:
+        CannotFitError: fewer than five points for three parameters, missing or non-positive values, constant x or y.
+    """
+    x, y = checked(x, y, least=5)
+    log_x, log_y = np.log(x), np.log(y)
+    plain = _floor_solution(log_x, log_y)
+    residuals = _floor_residuals(plain, log_x, log_y)
+    scale = 1.4826 * float(np.median(np.abs(residuals))) or 1e-6
+    huber = huber if huber is not None else 1.5 * scale
+    robust = _floor_solution(log_x, log_y, start=plain, huber=huber)
+    least, most, floor = float(y.min()), float(y.max()), float(robust[2])
+    if floor <= _BOUND * least:
+        robust[2] = floor = 0.0
+    low, high = _floor_interval(log_x, log_y, plain) if profile else (np.nan, np.nan)
+    identified = bool(low > _BOUND * least and high < most * (1 - _BOUND))
+    sigma = float(np.sqrt(np.sum(residuals**2) / (len(x) - 3)))
+    exponent_t, exponent_hc3, covariance, leverage = _delta_intervals(robust, log_x, log_y, sigma)
+    wild = np.full((1, 3), np.nan)
+    if profile:
+        centre = log_y + _floor_residuals(robust, log_x, log_y)
+        noise = wild_noise(centre - log_y, leverage, resamples)
+        wild = refit_floors(np.broadcast_to(log_x, noise.shape), centre + noise, robust, huber)
+    return FloorFit(
+        n=len(x),
+        coefficient=float(np.exp(robust[0])),
+        exponent=float(robust[1]),
+        floor=floor,
+        floor_interval=(low, high),
+        identified=identified,
+        exponent_t=exponent_t,
+        exponent_hc3=exponent_hc3,
+        exponent_wild=pair(np.quantile(wild[:, 1], [0.025, 0.975])),
+        floor_wild=pair(np.quantile(wild[:, 2], [0.025, 0.975])),
+        sigma=sigma,
+        x_range=(float(x.min()), float(x.max())),
+        flags=range_flags(x) + _floor_flags(robust, most, (low, high), profile and not identified),
+        _covariance=covariance,
+    )
+
+
+def refit_floors(log_x: Array, log_y: Array, start: Array, huber: float = np.inf) -> Array:
+    """Fit rows of points, all at once: projected Levenberg-Marquardt.
+
+    Args:
+        log_x: rows of points, shape [b, n].
+        log_y: shape [b, n].
+        start: ln coefficient, exponent and floor, shape [3] (a bootstrap's: the fit of the original points) or [b, 3].
+        huber: residual of ln y from which the loss is linear.
+
+    Returns:
+        ln coefficient, exponent and floor of every row, shape [b, 3].
+    """
+    most = np.exp(log_y.max(axis=1))
+    at = np.broadcast_to(start, (len(log_y), 3)).copy()
+    at[:, 2] = np.clip(at[:, 2], 0, most)
+    damping, settled = np.full(len(at), 1e-3), np.zeros(len(at), bool)
+    residuals, cost = _huber_costs(at, log_x, log_y, huber)
+    for _ in range(_REFIT_STEPS):
+        log_a, b, floor = at.T[:, :, None]
+        power = np.exp(np.clip(log_a - b * log_x, -700, 700))
+        jacobian = np.stack([power, -log_x * power, np.ones_like(power)], axis=2) / (power + floor)[:, :, None]
+        jacobian[:, :, 2] *= most[:, None]  # in units of the largest value
+        weighted = jacobian * np.minimum(1, huber / np.maximum(np.abs(residuals), 1e-300))[:, :, None]
+        gradient = np.einsum("bnk,bn->bk", weighted, residuals)
+        stuck = ((at[:, 2] <= 0) & (gradient[:, 2] > 0)) | ((at[:, 2] >= most) & (gradient[:, 2] < 0))
+        gradient[stuck, 2] = 0
+        square = np.einsum("bnk,bnl->bkl", weighted, jacobian)
+        square[stuck, 2, :2] = square[stuck, :2, 2] = 0
+        diagonal = np.einsum("bkk->bk", square)
+        diagonal += damping[:, None] * diagonal + 1e-12
+        step = np.linalg.solve(square, gradient[:, :, None])[:, :, 0]
+        new = at - step * np.stack([np.ones_like(most), np.ones_like(most), most], axis=1)
+        new[:, 2] = np.clip(new[:, 2], 0, most)
+        new_residuals, new_cost = _huber_costs(new, log_x, log_y, huber)
+        better = new_cost <= cost
+        settled |= (damping > 1e6) | (better & (cost - new_cost <= 1e-10 * cost))
+        at[better], residuals[better], cost[better] = new[better], new_residuals[better], new_cost[better]
+        damping = np.clip(np.where(better, damping / 4, damping * 4), 1e-9, 1e9)
+        if settled.all():
+            break
+    return at
+
+
+def _huber_costs(at: Array, log_x: Array, log_y: Array, huber: float) -> tuple[Array, Array]:
+    """Residuals of ln y, [b, n], and the loss of every row, [b]."""
+    log_a, b, floor = at.T[:, :, None]
+    residuals = np.log(np.exp(np.clip(log_a - b * log_x, -700, 700)) + floor) - log_y
+    size = np.abs(residuals)
+    with np.errstate(invalid="ignore"):
+        loss = np.where(size <= huber, residuals**2, 2 * huber * size - huber**2)
+    return np.asarray(residuals), np.asarray(loss.sum(axis=1))
+
+
+def _floor_flags(robust: Array, most: float, interval: Pair, unknown: bool) -> tuple[str, ...]:
+    flags = []
+    if robust[2] == 0:
+        flags.append("the floor sits on its bound 0")
+    if robust[2] >= most * (1 - _BOUND):
+        flags.append("the floor sits on its bound, the largest value measured")
+    if unknown:
+        flags.append(f"the floor is not identified: anything from {interval[0]:.3g} to {interval[1]:.3g} fits as well")
+    if robust[1] <= 0:
+        flags.append("the metric does not fall with compute")
+    return tuple(flags)
+
+
+def _delta_intervals(parameters: Array, log_x: Array, log_y: Array, sigma: float) -> tuple[Pair, Pair, Array, Array]:
+    """First-order 95 % intervals of the exponent (t, HC3), the covariance [3, 3] and the leverage [n]."""
+    from scipy import stats
+
+    kept = 3 if parameters[2] > 0 else 2
+    jacobian = _floor_jacobian(parameters, log_x, log_y)[:, :kept]
+    bread = np.linalg.pinv(jacobian.T @ jacobian)
+    leverage = np.einsum("ni,ij,nj->n", jacobian, bread, jacobian)
+    scaled = jacobian * (_floor_residuals(parameters, log_x, log_y) / np.maximum(1 - leverage, 1e-6))[:, None]
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(log_x) - kept))
+    intervals = []
+    for covariance in (sigma**2 * bread, bread @ scaled.T @ scaled @ bread):
+        half = quantile * float(np.sqrt(covariance[1, 1]))
+        intervals.append((float(parameters[1]) - half, float(parameters[1]) + half))
+    full = np.zeros((3, 3))
+    full[:kept, :kept] = sigma**2 * bread
+    return intervals[0], intervals[1], full, leverage
+
+
+def floor_deviance(x: Array, y: Array, floor: float) -> float:
+    """How much worse the data fit with this floor than with the best one: n ln(RSS(floor) / RSS(best)), on ln y.
+
+    Above 3.84 the floor is rejected at 5 % (likelihood ratio, one degree of freedom).
+    """
+    x, y = checked(x, y, least=5)
+    log_x, log_y = np.log(x), np.log(y)
+    best = _floor_rss(_floor_solution(log_x, log_y), log_x, log_y)
+    return _deviance(_fixed_floor_rss(log_x, log_y, floor), best, len(x))
+
+
+def _floor_residuals(parameters: Array, log_x: Array, log_y: Array) -> Array:
+    log_a, b, floor = parameters
+    power = np.exp(np.clip(log_a - b * log_x, -700, 700))
+    return np.asarray(np.log(power + floor) - log_y)
+
+
+def _floor_jacobian(parameters: Array, log_x: Array, log_y: Array) -> Array:
+    log_a, b, floor = parameters
+    power = np.exp(np.clip(log_a - b * log_x, -700, 700))
+    return np.asarray(np.column_stack([power, -log_x * power, np.ones(len(log_x))]) / (power + floor)[:, None])
+
+
+def _floor_rss(parameters: Array, log_x: Array, log_y: Array) -> float:
+    return float(np.sum(_floor_residuals(parameters, log_x, log_y) ** 2))
+
+
+def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, huber: float | None = None) -> Array:
+    """The parameters (ln coefficient, exponent, floor) with the least loss, from one start or from the best of many."""
+    from scipy.optimize import least_squares
+
+    least, most = float(np.exp(log_y.min())), float(np.exp(log_y.max()))
+    if start is None:
+        starts = []
+        for share in (0.01, 0.3, 0.6, 0.9):
+            slope, level = np.polyfit(log_x, np.log(np.exp(log_y) - share * least * 0.999), 1)
+            starts += [np.array([level, -slope * tilt, share * least]) for tilt in (0.7, 1.5)]
+        shape = (len(starts), len(log_x))
+        rows_x, rows_y = np.broadcast_to(log_x, shape), np.broadcast_to(log_y, shape)
+        ends = refit_floors(rows_x, rows_y, np.array(starts))
+        start = ends[np.argmin(_huber_costs(ends, rows_x, rows_y, np.inf)[1])]
+    kind: dict[str, Any] = {} if huber is None else {"loss": "huber", "f_scale": huber}
+    solution = least_squares(
+        _floor_residuals,
+        np.clip(start, [-np.inf, -np.inf, 1e-9 * least], [np.inf, np.inf, (1 - 1e-9) * most]),
+        _floor_jacobian,
+        bounds=([-np.inf, -np.inf, 0.0], [np.inf, np.inf, most]),
+        args=(log_x, log_y),
+        x_scale=[1, 0.1, least],
+        **kind,
+    )
+    return np.asarray(solution.x)
+
+
+def _fixed_floor_rss(log_x: Array, log_y: Array, floor: float) -> float:
+    from scipy.optimize import least_squares
+
+    slope, level = np.polyfit(log_x, log_y, 1)
+
+    def residuals(line: Array) -> Array:
+        return _floor_residuals(np.append(line, floor), log_x, log_y)
+
+    def jacobian(line: Array) -> Array:
+        return np.asarray(_floor_jacobian(np.append(line, floor), log_x, log_y)[:, :2])
+
+    solution = least_squares(residuals, np.array([level, -slope]), jacobian, x_scale=[1, 0.1])
+    return 2 * float(solution.cost)
+
+
+def _deviance(rss: float, best: float, n: int) -> float:
+    return n * float(np.log(max(rss, 1e-300) / max(best, 1e-300)))
+
+
+def _floor_interval(log_x: Array, log_y: Array, best: Array) -> Pair:
+    """The floors that a likelihood-ratio test does not reject, by bisection on either side of the best one."""
+    most, n = float(np.exp(log_y.max())), len(log_x)
+    best_rss = max(_floor_rss(best, log_x, log_y), 1e-12)
+
+    def rejected(floor: float) -> bool:
+        return _deviance(_fixed_floor_rss(log_x, log_y, floor), best_rss, n) > _CHI2_95
+
+    def edge(outside: float) -> float:
+        if not rejected(outside):
+            return outside
+        inside = float(best[2])
+        for _ in range(14):
+            steep = min(inside, outside) > 0 and max(inside, outside) > 4 * min(inside, outside)
+            middle = (inside * outside) ** 0.5 if steep else (inside + outside) / 2
+            inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
+        return inside
+
+    return edge(0.0), edge(most * (1 - 1e-6))

@@ -1,0 +1,78 @@
+"""The form of parameters and tokens, with their interaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit.common import (
+    CONFIDENCE,
+    FEW_POINTS,
+    Array,
+    CannotFitError,
+    Pair,
+    checked,
+    hc3_intervals,
+    log_band,
+    pair,
+    wild_intervals,
+)
+
+
+@dataclass(frozen=True)
+class InteractionFit:
+    """ln y = c0 + c1 ln N + c2 ln T + c3 ln N ln T, with N parameters and T tokens; natural logarithms."""
+
+    n: int
+    coefficients: tuple[float, float, float, float]
+    intervals: tuple[Pair, ...]  #: 95 %, Student t, one per coefficient
+    intervals_hc3: tuple[Pair, ...]  #: 95 % with HC3 standard errors
+    intervals_wild: tuple[Pair, ...]  #: 95 %, wild bootstrap
+    sigma: float  #: residual standard deviation of ln y
+    flags: tuple[str, ...] = ()
+    _model: Any = field(default=None, repr=False, compare=False)
+
+    def predict(self, params: Array, tokens: Array) -> Array:
+        """The form at N and T, shape [k] each, in the unit of the metric."""
+        return np.asarray(np.exp(interaction_design(params, tokens) @ np.array(self.coefficients)))
+
+    def band(self, params: Array, tokens: Array) -> pd.DataFrame:
+        """The form at N and T, shape [k] each, with 95 % intervals: columns as `LineFit.predict`."""
+        result = self._model.get_prediction(interaction_design(params, tokens))
+        return pd.DataFrame(log_band(result.predicted_mean, result.se_mean, result.se_obs, int(self._model.df_resid)))
+
+
+def fit_interaction(params: Array, tokens: Array, y: Array) -> InteractionFit:
+    """Ordinary least squares of the params-and-tokens form; all arguments positive, shape [n].
+
+    Raises:
+        CannotFitError: fewer than six points for four parameters, missing or non-positive values, a constant metric,
+            or parameters and tokens that do not vary independently.
+    """
+    from statsmodels.regression.linear_model import OLS
+
+    params, y = checked(params, y, least=6, what="parameters")
+    tokens, _ = checked(tokens, y, least=6, what="tokens")
+    design = interaction_design(params, tokens)
+    if np.linalg.matrix_rank(design - design.mean(0) * (np.arange(4) > 0)) < 4:
+        raise CannotFitError("parameters and tokens do not vary independently, so their effects cannot be told apart")
+    model = OLS(np.log(y), design).fit()
+    return InteractionFit(
+        n=len(y),
+        coefficients=tuple(float(c) for c in model.params),  # type: ignore[arg-type]
+        intervals=tuple(pair(row) for row in model.conf_int(alpha=1 - CONFIDENCE)),
+        intervals_hc3=hc3_intervals(model),
+        intervals_wild=wild_intervals(design, np.log(y)),
+        sigma=float(np.sqrt(model.scale)),
+        flags=() if len(y) >= FEW_POINTS else (f"few points: {len(y)} for 4 parameters",),
+        _model=model,
+    )
+
+
+def interaction_design(params: Array, tokens: Array) -> Array:
+    """The columns 1, ln N, ln T, ln N ln T of parameters and tokens, shape [n] each -> [n, 4]."""
+    n, t = np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
+    return np.column_stack([np.ones(len(n)), n, t, n * t])

@@ -1,0 +1,172 @@
+"""The compute-optimal frontier: what the best checkpoint reaches for a training budget, and which model it is.
+
+Two views, both after Hoffmann et al. (2022, arXiv:2203.15556): the lower envelope over all checkpoints (their approach
+1), and slices at equal training compute across models (approach 2). With a constant learning rate, as in Peebles & Xie
+(2023), every checkpoint is what a shorter run would have reached; after a decayed one this does not hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit import Array, CannotFitError, LineFit, fit_line
+from analysis.slices import Slice, per_shape
+
+_BUDGETS = 4  # slices shown per patch size
+_LEAST_MODELS = 3  # a parabola has three parameters
+_NEAR = 3  # models on either side of the best one that the parabola is fitted to: far from it, it is none
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """A checkpoint that no other beats with as little training compute."""
+
+    name: str
+    size: str
+    patch_size: int
+    step: int
+    train_gmacs: float  #: 3 * gmacs * batch * step, 1e9 multiply-adds
+    gmacs: float
+    params: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The lower envelope of the metric over training compute, from all checkpoints of one slice's block."""
+
+    points: tuple[FrontierPoint, ...]  #: by training compute; each better than all before it
+    checkpoints: int  #: looked at, seeds averaged
+    models: int
+    law: LineFit | None  #: power law through the envelope against training compute; its intervals are not quoted
+    growth: float | None  #: exponent a of gmacs = k * train_gmacs^a along the envelope: how the best model grows
+    next_gmacs: float | None  #: gmacs on that line for twice the largest training compute
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """Models of one patch size at equal training compute, each log-log interpolated between its checkpoints."""
+
+    patch_size: int
+    train_gmacs: float  #: the budget
+    names: tuple[str, ...]  #: by gmacs
+    gmacs: tuple[float, ...]
+    metric: tuple[float, ...]
+    curve: tuple[float, float, float]  #: ln metric = c0 (ln gmacs)^2 + c1 ln gmacs + c2, around the best model
+    span: tuple[float, float]  #: gmacs of the smallest and the largest model it was fitted to
+    optimum: float | None  #: gmacs at the bottom of the parabola; None where the models do not enclose it
+    flags: tuple[str, ...]
+
+    @property
+    def best(self) -> str:
+        """Name of the model with the lowest metric at this budget."""
+        return self.names[int(np.argmin(self.metric))]
+
+
+def checkpoints(piece: Slice) -> pd.DataFrame:
+    """All checkpoints of a slice's block with training compute and a positive metric, seeds averaged, by compute."""
+    rows = piece.checkpoints
+    rows = rows[(rows["train_gmacs"] > 0) & (rows[piece.column] > 0)]
+    return per_shape(rows, piece.column).sort_values(["train_gmacs", "gmacs"], kind="stable", ignore_index=True)
+
+
+def find_frontier(piece: Slice) -> Frontier:
+    """The lower envelope of a slice's checkpoints.
+
+    Raises:
+        CannotFitError: fewer than three checkpoints, or all of them of one model.
+    """
+    rows = checkpoints(piece).sort_values(["train_gmacs", piece.column], kind="stable")
+    models = len(rows.drop_duplicates(["depth", "width", "patch_size"]))
+    if len(rows) < 3:
+        raise CannotFitError(f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}; an envelope needs at least 3")
+    if models < 2:
+        raise CannotFitError("all checkpoints are of one model")
+    metric = rows[piece.column].to_numpy(float)
+    on_it = np.concatenate([[True], metric[1:] < np.minimum.accumulate(metric)[:-1]])
+    points = tuple(
+        FrontierPoint(
+            name=str(row["name"]), size=str(row["size"]), patch_size=int(row["patch_size"]), step=int(row["step"]),
+            train_gmacs=float(row["train_gmacs"]), gmacs=float(row["gmacs"]), params=float(row["params"]),
+            metric=float(row[piece.column]),
+        )
+        for row in rows[on_it].to_dict("records")
+    )  # fmt: skip
+    compute, gmacs = np.array([p.train_gmacs for p in points]), np.array([p.gmacs for p in points])
+    law, growth, following = None, None, None
+    flags = ["the best of noisy values lies below the truth, and its points are chosen: no interval is given"]
+    try:
+        law = fit_line(compute, np.array([p.metric for p in points]), "power law")
+    except CannotFitError as error:
+        flags.append(f"no power law through the envelope: {error}")
+    if len(points) >= 3 and len(set(gmacs)) >= 2:
+        slope, level = np.polyfit(np.log(compute), np.log(gmacs), 1)
+        growth = float(slope)
+        following = float(np.exp(level + slope * np.log(2 * rows["train_gmacs"].max())))
+    if rows.groupby(["depth", "width", "patch_size"])["step"].nunique().max() == 1:
+        flags.append("one checkpoint per model: the envelope is that of one horizon")
+    if points[-1].gmacs == rows["gmacs"].max():
+        flags.append("it ends on the largest model: a larger one may be better at that budget")
+    return Frontier(points, len(rows), models, law, growth, following, tuple(flags))
+
+
+def isoflop_slices(piece: Slice) -> list[IsoFlop]:
+    """Slices at equal training compute, up to four budgets per patch size, evenly spaced where three models reach.
+
+    Raises:
+        CannotFitError: no patch size has three models whose checkpoints span a common training compute.
+    """
+    found: list[IsoFlop] = []
+    for patch, rows in checkpoints(piece).groupby("patch_size"):
+        runs = [run for _, run in rows.groupby(["gmacs", "depth", "width"]) if len(run) > 1]
+        if len(runs) < _LEAST_MODELS:
+            continue
+        spans = [(run["train_gmacs"].min(), run["train_gmacs"].max()) for run in runs]
+        grid = np.geomspace(min(low for low, _ in spans), max(high for _, high in spans), 41)
+        reached = [sum(low <= budget <= high for low, high in spans) for budget in grid]
+        usable = grid[np.array(reached) >= _LEAST_MODELS]
+        if len(usable):
+            picked = np.unique(np.linspace(0, len(usable) - 1, _BUDGETS).round().astype(int))
+            found += [_isoflop(int(str(patch)), float(budget), runs, piece.column) for budget in usable[picked]]
+    if not found:
+        raise CannotFitError(
+            f"no patch size has {_LEAST_MODELS} models whose checkpoints span a common training compute"
+        )
+    return found
+
+
+def _isoflop(patch: int, budget: float, runs: list[pd.DataFrame], column: str) -> IsoFlop:
+    points = []
+    for run in runs:
+        log_c, log_m = _logs(run["train_gmacs"]), _logs(run[column])
+        if log_c[0] - 1e-9 <= np.log(budget) <= log_c[-1] + 1e-9:
+            value = float(np.exp(np.interp(np.log(budget), log_c, log_m)))
+            points.append((str(run["name"].iloc[0]), float(run["gmacs"].iloc[0]), value))
+    names, gmacs, metric = zip(*sorted(points, key=lambda point: point[1]), strict=True)
+    log_g = np.log(gmacs)
+    flags = [f"few points: {len(points)} models for 3 parameters"] if len(points) < 5 else []
+    best = int(np.argmin(metric))
+    near = slice(max(0, best - _NEAR), best + _NEAR + 1)  # three models or more, as there are
+    log_g = log_g[near]
+    curve = np.polyfit(log_g, np.log(metric)[near], 2)
+    vertex = -curve[1] / (2 * curve[0]) if curve[0] > 0 else np.nan
+    optimum = None
+    if curve[0] <= 0:
+        flags.append("the curve has no minimum")
+    elif not log_g[0] <= vertex <= log_g[-1]:
+        flags.append(f"the optimum lies {'below' if vertex < log_g[0] else 'above'} the models measured")
+    else:
+        optimum = float(np.exp(vertex))
+    c0, c1, c2 = (float(value) for value in curve)
+    return IsoFlop(
+        patch, budget, names, gmacs, metric, (c0, c1, c2), (gmacs[near][0], gmacs[near][-1]), optimum, tuple(flags)
+    )
+
+
+def _logs(column: pd.Series[Any]) -> Array:
+    return np.asarray(np.log(column.to_numpy(float)))

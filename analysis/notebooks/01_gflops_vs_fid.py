@@ -1,0 +1,67 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Gflops against FID
+#
+# How the Fréchet distance falls with the compute of one forward pass: the fits with their intervals, the slope per
+# patch size, what a larger model would reach, and whether equal compute buys equal quality (the paper's Figures 2, 8).
+#
+# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or change `study`
+# below. `make notebooks` executes it; nothing is computed here, all comes from `analysis`.
+
+# %%
+# %matplotlib inline
+import os
+from pathlib import Path
+
+from analysis import figures, printed
+from analysis.slices import scaling_slices
+from analysis.study import fit_slice
+from analysis.table import load_table
+
+root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
+study = root / os.environ.get("DIT_STUDY", "results/paper")
+table = load_table(study)
+found = fit_slice(scaling_slices(table)[0])
+found.label
+
+# %%
+figures.metric_against_gflops(found.rows, found.piece.metric, found.label, found.lines["semi-log"], found.correlation)
+
+# %%
+figures.metric_against_gflops(found.rows, found.piece.metric, found.label, found.lines["power law"], found.correlation)
+
+# %%
+figures.bubbles(found.rows, found.piece.metric, found.label)
+
+# %% [markdown]
+# The fits. Quote the t interval; the flags say what the data cannot tell.
+
+# %%
+printed.fit_table(found).frame
+
+# %%
+printed.slope_table(found).frame
+
+# %% [markdown]
+# What a larger model would reach. Where the forms differ by more than their intervals, no forecast is supported.
+
+# %%
+printed.forecast_table(found).frame
+
+# %%
+printed.pair_table(found).frame
+
+# %% [markdown]
+# What could not be computed, and why:
+
+# %%
+dict(found.omitted)

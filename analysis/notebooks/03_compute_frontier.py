@@ -1,0 +1,53 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The compute-optimal frontier
+#
+# What the best checkpoint reaches for a training budget and which model it is: the lower envelope over all checkpoints,
+# and slices at equal training compute (the paper's Figure 9). It assumes a constant learning rate.
+#
+# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or change `study`
+# below. `make notebooks` executes it; nothing is computed here, all comes from `analysis`.
+
+# %%
+# %matplotlib inline
+import os
+from pathlib import Path
+
+from analysis import figures, printed
+from analysis.fit import CannotFitError
+from analysis.frontier import checkpoints, find_frontier, isoflop_slices
+from analysis.slices import scaling_slices
+from analysis.table import load_table
+
+root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
+study = root / os.environ.get("DIT_STUDY", "results/paper")
+piece = scaling_slices(load_table(study))[0]
+frontier = find_frontier(piece)
+figures.frontier(checkpoints(piece), frontier, piece.metric, piece.label)
+
+# %%
+print(printed.frontier_table(frontier, piece.metric, piece.label).caption)
+printed.frontier_table(frontier, piece.metric, piece.label).frame
+
+# %% [markdown]
+# Slices at equal training compute need three models of a patch size with several checkpoints each.
+
+# %%
+try:
+    slices = isoflop_slices(piece)
+    shown = figures.isoflops(slices, piece.metric, piece.label)
+except CannotFitError as reason:
+    slices, shown = [], f"no slices: {reason}"
+shown
+
+# %%
+printed.isoflop_table(slices, piece.metric).frame

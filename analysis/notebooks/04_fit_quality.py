@@ -1,0 +1,55 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How good are the fits?
+#
+# Forms are judged by what they predict of models they have not seen: leave one model, one size or one patch size out,
+# and forecast the large from the small. Residuals show what a form cannot describe.
+#
+# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or change `study`
+# below. `make notebooks` executes it; nothing is computed here, all comes from `analysis`.
+
+# %%
+# %matplotlib inline
+import os
+from pathlib import Path
+
+from analysis import figures, printed
+from analysis.slices import scaling_slices
+from analysis.study import fit_slice
+from analysis.table import load_table
+
+root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
+study = root / os.environ.get("DIT_STUDY", "results/paper")
+found = fit_slice(scaling_slices(load_table(study))[0])
+figures.held_out_errors(found.held, found.piece.metric, found.label)
+
+# %%
+printed.ranking_table(found).frame
+
+# %%
+printed.held_table(found).frame
+
+# %%
+figures.residual_maps(found.rows, found.residuals, found.piece.metric, found.label)
+
+# %%
+printed.residual_table(found).frame
+
+# %% [markdown]
+# Intervals of the same parameters by other means, and what the fits cannot tell. Their coverage on made-up data with a
+# known law is measured by `python -m analysis.coverage` and printed in `analysis/README.md`.
+
+# %%
+printed.fit_table(found).frame
+
+# %%
+{residuals.form: fit.flags for residuals, fit in zip(found.residuals, found.fits, strict=True)}

@@ -1,0 +1,314 @@
+"""Fits, tests and comparisons as printed tables (for pages and notebooks) and as plain values (for fits.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+from analysis.compare import BASELINE, BlockComparison, BlockSlope
+from analysis.fit import FloorFit, InteractionFit, LineFit
+from analysis.frontier import Frontier, IsoFlop
+from analysis.heldout import HeldOut
+from analysis.page import Table, interval, number
+from analysis.study import SliceFits
+from analysis.table import block_name
+
+_MOST_PAIRS = 8  # pairs of equal compute shown, the most unequal first
+
+
+# --- fits ----------------------------------------------------------------------------------------------------------
+
+
+def fit_table(found: SliceFits) -> Table:
+    """Every fit of a slice: equation, parameter of interest, its intervals, flags; correlations in the caption."""
+    metric, boots = found.piece.metric, found.bootstraps
+    rows: list[tuple[str, ...]] = []
+
+    def boot(key: str) -> str:
+        return interval(boots[key].interval) if key in boots else ""
+
+    for fit in found.fits:
+        flags = "; ".join(fit.flags) or "none"
+        if isinstance(fit, LineFit):
+            what = f"exponent {number(fit.exponent)}" if fit.log_response else f"slope {number(fit.slope)}"
+            pairs = (fit.slope_t, fit.slope_hc3, fit.slope_wild)
+            printed = (interval(flipped(pair) if fit.log_response else pair) for pair in pairs)
+            rows.append((fit.form, fit.equation(metric), what, *printed, boot(f"{fit.form}: exponent"), flags))
+        elif isinstance(fit, FloorFit):
+            law = f"{metric} = {number(fit.coefficient)} G^-{fit.exponent:.4f} + {number(fit.floor)}"
+            printed = (interval(pair) for pair in (fit.exponent_t, fit.exponent_hc3, fit.exponent_wild))
+            name = "power law with floor"
+            rows.append((name, law, f"exponent {number(fit.exponent)}", *printed, boot(f"{name}: exponent"), flags))
+            span = f"{interval(fit.floor_interval)} (likelihood ratio)"
+            floor = f"floor {number(fit.floor)}"
+            rows.append(("", "", floor, span, "", interval(fit.floor_wild), boot(f"{name}: floor"), ""))
+        elif isinstance(fit, InteractionFit):
+            c0, c1, c2, c3 = (f"{value:+.4g}".replace("-", "−") for value in fit.coefficients)
+            law = f"ln {metric} = {c0} {c1} ln N {c2} ln T {c3} ln N ln T"
+            printed = (interval(pairs[3]) for pairs in (fit.intervals, fit.intervals_hc3, fit.intervals_wild))
+            name = "params and tokens"
+            rows.append((name, law, f"ln N ln T {c3}", *printed, boot(f"{name}: ln N ln T"), flags))
+    caption = f"Fits. {found.label}. G: Gflops of one forward pass, N: parameters, T: tokens."
+    caption += " One seed per model: noise between seeds is not known." if found.repeats == 1 else ""
+    if boots:
+        caption += f" Bootstrap over {', '.join(next(iter(boots.values())).levels)}."
+    if r := found.correlation:
+        caption += (
+            f" Correlations: r({metric}, ln G) = {r.semilog:.4f}, r(ln {metric}, ln G) = {r.loglog:.4f},"
+            f" r({metric}, G) = {r.linear:.4f}, Spearman {r.spearman:.3f}."
+        )
+    columns = (
+        "Form", "Fit", "Of interest", "95 % (t)", "95 % (HC3)", "95 % (wild bootstrap)", "95 % (bootstrap)", "Flags",
+    )  # fmt: skip
+    return Table(caption, columns, tuple(rows))
+
+
+def slope_table(found: SliceFits) -> Table:
+    """The power law's exponent within each patch size."""
+    rows = tuple(
+        (
+            str(patch),
+            str(line.n),
+            number(line.exponent, 3),
+            interval(flipped(line.slope_t)),
+            "; ".join(line.flags) or "none",
+        )
+        for patch, line in found.slopes.items()
+    )
+    caption = (
+        "The power law’s exponent within each patch size: few tokens cap what depth and width can buy. "
+        f"{found.piece.label}."
+    )
+    return Table(caption, ("Patch size", "Models", "Exponent", "95 % (t)", "Flags"), rows)
+
+
+def held_table(found: SliceFits) -> Table:
+    """Errors on models left out: a row per test, a column per form."""
+    forms = list(dict.fromkeys(test.form for test in found.held))
+    rows = []
+    for scheme in dict.fromkeys(test.scheme for test in found.held):
+        tests = {test.form: test for test in found.held if test.scheme == scheme}
+        any_test = next(iter(tests.values()))
+        flags = "; ".join(f"{form}: {flag}" for form, h in tests.items() for flag in h.flags) or "none"
+        errors = [_error(tests[form]) if form in tests else "" for form in forms]
+        rows.append((scheme, str(len(any_test.names)), number(any_test.extrapolation, 3), *errors, flags))
+    caption = f"Errors on models not fitted to: mean (and largest), signed for a single model. {found.label}."
+    return Table(caption, ("Test", "Models", "Extrapolation", *forms, "Flags"), tuple(rows))
+
+
+def _error(test: HeldOut) -> str:
+    if len(test.names) == 1:
+        return f"{test.errors[0]:+.1f} %"
+    return f"{test.mape:.1f} % ({test.worst:.1f})"
+
+
+def ranking_table(found: SliceFits) -> Table:
+    """The forms from best to worst by held-out error."""
+    rows = tuple(
+        (str(place), entry.form, f"{entry.score:.1f} %", "; ".join(entry.best_in) or "none",
+         "; ".join(entry.absent) or "none")
+        for place, entry in enumerate(found.ranking, start=1)
+    )  # fmt: skip
+    caption = (
+        "Model selection: the forms by held-out error, the geometric mean of their mean errors over the tests that "
+        f"every form passed. {found.label}."
+    )
+    return Table(caption, ("Rank", "Form", "Error", "Best in", "Not counted"), rows)
+
+
+def forecast_table(found: SliceFits) -> Table:
+    """What the forms say of larger models, with 95 % prediction intervals."""
+    rows = tuple(
+        (f"{f.extrapolation:g} ×", number(f.gmacs), f.form, number(f.mean), interval((f.low, f.high)),
+         "; ".join(f.flags) or "none")
+        for f in sorted(found.forecasts, key=lambda f: f.gmacs)
+    )  # fmt: skip
+    caption = (
+        f"Forecast of the {found.piece.metric} of models larger than any measured, by Gflops of one forward pass, at "
+        "the same training steps and batch. The prediction interval holds only if the form does; where the forms "
+        f"differ by more than it, no forecast is supported. {found.label}."
+    )
+    columns = ("Beyond the largest", "Gflops", "Form", found.piece.metric, "95 % (prediction)", "Flags")
+    return Table(caption, columns, rows)
+
+
+def residual_table(found: SliceFits) -> Table:
+    """Mean residuals of every form by size and by patch size."""
+    if not found.residuals:
+        return Table("Residuals.", ("Form",), ())
+    first = found.residuals[0]
+    columns = ("Form", *first.by_size, *(f"patch {patch}" for patch in first.by_patch))
+    rows = tuple(
+        (r.form, *(f"{value:+.1f} %" for value in (*r.by_size.values(), *r.by_patch.values()))) for r in found.residuals
+    )
+    caption = f"Mean of measured over fitted by size and by patch size; above 0: worse than the fit. {found.label}."
+    return Table(caption, columns, rows)
+
+
+def pair_table(found: SliceFits) -> Table:
+    """Models of about equal compute, the most unequal first."""
+    rows = tuple(
+        (f"{p.better} and {p.worse}", f"{number(p.gmacs[0])} and {number(p.gmacs[1])}",
+         f"{number(p.metrics[0])} and {number(p.metrics[1])}", f"{p.ratio:.2f}")
+        for p in found.pairs[:_MOST_PAIRS]
+    )  # fmt: skip
+    many = len(found.pairs)
+    more = f" The {_MOST_PAIRS} most unequal of {many} pairs." if many > _MOST_PAIRS else ""
+    metric = found.piece.metric
+    caption = f"Does equal compute buy equal {metric}? Models whose Gflops differ by less than 25 %.{more}"
+    return Table(caption, ("Models", "Gflops", metric, "Ratio"), rows)
+
+
+# --- blocks --------------------------------------------------------------------------------------------------------
+
+
+def block_table(found: Sequence[BlockComparison], metric: str, measured: str) -> Table:
+    """Block designs against the baseline, at every shape and step."""
+    base = block_name(found[0].baseline if found else BASELINE)
+    rows = []
+    for c in found:
+        multiplier = f"{c.multiplier:.2f} ×" if c.multiplier is not None else f"none: {c.multiplier_note}"
+        if c.multiplier_interval is not None:
+            ends = ("beyond the models" if end is None else f"{end:.2f}" for end in c.multiplier_interval)
+            multiplier += f" ({' to '.join(ends)})"
+        rows.append(
+            (c.shape, f"{c.step:,}", block_name(c.block), number(c.gmacs), f"{c.seeds} and {c.baseline_seeds}",
+             number(c.metric), number(c.baseline_metric), f"{c.difference:+.4g}", interval(c.interval) or "none",
+             "none" if c.matched is None else f"{c.matched:.3f}", multiplier, c.verdict, c.reason)
+        )  # fmt: skip
+    columns = (
+        "Shape", "Step", "Block", "Gflops", "Seeds", metric, base, "Difference", "95 %", "Ratio at equal Gflops",
+        "Compute multiplier (95 %)", "Verdict", "Why",
+    )  # fmt: skip
+    caption = (
+        f"Block designs against {base}. {measured}. Ratio at equal Gflops: {metric} over that of {base} interpolated "
+        f"at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which {base} of the "
+        f"same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
+    """The power law's exponent of every block, and its difference from the baseline's."""
+    rows = tuple(
+        (block_name(s.block), f"{s.patch_size}", f"{s.step:,}", f"{s.models}", number(s.exponent, 3),
+         interval(s.exponent_t), "" if s.verdict == "baseline" else f"{s.difference:+.3f}",
+         "" if s.verdict == "baseline" else interval(s.difference_t), s.verdict, "; ".join(s.flags) or "none")
+        for s in slopes
+    )  # fmt: skip
+    columns = (
+        "Block", "Patch size", "Step", "Models", "Exponent", "95 % (t)", "Difference", "95 % (t)", "Verdict", "Flags",
+    )  # fmt: skip
+    caption = f"Does a design gain more from compute? The power law’s exponent per block. {measured}."
+    return Table(caption, columns, rows)
+
+
+# --- frontier ------------------------------------------------------------------------------------------------------
+
+
+def frontier_table(found: Frontier, metric: str, label: str) -> Table:
+    """The checkpoints on the lower envelope."""
+    rows = tuple(
+        (f"{p.size}/{p.patch_size}", f"{p.step:,}", number(p.train_gmacs), number(p.gmacs), number(p.params / 1e6),
+         number(p.metric))
+        for p in found.points
+    )  # fmt: skip
+    caption = (
+        f"Checkpoints that no other beats with as little training compute: {len(found.points)} of {found.checkpoints} "
+        f"checkpoints of {found.models} models. {label}."
+    )
+    if found.law is not None:
+        caption += f" {metric} = {number(found.law.coefficient)} C^-{found.law.exponent:.3f} along it."
+    if found.growth is not None and found.next_gmacs is not None:
+        caption += (
+            f" The best model’s Gflops grow as C^{found.growth:.2f}; at twice the largest training compute that line "
+            f"says {number(found.next_gmacs, 3)} Gflops."
+        )
+    caption += f" Flags: {'; '.join(found.flags)}."
+    return Table(caption, ("Model", "Steps", "Training Gflops, C", "Gflops", "Params, M", metric), rows)
+
+
+def isoflop_table(slices: Sequence[IsoFlop], metric: str) -> Table:
+    """The best model at every budget."""
+    rows = tuple(
+        (str(s.patch_size), number(s.train_gmacs, 3), str(len(s.names)), s.best, number(min(s.metric)),
+         "none" if s.optimum is None else number(s.optimum, 3), "; ".join(s.flags) or "none")
+        for s in slices
+    )  # fmt: skip
+    caption = (
+        "Models at equal training compute, interpolated between their checkpoints. Optimum: bottom of a parabola of "
+        f"ln {metric} over ln Gflops."
+    )
+    columns = ("Patch size", "Training Gflops", "Models", "Best", metric, "Optimum, Gflops", "Flags")
+    return Table(caption, columns, rows)
+
+
+# --- plain values --------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as plain values, without its private fields; other values as they are."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if not f.name.startswith("_")}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def slice_values(found: SliceFits) -> dict[str, Any]:
+    """Everything about a slice for fits.json."""
+    piece = found.piece
+    return {
+        "label": found.label,
+        "conditions": dict(piece.group.conditions),
+        "block": piece.block,
+        "step": piece.step,
+        "metric": piece.metric,
+        "models": len(found.rows),
+        "seeds": "one seed per model: noise between seeds is not known" if found.repeats == 1
+        else f"up to {found.repeats} per model",
+        "correlation": plain(found.correlation),
+        **{form: _line_values(line) for form, line in found.lines.items()},
+        "power law with floor": plain(found.floor),
+        "params and tokens": plain(found.surface),
+        "power law per patch size": {str(patch): _line_values(line) for patch, line in found.slopes.items()},
+        "bootstrap": plain(found.bootstraps),
+        "residuals percent": {
+            r.form: {
+                "by model": dict(zip(r.names, r.percent, strict=True)),
+                "by size": r.by_size, "by patch size": r.by_patch,
+            }
+            for r in found.residuals
+        },
+        "held out": [
+            {
+                "form": h.form, "scheme": h.scheme, "n": len(h.names), "mape_percent": h.mape,
+                "worst_percent": h.worst, "extrapolation": h.extrapolation, "flags": h.flags,
+                "predictions": {
+                    n: {"measured": m, "predicted": p}
+                    for n, m, p in zip(h.names, h.measured, h.predicted, strict=True)
+                },
+            }
+            for h in found.held
+        ],
+        "ranking": plain(found.ranking),
+        "forecasts": plain(found.forecasts),
+        "equal compute": [{**asdict(pair), "ratio": pair.ratio} for pair in found.pairs],
+    }  # fmt: skip
+
+
+def _line_values(line: LineFit | None) -> dict[str, Any] | None:
+    if line is None:
+        return None
+    out: dict[str, Any] = plain(line)
+    if line.log_response:
+        out |= {"coefficient": line.coefficient, "exponent": line.exponent}
+        pairs = (("t", line.slope_t), ("hc3", line.slope_hc3), ("wild", line.slope_wild))
+        out |= {f"exponent_{name}": flipped(pair) for name, pair in pairs}
+    return out
+
+
+def flipped(pair: tuple[float, float]) -> tuple[float, float]:
+    """An interval of a slope as one of the exponent."""
+    return -pair[1], -pair[0]

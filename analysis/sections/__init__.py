@@ -1,0 +1,21 @@
+"""The sections of a report: each takes tables, asks for fits and figures, and adds to the page."""
+
+from analysis.sections.blocks import blocks
+from analysis.sections.frontier import frontier
+from analysis.sections.records import attempts, costs, provenance, results, samples
+from analysis.sections.scaling import metrics, scaling
+from analysis.sections.training import sampling, training
+
+__all__ = [
+    "attempts",
+    "blocks",
+    "costs",
+    "frontier",
+    "metrics",
+    "provenance",
+    "results",
+    "samples",
+    "sampling",
+    "scaling",
+    "training",
+]

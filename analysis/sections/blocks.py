@@ -1,0 +1,82 @@
+"""The block designs side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures
+from analysis.compare import BASELINE, BlockComparison, block_slopes, compare_blocks, describe
+from analysis.page import Page, Section
+from analysis.printed import block_slope_table, block_table, plain
+from analysis.table import METRIC, Group, block_name, comparable_groups
+
+_MOST_SHAPES = 4  # shapes with figures of their own, the largest first
+
+
+def blocks(page: Page, table: pd.DataFrame) -> None:
+    """The block designs side by side, at every shape and step where the baseline was measured too."""
+    section = page.section("blocks", "Block designs")
+    page.fits["blocks"], page.fits["block slopes"] = [], []
+    if table["block"].nunique() < 2:
+        page.omit(
+            "The block comparison", f"the table holds one block design only ({block_name(table['block'].iloc[0])})"
+        )
+        return
+    count = 0
+    for group in comparable_groups(table):
+        found = compare_blocks(group.table)
+        if not found:
+            continue
+        section.tables.append(block_table(found, group.metric, group.label))
+        if slopes := block_slopes(group.table):
+            section.tables.append(block_slope_table(slopes, group.label))
+            page.fits["block slopes"] += [{**plain(s), "conditions": dict(group.conditions)} for s in slopes]
+        page.fits["blocks"] += [
+            {**plain(c), "difference": c.difference, "metric_name": group.metric, "conditions": dict(group.conditions)}
+            for c in found
+        ]
+        final = {(c.shape): max(d.step for d in found if d.shape == c.shape) for c in found}
+        page.summary += [describe(c, group.metric) for c in found if c.step == final[c.shape]]
+        compute = {c.shape: c.gmacs for c in found}
+        largest = sorted(final, key=lambda shape: -compute[shape])[:_MOST_SHAPES]
+        if len(largest) < len(final):
+            others = ", ".join(shape for shape in final if shape not in largest)
+            page.omit(f"Figures of the block designs at {others}", "drawn for the largest shapes only; see the table")
+        for shape, step in ((shape, step) for shape, step in final.items() if shape in largest):
+            count += 1
+            _block_figures(page, section, group, shape, step, found, f"-{count}" if count > 1 else "")
+    if not count:
+        page.omit(
+            "The block comparison", f"no design was measured at the same shape and step as {block_name(BASELINE)}"
+        )
+
+
+def _block_figures(
+    page: Page, section: Section, group: Group, shape: str, step: int, found: list[BlockComparison], suffix: str
+) -> None:
+    size, patch = shape.rsplit("/", 1)
+    same = group.table[(group.table["size"] == size) & (group.table["patch_size"] == int(patch))]
+    rows = same[same["step"] == step]
+    here = [c for c in found if c.shape == shape and c.step == step]
+    values = ", ".join(f"{block_name(c.block)} {c.metric:.4g}" for c in here)
+    page.draw(
+        section, f"blocks{suffix}",
+        f"Bars of {group.metric} at {shape}: {block_name(BASELINE)} {here[0].baseline_metric:.4g}, {values}.",
+        f"{shape} at step {step:,}.",
+        lambda: figures.block_bars(rows, group.metric, f"{shape}, {step:,} steps; {group.label}", here),
+    )  # fmt: skip
+    page.draw(
+        section, f"blocks-over-steps{suffix}", f"{group.metric} of the block designs over training steps at {shape}.",
+        "As the paper’s Figure 5.",
+        lambda: _blocks_over_steps(same, group, shape),
+    )  # fmt: skip
+
+
+def _blocks_over_steps(rows: pd.DataFrame, group: Group, shape: str) -> Any:
+    many = rows.groupby("cell")["step"].transform("nunique") > 1
+    if rows.loc[many & rows[METRIC].notna(), "block"].nunique() < 2:
+        raise figures.CannotDrawError("fewer than two block designs were measured at more than one training step")
+    heading, caption = f"{group.metric} of the block designs over training", f"{shape}; {group.label}"
+    return figures.over_steps(rows, {METRIC: group.metric}, f"{group.metric} (lower is better)", heading, caption)

@@ -1,0 +1,62 @@
+"""The compute-optimal frontier of every slice that has checkpoints enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures
+from analysis.fit import CannotFitError
+from analysis.frontier import IsoFlop, checkpoints, find_frontier, isoflop_slices
+from analysis.page import Page, Section
+from analysis.printed import frontier_table, isoflop_table, plain
+from analysis.slices import LOSS, Slice, scaling_slices
+from analysis.table import METRIC, block_name
+
+
+def frontier(page: Page, table: pd.DataFrame) -> None:
+    """Envelope and slices at equal training compute, of the metric and of the held-out loss."""
+    section = page.section("frontier", "Compute-optimal frontier")
+    page.fits["frontier"] = []
+    for column, name in ((METRIC, "frontier"), (LOSS, "loss-frontier")):
+        count = 0
+        for index, piece in enumerate(scaling_slices(table, column)):
+            if index and piece.shapes < 4:
+                continue
+            count += 1
+            _frontier(page, section, piece, f"{name}{f'-{count}' if count > 1 else ''}")
+
+
+def _frontier(page: Page, section: Section, piece: Slice, name: str) -> None:
+    rows, metric = checkpoints(piece), piece.metric
+    label = f"{block_name(piece.block)}; {piece.measured}"
+    try:
+        found = find_frontier(piece)
+    except CannotFitError as error:
+        page.omit(f"Compute-optimal frontier of the {metric}; {label}", str(error))
+        return
+    values: dict[str, Any] = {"label": label, "metric": metric, "block": piece.block, **plain(found)}
+    if found.law is not None:  # its intervals would claim too much
+        values["law"] = {"coefficient": found.law.coefficient, "exponent": found.law.exponent}
+    page.draw(
+        section, name, f"{metric} of {found.checkpoints} checkpoints against training compute, with their envelope.",
+        "Lines join the checkpoints of a model; steps show the best reached so far.",
+        lambda: figures.frontier(rows, found, metric, label, piece.column),
+    )  # fmt: skip
+    section.tables.append(frontier_table(found, metric, label))
+    slices: list[IsoFlop] = []
+    try:
+        slices = isoflop_slices(piece)
+    except CannotFitError as error:
+        page.omit(f"Slices at equal training compute, {metric}; {label}", str(error))
+    if slices:
+        page.draw(
+            section, name.replace("frontier", "isoflops"),
+            f"{metric} against Gflops at {len({s.train_gmacs for s in slices})} training budgets.",
+            "Each curve is one training budget, interpolated between checkpoints; a star marks an enclosed optimum.",
+            lambda: figures.isoflops(slices, metric, label),
+        )  # fmt: skip
+        section.tables.append(isoflop_table(slices, metric))
+    values["isoflop slices"] = [{**plain(s), "best": s.best} for s in slices]
+    page.fits["frontier"].append(values)

@@ -1,0 +1,162 @@
+"""What compute buys: fits and figures of the metric and of the held-out loss against compute."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis import figures
+from analysis.fit import CannotFitError, Correlation, correlate
+from analysis.page import Page, Section, interval
+from analysis.printed import (
+    fit_table,
+    flipped,
+    forecast_table,
+    held_table,
+    pair_table,
+    ranking_table,
+    residual_table,
+    slice_values,
+    slope_table,
+)
+from analysis.slices import LOSS, Slice, per_shape, scaling_slices
+from analysis.study import SliceFits, fit_slice
+from analysis.table import METRIC, block_name, metric_labels
+
+
+def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
+    """Fits and figures of a metric against compute, for every slice that can carry them, the largest always."""
+    is_loss = column == LOSS
+    section = page.section("loss" if is_loss else "scaling", "The held-out loss" if is_loss else "What compute buys")
+    key = "loss slices" if is_loss else "slices"
+    page.fits[key] = []
+    pieces = scaling_slices(table, column)
+    if not pieces:
+        what, why = ("held-out loss", "held-out loss") if is_loss else ("metric", "metric")
+        page.omit(f"The {what} against compute", f"no row has a {why}")
+    for index, piece in enumerate(pieces):
+        count = len(per_shape(piece.table, column))
+        if index and count < 4:
+            page.omit(f"Fit of {piece.label}", _too_few(count))
+            continue
+        _note_absent(page, piece)
+        found = fit_slice(piece)
+        for what, why in found.omitted:
+            page.omit(what, why)
+        _figures(page, section, found, f"-{index + 1}" if index else "")
+        _tables(section, found)
+        page.fits[key].append(slice_values(found))
+        _summary(page, found)
+
+
+def _too_few(count: int) -> str:
+    return f"{count} shape{'s' * (count != 1)}; a fit of the metric against compute needs at least 4"
+
+
+def _note_absent(page: Page, piece: Slice) -> None:
+    """Name the cells of the slice's block that have no value at its step."""
+    cells = piece.group.table[piece.group.table["block"] == piece.block]
+    for cell in cells[~cells["cell"].isin(piece.table["cell"])].drop_duplicates("cell").itertuples():
+        page.omit(f"{cell.name} in the scaling fit", f"it has no {piece.metric} at step {piece.step:,}")
+
+
+def _tables(section: Section, found: SliceFits) -> None:
+    for wanted, table in (
+        (found.fits, fit_table), (found.ranking, ranking_table), (found.held, held_table),
+        (found.forecasts, forecast_table), (found.slopes, slope_table), (found.residuals, residual_table),
+        (found.pairs, pair_table),
+    ):  # fmt: skip
+        if wanted:
+            section.tables.append(table(found))
+
+
+def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> None:
+    piece, rows, label, correlation = found.piece, found.rows, found.label, found.correlation
+    metric, column = piece.metric, piece.column
+    start = "loss" if column == LOSS else "metric"
+    r = f" Correlation with the logarithm of compute: {correlation.semilog:.2f}." if correlation else ""
+    alt = f"Scatter plot of {metric} against Gflops on a log axis for {len(rows)} models.{r}"
+    page.draw(
+        section, f"{start}-vs-gflops{suffix}", alt, "As the paper’s Figure 8: linear metric, semi-log line.",
+        lambda: figures.metric_against_gflops(rows, metric, label, found.lines["semi-log"], correlation, column),
+    )  # fmt: skip
+    law = found.lines["power law"]
+    if law is not None:
+        page.draw(
+            section, f"{start}-vs-gflops-log{suffix}",
+            f"The same on two log axes, with the power law {law.equation(metric)}.",
+            "The same on two log axes, with the power law.",
+            lambda: figures.metric_against_gflops(rows, metric, label, law, correlation, column),
+        )  # fmt: skip
+    if suffix:
+        return  # the other slices have their tables, and these two figures
+    if column == METRIC:
+        page.draw(
+            section, f"bubbles{suffix}",
+            f"Bubble chart of {metric} of {len(rows)} models by patch size and size; bubble area shows Gflops.",
+            "As the paper’s Figure 2, left.",
+            lambda: figures.bubbles(rows, metric, label),
+        )  # fmt: skip
+        page.draw(
+            section, f"training-compute{suffix}", f"{metric} against training compute, one point per checkpoint.",
+            "As the paper’s Figure 9.",
+            lambda: figures.training_compute(
+                piece.checkpoints, metric, f"{block_name(piece.block)}; {piece.group.label}"
+            ),
+        )  # fmt: skip
+    page.draw(
+        section, f"{start}-residuals{suffix}", f"Maps of the residuals of {len(found.residuals)} forms, in percent.",
+        "Rows or columns of one colour are what a form cannot describe.",
+        lambda: figures.residual_maps(rows, found.residuals, metric, label),
+    )  # fmt: skip
+    page.draw(
+        section, f"{start}-held-out{suffix}", "Mean absolute error of every form on models left out, in percent.",
+        "Forms are judged by what they predict of models they have not seen.",
+        lambda: figures.held_out_errors(found.held, metric, label),
+    )  # fmt: skip
+
+
+def _summary(page: Page, found: SliceFits) -> None:
+    metric, law, correlation = found.piece.metric, found.lines["power law"], found.correlation
+    if law is None or correlation is None:
+        page.summary.append(f"{found.label}: no fit, see what could not be drawn")
+        return
+    page.summary.append(
+        f"{law.equation(metric)} over {law.n} models (exponent {interval(flipped(law.slope_t))}, 95 %); "
+        f"r({metric}, ln G) = {correlation.semilog:.2f}, Spearman {correlation.spearman:.2f}"
+    )
+    page.summary.append(found.label)
+    out = [f"{h.form} {h.mape:.1f} %" for h in found.held if h.scheme == "leave one out"]
+    if out:
+        page.summary.append(f"Error on a model left out, on average: {', '.join(out)}")
+
+
+def metrics(page: Page, table: pd.DataFrame) -> None:
+    """Every metric of the generated images against compute, once per way of measuring."""
+    section = page.section("metrics", "Other metrics")
+    seen: list[str] = []
+    for piece in scaling_slices(table):
+        if piece.group.label in seen:
+            continue
+        seen.append(piece.group.label)
+        names = metric_labels(str(piece.group.conditions["extractor"]))
+        what = "Figure 12 (metrics against compute)"
+        for column, name in names.items():
+            if column not in table or table[column].isna().all():
+                page.omit(f"{name} in {what}", "it was not measured")
+        correlations = {column: r for column in names if (r := _correlation(piece, column)) is not None}
+        page.draw(
+            section, f"metrics{f'-{len(seen)}' if len(seen) > 1 else ''}",
+            f"{', '.join(names.values())} against training compute and against Gflops.",
+            "As the paper’s Figure 12; r is with the logarithm of Gflops.",
+            lambda p=piece, n=names, c=correlations: figures.all_metrics(p.checkpoints, p.table, n, p.label, c),  # type: ignore[misc]
+        )  # fmt: skip
+
+
+def _correlation(piece: Slice, column: str) -> Correlation | None:
+    if column not in piece.table:
+        return None
+    rows = piece.table[piece.table[column].notna()]
+    try:
+        return correlate(rows["gmacs"].to_numpy(float), rows[column].to_numpy(float))
+    except CannotFitError:
+        return None

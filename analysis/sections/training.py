@@ -1,0 +1,88 @@
+"""The metric and the losses over training steps, and the metric against sampling compute."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis import figures
+from analysis.page import Page
+from analysis.table import METRIC, comparable_groups
+
+
+def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> None:
+    """The metric and the losses over training steps. `curves` is None where there can be none (published numbers)."""
+    section = page.section("training", "Over training")
+    groups = comparable_groups(table)
+    for index, group in enumerate(groups):
+        shapes = group.table.drop_duplicates(["depth", "width", "patch_size"])
+        if len(shapes) == 1 and group.table["block"].nunique() > 1:
+            continue  # the block section shows it
+        heading = f"{group.metric} over training"
+        for panel, what in (("patch_size", ""), ("size", "-by-size")):
+            try:
+                figure = figures.over_steps(
+                    group.table, {METRIC: group.metric}, f"{group.metric} (lower is better)", heading, group.label,
+                    panel=panel,
+                )  # fmt: skip
+            except figures.CannotDrawError as error:
+                page.omit(f"{heading} steps{', a panel per size' if what else ''}; {group.label}", str(error))
+                break
+            name = f"metric-over-steps{what}{f'-{index + 1}' if index else ''}"
+            caption = f"As the paper’s Figure 6, {'lower' if what else 'upper'} row."
+            page.draw(section, name, f"{heading}, one line per cell.", caption, lambda f=figure: f)  # type: ignore[misc]
+    if curves is None:
+        return
+    if curves.empty:
+        page.omit("The losses over training steps (Figure 13)", "there is no curves.csv, or it has no rows")
+        return
+    about = ["size", "depth", "width", "block", "patch_size", "seed"]
+    cells = table.drop_duplicates("cell").set_index("cell")[about]
+    known = curves.join(cells, on="cell", how="inner")
+    for name in sorted(set(curves["name"][~curves["cell"].isin(cells.index)])):
+        page.omit(f"The losses of {name}", "the cell is not in results.csv, so its shape is not known")
+    page.draw(
+        section, "loss-over-steps", "Training loss over training steps, one line per cell.",
+        "As the paper’s Figure 13, on log axes.",
+        lambda: figures.over_steps(
+            known, {"loss": "training loss"}, "Training loss (MSE + variational term)", "Training loss",
+            "Mean since the row before; raw weights, on the batches trained on", log_axes=True,
+        ),
+    )  # fmt: skip
+    page.draw(
+        section, "loss-zoom", "Training loss over all of training and over its first tenth, one line per cell.",
+        "As the paper’s Figure 13, with its early zoom.",
+        lambda: figures.loss_with_zoom(
+            known, "loss", "Training loss (MSE + variational term)",
+            "Mean since the row before; raw weights, on the batches trained on",
+        ),
+    )  # fmt: skip
+    page.draw(
+        section, "loss-train-vs-heldout",
+        "Denoising loss on the train split and on held-out images over training steps.",
+        "A widening gap is memorisation of the train split.",
+        lambda: figures.over_steps(
+            known, {"loss_train": "train", "loss_heldout": "held-out"}, "Denoising loss (noise MSE)",
+            "Denoising loss, train against held-out", "EMA weights; mean over timesteps", log_axes=True,
+        ),
+    )  # fmt: skip
+
+
+def sampling(page: Page, table: pd.DataFrame) -> None:
+    """The metric against sampling compute, where cells were sampled with several numbers of steps."""
+    section = page.section("sampling", "Sampling compute")
+    count = 0
+    for group in comparable_groups(table, vary=["sampling_steps"]):
+        for step, rows in group.table.groupby("step"):
+            if rows["sampling_steps"].nunique() < 2:
+                continue
+            count += 1
+            caption = f"{step:,} training steps; {group.label}"
+            page.draw(
+                section, f"sampling-compute{f'-{count}' if count > 1 else ''}",
+                f"{group.metric} against the compute of sampling one image.", "As the paper’s Figure 10.",
+                lambda r=rows, g=group, c=caption: figures.sampling_compute(r, g.metric, c),  # type: ignore[misc]
+            )  # fmt: skip
+    if not count:
+        page.omit(
+            "The metric against sampling compute (Figure 10)", "all values were sampled with the same number of steps"
+        )

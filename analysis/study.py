@@ -1,0 +1,226 @@
+"""Everything the library says about one slice of a table: fits, bootstraps, residuals, held-out tests, forecasts.
+
+Reports and notebooks print and draw what stands here; nothing is computed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import ComputePair, equal_compute_pairs
+from analysis.fit import (
+    FAR,
+    Array,
+    Bootstrap,
+    CannotFitError,
+    Correlation,
+    FloorFit,
+    InteractionFit,
+    LineFit,
+    Residuals,
+    bootstrap_exponent,
+    bootstrap_floor,
+    bootstrap_interaction,
+    correlate,
+    fit_floor,
+    fit_interaction,
+    fit_line,
+    fit_residuals,
+    form_name,
+)
+from analysis.heldout import FORMS, HeldOut, Ranked, forecast, leave_one_group_out, leave_one_out, rank_forms
+from analysis.slices import Slice, per_shape
+from analysis.table import size_order
+
+T = TypeVar("T")
+
+#: How far beyond the largest model measured the forecasts reach, in Gflops of one forward pass.
+AHEAD = (2.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a form says of a model larger than any measured."""
+
+    form: str
+    gmacs: float
+    mean: float
+    low: float  #: 95 % prediction interval: holds only if the form does
+    high: float
+    extrapolation: float  #: compute over the largest fitted compute
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SliceFits:
+    """All fits of one slice; what is not possible is None, and `omitted` says why."""
+
+    piece: Slice
+    rows: pd.DataFrame  #: one row per model, see `analysis.slices.per_shape`
+    correlation: Correlation | None
+    lines: dict[str, LineFit | None]  #: "semi-log" and "power law"
+    floor: FloorFit | None
+    surface: InteractionFit | None
+    slopes: dict[int, LineFit]  #: the power law within each patch size; empty unless two can be fitted
+    bootstraps: dict[str, Bootstrap]  #: parameter to hierarchical bootstrap
+    residuals: tuple[Residuals, ...]
+    held: tuple[HeldOut, ...]
+    ranking: tuple[Ranked, ...]
+    forecasts: tuple[Forecast, ...]
+    pairs: tuple[ComputePair, ...]
+    omitted: tuple[tuple[str, str], ...] = field(default=())  #: (what, why)
+
+    @property
+    def repeats(self) -> int:
+        """Rows of the model that has most: seeds of training and of sampling."""
+        return int(self.rows["repeats"].max())
+
+    @property
+    def label(self) -> str:
+        """What was fitted, in words: block, step, conditions, number of models and of repeats."""
+        text = f"{self.piece.label}; {len(self.rows)} model{'s' * (len(self.rows) != 1)}"
+        return text + (f", geometric means of up to {self.repeats} seeds" if self.repeats > 1 else "")
+
+    @property
+    def fits(self) -> list[LineFit | FloorFit | InteractionFit]:
+        """The fits that were possible, in the order of their number of parameters."""
+        return [fit for fit in (*self.lines.values(), self.floor, self.surface) if fit is not None]
+
+    def residuals_of(self, form: str) -> Residuals | None:
+        """The residuals of a form; None where it could not be fitted."""
+        return next((found for found in self.residuals if found.form == form), None)
+
+
+def fit_slice(piece: Slice) -> SliceFits:
+    """Fit every form to a slice and test each on models it has not seen.
+
+    Raises:
+        InputError: rows that were measured differently.
+    """
+    rows, column = per_shape(piece.table, piece.column), piece.column
+    x, y = _floats(rows["gmacs"]), _floats(rows[column])
+    omitted: list[tuple[str, str]] = []
+
+    def attempt(what: str, fit: Callable[[], T]) -> T | None:
+        try:
+            return fit()
+        except CannotFitError as error:
+            omitted.append((f"{what} of {piece.label}", str(error)))
+            return None
+
+    correlation = attempt("Correlation", lambda: correlate(x, y))
+    lines = {form: attempt(form.capitalize(), lambda f=form: fit_line(x, y, f)) for form in ("semi-log", "power law")}  # type: ignore[misc]
+    floor = attempt("Power law with floor", lambda: fit_floor(x, y))
+    params, tokens = _floats(rows["params"]), _floats(rows["tokens"])
+    surface = attempt("Params-and-tokens form", lambda: fit_interaction(params, tokens, y))
+    fits = [fit for fit in (*lines.values(), floor, surface) if fit is not None]
+    held = _held_out(piece, rows, omitted)
+    return SliceFits(
+        piece=piece,
+        rows=rows,
+        correlation=correlation,
+        lines=lines,
+        floor=floor,
+        surface=surface,
+        slopes=_slopes(rows, column),
+        bootstraps=_bootstraps(piece, lines["power law"], floor, surface, int(rows["repeats"].max()) > 1),
+        residuals=tuple(fit_residuals(fit, rows, column) for fit in fits),
+        held=tuple(held),
+        ranking=tuple(rank_forms(held)),
+        forecasts=tuple(_forecasts([*lines.values(), floor])),
+        pairs=tuple(equal_compute_pairs(rows, column)),
+        omitted=tuple(omitted),
+    )
+
+
+def _bootstraps(
+    piece: Slice, law: LineFit | None, floor: FloorFit | None, surface: InteractionFit | None, seeds: bool
+) -> dict[str, Bootstrap]:
+    """Of the power law always; of the other forms where there are seeds to draw."""
+    found = {}
+    if law is not None:
+        found["power law: exponent"] = bootstrap_exponent(piece.table, piece.column)
+    if floor is not None and seeds:
+        exponent, level = bootstrap_floor(piece.table, piece.column)
+        found |= {"power law with floor: exponent": exponent, "power law with floor: floor": level}
+    if surface is not None and seeds:
+        names = ("1", "ln N", "ln T", "ln N ln T")
+        coefficients = bootstrap_interaction(piece.table, piece.column)
+        found |= {f"params and tokens: {n}": c for n, c in zip(names, coefficients, strict=True)}
+    return found
+
+
+def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) -> list[HeldOut]:
+    if len(rows) < 4:
+        return []
+    column = piece.column
+    largest = (rows["gmacs"] == rows["gmacs"].max()).to_numpy()
+    last = size_order(rows)[-1]
+    family = (rows["size"] == last).to_numpy()
+    big = rows.loc[largest].iloc[0]
+    name = f"{big['size']}/{big['patch_size']} from the rest"
+    tests: list[tuple[str, Callable[[Any], HeldOut]]] = [
+        ("Leave one out", lambda form: leave_one_out(form, rows, column)),
+        ("Leave one size out", lambda form: leave_one_group_out(form, rows, "size", column)),
+        ("Leave one patch size out", lambda form: leave_one_group_out(form, rows, "patch_size", column)),
+        ("Forecast of the largest model", lambda form: forecast(form, rows, largest, name, column)),
+        (
+            f"Forecast of size {last}",
+            lambda form: forecast(form, rows, family, f"size {last} from smaller ones", column),
+        ),
+    ]
+    found = []
+    for what, test in tests:
+        for form in FORMS:
+            try:
+                found.append(test(form))
+            except CannotFitError as error:
+                omitted.append((f"{what}, {form.name}, {piece.label}", str(error)))
+    return found
+
+
+def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
+    slopes = {}
+    for patch in sorted(set(rows["patch_size"])):
+        cells = rows[rows["patch_size"] == patch]
+        try:
+            slopes[int(patch)] = fit_line(_floats(cells["gmacs"]), _floats(cells[column]), "power law")
+        except CannotFitError:
+            continue
+    return slopes if len(slopes) > 1 else {}
+
+
+def _forecasts(fits: list[LineFit | FloorFit | None]) -> list[Forecast]:
+    found = []
+    for fit in fits:
+        if fit is None:
+            continue
+        x = np.array(AHEAD) * fit.x_range[1]
+        band = fit.predict(x) if isinstance(fit, LineFit) else fit.band(x)
+        values = band[["mean", "low", "high"]].to_numpy(float)
+        for ratio, gmacs, (mean, low, high) in zip(AHEAD, x, values, strict=True):
+            flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
+            flags += ["predicts a negative metric"] if mean <= 0 else []
+            if isinstance(fit, FloorFit) and not fit.identified:
+                flags.append("the floor is not identified")
+            found.append(
+                Forecast(
+                    form=form_name(fit),
+                    gmacs=float(gmacs),
+                    mean=float(mean),
+                    low=float(low),
+                    high=float(high),
+                    extrapolation=ratio,
+                    flags=tuple(flags),
+                )
+            )
+    return found
+
+
+def _floats(column: pd.Series[Any]) -> Array:
+    return np.asarray(column.to_numpy(dtype=float, na_value=np.nan))

@@ -1,0 +1,126 @@
+"""Which autoencoder a data set is seen through, where it lies and whether it fits. Imports no torch.
+
+An autoencoder is a folder as diffusers writes it: `config.json` and `diffusion_pytorch_model.safetensors`. One trained
+here has a `card.json` too, written last. It is known by its recipe or hub name, and by the hash of its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.cell import ID_DIGITS, Data, PretrainedVae, TrainedVae, spec_id
+from harness.errors import InputError
+from harness.files import read_json
+from harness.runs import Shared
+
+CONFIG, WEIGHTS, CARD = "config.json", "diffusion_pytorch_model.safetensors", "card.json"
+
+
+def science(data: Data) -> Data:
+    """The part of `data` that decides the moments: not labels, flips and scaling, which are applied when they are read.
+
+    An autoencoder trained on the data and the latents it makes go by the same id.
+    """
+    assert data.vae is not None
+    vae = data.vae
+    if isinstance(vae, PretrainedVae):
+        vae = vae.model_copy(update={"scaling": PretrainedVae.model_fields["scaling"].default})
+    return data.model_copy(update={"labels": True, "horizontal_flips": False, "vae": vae})
+
+
+def folder_name(data: Data) -> str:
+    """Name of the folder of an autoencoder trained on `data`, and of its latents: `<data>-<id>`."""
+    return f"{data.name}-{spec_id(science(data))}"
+
+
+def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path:
+    """The folder of the autoencoder that `data` names; it is whole and fits the data.
+
+    Args:
+        data: names an autoencoder.
+        shared: where the ones trained here lie, and pretrained ones that were put there by hand.
+        sweep: for the command that the message names.
+        download: ask the hub for a pretrained one that is not here.
+
+    Raises:
+        InputError: not there, with the command or the download to do; or it does not fit.
+    """
+    if isinstance(data.vae, TrainedVae):
+        folder = shared.vae_folder(folder_name(data))
+        card = read_json(folder / CARD)
+        if card is None:
+            raise InputError(f"data.vae: not trained yet; first: dit-harness train-vae {sweep}")
+        if not (folder / WEIGHTS).exists() or card["weights"] != weights_hash(folder):
+            raise InputError(f"{folder}: damaged (weights other than its card's); remove it and train it again")
+    else:
+        assert isinstance(data.vae, PretrainedVae)
+        folder = _find_pretrained(data.vae.name, shared, sweep, download)
+    check_fits(folder, data)
+    return folder
+
+
+def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> Path:
+    mine = shared.vae_folder(name)
+    for folder in (mine, Path(name)):
+        if folder.is_dir():
+            missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
+            if missing:
+                raise InputError(
+                    f"data.vae.name {name}: {folder} holds no {missing[0]} (diffusers' format, safetensors)"
+                )
+            return folder
+    from huggingface_hub import hf_hub_download
+
+    reason = f"to ask the hub for it: dit-harness encode {sweep}"
+    try:
+        files = [Path(hf_hub_download(name, file, local_files_only=not download)) for file in (CONFIG, WEIGHTS)]
+    except Exception as error:  # the hub's errors have no common base; an unreachable network raises httpx's own
+        if download:
+            reason = f"the hub gave none ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        raise InputError(
+            f"data.vae.name {name}: not here; {reason}; or put {CONFIG} and {WEIGHTS} of "
+            f"https://huggingface.co/{name} into {mine}"
+        ) from None
+    return files[0].parent
+
+
+def weights_hash(folder: Path) -> str:
+    """First 12 hex digits of sha256 over the weights file."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:ID_DIGITS]
+
+
+def check_fits(folder: Path, data: Data) -> None:
+    """Check an autoencoder's configuration against the images and the latents that `data` says.
+
+    Raises:
+        InputError: one line that names what does not fit.
+    """
+    assert data.vae is not None
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or "latent_channels" not in config:
+        raise InputError(f"{folder / CONFIG}: no configuration of a diffusers AutoencoderKL")
+    found = {
+        "images' channels": config.get("in_channels", 3),
+        "vae.channels": config["latent_channels"],
+        "vae.factor": 2 ** (len(config.get("block_out_channels", (64,))) - 1),
+    }
+    wanted = {
+        "images' channels": data.image_shape.channels,
+        "vae.channels": data.vae.channels,
+        "vae.factor": data.vae.factor,
+    }
+    for what, value in found.items():
+        if value != wanted[what]:
+            raise InputError(f"data.vae: does not fit: {what} {wanted[what]}, but {folder} has {value}")
+    if config.get("shift_factor") is not None or config.get("latents_mean") is not None:
+        raise InputError(f"{folder / CONFIG}: shifted latents (shift_factor, latents_mean) are not supported")
+
+
+def describe(data: Data) -> dict[str, Any]:
+    """What a manifest or a card says of the data and its autoencoder."""
+    described: dict[str, Any] = json.loads(science(data).model_dump_json(exclude_none=True))
+    return described

@@ -1,0 +1,90 @@
+"""What the model learns from, pixels or latents, behind the same few methods."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.data.latents import Latents, LatentSplit
+from harness.data.sources import Dataset, Images
+
+
+class Batches(Protocol):
+    """One split on a device."""
+
+    labels: Tensor  # (N,) int64, on the device
+
+    def x0(
+        self, indices: NDArray[np.int64], mirror: NDArray[np.bool_] | None, posterior: np.random.Generator
+    ) -> Tensor:
+        """The model's clean input, float32 (n, C, S, S) on the device, of these images or of their mirror images.
+
+        Args:
+            indices: (n,), which images.
+            mirror: (n,), which of them mirrored; None: none.
+            posterior: where the noise of a sampled latent comes from; pixels draw nothing.
+        """
+
+
+class Splits(NamedTuple):
+    """Both splits, ready to train and to measure on."""
+
+    train: Batches
+    heldout: Batches
+
+
+def batches(source: Dataset | Latents, device: str) -> Splits:
+    """A data set or its latents, ready for the model."""
+    if isinstance(source, Latents):
+        train, heldout = (LatentBatches(split, source.scaling, device) for split in (source.train, source.heldout))
+        return Splits(train, heldout)
+    return Splits(PixelBatches(source.train, device), PixelBatches(source.heldout, device))
+
+
+class PixelBatches:
+    """Images, uint8 to [-1, 1]."""
+
+    def __init__(self, split: Images, device: str) -> None:
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self._device = device
+        # what fits into memory stays on the device; files are decoded when they are needed
+        self._resident = torch.from_numpy(split.images).to(device) if isinstance(split.images, np.ndarray) else None
+        self._images = split.images
+
+    def x0(
+        self, indices: NDArray[np.int64], mirror: NDArray[np.bool_] | None, posterior: np.random.Generator
+    ) -> Tensor:
+        """See `Batches`."""
+        if self._resident is not None:
+            images = self._resident[torch.from_numpy(indices).to(self._device)]
+        else:
+            images = torch.from_numpy(self._images[indices]).to(self._device)
+        x = to_model(images)  # (n, C, S, S)
+        if mirror is None:
+            return x
+        return torch.where(torch.from_numpy(mirror).to(self._device)[:, None, None, None], x.flip(-1), x)
+
+
+class LatentBatches:
+    """Latents, sampled from the autoencoder's distribution and scaled."""
+
+    def __init__(self, split: LatentSplit, scaling: float, device: str) -> None:
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self._split, self._scaling, self._device = split, np.float32(scaling), device
+
+    def x0(
+        self, indices: NDArray[np.int64], mirror: NDArray[np.bool_] | None, posterior: np.random.Generator
+    ) -> Tensor:
+        """See `Batches`."""
+        mean, std = self._split.moments(indices, np.zeros(len(indices), bool) if mirror is None else mirror)
+        noise = posterior.standard_normal(mean.shape, dtype=np.float32)
+        return torch.from_numpy((mean + std * noise) * self._scaling).to(self._device)
+
+
+def to_model(images: Tensor) -> Tensor:
+    """uint8 (N, S, S, C) to float32 (N, C, S, S) in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1

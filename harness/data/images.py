@@ -1,0 +1,291 @@
+"""Folders of images, one subfolder a class: ImageNet's train/val layout, or a tree of the user's own. Imports no torch.
+
+Images are decoded when they are asked for and cropped as Dhariwal & Nichol 2021 do for ImageNet (the ADM crop). What a
+folder holds is found out once - its fingerprint over every byte, and which files cannot be read - and kept beside the
+results, until a file's size or time changes.
+
+    python -m harness.data.images FOLDER     says the number of classes and the fingerprint, as a sweep file wants them
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.cell import IMAGENET_CLASSES, Data
+from harness.errors import InputError
+from harness.files import read_json, write_json
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+
+#: More unreadable files than this, or than this share of all, and the folder is refused.
+UNREADABLE_FILES, UNREADABLE_SHARE = 10, 0.001
+
+#: How many unreadable files are named.
+_NAMED = 5
+
+#: A tree without train/ and val/: one image of so many in every class is held out.
+_HELDOUT_OF = 10
+
+#: Files checked between two reports.
+_CHUNK = 200
+
+#: Told how many of how many files are checked.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files of a folder of images, before any of them is opened.
+
+    Attributes:
+        root: the folder.
+        classes: names of the classes, sorted; their positions are the labels.
+        train: (path below root, label) of every training file, sorted by class and name.
+        heldout: the same of the files that the model never sees.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    train: tuple[tuple[str, int], ...]
+    heldout: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What opening every file showed.
+
+    Attributes:
+        fingerprint: first 12 hex digits of sha256 over splits, names, classes and content.
+        unreadable: paths below the root of the files that are no images; they are left out.
+    """
+
+    fingerprint: str
+    unreadable: tuple[str, ...]
+
+
+class ImageFiles:
+    """The images of files, decoded when asked for; indexed like a uint8 array (N, S, S, 3)."""
+
+    def __init__(self, root: Path, paths: Sequence[str], size: int) -> None:
+        self.root, self.paths, self.size = root, paths, size
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, S, S, 3)."""
+        return len(self.paths), self.size, self.size, 3
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """One image (S, S, 3) for a number, several (n, S, S, 3) for an array, the same lazily for a slice."""
+        if isinstance(index, slice):
+            return ImageFiles(self.root, self.paths[index], self.size)
+        if isinstance(index, (int, np.integer)):
+            return read_image(self.root / self.paths[int(index)], self.size)
+        chosen = [read_image(self.root / self.paths[i], self.size) for i in np.asarray(index)]
+        return np.stack(chosen) if chosen else np.zeros((0, *self.shape[1:]), np.uint8)
+
+
+def read_image(path: Path, size: int) -> NDArray[np.uint8]:
+    """Decode a file to RGB and crop it: uint8 (size, size, 3).
+
+    Raises:
+        InputError: the file is no image that Pillow can read.
+    """
+    try:
+        with Image.open(path) as image:
+            return centre_crop(image.convert("RGB"), size)
+    except Exception as error:  # Pillow's decoders raise all sorts of things on damaged files
+        raise InputError(f"{path}: no readable image ({error})") from None
+
+
+def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The ADM crop of an RGB image: uint8 (size, size, 3).
+
+    Halved with a box filter while the short side is at least twice `size`, then the short side is brought to `size`
+    with a bicubic filter (enlarging a smaller image), then the middle square is cut out, the odd pixel at the far end.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def find_tree(folder: Path | None, data: Data | None = None) -> Tree:
+    """List a folder of images: train/ and val/ (ImageNet's layout), or one subfolder a class.
+
+    Without train/ and val/ a tenth of every class is held out, chosen by the hash of the path.
+
+    Args:
+        folder: where the images lie (`resources.data_folder`).
+        data: what they should be; None takes whatever is there.
+
+    Raises:
+        InputError: no such folder, no classes, no images, classes that differ between train and val or from `data`.
+    """
+    key = f"data.name {data.name}" if data else "FOLDER"
+    if folder is None:
+        raise InputError(f"{key}: set resources.data_folder (or --data-folder) to the folder with the images")
+    if not folder.is_dir():
+        raise InputError(f"resources.data_folder: {folder} is not a folder")
+    if (folder / "train").is_dir():
+        if not (folder / "val").is_dir():
+            raise InputError(f"{folder}: has train/ and no val/; the held-out images belong there, sorted as in train/")
+        classes = _classes(folder / "train")
+        other = _classes(folder / "val")
+        if classes != other:
+            odd = sorted(set(classes) ^ set(other))
+            raise InputError(
+                f"{folder}: train/ and val/ have different classes ({len(odd)} differ, for example {odd[0]}); sort the "
+                "images of val/ into one subfolder a class, named as in train/"
+            )
+        train = _files(folder, "train/", classes)
+        heldout = _files(folder, "val/", classes)
+    elif data is not None and data.name == "imagenet":
+        raise InputError(f"{folder}: has no train/ and val/, as ImageNet's layout has, one subfolder a class in each")
+    else:
+        classes = _classes(folder)
+        train, heldout = _hold_out(_files(folder, "", classes), len(classes))
+    for split, files in (("training", train), ("held-out", heldout)):
+        if not files:
+            raise InputError(f"{folder}: no {split} images; allowed: {', '.join(SUFFIXES)}")
+    expected = (data.classes or IMAGENET_CLASSES) if data else len(classes)
+    if len(classes) != expected:
+        raise InputError(f"{folder}: {len(classes)} classes (subfolders), but {key} says {expected}")
+    return Tree(folder, classes, tuple(train), tuple(heldout))
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise InputError(f"{folder}: no classes; it should hold one subfolder a class, with the images inside")
+    return tuple(classes)
+
+
+def _files(root: Path, prefix: str, classes: tuple[str, ...]) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for label, name in enumerate(classes):
+        with os.scandir(root / prefix / name) as entries:
+            images = sorted(e.name for e in entries if e.is_file() and e.name.lower().endswith(SUFFIXES))
+        found += [(f"{prefix}{name}/{image}", label) for image in images if not image.startswith(".")]
+    return found
+
+
+def _hold_out(files: list[tuple[str, int]], classes: int) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    chosen: set[str] = set()
+    for label in range(classes):
+        paths = sorted((p for p, c in files if c == label), key=lambda p: hashlib.sha256(p.encode()).digest())
+        chosen.update(paths[: max(len(paths) // _HELDOUT_OF, 1)] if len(paths) > 1 else [])
+    return [f for f in files if f[0] not in chosen], [f for f in files if f[0] in chosen]
+
+
+def scan(tree: Tree, cache: Path | None = None, progress: Progress | None = None) -> Scan:
+    """Read and decode every file once; what was found is kept in the folder `cache`.
+
+    Raises:
+        InputError: too many files are no images; the first few are named.
+    """
+    files = [*tree.train, *tree.heldout]
+    record = None if cache is None else cache / f"{_listing(tree, files)}.json"
+    known = None if record is None else read_json(record)
+    if known is None:
+        known = _scan(tree, files, progress)
+        if record is not None:
+            write_json(record, {"folder": str(tree.root.resolve()), **known})
+    unreadable = tuple(known["unreadable"])
+    if len(unreadable) > max(UNREADABLE_FILES, UNREADABLE_SHARE * len(files)) or len(unreadable) == len(files):
+        raise InputError(f"{tree.root}: {_unreadable(unreadable, len(files))}; replace or remove them")
+    return Scan(known["fingerprint"], unreadable)
+
+
+def warning(tree: Tree, found: Scan) -> str | None:
+    """One line that names what is left out; None when every file can be read."""
+    total = len(tree.train) + len(tree.heldout)
+    return f"{tree.root}: {_unreadable(found.unreadable, total)}; left out" if found.unreadable else None
+
+
+def _unreadable(paths: tuple[str, ...], total: int) -> str:
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return f"{len(paths)} of {total} files are no readable images: {', '.join(paths[:_NAMED])}{more}"
+
+
+def _listing(tree: Tree, files: list[tuple[str, int]]) -> str:
+    """A hash that changes with any file's name, size or time, and costs no reading."""
+    digest = hashlib.sha256(str(tree.root.resolve()).encode())
+    for path, label in files:
+        stat = (tree.root / path).stat()
+        digest.update(f"{path}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -> dict[str, Any]:
+    digest = hashlib.sha256("\0".join(tree.classes).encode())
+    unreadable = []
+    for done, (path, label, content, whole) in enumerate(_checked(tree.root, files), 1):
+        digest.update(f"\n{path}\0{label}\0{content}".encode())
+        if not whole:
+            unreadable.append(path)
+        if progress is not None and (done % _CHUNK == 0 or done == len(files)):
+            progress(done, len(files))
+    return {"fingerprint": digest.hexdigest()[:12], "unreadable": unreadable}
+
+
+def _checked(root: Path, files: list[tuple[str, int]]) -> Iterator[tuple[str, int, str, bool]]:
+    """Path, label, hash of the bytes and whether Pillow can read them, in the order of the files."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and decoding let go of the interpreter
+        for first in range(0, len(files), _CHUNK):
+            chunk = files[first : first + _CHUNK]
+            results = pool.map(_check, [root / path for path, _ in chunk])
+            for (path, label), (content, whole) in zip(chunk, results, strict=True):
+                yield path, label, content, whole
+
+
+def _check(path: Path) -> tuple[str, bool]:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return "unreadable", False
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.convert("RGB")
+    except Exception:  # Pillow's decoders raise all sorts of things on damaged files
+        return hashlib.sha256(content).hexdigest(), False
+    return hashlib.sha256(content).hexdigest(), True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Say what a folder of images holds, as the [data] of a sweep file.")
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        tree = find_tree(options.folder)
+        found = scan(tree)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if line := warning(tree, found):
+        print(f"warning: {line}", file=sys.stderr)
+    print(f'name = "folder"\nclasses = {len(tree.classes)}\nfingerprint = "{found.fingerprint}"')
+    print(f"# {len(tree.train)} images to learn from, {len(tree.heldout)} held out")
+
+
+if __name__ == "__main__":
+    main()

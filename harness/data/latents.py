@@ -1,0 +1,322 @@
+"""Latents, encoded once: the moments of every image and of its mirror image, in memory-mapped shards. Imports no torch.
+
+    <folder>/manifest.json                  what was encoded by what, and the checksum of every shard
+             train-00000.npy ...            float32 (n, 2, 2, C, S, S): image; plain, mirrored; mean, standard deviation
+             train-labels.npy               int64 (N,)
+             heldout-00000.npy ...
+
+The autoencoder's answer to an image is a normal distribution; what the model learns is *sampled* from it at every step
+(`LatentSplit.moments`, then mean + std * noise) and multiplied by the scaling, so that it has about unit variance. An
+encoding that was interrupted goes on after its last whole shard and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.cell import Data, TrainedVae
+from harness.data import autoencoders
+from harness.data.sources import FINGERPRINTS, Dataset, ImageArray
+from harness.errors import InputError
+from harness.files import read_json, write_atomic, write_json
+from harness.runs import Shared
+
+#: Images a shard: what an interrupted encoding loses at most.
+SHARD = 1024
+
+#: Images the autoencoder sees at once; a part of the arithmetic, so it is fixed.
+BATCH = 32
+
+SPLITS = ("train", "heldout")
+
+#: Beside the manifest: how well the autoencoder decodes what it encoded (see `harness.vae.reconstruction`).
+RECONSTRUCTION = "reconstruction.json"
+
+_FORMAT = 1
+
+#: uint8 images (n, H, W, channels) -> float32 moments (n, 2, C, S, S): mean and standard deviation.
+Encoder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class LatentSplit:
+    """The moments of one split; every shard is checked against its checksum when it is first read."""
+
+    def __init__(self, folder: Path, name: str, entry: dict[str, Any]) -> None:
+        self._folder, self._shards, self._size = folder, entry["shards"], int(entry["shard_size"])
+        labels = folder / f"{name}-labels.npy"
+        _require_checksum(labels, entry["labels_crc32"])
+        self.labels: NDArray[np.int64] = np.load(labels, allow_pickle=False)
+        self._open = functools.cache(self._shard)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _shard(self, number: int) -> NDArray[np.float32]:
+        shard = self._shards[number]
+        path = self._folder / shard["file"]
+        _require_checksum(path, shard["crc32"])
+        array: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+
+    def moments(
+        self, indices: NDArray[np.int64], mirror: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and standard deviation, each (n, C, S, S), of these images or of their mirror images.
+
+        Raises:
+            InputError: a shard is missing or damaged.
+        """
+        chosen = [
+            self._open(int(i) // self._size)[int(i) % self._size, int(m)] for i, m in zip(indices, mirror, strict=True)
+        ]
+        both = np.stack(chosen)  # (n, 2, C, S, S)
+        return both[:, 0], both[:, 1]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latents of a data set.
+
+    Attributes:
+        train: what the model may learn from.
+        heldout: what it never sees.
+        scaling: sampled latents are multiplied by this, and divided by it before they are decoded.
+        weights: hash of the autoencoder that made them.
+    """
+
+    train: LatentSplit
+    heldout: LatentSplit
+    scaling: float
+    weights: str
+
+
+def check_ready(data: Data, shared: Shared, sweep: str) -> None:
+    """Check that training on these latents can start, from the manifest and the sizes of the files.
+
+    Raises:
+        InputError: with the command to run first.
+    """
+    vae = autoencoders.find(data, shared, sweep)
+    folder = shared.latents_folder(autoencoders.folder_name(data))
+    manifest = _manifest(folder)
+    again = f"dit-harness encode {sweep}"
+    if manifest is None:
+        raise InputError(f"data.vae: the images are not encoded yet; first: {again}")
+    _require_same(folder, manifest, data, autoencoders.weights_hash(vae), None, sweep)
+    if not manifest["complete"]:
+        done = sum(shard["count"] for split in manifest["splits"].values() for shard in split["shards"])
+        raise InputError(f"data.vae: only {done} images are encoded; go on with: {again}")
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            path = folder / shard["file"]
+            if not path.exists() or path.stat().st_size != shard["bytes"]:
+                raise InputError(f"{path}: missing or cut off; make it again: {again}")
+
+
+def open_latents(data: Data, shared: Shared) -> Latents:
+    """The latents of `data`, as `encode` left them.
+
+    Raises:
+        InputError: they are not there, not whole, or a file is damaged.
+    """
+    folder = shared.latents_folder(autoencoders.folder_name(data))
+    manifest = _manifest(folder)
+    if manifest is None or not manifest["complete"]:
+        raise InputError(f"{folder}: no whole set of latents; first: dit-harness encode")
+    train, heldout = (LatentSplit(folder, name, manifest["splits"][name]) for name in SPLITS)
+    return Latents(train, heldout, scaling(data, manifest), manifest["weights"])
+
+
+def reconstruction_distance(data: Data, shared: Shared, metrics: dict[str, Any]) -> float | None:
+    """Frechet distance of decoded held-out images to their originals in the extractor of `metrics`, if measured."""
+    found = read_json(shared.latents_folder(autoencoders.folder_name(data)) / RECONSTRUCTION) or {}
+    distance: float | None = found.get("distances", {}).get(metrics["extractor"], {}).get("held-out")
+    return distance
+
+
+def scaling(data: Data, manifest: dict[str, Any]) -> float:
+    """The scaling that `data` asks for: fixed, or 1 / standard deviation of the sampled training latents."""
+    assert data.vae is not None
+    fixed = "measured" if isinstance(data.vae, TrainedVae) else data.vae.scaling
+    return float(manifest["measured_scaling"]) if fixed == "measured" else float(fixed)
+
+
+def encode(
+    data: Data,
+    dataset: Dataset,
+    encoder: Encoder,
+    shared: Shared,
+    *,
+    weights: str,
+    conditions: dict[str, Any],
+    sweep: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    shard_size: int = SHARD,
+) -> dict[str, Any]:
+    """Encode both splits; shards that are there and whole are kept. The caller holds the folder.
+
+    Args:
+        data: what is encoded, through which autoencoder.
+        dataset: the same, loaded.
+        encoder: gives the moments of a batch of images.
+        shared: where latents lie.
+        weights: hash of the autoencoder's weights.
+        conditions: what decides the bits, for the record.
+        sweep: for the commands that messages name.
+        progress: told how many of how many images are done.
+        shard_size: images a shard.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: the folder holds latents of other data or of another autoencoder.
+        OSError: the disk is full; what was written stays and the next call goes on there.
+    """
+    folder = shared.latents_folder(autoencoders.folder_name(data))
+    manifest = _manifest(folder)
+    if manifest is None:
+        manifest = {
+            "format": _FORMAT,
+            "data": autoencoders.describe(data),
+            "fingerprint": dataset.fingerprint,
+            "weights": weights,
+            "layout": "float32: image; as it is, mirrored; mean, standard deviation; channel; row; column",
+            "conditions": conditions,
+            "splits": {},
+            "measured_scaling": None,
+            "complete": False,
+        }
+    _require_same(folder, manifest, data, weights, dataset.fingerprint, sweep)
+    splits = {"train": dataset.train, "heldout": dataset.heldout}
+    total = sum(len(split.images) for split in splits.values())
+    done = 0
+    manifest["complete"] = False
+    for name, split in splits.items():
+        entry = manifest["splits"].setdefault(name, {"count": len(split.images), "shard_size": shard_size})
+        kept = {s["file"]: s for s in entry.get("shards", []) if _is_whole(folder / s["file"], s["crc32"])}
+        entry["shards"] = []
+        size = int(entry["shard_size"])
+        _save_array(folder / f"{name}-labels.npy", split.labels.astype("<i8"))
+        entry["labels_crc32"] = _checksum(folder / f"{name}-labels.npy")
+        for first in range(0, len(split.images), size):
+            count = min(size, len(split.images) - first)
+            file = f"{name}-{first // size:05d}.npy"
+            if file not in kept:
+                moments = _shard(split.images, first, count, encoder, partial(_report, progress, done, total))
+                kept[file] = _write_shard(folder / file, moments)
+                entry["shards"].append(kept[file])
+                write_json(folder / "manifest.json", manifest)
+            else:
+                entry["shards"].append(kept[file])
+                progress(done + count, total)
+            done += count
+    manifest |= {"measured_scaling": _measured_scaling(manifest), "complete": True}
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def is_complete(data: Data, shared: Shared, weights: str) -> bool:
+    """Whether everything is encoded by this autoencoder and every shard matches its checksum."""
+    folder = shared.latents_folder(autoencoders.folder_name(data))
+    manifest = _manifest(folder)
+    if manifest is None or not manifest["complete"] or manifest["weights"] != weights:
+        return False
+    return all(
+        _is_whole(folder / f"{name}-labels.npy", split["labels_crc32"])
+        and all(_is_whole(folder / shard["file"], shard["crc32"]) for shard in split["shards"])
+        for name, split in manifest["splits"].items()
+    )
+
+
+def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def _shard(
+    images: ImageArray, first: int, count: int, encoder: Encoder, progress: Callable[[int], None]
+) -> NDArray[np.float32]:
+    parts = []
+    for start in range(first, first + count, BATCH):
+        batch = np.asarray(images[np.arange(start, min(start + BATCH, first + count))])
+        mirrored = np.ascontiguousarray(batch[:, :, ::-1])
+        parts.append(np.stack([encoder(batch), encoder(mirrored)], axis=1))  # (n, 2, 2, C, S, S)
+        progress(start + len(batch) - first)
+    return np.concatenate(parts)
+
+
+def _write_shard(path: Path, moments: NDArray[np.float32]) -> dict[str, Any]:
+    if not np.isfinite(moments).all():
+        raise InputError(f"{path}: the autoencoder gives values that are not finite; take another, or train it anew")
+    _save_array(path, moments.astype("<f4"))
+    plain = moments[:, 0].astype(np.float64)  # the mirror images are counted with flips only, which are no part of this
+    mean, std = plain[:, 0], plain[:, 1]
+    return {
+        "file": path.name,
+        "count": len(moments),
+        "bytes": path.stat().st_size,
+        "crc32": _checksum(path),
+        "sums": [mean.size, float(mean.sum()), float((mean**2 + std**2).sum())],
+    }
+
+
+def _measured_scaling(manifest: dict[str, Any]) -> float:
+    """1 / standard deviation of the sampled latents: of the mixture of all normals, exactly, without drawing."""
+    n, first, second = (
+        math.fsum(values) for values in zip(*(s["sums"] for s in manifest["splits"]["train"]["shards"]), strict=True)
+    )
+    return 1 / math.sqrt(second / n - (first / n) ** 2)
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # a name would get .npy appended
+            np.save(file, array, allow_pickle=False)
+
+    write_atomic(path, write)
+
+
+def _checksum(path: Path) -> str:
+    return f"{zlib.crc32(np.memmap(path, np.uint8, 'r').data):08x}"
+
+
+def _is_whole(path: Path, checksum: str) -> bool:
+    return path.is_file() and path.stat().st_size > 0 and _checksum(path) == checksum
+
+
+def _require_checksum(path: Path, checksum: str) -> None:
+    if not _is_whole(path, checksum):
+        raise InputError(f"{path}: missing or damaged (its checksum differs); make it again: dit-harness encode")
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    manifest: dict[str, Any] | None = read_json(folder / "manifest.json")
+    return manifest
+
+
+def _require_same(
+    folder: Path, manifest: dict[str, Any], data: Data, weights: str, fingerprint: str | None, sweep: str
+) -> None:
+    """One line when a manifest is of other data or of another autoencoder than the sweep's."""
+    again = f"remove the folder, then: dit-harness encode {sweep}"
+    if manifest.get("format") != _FORMAT:
+        raise InputError(f"{folder}: latents of another version of the harness; {again}")
+    if manifest["weights"] != weights or manifest["data"]["vae"] != autoencoders.describe(data)["vae"]:
+        raise InputError(
+            f"{folder}: encoded by another VAE (weights {manifest['weights']}, the sweep's are {weights}); {again}"
+        )
+    wanted = fingerprint or data.fingerprint or FINGERPRINTS.get(data.name)
+    if wanted is not None and manifest["fingerprint"] != wanted:
+        raise InputError(
+            f"{folder}: encoded from other data (fingerprint {manifest['fingerprint']}, wanted {wanted}); {again}"
+        )

@@ -1,0 +1,162 @@
+"""From plan to Slurm jobs: claim, submit as arrays, and follow when asked to.
+
+Policy. A cell is claimed before sbatch, and the claim holds a ticket: the token that the array will carry as its
+comment, and the cell's index in it. A launcher that dies in between leaves claims of which squeue can tell whether they
+were submitted. A requeued job (USR2 before the time limit, preemption, a lost node) runs as an attempt of its own. What
+Slurm refuses is released again. Following starts a lost cell anew, at most twice; nothing is ever cancelled by it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+from harness import slurm
+from harness.cell import Resources
+from harness.errors import InputError
+from harness.job import Job
+from harness.launch import RESTARTS, CellRun, View
+from harness.processes import now, process_identity
+from harness.runs import State, Study
+from sweeps.grid import Sweep
+
+#: Time between two looks at the queue; each is one squeue, whatever the number of cells.
+POLL_SECONDS = 3.0
+
+_STARTABLE = (State.MISSING, State.PARTIAL, State.INTERRUPTED)
+_ACTIVE = (State.QUEUED, State.RUNNING)
+
+
+def launch_slurm(
+    sweep: Sweep, study: Study, items: list[CellRun], to_retry: set[str], view: View, *, wait: bool
+) -> None:
+    """Submit what is not done and not active; with `wait`, follow until all has ended.
+
+    Raises:
+        InputError: Slurm refused or did not answer; the message says what was submitted before, if anything.
+        KeyboardInterrupt: after Ctrl-C while following; the jobs go on.
+    """
+    queue = study.scheduler if isinstance(study.scheduler, slurm.Queue) else slurm.Queue(study.name)
+    try:
+        limit = slurm.max_array_size()
+    except slurm.SlurmError as error:
+        raise InputError(
+            f"Slurm does not answer: {error}; nothing was submitted, the same command goes on later"
+        ) from None
+    if queue.error is not None:  # it did not answer when the states were read
+        queue.forget()
+        for item in items:
+            item.refresh()
+    chosen = [item for item in items if item.now.state in _STARTABLE or item.cell.id in to_retry]
+    _submit(sweep, study, chosen, limit, queue, view)
+    if wait:
+        _follow(sweep, study, items, limit, queue, view)
+
+
+def _submit(sweep: Sweep, study: Study, items: list[CellRun], limit: int, queue: slurm.Queue, view: View) -> None:
+    """Submit cells as arrays of at most `limit`."""
+    submitted = 0
+    after: str | None = None
+    for first in range(0, len(items), limit):
+        try:
+            job = _submit_array(sweep, study, items[first : first + limit], queue, after, view)
+        except slurm.SlurmDownError as error:
+            raise InputError(
+                f"Slurm does not answer: {error}; {submitted} cells were submitted, the same command goes on later"
+            ) from None
+        except slurm.SlurmError as error:
+            raise InputError(f"{sweep.path}: Slurm refused: {error}; {submitted} cells were submitted") from None
+        if job is not None and sweep.resources.max_parallel is not None:
+            after = job  # the cap holds for one array, so the next one waits for it
+        submitted += len(items[first : first + limit])
+
+
+def _submit_array(
+    sweep: Sweep, study: Study, items: list[CellRun], queue: slurm.Queue, after: str | None, view: View
+) -> str | None:
+    """Claim, submit, and write down the jobs' numbers; returns the array's, None when others had claimed everything."""
+    token = uuid.uuid4().hex[:12]
+    me = process_identity()
+    claimed: list[tuple[CellRun, int]] = []
+    for item in items:
+        number = max(item.run.attempt_numbers(), default=0) + 1
+        ticket = {"token": token, "index": len(claimed), "restarts": 0}
+        if item.run.claim(number, {"process": me, "time": now(), "slurm": ticket}):
+            item.run.write_cell(item.name, item.cell)
+            claimed.append((item, number))
+    if not claimed:
+        return None
+    jobs = [
+        Job(
+            folder=str(item.run.folder.resolve()),
+            attempt=number,
+            cell=item.cell,
+            evaluations=sweep.evaluations_of(item.cell),
+            recording=sweep.recording,
+            resources=_absolute(sweep.resources),
+            results=str(study.root.resolve()),
+        )
+        for item, number in claimed
+    ]
+    try:
+        numbers = slurm.submit(jobs, sweep.resources, study.submitit_folder, study.name, token, after)
+    except BaseException:  # Ctrl-C too
+        _release(claimed, token, queue)
+        raise
+    for (item, number), job in zip(claimed, numbers, strict=True):
+        item.run.record(number, "submitted", {"process": None, "time": now(), "job_id": job})
+        item.mine = True
+    array = numbers[0].partition("_")[0]
+    view.note(f"{len(claimed)} cell{'s' * (len(claimed) != 1)} submitted as Slurm job {array}")
+    queue.forget()
+    for item, _ in claimed:
+        item.refresh()
+    return array
+
+
+def _release(claimed: list[tuple[CellRun, int]], token: str, queue: slurm.Queue) -> None:
+    """Take claims back when Slurm has no job of theirs. If it cannot say, they stay until it can."""
+    queue.forget()
+    if queue.look({"token": token, "index": 0}).alive is False:
+        for item, number in claimed:
+            item.run.release(number)
+            item.refresh()
+
+
+def _absolute(resources: Resources) -> Resources:
+    """Paths as the nodes see them, wherever they start."""
+    paths = {key: getattr(resources, key) for key in ("data_folder", "inception_weights")}
+    return resources.model_copy(update={key: str(Path(path).resolve()) for key, path in paths.items() if path})
+
+
+def _follow(sweep: Sweep, study: Study, items: list[CellRun], limit: int, queue: slurm.Queue, view: View) -> None:
+    """Wait until nothing is active, and start anew what was lost."""
+    told = {item.cell.id for item in items if item.now.state is State.DONE}
+    silent = False
+    while True:
+        for item in items:
+            if item.cell.id not in told:
+                item.refresh()
+        if (queue.error is not None) != silent:
+            silent = not silent
+            view.note(f"Slurm does not answer: {queue.error}; waiting" if silent else "Slurm answers again")
+        lost: list[CellRun] = []
+        if not silent:  # without Slurm's word nothing is taken for lost
+            lost = [item for item in items if _lost(item)]
+            for item in lost:
+                item.restarts += 1
+                view.note(f"{item.name}: {item.now.message}; starting it again")
+            _submit(sweep, study, lost, limit, queue, view)
+        for item in items:
+            if item.now.state not in _ACTIVE and item.cell.id not in told and item.now.attempt and not silent:
+                told.add(item.cell.id)
+                view.finished(item)
+        view.tick(items)
+        if not silent and not any(item.now.state in _ACTIVE for item in items):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _lost(item: CellRun) -> bool:
+    return item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL) and item.restarts < RESTARTS

@@ -1,0 +1,87 @@
+"""Which process is which, whether it lives, and that only one of them does a piece of work."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness.errors import InputError
+
+#: A process counts as the recorded one when the start times differ by less than this (clock ticks are coarse).
+_START_TOLERANCE = 2.0
+
+
+def now() -> str:
+    """UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """What tells one boot of a machine from another; pids mean nothing across boots."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"boot-{int(psutil.boot_time())}"
+
+
+def process_identity(pid: int | None = None) -> dict[str, Any]:
+    """What identifies a process for good: host, boot, pid and start time."""
+    process = psutil.Process(pid)
+    return {
+        "host": socket.gethostname(),
+        "boot": boot_id(),
+        "pid": process.pid,
+        "started": process.create_time(),
+    }
+
+
+def is_alive(identity: dict[str, Any] | None) -> bool | None:
+    """Whether the process lives; None when it cannot be known from here (another host)."""
+    if not identity:
+        return False
+    if identity.get("host") != socket.gethostname():
+        return None
+    if identity.get("boot") != boot_id():
+        return False
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        same = abs(process.create_time() - float(identity["started"])) < _START_TOLERANCE
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, work: str) -> Iterator[None]:
+    """Hold `folder` (made if need be) against other processes; the system lets go of it when this one dies.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise InputError(f"{folder}: {lock.read() or 'another process'} is at work on it; wait for it") from None
+        lock.truncate(0)
+        lock.write(f"{work}, process {os.getpid()} on {socket.gethostname()},")
+        lock.flush()
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield

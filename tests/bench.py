@@ -1,0 +1,121 @@
+"""`make bench`: what costs how much, as ratios measured side by side in one run (A B A B ...), with their spread.
+
+Decides no test: machines are shared and noisy. On a machine with a GPU the training rows use it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import scipy.linalg
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from harness.cell import Cell, Data
+from harness.data.sources import Dataset, load
+from harness.diffusion.schedule import Schedule
+from harness.evaluation.frechet import frechet_distance
+from harness.flops import count
+from harness.train import TrainState, _train_step
+
+ROUNDS = 5
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def side_by_side(a: Callable[[], object], b: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float, str]:
+    """Median times of a and b, and the ratio b / a pair by pair as median (min to max); one warm-up each."""
+    a(), b()
+    pairs = [(seconds(a), seconds(b)) for _ in range(rounds)]
+    ratios = sorted(y / x for x, y in pairs)
+    text = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    return statistics.median(x for x, _ in pairs), statistics.median(y for _, y in pairs), text
+
+
+def sqrtm_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
+    """Compute the Frechet distance by scipy's matrix square root, as most FID code does."""
+    root = scipy.linalg.sqrtm(sigma1 @ sigma2)
+    return float((mu1 - mu2) @ (mu1 - mu2) + np.trace(sigma1 + sigma2) - 2 * np.trace(root.real))
+
+
+def frechet_row(dims: int) -> tuple[str, ...]:
+    """Ours against scipy's square root on random covariances of full rank."""
+    generator = np.random.default_rng(0)
+    stats = []
+    for _ in range(2):
+        x = generator.standard_normal((2 * dims, dims)) * np.linspace(0.1, 2, dims)
+        stats += [x.mean(0), np.cov(x, rowvar=False)]
+    ours, theirs, ratio = side_by_side(
+        lambda: frechet_distance(*stats), lambda: sqrtm_distance(*stats), rounds=2 if dims > 1000 else ROUNDS
+    )
+    return f"Frechet distance, d = {dims}", "eigh", "scipy sqrtm", f"{ours:.3f} s", f"{theirs:.3f} s", ratio
+
+
+def steps(spec: dict[str, object], dataset: Dataset, device: str, repeat: int = 10) -> Callable[[], object]:
+    """`repeat` training steps of a cell."""
+    cell = Cell.model_validate(spec)
+    state = TrainState.initial(cell, device)
+    schedule = Schedule.of(cell.diffusion)
+    images = torch.from_numpy(dataset.train.images).to(device)
+    labels = torch.from_numpy(dataset.train.labels).to(device)
+
+    def work() -> None:
+        for _ in range(repeat):
+            _train_step(state, cell, images, labels, schedule)
+            state.step += 1
+
+    return work
+
+
+def training_rows(device: str) -> list[tuple[str, ...]]:
+    """Blocks against adaLN-Zero, and bf16 against fp32."""
+    dataset = load(Data())
+    shape = {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}
+    recipe: dict[str, object] = {"batch_size": 64}
+    base: dict[str, object] = {"model": shape, "training": recipe}
+    rows = []
+    for block in ("adaln", "cross-attention", "in-context"):
+        other = {**base, "model": {**shape, "block": block}}
+        a, b, ratio = side_by_side(steps(base, dataset, device), steps(other, dataset, device))
+        macs = [count(Cell.model_validate(s).model, Data().shape).macs for s in (base, other)]
+        name = f"10 training steps, d4-w64-p2 on {device} (GMACs ratio {macs[1] / macs[0]:.2f})"
+        rows.append((name, "adaln-zero", block, f"{a * 1e3:.0f} ms", f"{b * 1e3:.0f} ms", ratio))
+    wide = {**shape, "width": 384, "heads": 6}
+    a, b, ratio = side_by_side(
+        steps({"model": wide, "training": recipe}, dataset, device, 2),
+        steps({"model": wide, "training": {**recipe, "precision": "bf16"}}, dataset, device, 2),
+    )
+    rows.append(
+        (f"2 training steps, d4-w384-p2 on {device}", "fp32", "bf16", f"{a * 1e3:.0f} ms", f"{b * 1e3:.0f} ms", ratio)
+    )
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    table = Table(
+        "what", "A", "B", "A", "B", "B / A, median (min to max)", title="Ratios of one run", title_justify="left"
+    )
+    for dims in (64, 2048):
+        table.add_row(*frechet_row(dims))
+    for row in training_rows("cuda" if torch.cuda.is_available() else "cpu"):
+        table.add_row(*row)
+    Console(width=170).print(table)
+
+
+if __name__ == "__main__":
+    main()

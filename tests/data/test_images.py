@@ -1,0 +1,228 @@
+"""Folders of images: the crop, the layouts, the split, the fingerprint, and what is wrong with a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.cell import Data
+from harness.data.images import ImageFiles, centre_crop, find_tree, read_image, scan, warning
+from harness.data.sources import check_available, load
+from harness.errors import InputError
+
+
+def picture(array: Any) -> Image.Image:
+    """Grey levels (H, W) as an RGB image."""
+    return Image.fromarray(np.repeat(np.asarray(array, np.uint8)[..., None], 3, axis=2))
+
+
+def blocks(array: Any, side: int) -> Image.Image:
+    return picture(np.kron(np.asarray(array), np.ones((side, side), int)))
+
+
+def fill(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
+    """A class folder for each name with so many random pictures."""
+    rng = np.random.default_rng(seed)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(folder / name / f"{i:03d}.png")
+    return folder
+
+
+def data_of(folder: Path, classes: int, resolution: int = 8) -> Data:
+    found = scan(find_tree(folder))
+    return Data(name="folder", resolution=resolution, classes=classes, fingerprint=found.fingerprint)
+
+
+# the crop
+
+
+def test_a_wide_image_is_halved_and_cut_in_the_middle() -> None:
+    image = blocks([[10, 20, 30, 40], [50, 60, 70, 80]], 2)  # 8 x 4, the short side is twice 2: one halving
+    assert centre_crop(image, 2)[..., 0].tolist() == [[20, 30], [60, 70]]
+
+
+def test_a_tall_image_is_halved_twice() -> None:
+    image = blocks([[10], [20], [30], [40]], 4)  # 4 wide, 16 tall
+    assert centre_crop(image, 1)[..., 0].tolist() == [[20]]  # (4 - 1) // 2 = 1
+
+
+def test_halving_averages() -> None:
+    assert centre_crop(picture([[0, 0, 8, 8], [100, 100, 8, 8], [4, 4, 1, 3], [4, 4, 5, 7]]), 2)[..., 0].tolist() == [
+        [50, 8],
+        [4, 4],
+    ]
+
+
+def test_the_odd_pixel_is_left_at_the_far_end() -> None:
+    assert centre_crop(picture([[1, 2, 3]] * 2), 2)[..., 0].tolist() == [[1, 2], [1, 2]]
+
+
+def test_just_below_twice_the_size_is_no_halving_but_bicubic() -> None:
+    ramp = picture([[0, 40, 80, 120, 160, 200, 240]] * 7)  # 7 < 2 * 4
+    expected = np.asarray(ramp.resize((4, 4), Image.Resampling.BICUBIC))
+    assert np.array_equal(centre_crop(ramp, 4), expected)
+
+
+def test_a_small_image_is_enlarged() -> None:
+    assert np.array_equal(centre_crop(picture([[7] * 3] * 2), 8), np.full((8, 8, 3), 7))
+
+
+@pytest.mark.parametrize("size", [(9, 7), (7, 9), (1, 50), (64, 64), (65, 33), (500, 3)])
+def test_any_shape_gives_a_square(size: tuple[int, int]) -> None:
+    assert centre_crop(Image.new("RGB", size, (1, 2, 3)), 16).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (9, 9)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif", 8).shape == (8, 8, 3)
+
+
+# the layouts
+
+
+def test_a_plain_tree_holds_a_tenth_of_every_class_out(tmp_path: Path) -> None:
+    fill(tmp_path, {"b": 20, "a": 10, "c": 2})
+    tree = find_tree(tmp_path)
+    assert tree.classes == ("a", "b", "c")
+    assert (len(tree.train), len(tree.heldout)) == (9 + 18 + 1, 1 + 2 + 1)
+    assert not set(tree.train) & set(tree.heldout)
+    assert all(path.startswith(tree.classes[label] + "/") for path, label in tree.train)
+    assert find_tree(tmp_path) == tree
+
+
+def test_train_and_val_are_taken_as_they_are(tmp_path: Path) -> None:
+    fill(tmp_path / "train", {"a": 3, "b": 4})
+    fill(tmp_path / "val", {"a": 1, "b": 2}, seed=1)
+    (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
+    dataset = load(data_of(tmp_path, 2), tmp_path)
+    assert dataset.train.labels.tolist() == [0] * 3 + [1] * 4
+    assert dataset.heldout.labels.tolist() == [0, 1, 1]
+    assert dataset.train.images.shape == (7, 8, 8, 3)
+    first = read_image(tmp_path / "train" / "a" / "000.png", 8)
+    assert np.array_equal(dataset.train.images[0], first)
+    assert np.array_equal(dataset.train.array()[0], first)
+
+
+def test_files_are_indexed_like_an_array(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 5})
+    files = ImageFiles(tmp_path, [f"a/{i:03d}.png" for i in range(5)], 8)
+    whole = files[np.arange(5)]
+    assert whole.shape == files.shape == (5, 8, 8, 3)
+    assert np.array_equal(files[np.array([3, 1])], whole[[3, 1]])
+    assert np.array_equal(files[1:4][np.arange(3)], whole[1:4])
+    assert files[np.array([], dtype=int)].shape == (0, 8, 8, 3)
+
+
+# the fingerprint
+
+
+def test_the_fingerprint_knows_the_content_and_not_the_place(tmp_path: Path) -> None:
+    one, other = fill(tmp_path / "1", {"a": 4, "b": 4}), fill(tmp_path / "2", {"a": 4, "b": 4})
+    before = scan(find_tree(one)).fingerprint
+    assert scan(find_tree(other)).fingerprint == before
+    data = data_of(one, 2)
+    file = other / "a" / "001.png"
+    Image.new("RGB", (12, 10), (9, 9, 9)).save(file)
+    assert scan(find_tree(other)).fingerprint != before
+    with pytest.raises(InputError, match=r"this is other data \(fingerprint \w{12}, data.fingerprint is"):
+        load(data, other)
+
+
+def test_a_scan_is_done_once_until_a_file_changes(tmp_path: Path) -> None:
+    folder, cache = fill(tmp_path / "images", {"a": 4, "b": 4}), tmp_path / "cache"
+    reports: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+
+    first = scan(find_tree(folder), cache, progress)
+    assert reports == [(8, 8)]
+    assert scan(find_tree(folder), cache, progress) == first
+    assert len(reports) == 1
+    (folder / "a" / "000.png").write_bytes((folder / "a" / "001.png").read_bytes())
+    assert scan(find_tree(folder), cache, progress) != first
+    assert len(reports) == 2
+
+
+def test_the_module_says_what_a_sweep_needs(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 4, "b": 4})
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.data.images", str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert f'fingerprint = "{scan(find_tree(tmp_path)).fingerprint}"' in done.stdout
+    assert "classes = 2" in done.stdout
+    failed = subprocess.run(
+        [sys.executable, "-m", "harness.data.images", str(tmp_path / "none")], capture_output=True, text=True
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: ")
+
+
+# what is wrong with a folder
+
+
+def test_unreadable_files_are_named_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, {"a": 20, "b": 20})
+    whole = (tmp_path / "a" / "003.png").read_bytes()
+    (tmp_path / "a" / "003.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b" / "004.png").write_bytes(b"")
+    data = data_of(tmp_path, 2)
+    dataset = load(data, tmp_path)
+    assert len(dataset.train.images) + len(dataset.heldout.images) == 38
+    line = capsys.readouterr().err
+    assert "2 of 40 files are no readable images: a/003.png, b/004.png; left out" in line
+    assert len(dataset.train.images) == len(dataset.train.labels)
+    found = scan(find_tree(tmp_path))
+    assert warning(find_tree(tmp_path), found) in line
+
+
+def test_too_many_unreadable_files_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 20})
+    for i in range(11):
+        (tmp_path / "a" / f"{i:03d}.png").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"11 of 20 files are no readable images: a/\d+.png.* and 6 more; replace"):
+        scan(find_tree(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f: f.mkdir(), "no classes; it should hold one subfolder a class"),
+        (lambda f: (f / "a").mkdir(parents=True), "no training images; allowed: .jpg"),
+        (lambda f: fill(f / "train", {"a": 2}), "has train/ and no val/"),
+        (lambda f: (fill(f / "train", {"a": 2}), fill(f / "val", {"b": 2})), "different classes"),
+        (lambda f: fill(f, {"a": 2, "b": 2, "c": 2}), "3 classes (subfolders), but data.name folder says 2"),
+        (lambda f: None, "is not a folder"),
+    ],
+)
+def test_what_is_no_image_folder_is_one_line(tmp_path: Path, make: Any, message: str) -> None:
+    folder = tmp_path / "images"
+    make(folder)
+    data = Data(name="folder", resolution=8, classes=2, fingerprint="0" * 12)
+    for action in (check_available, load):
+        with pytest.raises(InputError) as error:
+            action(data, folder)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_imagenet_needs_its_layout_and_a_thousand_classes(tmp_path: Path) -> None:
+    data = Data(name="imagenet", resolution=8)
+    with pytest.raises(InputError, match="set resources"):
+        check_available(data)
+    fill(tmp_path / "flat", {"a": 2})
+    with pytest.raises(InputError, match="has no train/ and val/"):
+        check_available(data, tmp_path / "flat")
+    fill(tmp_path / "small" / "train", {"a": 2})
+    fill(tmp_path / "small" / "val", {"a": 2})
+    with pytest.raises(InputError, match=r"1 classes \(subfolders\), but data.name imagenet says 1000"):
+        check_available(data, tmp_path / "small")

@@ -1,0 +1,180 @@
+"""What the harness makes of Slurm's answers, without a Slurm: the commands are small scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import slurm
+from harness.cell import Cell, Model, Recording, Resources
+from harness.job import Job
+from harness.processes import process_identity
+from harness.runs import Run, Seen, SupersededError
+
+CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
+
+Command = Callable[..., Path]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Makes a command that prints a text, and counts its calls in a file of its own."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def make(name: str, out: str = "", err: str = "", code: int = 0) -> Path:
+        calls = folder / f"{name}.calls"
+        (folder / f"{name}.out").write_text(out)
+        (folder / f"{name}.err").write_text(err)
+        script = f'#!/bin/sh\necho "$@" >>{calls}\ncat {folder}/{name}.out\ncat {folder}/{name}.err >&2\nexit {code}\n'
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+        return calls
+
+    return make
+
+
+def ticket(token: str, index: int, job: str | None = None) -> dict[str, Any]:
+    return {"token": token, "index": index, "job": job}
+
+
+def test_one_question_for_a_whole_study(command: Command) -> None:
+    lines = [f"aa|{i}|7_{i}|PENDING|JobArrayTaskLimit" for i in range(500)]
+    calls = command("squeue", "\n".join([*lines, "bb|N/A|9|RUNNING|None", "cc|0|8_0|CANCELLED by 0|None"]) + "\n")
+    queue = slurm.Queue("s")
+    assert queue.look(ticket("aa", 499)) == Seen(True, "PENDING", "JobArrayTaskLimit", "7_499")
+    assert queue.look(ticket("bb", 0)) == Seen(True, "RUNNING", "", "9")
+    assert queue.look(ticket("cc", 0)) == Seen(False, "CANCELLED", "", "8_0")
+    assert len(calls.read_text().splitlines()) == 1
+    assert "--name=dit-s" in calls.read_text()
+
+
+def test_an_array_is_missing_only_when_asked_for_after_its_claim(command: Command) -> None:
+    command("sacct")
+    calls = command("squeue", "aa|0|7_0|RUNNING|None\n")
+    queue = slurm.Queue("s")
+    queue.look(ticket("aa", 0))
+    command("squeue", "bb|0|8_0|PENDING|None\n")  # submitted since
+    assert queue.look(ticket("bb", 0)).alive
+    assert queue.look(ticket("gone", 0)).alive is False
+    assert queue.look(ticket("gone", 1)).alive is False
+    assert len(calls.read_text().splitlines()) == 3
+
+
+def test_accounting_gives_the_reason_of_what_squeue_forgot(command: Command) -> None:
+    command("squeue")
+    calls = command("sacct", "7_0|OUT_OF_MEMORY\n7_1|CANCELLED by 0\n")
+    queue = slurm.Queue("s")
+    assert queue.look(ticket("aa", 0, "7_0")).word == "OUT_OF_MEMORY"
+    assert queue.look(ticket("aa", 1, "7_1")).word == "CANCELLED"
+    assert queue.look(ticket("aa", 2, "7_2")) == Seen(False)
+    assert len(calls.read_text().splitlines()) == 1
+    command("sacct", err="Slurm accounting storage is disabled", code=1)
+    assert slurm.Queue("s").look(ticket("aa", 0, "7_0")) == Seen(False)
+
+
+def test_silence_is_no_answer(command: Command) -> None:
+    command("squeue", err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", code=1)
+    queue = slurm.Queue("s")
+    assert queue.look(ticket("aa", 0)) == Seen(None)
+    assert queue.error == "Unable to contact slurm controller (connect failure)"
+    command("squeue")
+    command("sacct")
+    queue.forget()
+    assert queue.look(ticket("aa", 0)) == Seen(False)
+    assert queue.error is None
+
+
+def test_no_slurm_here_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(slurm.SlurmDownError, match="is this a Slurm machine"):
+        slurm.max_array_size()
+
+
+def test_the_limit_of_arrays(command: Command) -> None:
+    command("scontrol", "Configuration data\nMaxArraySize            = 101\nMaxJobCount = 9\n")
+    assert slurm.max_array_size() == 101
+
+
+def test_a_refusal_is_one_line_of_slurms_own_words(command: Command, tmp_path: Path) -> None:
+    command("srun")
+    words = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed\n"
+    command("sbatch", err=words, code=1)
+    with pytest.raises(slurm.SlurmError, match=r"^invalid partition specified: x; Batch job submission failed$"):
+        slurm.submit([job(tmp_path)] * 2, Resources(executor="slurm"), tmp_path / "submitit", "s", "aa", None)
+
+
+def test_the_request(command: Command, tmp_path: Path) -> None:
+    command("srun")
+    calls = command("sbatch", "Submitted batch job 17\n")
+    resources = Resources(
+        executor="slurm",
+        threads=3,
+        partition="p",
+        account="a",
+        qos="q",
+        constraint="a100|h100",
+        time=60,
+        mem_gb=1.5,
+        gpus=1,
+        max_parallel=2,
+    )
+    numbers = slurm.submit([job(tmp_path)] * 5, resources, tmp_path / "submitit", "s", "aa", "16")
+    assert numbers == [f"17_{i}" for i in range(5)]
+    assert len(calls.read_text().splitlines()) == 1
+    script = next((tmp_path / "submitit").glob("17_submission.sh")).read_text()
+    for line in (
+        "partition=p",
+        "account=a",
+        "qos=q",
+        "constraint='a100|h100'",
+        "time=60",
+        "mem=1536M",
+        "gpus-per-node=1",
+        "array=0-4%2",
+        "cpus-per-task=3",
+        "comment=aa",
+        "job-name=dit-s",
+        "signal=USR2@90",
+        "dependency=afterany:16",
+        "requeue",
+    ):
+        assert f"#SBATCH --{line}\n" in script
+    assert "--cpus-per-task=3 " in script.partition("srun ")[2]
+
+
+def job(folder: Path, attempt: int = 1) -> Job:
+    return Job(str(folder / "r"), attempt, CELL, (), Recording(), Resources(executor="slurm"))
+
+
+def claim(run: Run, number: int, token: str, restarts: int) -> None:
+    value = {"token": token, "index": 0, "restarts": restarts}
+    assert run.claim(number, {"process": process_identity(), "slurm": value})
+
+
+def test_each_start_of_a_requeued_job_is_an_attempt_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "r")
+    claim(run, 1, "aa", 0)
+    assert job(tmp_path)._of_this_start(run).attempt == 1
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert job(tmp_path)._of_this_start(run).attempt == 2
+    assert job(tmp_path)._of_this_start(run).attempt == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")  # once it did not come so far as to claim
+    assert job(tmp_path)._of_this_start(run).attempt == 3
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # of a node that was thought lost
+    with pytest.raises(SupersededError):
+        run.assert_owner(job(tmp_path)._of_this_start(run).attempt)
+
+
+def test_a_requeued_job_does_not_take_a_cell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "r")
+    claim(run, 1, "aa", 0)
+    claim(run, 2, "bb", 0)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(SupersededError):
+        run.assert_owner(job(tmp_path)._of_this_start(run).attempt)
+    assert run.attempt_numbers() == [1, 2]
