@@ -13,6 +13,7 @@ from analysis.page import Page, rounded
 from analysis.slices import LOSS
 from analysis.table import load_attempts, load_baselines, load_curves, load_published, load_study
 from harness.errors import InputError
+from harness.files import write_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -49,8 +50,8 @@ def write_report(folder: Path) -> ReportResult:
     page.fits["omitted"] = [{"what": what, "why": why} for what, why in page.omitted]
     page.fits["figures"] = sorted({path.stem for path in page.paths})
     fits, html = folder / "fits.json", folder / "report.html"
-    figures.write_atomic(fits, (json.dumps(rounded(page.fits), indent=1, ensure_ascii=False) + "\n").encode())
-    figures.write_atomic(html, _render(page).encode())
+    write_bytes(fits, (json.dumps(rounded(page.fits), indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(html, _render(page).encode())
     for name in before - set(page.fits["figures"]):
         for suffix in (".png", ".svg"):
             (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
@@ -92,6 +93,7 @@ def _published(folder: Path) -> Page:
     sections.training(page, table, None)
     sections.sampling(page, table)
     _baseline_section(page, table, others)
+    sections.paper_tables(page, table, others)
     sections.results(page, table)
     for what, why in (
         ("Figures 5 and 6 (FID over training steps)", "the paper’s tables give most models at 400,000 steps only"),

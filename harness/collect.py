@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from harness.cell import Evaluation
-from harness.files import read_json, write_atomic, write_text
+from harness.files import read_json, write_bytes, write_text
 from harness.launch import CellRun
 from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
 from harness.runs import Attempt, Study, TrainLog
@@ -118,7 +118,7 @@ def _copy_grid(study: Study, item: CellRun) -> None:
         target = study.samples_folder / f"{item.name}-{item.cell.id}.png"
         data = source.read_bytes()
         if not target.exists() or target.read_bytes() != data:
-            write_atomic(target, lambda temporary: temporary.write_bytes(data))
+            write_bytes(target, data)
 
 
 def _write_csv(study: Study, name: str, columns: list[str], rows: list[Row]) -> None:

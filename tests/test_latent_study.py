@@ -162,7 +162,7 @@ def test_what_is_there_is_not_made_again(quiet: Bench) -> None:
 
 
 def test_killed_and_stopped_the_same_bytes_come_out(quiet: Bench, tmp_path: Path) -> None:
-    """The trainer by a signal and by kill -9, two at once, then the encoder by kill -9: as the undisturbed ones."""
+    """The trainer by a signal and by kill -9, two at once, then the encoder by kill -9: against undisturbed ones."""
     wild = Bench(tmp_path / "wild")
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         process = wild.start("train-vae", str(wild.sweep))

@@ -5,7 +5,7 @@ from analysis.figures.metrics import all_metrics
 from analysis.figures.quality import held_out_errors, residual_maps
 from analysis.figures.samples import find_samples, sample_sheet
 from analysis.figures.scaling import baselines, bubbles, metric_against_gflops, sampling_compute, training_compute
-from analysis.figures.style import CannotDrawError, save, write_atomic
+from analysis.figures.style import CannotDrawError, save
 from analysis.figures.training import block_bars, loss_with_zoom, over_steps
 
 __all__ = [
@@ -26,5 +26,4 @@ __all__ = [
     "sampling_compute",
     "save",
     "training_compute",
-    "write_atomic",
 ]

@@ -2,6 +2,7 @@
 
 from analysis.sections.blocks import blocks
 from analysis.sections.frontier import frontier
+from analysis.sections.paper import paper_tables
 from analysis.sections.records import attempts, costs, provenance, results, samples
 from analysis.sections.scaling import metrics, scaling
 from analysis.sections.training import sampling, training
@@ -12,6 +13,7 @@ __all__ = [
     "costs",
     "frontier",
     "metrics",
+    "paper_tables",
     "provenance",
     "results",
     "samples",
