@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cell import Cell, Data
+from harness.data.batches import batches
 from harness.data.sources import Dataset, load
 from harness.diffusion.schedule import Schedule
 from harness.evaluation.frechet import frechet_distance
@@ -69,12 +70,11 @@ def steps(spec: dict[str, object], dataset: Dataset, device: str, repeat: int = 
     cell = Cell.model_validate(spec)
     state = TrainState.initial(cell, device)
     schedule = Schedule.of(cell.diffusion)
-    images = torch.from_numpy(dataset.train.images).to(device)
-    labels = torch.from_numpy(dataset.train.labels).to(device)
+    data = batches(dataset, device)
 
     def work() -> None:
         for _ in range(repeat):
-            _train_step(state, cell, images, labels, schedule)
+            _train_step(state, cell, data.train, schedule, device)
             state.step += 1
 
     return work
