@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +55,7 @@ def _resolve(argument: str, results: Path) -> tuple[Sweep, Study]:
 
     name = study_name(argument)
     study = Study(results, name, Queue(name))
+    study.check_schema()
     if argument.endswith(".toml"):
         return load_sweep(Path(argument)), study
     for path in (study.sweep_file, Path("sweeps") / f"{name}.toml"):
@@ -105,6 +105,11 @@ def _warn_of_silence(study: Study) -> None:
     error = getattr(study.scheduler, "error", None)
     if error is not None:
         print(f"Slurm does not answer: {error}; the states are what the runs' own files tell", file=sys.stderr)
+
+
+def _write_now(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _print_json(value: Any) -> None:
@@ -301,16 +306,36 @@ def launch(
 
 
 @app.command()
-def status(study: StudyArgument, results: ResultsOption = RESULTS, as_json: JsonOption = False) -> None:
-    """Show the state of every cell. Reads only; changes nothing."""
-    from harness.views import status_row, status_table
+def status(
+    study: StudyArgument,
+    results: ResultsOption = RESULTS,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until nothing is queued or running.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
+) -> None:
+    """Show the state of every cell, and group the failures by cause. Reads only; changes nothing.
 
+    With --watch a live table in a terminal, a line for every change in a pipe; Ctrl-C ends the watching only.
+    """
+    from harness import views
+    from harness.follow import watch as follow
+
+    if watch and as_json:
+        raise InputError("--watch and --json: allowed: one of them")
     sweep, folder = _resolve(study, results)
-    rows = [status_row(item) for item in _items(sweep, folder)]
-    if as_json:
-        _print_json(rows)
+    items = _items(sweep, folder)
+    if watch:
+        try:
+            follow(_console(), sweep.title, items, every)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+    elif as_json:
+        _print_json([views.status_row(item) for item in items])
     else:
-        _console().print(status_table(sweep.title, rows))
+        _console().print(views.status_table(sweep.title, [views.status_row(item) for item in items]))
+    if not as_json:
+        for trouble in views.troubles(items):
+            print(trouble)
     _warn_of_silence(folder)
 
 
@@ -340,22 +365,22 @@ def logs(
     study: StudyArgument,
     cell: CellArgument,
     results: ResultsOption = RESULTS,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the cell ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the cell has ended.")] = False,
 ) -> None:
-    """Print what a cell's jobs printed."""
-    from harness.runs import State
+    """Print what a cell's jobs printed; with --follow also what is to come, waiting for a first line if need be."""
+    from harness.follow import follow_log
 
     sweep, folder = _resolve(study, results)
     item = _find_cell(_items(sweep, folder), cell, folder)
-    if not item.run.log.exists():
-        raise InputError(f"{cell}: has no log yet (state: {item.now.state})")
-    with item.run.log.open(encoding="utf-8", errors="replace") as log:
-        while True:
-            sys.stdout.write(log.read())
-            sys.stdout.flush()
-            if not follow or item.refresh().state not in (State.RUNNING, State.QUEUED):
-                return
-            time.sleep(0.5)
+    if not follow:
+        if not item.run.log.exists():
+            raise InputError(f"{cell}: has no log yet (state: {item.now.state})")
+        sys.stdout.write(item.run.log.read_text(encoding="utf-8", errors="replace"))
+        return
+    try:
+        follow_log(item, _write_now, lambda line: print(line, file=sys.stderr))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -453,13 +478,20 @@ def import_(
 
 
 def main() -> None:
-    """Run the command; bad input is one line and exit code 2."""
+    """Run the command; bad input is one line and exit code 2, a full disk one line and 1."""
     try:
         app()
     except InputError as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        from harness.files import is_full
+
+        if not is_full(error):
+            raise
+        print(f"error: {error}; what runs goes on; make room, then the same command", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from harness.files import read_json, write_bytes, write_text
 from harness.launch import CellRun
 from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
 from harness.runs import Attempt, Study, TrainLog
+from harness.triage import cause_of
 
 Row = dict[str, Any]
 
@@ -107,6 +108,7 @@ def _attempt_row(attempt: Attempt) -> Row:
         "threads": conditions.get("threads"),
         "torch": conditions.get("torch"),
         "commit": started.get("commit"),
+        "cause": cause_of(attempt),
         "message": ended.get("message"),
     }
 

@@ -9,4 +9,12 @@ class InputError(ValueError):
 
 
 class CellFailedError(RuntimeError):
-    """A cell cannot go on (for example: a non-finite loss). The others are left alone; exit code 1."""
+    """A cell cannot go on. The others are left alone; exit code 1."""
+
+
+class NonFiniteLossError(CellFailedError):
+    """The loss became infinite or no number."""
+
+
+class DiskFullError(OSError):
+    """A file could not be written for want of space (or of quota); what stood in its place before is untouched."""

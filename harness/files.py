@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.errors import DiskFullError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error means that the disk, or the quota, is full; safetensors passes it on as text only."""
+    if not isinstance(error, OSError):
+        return False
+    return isinstance(error, DiskFullError) or error.errno in _FULL or os.strerror(errno.ENOSPC) in str(error)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turn the system's "no space" into one line that says what could not be written, and how much is free."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error) or isinstance(error, DiskFullError):
+            raise
+        what = "the quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
+        free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free / 1e6
+        raise DiskFullError(f"{path}: cannot be written: {what} ({free:.1f} MB free, too little for it)") from error
+
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all.
+
+    Raises:
+        DiskFullError: there is no space for it.
+    """
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -58,3 +92,27 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@lru_cache(maxsize=64)
+def _clock_offset(folder: Path, minute: int) -> float:
+    """What the file system's clock is ahead of the monotonic one; this machine's own clock where it cannot be asked.
+
+    An unnamed file (where there are none, one that is removed at once) carries the file server's time.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b".")
+            file.flush()
+            return os.fstat(file.fileno()).st_mtime - time.monotonic()
+    except OSError:
+        return time.time() - time.monotonic()
+
+
+def file_clock(folder: Path) -> float:
+    """Now, by the clock that stamps the files of `folder` (s since 1970), however wrong this machine's clock is.
+
+    Asked once a minute; in between the monotonic clock counts.
+    """
+    moment = time.monotonic()
+    return _clock_offset(folder, int(moment / 60)) + moment

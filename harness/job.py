@@ -17,9 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness import provenance
+from harness import provenance, triage
 from harness.cell import Cell, Evaluation, Recording, Resources
-from harness.errors import CellFailedError, InputError
+from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import now, process_identity
 from harness.runs import Run, Shared, SupersededError
@@ -68,7 +68,8 @@ class Job:
         with _log_to(run.log):
             job = self._of_this_start(run) if self._on_slurm else self
             outcome, message = job._guarded(run, stop)
-            print(f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
+            with contextlib.suppress(OSError):  # the log may be on the full disk
+                print(f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
             if outcome == "stopped" and self._on_slurm:
                 stop.requeue()
         return outcome
@@ -105,7 +106,7 @@ class Job:
         """Run, and turn whatever happens into an outcome on record."""
         from harness.train import StoppedError
 
-        outcome, message = "done", ""
+        outcome, message, trouble = "done", "", {}
         try:
             run.assert_owner(self.attempt)
             self._run(run, stop)
@@ -113,13 +114,22 @@ class Job:
             return "superseded", str(error)  # a later attempt owns the folder: leave it alone
         except StoppedError as error:
             outcome, message = "stopped", str(error)
-        except (CellFailedError, InputError) as error:
-            outcome, message = "failed", str(error)
+        except (CellFailedError, InputError, DiskFullError) as error:
+            outcome, message, trouble = "failed", str(error), triage.describe(error)
         except Exception as error:  # whatever it was, it must not take the sweep down
-            traceback.print_exc()
-            outcome, message = "failed", f"{type(error).__name__}: {error}"
-        run.record(self.attempt, "ended", {"outcome": outcome, "message": message, "time": now()})
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+            outcome, message, trouble = "failed", f"{type(error).__name__}: {error}", triage.describe(error)
+        self._end(run, {"outcome": outcome, "message": message, **trouble, "time": now()})
         return outcome, message
+
+    def _end(self, run: Run, ended: dict[str, Any]) -> None:
+        """Put the end on record, if need be on a full disk in the place of the heartbeat, which is over now anyway."""
+        try:
+            run.record(self.attempt, "ended", ended)
+        except DiskFullError:
+            run.progress_file.unlink(missing_ok=True)
+            run.record(self.attempt, "ended", ended)
 
     def _run(self, run: Run, stop: StopFlag) -> None:
         import torch

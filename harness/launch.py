@@ -152,6 +152,7 @@ def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False, wait:
             check_ready(data, Shared(study.root), str(sweep.path))
         elif data.name in ("imagenet", "folder"):  # checked here once, rather than by every job at the same time
             load(data, folder, cache=Shared(study.root).images_folder)
+    study.check_schema()
     _check_writable(study)
     study.save_sweep(sweep.path)
     # the dearest first, so that no long cell is left over at the end, and what does not fit fails early
@@ -230,11 +231,19 @@ def _fill_slots(
             active.append(item)
         elif _startable(item, to_retry):
             to_retry.discard(item.cell.id)
+            note_takeover(item, view)
             if _start(sweep, item, _free_gpu(gpus, active)):
                 view.started(item)
             item.refresh()
             active.append(item)
     return active
+
+
+def note_takeover(item: CellRun, view: View) -> None:
+    """Say when a cell that is about to be started was another launch's, whose job or host is gone."""
+    attempt = item.now.attempt
+    if attempt is not None and not item.mine and attempt.outcome == "lost":
+        view.note(f"{item.name}: taking over: {attempt.silence}")
 
 
 def _startable(item: CellRun, to_retry: set[str]) -> bool:

@@ -16,7 +16,7 @@ from harness import slurm
 from harness.cell import Resources
 from harness.errors import InputError
 from harness.job import Job
-from harness.launch import RESTARTS, CellRun, View
+from harness.launch import RESTARTS, CellRun, View, note_takeover
 from harness.processes import now, process_identity
 from harness.runs import State, Study
 from sweeps.grid import Sweep
@@ -49,6 +49,8 @@ def launch_slurm(
         for item in items:
             item.refresh()
     chosen = [item for item in items if item.now.state in _STARTABLE or item.cell.id in to_retry]
+    for item in chosen:
+        note_takeover(item, view)
     _submit(sweep, study, chosen, limit, queue, view)
     if wait:
         _follow(sweep, study, items, limit, queue, view)

@@ -3,6 +3,7 @@
 Empty where not measured, never 0. Units stand in the descriptions; names are the field's own.
 """
 
+#: Of the files in results/<study>; a larger one is refused. Raised when an older harness would misread them.
 SCHEMA_VERSION = 1
 
 #: results.csv: one row per cell, step and evaluation.
@@ -72,5 +73,6 @@ ATTEMPT_COLUMNS: dict[str, str] = {
     "threads": "CPU threads",
     "torch": "version",
     "commit": "git commit, + when the tree was changed",
+    "cause": "of a failed or lost one: out of memory, non-finite loss, node, time limit, disk, bad input, code, lost",
     "message": "why it failed or stopped",
 }

@@ -1,5 +1,7 @@
 """The run folder: every path, atomic writes, attempts and state. No other module joins paths inside a run.
 
+    results/<study>/schema.json    the version of all this; absent in studies of version 1 from before it was written
+                    diffs/<hash>.diff   what the code differed from its commit, when cells were launched
     results/<study>/runs/<readable-name>-<cell id>/
       cell.json           the cell and its name
       attempts/001.json   the claim of attempt 1, a whole file hard-linked into place: it cannot be made twice
@@ -26,8 +28,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,8 +38,9 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from harness.cell import ID_DIGITS, Cell
 from harness.errors import InputError
-from harness.files import fsync_folder, read_json, write_json, write_text
+from harness.files import file_clock, fsync_folder, full_disk_named, read_json, write_json, write_text
 from harness.processes import is_alive
+from harness.records import SCHEMA_VERSION
 
 #: A job of another machine is taken for dead when its progress file has not changed for so long.
 HEARTBEAT_SECONDS = 300.0
@@ -85,7 +88,7 @@ class Attempt:
     submitted: dict[str, Any] | None
     started: dict[str, Any] | None
     ended: dict[str, Any] | None
-    heartbeat_age: float  # seconds; decides only for a job of another host
+    heartbeat_age: float  # seconds; decides only for a job of another host, and is 0 on this one
     cancelled: dict[str, Any] | None = None
     seen: Seen | None = None  # by the scheduler; None when it was not asked, for the files say enough
 
@@ -124,6 +127,24 @@ class Attempt:
         """The scheduler's number of the job, as far as it is on record."""
         found = (self.seen and self.seen.job) or (self.submitted or {}).get("job_id")
         return str(found) if found else self.claim.get("slurm", {}).get("job")
+
+    @property
+    def host(self) -> str | None:
+        """Where it was last heard of: the job's machine, else the launcher's."""
+        process = (self.started or self.submitted or {}).get("process") or self.claim.get("process") or {}
+        return process.get("host")
+
+    @property
+    def host_is_here(self) -> bool:
+        """Whether that is this machine, as far as is known."""
+        return self.host in (None, socket.gethostname())
+
+    @property
+    def silence(self) -> str:
+        """How a lost attempt was lost."""
+        if self.host_is_here:
+            return f"attempt {self.number} ended without a word"
+        return f"attempt {self.number} of host {self.host} has been silent for {self.heartbeat_age / 60:.0f} min"
 
     @property
     def was_cancelled(self) -> bool:
@@ -250,6 +271,7 @@ class Run:
         part = self.attempts_folder / f"{number:03d}"
         claim = read_json(part.with_suffix(".json")) or {}
         submitted = read_json(part.with_suffix(".submitted.json"))
+        started = read_json(part.with_suffix(".started.json"))
         ended = read_json(part.with_suffix(".ended.json"))
         seen = None
         over = ended is not None and ended.get("outcome") != "stopped"
@@ -260,9 +282,9 @@ class Run:
             number=number,
             claim=claim,
             submitted=submitted,
-            started=read_json(part.with_suffix(".started.json")),
+            started=started,
             ended=ended,
-            heartbeat_age=self.heartbeat_age(),
+            heartbeat_age=self.heartbeat_age() if _elsewhere(started, submitted, claim) else 0.0,
             cancelled=read_json(part.with_suffix(".cancelled.json")),
             seen=seen,
         )
@@ -277,7 +299,7 @@ class Run:
         self.attempts_folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".claim.", suffix=".tmp", dir=self.attempts_folder)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with full_disk_named(target), os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(claim, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
@@ -318,13 +340,16 @@ class Run:
     def write_progress(self, value: dict[str, Any]) -> None:
         """Tell where the job is; also its heartbeat. Not synced: losing it costs nothing."""
         temporary = self.folder / f".progress.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(value), encoding="utf-8")
-        temporary.replace(self.progress_file)
+        with full_disk_named(self.progress_file):
+            temporary.write_text(json.dumps(value), encoding="utf-8")
+            temporary.replace(self.progress_file)
 
     def heartbeat_age(self) -> float:
-        """Seconds since the job last told its progress, or the attempt was made."""
+        """Seconds since the job last told its progress, or the attempt was made, by the file system's clock: those of
+        two machines may differ by any amount, and a live job must not look dead for it.
+        """
         times = [p.stat().st_mtime for p in (self.progress_file, *self.attempts_folder.glob("*.json")) if p.exists()]
-        return time.time() - max(times) if times else float("inf")
+        return file_clock(self.folder.parent) - max(times) if times else float("inf")
 
     def missing_evaluations(self, owed: list[str]) -> list[str]:
         """Those of the evaluation keys that have no valid record."""
@@ -356,7 +381,7 @@ class Run:
             return RunState(State.PARTIAL, attempt, message, None)
         if attempt is None or attempt.outcome == "done":  # a record or checkpoint was deleted since
             return RunState(State.MISSING, attempt, "", None)
-        message = "stopped by a signal" if attempt.ended else f"attempt {attempt.number} ended without a word"
+        message = "stopped by a signal" if attempt.ended else attempt.silence
         if attempt.seen is not None and attempt.seen.word:
             message += f"; Slurm: {attempt.seen.word}"
         return RunState(State.INTERRUPTED, attempt, message, self.progress())
@@ -365,6 +390,12 @@ class Run:
         """Remove what a killed job left half-written. Only for the owner of the run."""
         for leftover in self.folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+def _elsewhere(*records: dict[str, Any] | None) -> bool:
+    """Whether the launcher or the job is known to be on another machine."""
+    processes = [(record or {}).get("process") or {} for record in records]
+    return any(process.get("host", socket.gethostname()) != socket.gethostname() for process in processes)
 
 
 class Study:
@@ -380,6 +411,15 @@ class Study:
     def sweep_file(self) -> Path:
         """The sweep file as it was last launched."""
         return self.folder / "sweep.toml"
+
+    @property
+    def schema_file(self) -> Path:
+        """The version of the study's files."""
+        return self.folder / "schema.json"
+
+    def diff_file(self, name: str) -> Path:
+        """What the code differed from its commit, by the hash of the difference."""
+        return self.folder / "diffs" / f"{name}.diff"
 
     @property
     def runs_folder(self) -> Path:
@@ -417,6 +457,21 @@ class Study:
         text = source.read_text(encoding="utf-8")
         if not self.sweep_file.exists() or self.sweep_file.read_text(encoding="utf-8") != text:
             write_text(self.sweep_file, text)
+        if not self.schema_file.exists():
+            write_json(self.schema_file, {"schema": SCHEMA_VERSION})
+
+    def check_schema(self) -> None:
+        """Refuse a study whose files a newer version of this harness has written.
+
+        Raises:
+            InputError: it is newer.
+        """
+        found = (read_json(self.schema_file) or {}).get("schema", 1)
+        if not isinstance(found, int) or found > SCHEMA_VERSION:
+            raise InputError(
+                f"{self.schema_file}: schema {found!r}, written by a newer version of this harness; "
+                f"allowed here: up to {SCHEMA_VERSION}; update the harness, or take another folder by --results"
+            )
 
 
 def _folders(parent: Path) -> Iterator[os.DirEntry[str]]:
@@ -470,5 +525,5 @@ class TrainLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; NaN is refused."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with full_disk_named(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")

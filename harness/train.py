@@ -21,7 +21,7 @@ from harness.data.order import sample_indices, step_draws, stream
 from harness.data.sources import Dataset
 from harness.diffusion.loss import denoising_mse, hybrid_loss
 from harness.diffusion.schedule import Schedule
-from harness.errors import CellFailedError
+from harness.errors import NonFiniteLossError
 from harness.model.dit import DiT, initialise
 from harness.runs import Run, TrainLog
 
@@ -161,7 +161,7 @@ def train(
         hooks: see `Hooks`.
 
     Raises:
-        CellFailedError: the loss became non-finite; the step is named.
+        NonFiniteLossError: the loss became non-finite; the step is named.
         StoppedError: asked to stop; the state is written.
     """
     recipe = cell.training
@@ -244,7 +244,7 @@ def _train_step(state: TrainState, cell: Cell, data: Batches, schedule: Schedule
     loss = (losses.mse + losses.vb).mean()
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise CellFailedError(
+        raise NonFiniteLossError(
             f"the loss became {value} at step {state.step + 1} (learning_rate {recipe.learning_rate}, "
             f"precision {recipe.precision}); the weights before it are the last checkpoint's"
         )

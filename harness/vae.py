@@ -28,7 +28,7 @@ from harness.data.latents import open_latents
 from harness.data.order import sample_indices, stream
 from harness.data.sources import Dataset, Images
 from harness.diffusion.sampling import to_uint8
-from harness.errors import CellFailedError, InputError
+from harness.errors import InputError, NonFiniteLossError
 from harness.evaluation.extractors import extractor_label
 from harness.evaluation.metrics import score
 from harness.files import write_atomic, write_json
@@ -152,7 +152,7 @@ def train_vae(
         The card.
 
     Raises:
-        CellFailedError: the loss became non-finite.
+        NonFiniteLossError: the loss became non-finite.
         StoppedError: asked to stop; the state is written.
     """
     spec = data.vae
@@ -208,7 +208,9 @@ def _train_step(network: Any, optimizer: torch.optim.AdamW, spec: TrainedVae, im
     loss = error + spec.kl_weight * divergence
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise CellFailedError(f"the autoencoder's loss became {value} at step {step + 1}; lower data.vae.learning_rate")
+        raise NonFiniteLossError(
+            f"the autoencoder's loss became {value} at step {step + 1}; lower data.vae.learning_rate"
+        )
     for group in optimizer.param_groups:
         group["lr"] = spec.learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / spec.steps))
     optimizer.zero_grad(set_to_none=True)

@@ -9,8 +9,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from harness import triage
 from harness.launch import CellRun
-from harness.runs import State
+from harness.runs import Attempt, State
 
 Row = dict[str, Any]
 
@@ -24,6 +25,22 @@ _COLOURS = {
     State.CANCELLED: "yellow",
     State.MISSING: "dim",
 }
+
+
+#: All states, those where something happens first.
+_LIVELY = (
+    State.RUNNING,
+    State.FAILED,
+    State.INTERRUPTED,
+    State.QUEUED,
+    State.PARTIAL,
+    State.CANCELLED,
+    State.DONE,
+    State.MISSING,
+)
+
+#: States that a failed or lost attempt leaves behind.
+_TROUBLED = (State.FAILED, State.INTERRUPTED, State.PARTIAL)
 
 
 def duration(seconds: float | None) -> str:
@@ -137,12 +154,26 @@ def status_row(item: CellRun) -> Row:
         "seconds_left": progress.get("seconds_left"),
         "attempt": attempt.number if attempt else None,
         "host": (attempt.started or {}).get("host") if attempt else None,
+        "node": _node(attempt) if attempt else None,
+        "cause": triage.cause_of(attempt) if attempt and state.state in _TROUBLED else None,
         "message": state.message,
     }
 
 
-def status_table(title: str, rows: list[Row]) -> Table:
-    """The state of every cell."""
+def _node(attempt: Attempt) -> str | None:
+    """Where the job runs or ran: Slurm's name of the node, or the machine's."""
+    started = attempt.started or {}
+    return started.get("slurm", {}).get("SLURMD_NODENAME") or started.get("host")
+
+
+def troubles(items: list[CellRun]) -> list[triage.Trouble]:
+    """Failed and lost cells, grouped by cause."""
+    found = ((item.name, item.now.attempt, item.now.message) for item in items if item.now.state in _TROUBLED)
+    return triage.group((name, attempt, message) for name, attempt, message in found if attempt)
+
+
+def status_table(title: str, rows: list[Row], most: int | None = None) -> Table:
+    """The state of every cell; of more than `most`, those where something happens, in the order of the grid."""
     table = _table(
         title,
         [
@@ -154,10 +185,15 @@ def status_table(title: str, rows: list[Row]) -> Table:
             ("images/s", True),
             ("left", True),
             ("attempt", True),
+            ("node", False),
             ("message", False),
         ],
     )
-    for row in rows:
+    shown = rows
+    if most is not None and len(rows) > most:
+        liveliest = {row["id"] for row in sorted(rows, key=lambda row: _LIVELY.index(State(row["state"])))[:most]}
+        shown = [row for row in rows if row["id"] in liveliest]
+    for row in shown:
         progress = f"{row['stage']} {row['done']}/{row['total']}" if row["stage"] else ""
         table.add_row(
             row["name"],
@@ -168,10 +204,13 @@ def status_table(title: str, rows: list[Row]) -> Table:
             number(row["images_per_s"]),
             duration(row["seconds_left"]),
             str(row["attempt"] or ""),
+            row["node"] or "",
             row["message"].replace("[", "\\["),
         )
     counts = {state: sum(row["state"] == state for row in rows) for state in State}
     table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if len(shown) < len(rows):
+        table.caption += f"; {len(rows) - len(shown)} of them are not shown here"
     table.caption_justify = "left"
     return table
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from harness import files, runs
 from harness.cell import Cell, Model
+from harness.errors import DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import process_identity
 from harness.runs import Run, Seen, State, Study, SupersededError, TrainLog
@@ -170,7 +172,7 @@ def test_atomic_write_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="space"):
+    with pytest.raises(DiskFullError, match="disk is full"):
         files.write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
@@ -268,3 +270,37 @@ def test_a_released_claim_leaves_nothing(run: Run) -> None:
     claim(run, 2)
     run.release(2)
     assert state(run) is State.FAILED
+
+
+@pytest.mark.parametrize("off", [-7200.0, 7200.0])
+def test_clocks_of_two_machines_may_differ(run: Run, monkeypatch: pytest.MonkeyPatch, off: float) -> None:
+    claim(run, process={**process_identity(), "host": "elsewhere"})
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + off)  # this machine's clock; the files carry the server's
+    files._clock_offset.cache_clear()
+    assert state(run) is State.QUEUED, "a live one must not look dead"
+    silent = wall() - runs.HEARTBEAT_SECONDS - 1
+    for path in run.attempts_folder.iterdir():
+        os.utime(path, (silent, silent))
+    assert state(run) is State.INTERRUPTED, "a dead one must not look alive"
+
+
+def test_the_file_systems_clock_leaves_no_file(tmp_path: Path) -> None:
+    files._clock_offset.cache_clear()
+    assert files.file_clock(tmp_path) == pytest.approx(time.time(), abs=5)
+    assert list(tmp_path.iterdir()) == []
+    assert files.file_clock(tmp_path / "absent") == pytest.approx(time.time(), abs=5)
+
+
+@pytest.mark.parametrize("text", ['{"schema": 2}', '{"schema": "x"}'])
+def test_a_newer_schema_is_refused(tmp_path: Path, text: str) -> None:
+    study = Study(tmp_path, "s")
+    study.check_schema()  # as before versions were written
+    source = tmp_path / "s.toml"
+    source.write_text("")
+    study.save_sweep(source)
+    assert json.loads(study.schema_file.read_text()) == {"schema": 1}
+    study.check_schema()
+    study.schema_file.write_text(text)
+    with pytest.raises(InputError, match="newer version of this harness; allowed here: up to 1"):
+        study.check_schema()
