@@ -31,6 +31,7 @@ CONDITIONS = (
     "sampling_steps",
     "guidance",
     "guidance_channels",
+    "labels",
     "ema",
     "decoder",
 )
@@ -55,7 +56,7 @@ BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
 
 _TEXT = {"study", "cell", "name", "data", "block", "evaluation", "sampler", "extractor", "reference"} | {
     "guidance_channels", "outcome", "started", "ended", "host", "device", "torch", "commit", "message",
-    "source", "model", "decoder",
+    "source", "model", "decoder", "labels", "protocol",
 }  # fmt: skip
 _WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "step", "batch_size", "samples"} | {
     "sampling_steps", "sampling_seed", "attempt", "threads", "resolution"
@@ -64,7 +65,7 @@ _FLAG = {"ema"}
 _MAY_BE_ZERO = {"seed", "sampling_seed", "step"}
 _POSITIVE = {"gmacs"}
 #: Columns that tables of before they were added lack: read as not measured.
-_ADDED_LATER = {"guidance_channels", "reconstruction_frechet", "sfid"}
+_ADDED_LATER = {"guidance_channels", "labels", "protocol", "reconstruction_frechet", "sfid"}
 #: Columns that may not be empty: without them a row is neither identified nor placed on an axis.
 _REQUIRED_RESULT = ("study", "cell", "name", "block", "depth", "width", "patch_size", "gmacs", "step")
 
@@ -196,6 +197,8 @@ def load_published(folder: Path) -> pd.DataFrame:
     table["sampler"] = "ddpm"
     table["guidance"] = table["cfg_scale"]
     table["guidance_channels"] = ["" if scale == 1 else "first-three" for scale in table["cfg_scale"]]
+    table["labels"] = "uniform"
+    table["protocol"] = ""
     table["ema"] = pd.array([True] * len(table), dtype="boolean")
     table["extractor"] = "inception-v3"
     table["reference"] = [f"imagenet-{pixels}/train" for pixels in side]
@@ -309,6 +312,8 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
     if "guidance" in have:
         where = " on the first three channels" if have.get("guidance_channels") == "first-three" else ""
         parts.append("no guidance" if have["guidance"] == 1 else f"guidance {have['guidance']:g}{where}")
+    if have.get("labels", "uniform") != "uniform":
+        parts.append("classes in turn" if have["labels"] == "balanced" else "classes as in training")
     if "ema" in have:
         parts.append("EMA weights" if have["ema"] else "raw weights")
     if "decoder" in have:

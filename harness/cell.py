@@ -306,6 +306,10 @@ class Evaluation(Spec):
     extractor: str | None = Field(default=None, description="feature space; when left out, the data set's own")
     reference: Literal["train", "held-out"] = Field(default="train", description="the real images compared with")
     ema: bool = Field(default=True, description="sample with the averaged weights")
+    labels: Literal["uniform", "balanced", "training"] = Field(
+        default="uniform",
+        description="classes of the samples: drawn evenly (as the paper), in turn, or as often as in the train split",
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="decides noise and label of every sample index")
     at: tuple[int, ...] = Field(default=(), strict=False, description="training steps to measure at besides the last")
 

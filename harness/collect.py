@@ -10,7 +10,7 @@ from typing import Any
 from harness.cell import Evaluation
 from harness.files import read_json, write_bytes, write_text
 from harness.launch import CellRun
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS, protocol_hash
 from harness.runs import Attempt, Study, TrainLog
 from harness.triage import cause_of
 
@@ -74,12 +74,15 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
                 "evaluation": path.stem.split("@")[0],
                 **{k: evaluation[k] for k in ("sampler", "sampling_steps", "guidance", "ema")},
                 "guidance_channels": _guidance_channels(evaluation, cell.data.shape.channels),
+                "labels": evaluation.get("labels", "uniform") if cell.data.labels else None,
                 "sampling_seed": evaluation["seed"],
                 **{k: v for k, v in record["metrics"].items() if k in RESULT_COLUMNS},
                 "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
                 "sample_seconds": record["seconds"],
             }
         )
+    for row in rows:
+        row["protocol"] = protocol_hash(row)
     return sorted(rows, key=lambda row: (row["step"], row["evaluation"]))
 
 

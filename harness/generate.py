@@ -56,10 +56,12 @@ def generate(
     batch: int,
     hooks: Hooks,
     decode: Decode = pixels,
+    class_counts: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
 
-    Without labels in the data, all labels are 0. Latents become images by `decode`.
+    Without labels in the data, all labels are 0. Latents become images by `decode`. Labels as in training need
+    `class_counts` (classes,), the images of each class in the train split.
 
     Raises:
         StoppedError: asked to stop; the finished parts are kept.
@@ -77,7 +79,7 @@ def generate(
         if not whole:
             if hooks.should_stop():
                 raise StoppedError(f"stopped at sample {first} of {evaluation.samples}; the next launch goes on there")
-            part = _generate_part(dit, cell, evaluation, schedule, first, count, device, hooks, decode)
+            part = _generate_part(dit, cell, evaluation, schedule, first, count, device, hooks, decode, class_counts)
             hooks.before_write()
             checkpoint.save(path, part, {"first": first, "evaluation": evaluation.id})
         images.append(part["images"].numpy())
@@ -96,10 +98,13 @@ def _generate_part(
     device: str,
     hooks: Hooks,
     decode: Decode,
+    class_counts: NDArray[np.int64] | None,
 ) -> dict[str, torch.Tensor]:
     shape = cell.data.shape
     streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
-    labels = torch.from_numpy(streams.labels(shape.classes)) if shape.classes else torch.zeros(count, dtype=torch.int64)
+    labels = torch.zeros(count, dtype=torch.int64)
+    if shape.classes:
+        labels = torch.from_numpy(streams.labels(shape.classes, evaluation.labels, class_counts))
     y = labels.to(device) if shape.classes else None
 
     def progress(steps_done: int) -> None:

@@ -186,6 +186,8 @@ class Job:
         conditions: dict[str, Any],
         hooks: Any,
     ) -> None:
+        import numpy as np
+
         from harness.checkpoint import CorruptCheckpointError
         from harness.data.latents import reconstruction_distance
         from harness.evaluation.metrics import score
@@ -202,7 +204,16 @@ class Job:
         batch = conditions["sampling_batch"]
         decode = self._decoder(device) if self.cell.data.vae else pixels
         images, labels = generate(
-            dit, self.cell, evaluation, run, key, device=device, batch=batch, hooks=hooks, decode=decode
+            dit,
+            self.cell,
+            evaluation,
+            run,
+            key,
+            device=device,
+            batch=batch,
+            hooks=hooks,
+            decode=decode,
+            class_counts=np.bincount(dataset.train.labels, minlength=self.cell.data.image_shape.classes),
         )
         hooks.report({"stage": "score", "done": 0, "total": 1})
         metrics = score(images, evaluation, self.cell.data, dataset, device, self.resources.inception_weights)

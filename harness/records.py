@@ -3,6 +3,11 @@
 Empty where not measured, never 0. Units stand in the descriptions; names are the field's own.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
 #: Of the files in results/<study>; a larger one is refused. Raised when an older harness would misread them.
 SCHEMA_VERSION = 1
 
@@ -28,11 +33,13 @@ RESULT_COLUMNS: dict[str, str] = {
     "loss_train": "denoising loss (noise MSE) of the EMA weights on the train split, mean over timesteps",
     "loss_heldout": "the same on the held-out split",
     "evaluation": "id of the evaluation",
+    "protocol": "short hash of what values must share to compare: N, sampler, guidance, labels, extractor, reference",
     "samples": "generated images N",
     "sampler": "ddpm or ddim",
     "sampling_steps": "sampler steps",
     "guidance": "classifier-free guidance scale, 1 = none",
     "guidance_channels": "noise channels guided, all or first-three; empty without guidance",
+    "labels": "classes of the samples: uniform, balanced or training (as frequent as there); empty without classes",
     "ema": "sampled with the averaged weights",
     "sampling_seed": "seed of the samples' noise and labels",
     "extractor": "feature space, name@hash of its weights",
@@ -46,6 +53,20 @@ RESULT_COLUMNS: dict[str, str] = {
     "train_seconds": "wall time of training, all attempts",
     "sample_seconds": "wall time of sampling and scoring",
 }
+
+#: Values compare only where all of these are equal; the sampling seed is not among them.
+PROTOCOL_COLUMNS = (
+    "data",
+    "samples",
+    "sampler",
+    "sampling_steps",
+    "guidance",
+    "guidance_channels",
+    "labels",
+    "ema",
+    "extractor",
+    "reference",
+)
 
 #: curves.csv: one row per cell and logged step.
 CURVE_COLUMNS: dict[str, str] = {
@@ -76,3 +97,9 @@ ATTEMPT_COLUMNS: dict[str, str] = {
     "cause": "of a failed or lost one: out of memory, non-finite loss, node, time limit, disk, bad input, code, lost",
     "message": "why it failed or stopped",
 }
+
+
+def protocol_hash(row: Mapping[str, Any]) -> str:
+    """First 6 hex digits of sha256 over the `PROTOCOL_COLUMNS` of a row of results.csv."""
+    values = {column: row.get(column) for column in PROTOCOL_COLUMNS}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]

@@ -69,10 +69,26 @@ class SampleStreams:
     def __init__(self, seed: int, first: int, count: int, shape: tuple[int, int, int]) -> None:
         self._noise = [stream("sample-noise", seed, first + i) for i in range(count)]
         self._labels = [stream("sample-label", seed, first + i) for i in range(count)]
-        self._shape = shape
+        self._first, self._shape = first, shape
 
-    def labels(self, classes: int) -> NDArray[np.int64]:
-        """Labels (count,), uniform over the classes as in the paper's protocol."""
+    def labels(self, classes: int, rule: str = "uniform", counts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Labels (count,), each a function of the sampling seed and its sample's index.
+
+        Args:
+            classes: number of classes.
+            rule: as `Evaluation.labels`; uniform: drawn evenly, as in the paper's protocol; balanced: the classes in
+                turn, whatever the seed, so that any first samples are balanced as well as can be; training: drawn in
+                proportion to `counts`.
+            counts: (classes,), images of each class in the train split.
+        """
+        if rule == "balanced":
+            return np.arange(self._first, self._first + len(self._labels), dtype=np.int64) % classes
+        if rule == "training":
+            assert counts is not None
+            assert len(counts) == classes
+            upto = np.cumsum(counts)
+            draws = np.array([generator.integers(0, upto[-1]) for generator in self._labels], dtype=np.int64)
+            return np.searchsorted(upto, draws, side="right").astype(np.int64)
         return np.array([generator.integers(0, classes) for generator in self._labels], dtype=np.int64)
 
     def noise(self) -> NDArray[np.float32]:

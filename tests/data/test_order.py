@@ -53,6 +53,19 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
             np.testing.assert_array_equal(part.noise(), noise[step][first : first + count])
 
 
+def test_labels_in_turn_and_as_in_training() -> None:
+    shape, counts = (1, 1, 1), np.array([10, 0, 30, 60])
+    streams = SampleStreams(0, 0, 4000, shape)
+    np.testing.assert_array_equal(streams.labels(4, "balanced")[:6], [0, 1, 2, 3, 0, 1])
+    trained = streams.labels(4, "training", counts)
+    shares = np.bincount(trained, minlength=4) / 4000
+    np.testing.assert_allclose(shares, counts / 100, atol=4 * np.sqrt(0.25 / 4000))
+    assert shares[1] == 0
+    part = SampleStreams(0, 1001, 3, shape)
+    np.testing.assert_array_equal(part.labels(4, "balanced"), [1, 2, 3])
+    np.testing.assert_array_equal(part.labels(4, "training", counts), trained[1001:1004])
+
+
 def test_streams_are_pinned() -> None:
     """Another numpy that drew otherwise would silently make other runs of the same cells."""
     np.testing.assert_array_equal(stream("order", 0, 0).permutation(8), [7, 5, 6, 0, 3, 1, 2, 4])
