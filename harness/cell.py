@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -420,6 +421,7 @@ def canonical_json(spec: BaseModel) -> str:
     return json.dumps(_differences(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+@lru_cache(maxsize=100_000)  # a sweep asks many times for the ids of its cells, and for the same evaluation with each
 def spec_id(spec: BaseModel) -> str:
     """First 12 hex digits of sha256 over `canonical_json`."""
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:ID_DIGITS]

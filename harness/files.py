@@ -39,8 +39,10 @@ def full_disk_named(path: Path) -> Iterator[None]:
         raise DiskFullError(f"{path}: cannot be written: {what} ({free:.1f} MB free, too little for it)") from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all.
+
+    Not `durable`: nothing waits for the disk, and a power cut (no kill) may leave the file empty.
 
     Raises:
         DiskFullError: there is no space for it.
@@ -52,11 +54,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary = Path(name)
         try:
             write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            if durable:
+                fsync(temporary)
             temporary.chmod(0o644)
             temporary.replace(path)
-            fsync_folder(path.parent)
+            if durable:
+                fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -66,14 +69,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a small text file atomically; for `durable` see `write_atomic`."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=durable)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write JSON atomically; NaN is refused. For `durable` see `write_atomic`."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -85,9 +88,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames and links in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Make what a file holds last, or the renames and links in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -26,10 +26,7 @@ import psutil
 import submitit
 
 from harness.cell import Cell, Resources
-from harness.data.latents import check_ready
-from harness.data.sources import check_available, load
 from harness.errors import InputError
-from harness.evaluation import inception
 from harness.flops import closed_form_macs
 from harness.job import Job, owed_evaluations
 from harness.processes import now, process_identity
@@ -139,6 +136,9 @@ def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False, wait:
             refuses; nothing was started unless the message says so.
         KeyboardInterrupt: after Ctrl-C, once the running jobs have stopped; on Slurm they go on.
     """
+    from harness.data.latents import check_ready  # numpy, which `status` can do without
+    from harness.data.sources import check_available, load
+
     resources = sweep.resources
     on_slurm = resources.executor == "slurm"
     gpus = [] if resources.device == "cpu" or on_slurm else visible_gpus()
@@ -180,6 +180,8 @@ def _training_cost(item: CellRun) -> float:
 
 def _check_inception(sweep: Sweep, study: Study) -> None:
     """Days of training should not end in an evaluation that cannot be done: its weights must be there and readable."""
+    from harness.evaluation import inception
+
     named = any(e.extractor == inception.NAME for _, cell in sweep.cells() for e in sweep.evaluations_of(cell))
     if named and any(item.now.state is not State.DONE for item in cell_runs(sweep, study)):
         try:

@@ -84,11 +84,13 @@ def _submit_array(
     for item in items:
         number = max(item.run.attempt_numbers(), default=0) + 1
         ticket = {"token": token, "index": len(claimed), "restarts": 0}
-        if item.run.claim(number, {"process": me, "time": now(), "slurm": ticket}):
-            item.run.write_cell(item.name, item.cell)
+        if item.run.claim(number, {"process": me, "time": now(), "slurm": ticket}, durable=False):
+            item.run.write_cell(item.name, item.cell, durable=False)
             claimed.append((item, number))
     if not claimed:
         return None
+    for item, number in claimed:
+        item.run.sync_claim(number)
     jobs = [
         Job(
             folder=str(item.run.folder.resolve()),
@@ -107,7 +109,8 @@ def _submit_array(
         _release(claimed, token, queue)
         raise
     for (item, number), job in zip(claimed, numbers, strict=True):
-        item.run.record(number, "submitted", {"process": None, "time": now(), "job_id": job})
+        told = {"process": None, "time": now(), "job_id": job}
+        item.run.record(number, "submitted", told, durable=False)  # squeue knows it too, by the ticket
         item.mine = True
     array = numbers[0].partition("_")[0]
     view.note(f"{len(claimed)} cell{'s' * (len(claimed) != 1)} submitted as Slurm job {array}")

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from harness.cell import ID_DIGITS, Cell
 from harness.errors import InputError
-from harness.files import file_clock, fsync_folder, full_disk_named, read_json, write_json, write_text
+from harness.files import file_clock, fsync, full_disk_named, read_json, write_json, write_text
 from harness.processes import is_alive
 from harness.records import SCHEMA_VERSION
 
@@ -255,10 +255,11 @@ class Run:
             raise InputError(f"{self.cell_file}: missing or not valid JSON")
         return str(document["name"]), Cell.model_validate_json(json.dumps(document["cell"]))
 
-    def write_cell(self, name: str, cell: Cell) -> None:
+    def write_cell(self, name: str, cell: Cell, *, durable: bool = True) -> None:
         """Write the cell, once."""
-        if not self.cell_file.exists():
-            write_json(self.cell_file, {"name": name, "id": cell.id, "cell": cell.model_dump(mode="json")})
+        if read_json(self.cell_file) is None:
+            document = {"name": name, "id": cell.id, "cell": cell.model_dump(mode="json")}
+            write_json(self.cell_file, document, durable=durable)
 
     # attempts
 
@@ -293,8 +294,12 @@ class Run:
         """All attempts, the oldest first."""
         return [self.attempt(number) for number in self.attempt_numbers()]
 
-    def claim(self, number: int, claim: dict[str, Any]) -> bool:
-        """Claim attempt `number`; False when somebody else has it. A hard link is whole and cannot be made twice."""
+    def claim(self, number: int, claim: dict[str, Any], *, durable: bool = True) -> bool:
+        """Claim attempt `number`; False when somebody else has it. A hard link is whole and cannot be made twice.
+
+        A claim that is not `durable` needs a `sync_claim` before anything is started on its word: many claims are
+        quicker made first and synced then.
+        """
         target = self.attempts_folder / f"{number:03d}.json"
         self.attempts_folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".claim.", suffix=".tmp", dir=self.attempts_folder)
@@ -302,20 +307,27 @@ class Run:
             with full_disk_named(target), os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(claim, file, indent=1)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             Path(name).chmod(0o644)
             try:
                 os.link(name, target)
             except FileExistsError:
                 return False
-            fsync_folder(self.attempts_folder)
+            if durable:
+                fsync(self.attempts_folder)
             return True
         finally:
             Path(name).unlink(missing_ok=True)
 
-    def record(self, number: int, event: str, value: dict[str, Any]) -> None:
+    def sync_claim(self, number: int) -> None:
+        """Make the claim of attempt `number`, and the cell, outlast a power cut."""
+        for path in (self.cell_file, self.attempts_folder / f"{number:03d}.json", self.attempts_folder, self.folder):
+            fsync(path)
+
+    def record(self, number: int, event: str, value: dict[str, Any], *, durable: bool = True) -> None:
         """Write what became of attempt `number`: event is submitted, started, ended or cancelled."""
-        write_json(self.attempts_folder / f"{number:03d}.{event}.json", value)
+        write_json(self.attempts_folder / f"{number:03d}.{event}.json", value, durable=durable)
 
     def release(self, number: int) -> None:
         """Take back a claim of which nothing was submitted; a run that has nothing else goes too."""

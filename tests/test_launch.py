@@ -181,6 +181,16 @@ def test_a_finished_launch_imports_no_torch(quiet: Bench) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_status_imports_neither_torch_nor_numpy(quiet: Bench) -> None:
+    code = (
+        "import sys; from harness.cli import app\n"
+        f"try: app(['status', {str(quiet.sweep)!r}, '--results', {str(quiet.study.parent)!r}])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_a_deleted_record_repeats_that_evaluation_only(quiet: Bench) -> None:
     before, metrics, weights = quiet.attempts(), quiet.metrics(), quiet.weights()
     run = quiet.runs()["d1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from harness import slurm
 from harness.cell import Cell, Model, Recording, Resources
 from harness.job import Job
+from harness.launch import CellRun, cell_runs, launch
 from harness.processes import process_identity
-from harness.runs import Run, Seen, SupersededError
+from harness.runs import Run, Seen, Study, SupersededError
+from sweeps.grid import load_sweep
 
 CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
 
@@ -145,6 +148,56 @@ def test_the_request(command: Command, tmp_path: Path) -> None:
     ):
         assert f"#SBATCH --{line}\n" in script
     assert "--cpus-per-task=3 " in script.partition("srun ")[2]
+
+
+def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("srun")
+    command("scontrol", "MaxArraySize = 101\n")
+    squeue, sbatch = command("squeue"), command("sbatch", "Submitted batch job 17\n")
+    sweep = load_sweep(sweep_file(tmp_path, seeds=250))
+    study = Study(tmp_path / "results", "many", slurm.Queue("many"))
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), fsync(fd)))
+    items = launch(sweep, study, Quiet())
+    assert len(sbatch.read_text().splitlines()) == 3
+    assert len(squeue.read_text().splitlines()) < 10
+    assert len(synced) < 5 * len(items)
+    claims = {path for path in synced if path.endswith("attempts/001.json")}
+    assert len(claims) == 250, "a claim outlasts a power cut before Slurm hears of it"
+    squeue.unlink()
+    cell_runs(sweep, Study(tmp_path / "results", "many", slurm.Queue("many")))
+    assert len(squeue.read_text().splitlines()) < 5
+
+
+def sweep_file(folder: Path, seeds: int, resources: str = "") -> Path:
+    path = folder / "many.toml"
+    path.write_text(
+        f"[grid]\nseed = {list(range(seeds))}\n[model]\ndepth = 1\nwidth = 16\npatch_size = 4\n"
+        f'[[evaluation]]\nsamples = 330\n[resources]\nexecutor = "slurm"\n{resources}'
+    )
+    return path
+
+
+class Quiet:
+    """A view that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def started(self, item: CellRun) -> None:
+        self.told.append(f"{item.name}: started")
+
+    def finished(self, item: CellRun) -> None:
+        self.told.append(f"{item.name}: {item.now.state}")
+
+    def tick(self, items: list[CellRun]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
 
 
 def job(folder: Path, attempt: int = 1) -> Job:
