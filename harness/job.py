@@ -22,7 +22,7 @@ from harness.cell import Cell, Evaluation, Recording, Resources
 from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import now, process_identity
-from harness.runs import Run, Shared, SupersededError
+from harness.runs import EVALUATING, TRAINING, Run, Shared, SupersededError
 
 #: Least time between two writes of progress.json.
 PROGRESS_SECONDS = 0.5
@@ -38,9 +38,11 @@ def evaluation_key(evaluation: Evaluation, step: int) -> str:
     return f"{evaluation.id}@{step}"
 
 
-def owed_evaluations(cell: Cell, evaluations: tuple[Evaluation, ...]) -> dict[str, tuple[Evaluation, int]]:
-    """All records a cell owes, by key, in the order of steps."""
-    owed = [(e, step) for e in evaluations for step in e.steps(cell.training.steps)]
+def owed_evaluations(
+    cell: Cell, evaluations: tuple[Evaluation, ...], steps: tuple[int, ...] | None = None
+) -> dict[str, tuple[Evaluation, int]]:
+    """All records a cell owes, by key, in the order of steps; of `steps` instead of those the evaluations name."""
+    owed = [(e, step) for e in evaluations for step in steps or e.steps(cell.training.steps)]
     return {evaluation_key(e, step): (e, step) for e, step in sorted(owed, key=lambda pair: pair[1])}
 
 
@@ -56,11 +58,12 @@ class Job:
     resources: Resources
     results: str = "results"  # the folder that holds the studies, and what they share
     gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes; None: no GPU
+    steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
 
     def __call__(self) -> str:
         """Run to the end; returns the outcome, which `attempts/NNN.ended.json` holds too."""
         stop = StopFlag()
-        run = Run(Path(self.folder))
+        run = Run(Path(self.folder), track=TRAINING if self.steps is None else EVALUATING)
         os.environ["OMP_NUM_THREADS"] = str(self.resources.threads)
         if not self._on_slurm:  # which says itself what GPUs its job has
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu or ""
@@ -159,10 +162,10 @@ class Job:
         )
         folder = Path(self.resources.data_folder) if self.resources.data_folder else None
         dataset = load(self.cell.data, folder, self.resources.data_download, self._shared.images_folder)
-        owed = owed_evaluations(self.cell, self.evaluations)
+        owed = owed_evaluations(self.cell, self.evaluations, self.steps)
         missing = run.missing_evaluations(list(owed))
         keep = sorted({step for _, step in owed.values()})
-        if any(not run.weights_file(owed[key][1]).exists() for key in missing):
+        if self.steps is None and any(not run.weights_file(owed[key][1]).exists() for key in missing):
             train(
                 self.cell,
                 open_latents(self.cell.data, self._shared) if self.cell.data.vae else dataset,
@@ -174,6 +177,8 @@ class Job:
                 hooks=hooks,
             )
         for key in missing:
+            if not run.missing_evaluations([key]):  # measured meanwhile on the other track
+                continue
             self._evaluate(run, key, *owed[key], dataset, conditions, hooks)
 
     def _evaluate(
@@ -198,7 +203,13 @@ class Job:
         device = conditions["device"]
         try:
             dit = load_weights(run, self.cell, step, ema=evaluation.ema, device=device)
+        except FileNotFoundError:
+            raise CellFailedError(f"the weights of step {step} are gone; kept: {run.weights_steps()}") from None
         except CorruptCheckpointError as error:
+            if self.steps is not None:
+                raise CellFailedError(
+                    f"{error}; without it, `launch` trains the cell anew where records are owed"
+                ) from error
             run.weights_file(step).unlink(missing_ok=True)
             raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
         batch = conditions["sampling_batch"]
@@ -258,7 +269,8 @@ class Job:
     def _conditions(self, run: Run, device: str) -> dict[str, Any]:
         """Conditions of bit-for-bit agreement: those of the first attempt, as far as this machine allows."""
         mine = provenance.numeric_conditions(self.resources.threads, self.resources.sampling_batch, device)
-        first = next((a.started["conditions"] for a in run.attempts() if a.started and "conditions" in a.started), None)
+        attempts = [*run.on(TRAINING).attempts(), *(run.attempts() if run.track != TRAINING else [])]
+        first = next((a.started["conditions"] for a in attempts if a.started and "conditions" in a.started), None)
         if first is None:
             return mine
         for key in ("torch", "device", "hardware"):

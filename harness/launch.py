@@ -25,7 +25,7 @@ from typing import Protocol
 import psutil
 import submitit
 
-from harness.cell import Cell, Resources
+from harness.cell import Cell, Evaluation, Resources
 from harness.errors import InputError
 from harness.flops import closed_form_macs
 from harness.job import Job, owed_evaluations
@@ -57,6 +57,8 @@ class CellRun:
     cell: Cell
     run: Run
     owed: list[str]
+    evaluations: tuple[Evaluation, ...] = ()
+    steps: tuple[int, ...] | None = None  # to measure kept weights of, without training: see `harness.evaluate`
     now: RunState = field(init=False)
     restarts: int = 0
     mine: bool = False  # started by this launch
@@ -94,10 +96,12 @@ class View(Protocol):
 def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:
     """Every cell of the sweep with its run and state; reads only."""
     known = study.run_folders()
-    return [
-        CellRun(name, cell, study.run(name, cell, known), list(owed_evaluations(cell, sweep.evaluations_of(cell))))
-        for name, cell in sweep.cells()
-    ]
+    items = []
+    for name, cell in sweep.cells():
+        evaluations = sweep.evaluations_of(cell)
+        owed = list(owed_evaluations(cell, evaluations))
+        items.append(CellRun(name, cell, study.run(name, cell, known), owed, evaluations))
+    return items
 
 
 def visible_gpus() -> list[str]:
@@ -126,9 +130,18 @@ def default_slots(resources: Resources, gpus: list[str]) -> int:
     return len(gpus) if gpus else max(1, usable_cores() // resources.threads)
 
 
-def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False, wait: bool = False) -> list[CellRun]:
+def launch(
+    sweep: Sweep,
+    study: Study,
+    view: View,
+    *,
+    retry: bool = False,
+    wait: bool = False,
+    chosen: list[CellRun] | None = None,
+) -> list[CellRun]:
     """Run every cell that is missing, partial or interrupted (failed and cancelled ones too with `retry`).
 
+    Of `chosen` only, when given: what `harness.evaluate` has to measure.
     Returns them all; ended, except on Slurm without `wait`.
 
     Raises:
@@ -144,7 +157,8 @@ def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False, wait:
     gpus = [] if resources.device == "cpu" or on_slurm else visible_gpus()
     if resources.device == "cuda" and not gpus and not on_slurm:
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
-    _check_inception(sweep, study)
+    items = cell_runs(sweep, study) if chosen is None else chosen
+    _check_inception(sweep, items)
     folder = Path(resources.data_folder) if resources.data_folder else None
     for data in {cell.data for _, cell in sweep.cells()}:
         check_available(data, folder, resources.data_download)
@@ -154,9 +168,10 @@ def launch(sweep: Sweep, study: Study, view: View, *, retry: bool = False, wait:
             load(data, folder, cache=Shared(study.root).images_folder)
     study.check_schema()
     _check_writable(study)
-    study.save_sweep(sweep.path)
+    if chosen is None:
+        study.save_sweep(sweep.path)
     # the dearest first, so that no long cell is left over at the end, and what does not fit fails early
-    items = sorted(cell_runs(sweep, study), key=_training_cost, reverse=True)
+    items = sorted(items, key=_training_cost, reverse=True)
     to_retry = {item.cell.id for item in items if retry and item.now.state in _RETRIED}
     if on_slurm:
         from harness.launch_slurm import launch_slurm
@@ -178,12 +193,11 @@ def _training_cost(item: CellRun) -> float:
     return float(closed_form_macs(item.cell.model, item.cell.data.shape)) * recipe.batch_size * recipe.steps
 
 
-def _check_inception(sweep: Sweep, study: Study) -> None:
+def _check_inception(sweep: Sweep, items: list[CellRun]) -> None:
     """Days of training should not end in an evaluation that cannot be done: its weights must be there and readable."""
     from harness.evaluation import inception
 
-    named = any(e.extractor == inception.NAME for _, cell in sweep.cells() for e in sweep.evaluations_of(cell))
-    if named and any(item.now.state is not State.DONE for item in cell_runs(sweep, study)):
+    if any(e.extractor == inception.NAME for i in items if i.now.state is not State.DONE for e in i.evaluations):
         try:
             inception.check_weights(inception.find_weights(sweep.resources.inception_weights))
         except InputError as error:
@@ -277,11 +291,12 @@ def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
         folder=str(run.folder.resolve()),
         attempt=number,
         cell=item.cell,
-        evaluations=sweep.evaluations_of(item.cell),
+        evaluations=item.evaluations,
         recording=sweep.recording,
         resources=sweep.resources,
         results=str(run.folder.resolve().parents[2]),
         gpu=gpu,
+        steps=item.steps,
     )
     with _interrupts_ignored():
         submitted = executor.submit(job)

@@ -96,10 +96,11 @@ def _submit_array(
             folder=str(item.run.folder.resolve()),
             attempt=number,
             cell=item.cell,
-            evaluations=sweep.evaluations_of(item.cell),
+            evaluations=item.evaluations,
             recording=sweep.recording,
             resources=_absolute(sweep.resources),
             results=str(study.root.resolve()),
+            steps=item.steps,
         )
         for item, number in claimed
     ]

@@ -13,6 +13,7 @@
       samples/            generated images, by evaluation
       evaluations/        <evaluation id>@<step>.json
       log                 what the job printed
+      evaluating/         attempts, progress.json and log of `dit-harness evaluate`, which may run beside the training
 
 What several studies share lies beside them, in folders that no study can be named like (see `Shared`):
 
@@ -41,6 +42,9 @@ from harness.errors import InputError
 from harness.files import file_clock, fsync, full_disk_named, read_json, write_json, write_text
 from harness.processes import is_alive
 from harness.records import SCHEMA_VERSION
+
+#: The two tracks of a run: `launch` and `evaluate` each claim on their own, so that neither takes the other over.
+TRAINING, EVALUATING = "attempts", "evaluating"
 
 #: A job of another machine is taken for dead when its progress file has not changed for so long.
 HEARTBEAT_SECONDS = 300.0
@@ -171,11 +175,16 @@ class RunState:
 
 
 class Run:
-    """The folder of one cell."""
+    """The folder of one cell, with the attempts, progress and log of one track."""
 
-    def __init__(self, folder: Path, scheduler: Scheduler | None = None) -> None:
+    def __init__(self, folder: Path, scheduler: Scheduler | None = None, track: str = TRAINING) -> None:
         self.folder = folder
         self._scheduler = scheduler
+        self.track = track
+
+    def on(self, track: str) -> Run:
+        """The same run, on this track."""
+        return Run(self.folder, self._scheduler, track)
 
     # paths
 
@@ -187,12 +196,16 @@ class Run:
     @property
     def attempts_folder(self) -> Path:
         """Claims and their fate."""
-        return self.folder / "attempts"
+        return self.folder / self.track
+
+    @property
+    def _track_folder(self) -> Path:
+        return self.folder if self.track == TRAINING else self.attempts_folder
 
     @property
     def progress_file(self) -> Path:
         """Where the running job is."""
-        return self.folder / "progress.json"
+        return self._track_folder / "progress.json"
 
     @property
     def train_log(self) -> Path:
@@ -202,7 +215,7 @@ class Run:
     @property
     def log(self) -> Path:
         """What the job printed."""
-        return self.folder / "log"
+        return self._track_folder / "log"
 
     @property
     def submitit_folder(self) -> Path:
@@ -351,7 +364,7 @@ class Run:
 
     def write_progress(self, value: dict[str, Any]) -> None:
         """Tell where the job is; also its heartbeat. Not synced: losing it costs nothing."""
-        temporary = self.folder / f".progress.{os.getpid()}.tmp"
+        temporary = self._track_folder / f".progress.{os.getpid()}.tmp"
         with full_disk_named(self.progress_file):
             temporary.write_text(json.dumps(value), encoding="utf-8")
             temporary.replace(self.progress_file)
@@ -398,10 +411,23 @@ class Run:
             message += f"; Slurm: {attempt.seen.word}"
         return RunState(State.INTERRUPTED, attempt, message, self.progress())
 
+    def live(self) -> Attempt | None:
+        """The newest attempt of this track while somebody works on it."""
+        numbers = self.attempt_numbers()
+        attempt = self.attempt(numbers[-1]) if numbers else None
+        return attempt if attempt is not None and attempt.live else None
+
     def remove_temporary_files(self) -> None:
-        """Remove what a killed job left half-written. Only for the owner of the run."""
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        """Remove what a killed job left half-written. Only for the owner of the run; while a job of the other track
+        works, only where that one does not write.
+        """
+        folders = [self.folder]
+        if self.on(EVALUATING if self.track == TRAINING else TRAINING).live() is not None:
+            folders = [self.attempts_folder]
+            folders += [self.folder / "checkpoints"] if self.track == TRAINING else []
+        for folder in folders:
+            for leftover in folder.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
 
 
 def _elsewhere(*records: dict[str, Any] | None) -> bool:

@@ -18,7 +18,7 @@ from harness.cell import Cell, Model
 from harness.errors import DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import process_identity
-from harness.runs import Run, Seen, State, Study, SupersededError, TrainLog
+from harness.runs import EVALUATING, Run, Seen, State, Study, SupersededError, TrainLog
 
 CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
 KEY = "abc@10"
@@ -133,6 +133,45 @@ def test_a_superseded_attempt_must_not_write(run: Run) -> None:
     with pytest.raises(SupersededError):
         run.assert_owner(1)
     run.assert_owner(2)
+
+
+def test_training_and_evaluating_do_not_take_each_other_over(run: Run) -> None:
+    evaluating = run.on(EVALUATING)
+    assert claim(run)
+    assert claim(evaluating)
+    assert not claim(evaluating)
+    evaluating.assert_owner(1)
+    assert claim(evaluating, 2)
+    with pytest.raises(SupersededError):
+        evaluating.assert_owner(1)
+    run.assert_owner(1)
+    run.write_progress({"stage": "train"})
+    evaluating.write_progress({"stage": "sample"})
+    assert (run.progress(), evaluating.progress()) == ({"stage": "train"}, {"stage": "sample"})
+    assert run.log != evaluating.log
+    evaluating.record(2, "ended", {"outcome": "failed", "message": "no"})
+    assert (state(run), state(evaluating)) == (State.QUEUED, State.FAILED)
+
+
+def test_what_the_other_track_is_writing_stays(run: Run) -> None:
+    evaluating = run.on(EVALUATING)
+    assert claim(run)
+    assert claim(evaluating)
+    names = ("checkpoints/.a.tmp", "evaluations/.b.tmp", "samples/k/.c.tmp", "evaluating/.d.tmp", "attempts/.e.tmp")
+    for name in names:
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).touch()
+
+    def left() -> set[str]:
+        return {str(path.relative_to(run.folder)) for path in run.folder.rglob(".*.tmp")}
+
+    evaluating.remove_temporary_files()
+    assert left() == set(names) - {"evaluating/.d.tmp"}
+    run.remove_temporary_files()
+    assert left() == {"evaluations/.b.tmp", "samples/k/.c.tmp"}
+    evaluating.record(1, "ended", {"outcome": "done", "message": ""})
+    run.remove_temporary_files()
+    assert left() == set()
 
 
 def test_status_writes_nothing(tmp_path: Path) -> None:
