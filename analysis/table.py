@@ -55,7 +55,7 @@ PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
 
 _TEXT = {"study", "cell", "name", "data", "block", "evaluation", "sampler", "extractor", "reference"} | {
-    "guidance_channels", "outcome", "started", "ended", "host", "device", "torch", "commit", "message",
+    "guidance_channels", "outcome", "started", "ended", "host", "device", "torch", "commit", "diff", "cause", "message",
     "source", "model", "decoder", "labels", "protocol",
 }  # fmt: skip
 _WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "step", "batch_size", "samples"} | {
@@ -65,7 +65,7 @@ _FLAG = {"ema"}
 _MAY_BE_ZERO = {"seed", "sampling_seed", "step"}
 _POSITIVE = {"gmacs"}
 #: Columns that tables of before they were added lack: read as not measured.
-_ADDED_LATER = {"guidance_channels", "labels", "protocol", "reconstruction_frechet", "sfid"}
+_ADDED_LATER = {"guidance_channels", "labels", "protocol", "reconstruction_frechet", "sfid", "diff", "cause"}
 #: Columns that may not be empty: without them a row is neither identified nor placed on an axis.
 _REQUIRED_RESULT = ("study", "cell", "name", "block", "depth", "width", "patch_size", "gmacs", "step")
 

@@ -111,6 +111,7 @@ def _attempt_row(attempt: Attempt) -> Row:
         "threads": conditions.get("threads"),
         "torch": conditions.get("torch"),
         "commit": started.get("commit"),
+        "diff": started.get("diff"),
         "cause": cause_of(attempt),
         "message": ended.get("message"),
     }

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,6 +59,7 @@ class Job:
     results: str = "results"  # the folder that holds the studies, and what they share
     gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes; None: no GPU
     steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
+    origin: provenance.Origin | None = None  # the code and the command of the launch
 
     def __call__(self) -> str:
         """Run to the end; returns the outcome, which `attempts/NNN.ended.json` holds too."""
@@ -146,11 +147,15 @@ class Job:
         conditions = self._conditions(run, device)
         torch.set_num_threads(conditions["threads"])
         torch.use_deterministic_algorithms(True, warn_only=True)
+        origin, changed = provenance.origin_of_job(self.origin)
+        run.study.save_diff(origin.diff, changed)
         started = {
             "process": process_identity(),
             "time": now(),
             "gpu": self.gpu,
             "conditions": conditions,
+            "seeds": {"training": self.cell.seed, "sampling": [evaluation.seed for evaluation in self.evaluations]},
+            **asdict(origin),
             **provenance.environment(),
         }
         run.record(self.attempt, "started", started)

@@ -25,6 +25,7 @@ from typing import Protocol
 import psutil
 import submitit
 
+from harness import provenance
 from harness.cell import Cell, Evaluation, Resources
 from harness.errors import InputError
 from harness.flops import closed_form_macs
@@ -170,6 +171,8 @@ def launch(
     _check_writable(study)
     if chosen is None:
         study.save_sweep(sweep.path)
+    origin, changed = provenance.origin()
+    study.save_diff(origin.diff, changed)
     # the dearest first, so that no long cell is left over at the end, and what does not fit fails early
     items = sorted(items, key=_training_cost, reverse=True)
     to_retry = {item.cell.id for item in items if retry and item.now.state in _RETRIED}
@@ -297,6 +300,7 @@ def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
         results=str(run.folder.resolve().parents[2]),
         gpu=gpu,
         steps=item.steps,
+        origin=provenance.origin()[0],
     )
     with _interrupts_ignored():
         submitted = executor.submit(job)

@@ -12,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from harness import slurm
+from harness import provenance, slurm
 from harness.cell import Resources
 from harness.errors import InputError
 from harness.job import Job
@@ -101,6 +101,7 @@ def _submit_array(
             resources=_absolute(sweep.resources),
             results=str(study.root.resolve()),
             steps=item.steps,
+            origin=provenance.origin()[0],
         )
         for item, number in claimed
     ]

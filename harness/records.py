@@ -93,7 +93,8 @@ ATTEMPT_COLUMNS: dict[str, str] = {
     "device": "processor or GPU",
     "threads": "CPU threads",
     "torch": "version",
-    "commit": "git commit, + when the tree was changed",
+    "commit": "git commit, + when the code was changed",
+    "diff": "hash of the change, which is diffs/<hash>.diff; empty without one",
     "cause": "of a failed or lost one: out of memory, non-finite loss, node, time limit, disk, bad input, code, lost",
     "message": "why it failed or stopped",
 }

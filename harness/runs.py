@@ -49,6 +49,9 @@ TRAINING, EVALUATING = "attempts", "evaluating"
 #: A job of another machine is taken for dead when its progress file has not changed for so long.
 HEARTBEAT_SECONDS = 300.0
 
+#: Most characters of a difference that are kept.
+DIFF_CHARACTERS = 1_000_000
+
 
 class State(StrEnum):
     """Where a cell is. A pure reading of its run folder."""
@@ -259,6 +262,11 @@ class Run:
         """A picture of the first samples of one evaluation at one step."""
         return self.folder / "samples" / f"{key}.png"
 
+    @property
+    def study(self) -> Study:
+        """The study it is part of."""
+        return Study(self.folder.parents[2], self.folder.parents[1].name)
+
     # the cell
 
     def cell(self) -> tuple[str, Cell]:
@@ -455,10 +463,6 @@ class Study:
         """The version of the study's files."""
         return self.folder / "schema.json"
 
-    def diff_file(self, name: str) -> Path:
-        """What the code differed from its commit, by the hash of the difference."""
-        return self.folder / "diffs" / f"{name}.diff"
-
     @property
     def runs_folder(self) -> Path:
         """One folder a cell."""
@@ -497,6 +501,13 @@ class Study:
             write_text(self.sweep_file, text)
         if not self.schema_file.exists():
             write_json(self.schema_file, {"schema": SCHEMA_VERSION})
+
+    def save_diff(self, name: str | None, text: str) -> None:
+        """Keep what the code differed from its commit, once, under its hash; of a very long one the beginning."""
+        path = self.folder / "diffs" / f"{name}.diff"
+        if name and text and not path.exists():
+            cut = f"\n... and {len(text) - DIFF_CHARACTERS} characters more\n" if len(text) > DIFF_CHARACTERS else "\n"
+            write_text(path, text[:DIFF_CHARACTERS] + cut)
 
     def check_schema(self) -> None:
         """Refuse a study whose files a newer version of this harness has written.

@@ -97,7 +97,8 @@ def costs(page: Page, table: pd.DataFrame) -> None:
 
 _ATTEMPT_COLUMNS = (
     ("name", "Cell"), ("attempt", "Attempt"), ("outcome", "Outcome"), ("started", "Started, UTC"),
-    ("seconds", "Seconds"), ("host", "Host"), ("message", "Reason"),
+    ("seconds", "Seconds"), ("host", "Host"), ("cause", "Cause"),
+    ("message", "Reason"),
 )  # fmt: skip
 
 

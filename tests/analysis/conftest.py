@@ -99,7 +99,11 @@ def write_extras(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
             "started": "2025-01-02T03:04:05Z", "ended": "2025-01-02T03:05:05Z", "seconds": 60.0, "host": "machine",
             "device": "cpu", "threads": 1, "torch": "2.9.1", "commit": "abc1234",
         }  # fmt: skip
-        outcome = {"outcome": "failed", "message": BAD_MESSAGE} if index == 0 else {"outcome": "done", "message": ""}
+        outcome = (
+            {"outcome": "failed", "cause": "code", "message": BAD_MESSAGE}
+            if index == 0
+            else {"outcome": "done", "message": ""}
+        )
         attempts.append({**base, "attempt": 1, **about, **outcome})
         picture = np.random.default_rng(index).integers(0, 255, (40, 40), dtype=np.uint8)
         (folder / "samples").mkdir(exist_ok=True)
