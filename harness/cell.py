@@ -60,18 +60,21 @@ class ExtractorShape(NamedTuple):
         return self.channels == shape.channels and self.size in (None, shape.size)
 
 
+#: The extractor behind FID.
+INCEPTION = "inception-v3-compat"
+
 #: Every feature extractor by name.
 EXTRACTORS: dict[str, ExtractorShape] = {
     "digits-cnn": ExtractorShape(channels=1, size=8, dims=64),
     "fashion-cnn": ExtractorShape(channels=1, size=32, dims=64),
-    "inception-v3-compat": ExtractorShape(channels=3, size=None, dims=2048),  # resizes what it is given
+    INCEPTION: ExtractorShape(channels=3, size=None, dims=2048),  # resizes what it is given
 }
 
 #: The feature extractor that fits each data set, unless the evaluation names another.
 DEFAULT_EXTRACTORS: dict[str, str] = {
     "digits": "digits-cnn",
     "fashion-mnist": "fashion-cnn",
-    "imagenet": "inception-v3-compat",
+    "imagenet": INCEPTION,
 }
 
 
@@ -305,7 +308,9 @@ class Evaluation(Spec):
         description="which noise channels are guided; as-published: the first three of four, all of any other number",
     )
     extractor: str | None = Field(default=None, description="feature space; when left out, the data set's own")
-    reference: Literal["train", "held-out"] = Field(default="train", description="the real images compared with")
+    reference: Literal["train", "held-out", "adm"] = Field(
+        default="train", description="the real images compared with; adm: the batch that resources.adm_reference names"
+    )
     ema: bool = Field(default=True, description="sample with the averaged weights")
     labels: Literal["uniform", "balanced", "training"] = Field(
         default="uniform",
@@ -373,6 +378,7 @@ class Resources(Spec):
     data_folder: str | None = Field(default=None, description="folder with the data set's files")
     data_download: bool = Field(default=False, description="let torchvision download what is missing")
     inception_weights: str | None = Field(default=None, description="file of the weights of inception-v3-compat")
+    adm_reference: str | None = Field(default=None, description='file behind reference = "adm": mu, sigma, ..., arr_0')
     # the request of one Slurm job, which is one cell; without meaning to the local executor
     partition: str | None = Field(default=None, pattern=_SLURM_WORD)
     account: str | None = Field(default=None, pattern=_SLURM_WORD)

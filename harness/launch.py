@@ -160,6 +160,7 @@ def launch(
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
     items = cell_runs(sweep, study) if chosen is None else chosen
     _check_inception(sweep, items)
+    _check_adm_reference(sweep, items)
     folder = Path(resources.data_folder) if resources.data_folder else None
     for data in {cell.data for _, cell in sweep.cells()}:
         check_available(data, folder, resources.data_download)
@@ -203,6 +204,19 @@ def _check_inception(sweep: Sweep, items: list[CellRun]) -> None:
     if any(e.extractor == inception.NAME for i in items if i.now.state is not State.DONE for e in i.evaluations):
         try:
             inception.check_weights(inception.find_weights(sweep.resources.inception_weights))
+        except InputError as error:
+            raise InputError(f"{sweep.path}: {error}") from None
+
+
+def _check_adm_reference(sweep: Sweep, items: list[CellRun]) -> None:
+    """As `_check_inception`, of the reference batch."""
+    from harness.evaluation import adm
+
+    if all(evaluation.reference != "adm" for evaluation in sweep.evaluations):
+        return
+    for size in {item.cell.data.image_shape.size for item in items if item.now.state is not State.DONE}:
+        try:
+            adm.find(sweep.resources.adm_reference, size)
         except InputError as error:
             raise InputError(f"{sweep.path}: {error}") from None
 

@@ -133,7 +133,7 @@ def _release(claimed: list[tuple[CellRun, int]], token: str, queue: slurm.Queue)
 
 def _absolute(resources: Resources) -> Resources:
     """Paths as the nodes see them, wherever they start."""
-    paths = {key: getattr(resources, key) for key in ("data_folder", "inception_weights")}
+    paths = {key: getattr(resources, key) for key in ("data_folder", "inception_weights", "adm_reference")}
     return resources.model_copy(update={key: str(Path(path).resolve()) for key, path in paths.items() if path})
 
 

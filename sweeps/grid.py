@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.cell import (
     EXTRACTORS,
+    INCEPTION,
     SIZES,
     Cell,
     Data,
@@ -289,6 +290,11 @@ def _check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
         fits = [n for n, e in EXTRACTORS.items() if e.reads(shape)]
         raise InputError(
             f"{key}.extractor: {evaluation.extractor} does not read {cell.data.name}; allowed: {', '.join(fits)}"
+        )
+    if evaluation.reference == "adm" and evaluation.extractor != INCEPTION:
+        raise InputError(
+            f"{key}.reference: adm holds features of {INCEPTION}, the evaluation's extractor is "
+            f"{evaluation.extractor}; allowed: train, held-out"
         )
 
 

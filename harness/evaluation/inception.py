@@ -11,9 +11,10 @@ import hashlib
 import os
 from pathlib import Path
 
+from harness.cell import INCEPTION
 from harness.errors import InputError
 
-NAME = "inception-v3-compat"
+NAME = INCEPTION
 
 #: The published weights: first 8 hex digits of the file's sha256, which its own name carries.
 PUBLISHED = "6726825d"

@@ -96,6 +96,8 @@ def score(
     assert evaluation.extractor is not None  # resolved() fills it in
     check_fits(evaluation.extractor, data)
     _check_images(images, evaluation, data)
+    if evaluation.reference == "adm":
+        raise InputError('evaluation.reference: "adm" cannot be compared with yet; allowed: train, held-out')
     real = dataset.train if evaluation.reference == "train" else dataset.heldout
     n, n_real = len(images), len(real.images)
     subset = min(_KID_SUBSET, n, n_real)

@@ -1,0 +1,196 @@
+"""The files of the ADM evaluation suite (Dhariwal & Nichol 2021), behind the paper's numbers. Imports no torch.
+
+A reference: an npz with `mu`, `sigma` (pool_3 features of the whole training set), `mu_s`, `sigma_s` (spatial features,
+for sFID) and `arr_0`, some of the images, against which precision and recall are measured. Samples: an npz with `arr_0`
+uint8 (N, H, W, 3), and here `arr_1`, their labels. Nothing in a file is unpickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InputError
+from harness.evaluation import inception
+from harness.files import write_atomic
+
+#: Dimensions of the spatial features: 7 channels of 17 x 17.
+SPATIAL_DIM = 7 * 17 * 17
+
+_POOL_DIM = 2048
+
+#: Shapes of the statistics of a reference; its images come beside them.
+STATISTICS: dict[str, tuple[int, ...]] = {
+    "mu": (_POOL_DIM,),
+    "sigma": (_POOL_DIM, _POOL_DIM),
+    "mu_s": (SPATIAL_DIM,),
+    "sigma_s": (SPATIAL_DIM, SPATIAL_DIM),
+}
+IMAGES, LABELS = "arr_0", "arr_1"
+
+
+@dataclass(frozen=True)
+class AdmReference:
+    """A reference file whose headers were checked; arrays are read when they are asked for.
+
+    Attributes:
+        path: the npz.
+        count: images in `arr_0`.
+    """
+
+    path: Path
+    count: int
+
+    @property
+    def content_hash(self) -> str:
+        """Sha256 of the file, 64 hex digits."""
+        status = self.path.stat()
+        return _sha256(self.path, status.st_mtime_ns, status.st_size)
+
+    @property
+    def label(self) -> str:
+        """`adm/<file stem>(<images>)@<first 8 hex digits of the file's sha256>`: identifies it in records."""
+        return f"adm/{self.path.stem}({self.count})@{self.content_hash[:8]}"
+
+    def statistics(self, spatial: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean (d,) and covariance (d, d) of the pool_3 features, or of the spatial ones.
+
+        Raises:
+            InputError: the file is damaged, or holds values that are not finite.
+        """
+        suffix = "_s" if spatial else ""
+        mu, sigma = (_read(self.path, name + suffix).astype(np.float64) for name in ("mu", "sigma"))
+        for name, array in ((f"mu{suffix}", mu), (f"sigma{suffix}", sigma)):
+            if not np.isfinite(array).all():
+                raise InputError(f"{self.path}: {name} holds values that are not finite")
+        return mu, sigma
+
+    def images(self) -> NDArray[np.uint8]:
+        """`arr_0`, uint8 (count, H, W, 3).
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        return _read(self.path, IMAGES)
+
+
+def find(configured: str | None, size: int) -> AdmReference:
+    """The reference that `resources.adm_reference` names, its headers checked; reads no array.
+
+    Args:
+        configured: the path.
+        size: pixels per side of the images to be compared.
+
+    Raises:
+        InputError: none is named, it is not there, not whole, lacks a key, or has another shape or resolution.
+    """
+    key = "resources.adm_reference"
+    if configured is None:
+        raise InputError(
+            f'evaluation.reference "adm" needs {key}: the path of a reference batch of the ADM suite, such as '
+            "VIRTUAL_imagenet256_labeled.npz"
+        )
+    path = Path(configured)
+    if not path.is_file():
+        raise InputError(f"{key}: {path}: no such file")
+    found = headers(path)
+    if missing := [name for name in (*STATISTICS, IMAGES) if name not in found]:
+        raise InputError(
+            f"{path}: no reference of the ADM suite, it lacks {', '.join(missing)} "
+            f"(has {', '.join(found) or 'nothing'})"
+        )
+    for name, wanted in STATISTICS.items():
+        shape, dtype = found[name]
+        if shape != wanted or dtype.kind != "f":
+            raise InputError(
+                f"{path}: {name} is {dtype} {shape}, wanted floats {wanted}: statistics of another extractor than "
+                f"{inception.NAME}"
+            )
+    shape, dtype = found[IMAGES]
+    if dtype != np.uint8 or len(shape) != 4 or shape[1:] != (size, size, 3):
+        raise InputError(
+            f"{path}: {IMAGES} is {dtype} {shape}, wanted uint8 (N, {size}, {size}, 3): a reference of another "
+            "resolution"
+        )
+    return AdmReference(path, shape[0])
+
+
+def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of every array of an npz, from its headers.
+
+    Raises:
+        InputError: not a whole npz.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2_0
+                    shape, _, dtype = read(file)
+                found[member.removesuffix(".npy")] = (shape, dtype)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, error) from None
+    return found
+
+
+def write_samples(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    """Write samples as the ADM suite takes them: `arr_0` uint8 (N, H, W, C), `arr_1` their labels. Whole or not."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # a name would get .npz appended
+            np.savez(file, arr_0=images, arr_1=labels)
+
+    write_atomic(path, write)
+
+
+def read_samples(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (N, H, W, C) and labels (N,), zeros where the file has none, of an npz of samples.
+
+    Raises:
+        InputError: not there, not whole, or no uint8 images in `arr_0`.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    found = headers(path)
+    if IMAGES not in found:
+        raise InputError(f"{path}: no samples, it lacks {IMAGES} (has {', '.join(found) or 'nothing'})")
+    shape, dtype = found[IMAGES]
+    if dtype != np.uint8 or len(shape) != 4:
+        raise InputError(f"{path}: {IMAGES} is {dtype} {shape}, wanted uint8 (N, H, W, C)")
+    images = _read(path, IMAGES)
+    labels = _read(path, LABELS) if LABELS in found else np.zeros(len(images), dtype=np.int64)
+    return images, labels.astype(np.int64)
+
+
+def _header_2_0(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _read(path: Path, name: str) -> NDArray[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            array: NDArray[Any] = file[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, error) from None
+    return array
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{path}: no whole npz ({reason}); get the file again")
+
+
+@functools.cache
+def _sha256(path: Path, modified: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
