@@ -106,7 +106,7 @@ def test_other_files_are_refused_and_none_is_executed(tmp_path: Path, monkeypatc
 
 def test_a_launch_without_the_weights_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("harness.launch.check_available", lambda *_: None)
+    monkeypatch.setattr("harness.data.sources.check_available", lambda *_: None)
     (tmp_path / "study.toml").write_text(SWEEP)
     with pytest.raises(InputError, match=r"study\.toml: evaluation\.extractor inception-v3-compat needs its weights"):
         launch(load_sweep(tmp_path / "study.toml"), Study(tmp_path / "results", "study"), None)  # type: ignore[arg-type]
