@@ -212,9 +212,8 @@ def _check_adm_reference(sweep: Sweep, items: list[CellRun]) -> None:
     """As `_check_inception`, of the reference batch."""
     from harness.evaluation import adm
 
-    if all(evaluation.reference != "adm" for evaluation in sweep.evaluations):
-        return
-    for size in {item.cell.data.image_shape.size for item in items if item.now.state is not State.DONE}:
+    due = [i for i in items if i.now.state is not State.DONE and any(e.reference == "adm" for e in i.evaluations)]
+    for size in {item.cell.data.image_shape.size for item in due}:
         try:
             adm.find(sweep.resources.adm_reference, size)
         except InputError as error:
