@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness.errors import InputError
+
 ID_DIGITS = 12
+
+_SpecT = TypeVar("_SpecT", bound=BaseModel)
 
 #: The four designs of the paper, and adaln-gate: adaLN-Zero's gates without its zero initialisation.
 Block = Literal["in-context", "cross-attention", "adaln", "adaln-zero", "adaln-gate"]
@@ -449,3 +454,18 @@ def describe_validation_error(error: ValidationError, prefix: str = "") -> str:
             message = f"{message} (got {item['input']!r})"
         parts.append(f"{key}: {message}" if key else message)
     return "; ".join(parts)
+
+
+def validated(spec: type[_SpecT], table: Mapping[str, Any], key: str) -> _SpecT:
+    """A spec from a table of its fields.
+
+    Raises:
+        InputError: one line with every key, below `key`, what is wrong, and what is allowed.
+    """
+    try:
+        return spec.model_validate(table)
+    except ValidationError as error:
+        message = describe_validation_error(error, key)
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
+            message += f"; allowed: {', '.join(spec.model_fields)}"
+        raise InputError(message) from None

@@ -82,15 +82,10 @@ def _find_cell(items: list[CellRun], cell: str, study: Study) -> CellRun:
 
 def _with_options(resources: Resources, asked: dict[str, Any]) -> Resources:
     """The sweep's resources with what the command line asks for in their place, validated as in the file."""
-    from pydantic import ValidationError
-
-    from harness.cell import Resources, describe_validation_error
+    from harness.cell import Resources, validated
 
     given = {key: value for key, value in asked.items() if value is not None}
-    try:
-        return Resources.model_validate({**resources.model_dump(), **given})
-    except ValidationError as error:
-        raise InputError(f"command line, resources: {describe_validation_error(error)}") from None
+    return validated(Resources, {**resources.model_dump(), **given}, "command line, resources")
 
 
 def _counts(items: list[CellRun]) -> str:
@@ -140,7 +135,7 @@ def plan(
     """
     from harness.plan import plan as price
     from harness.plan import totals
-    from harness.views import plan_table
+    from harness.views import evaluation_lines, plan_table
     from sweeps.grid import warnings
 
     sweep, folder = _resolve(study, results)
@@ -151,6 +146,8 @@ def plan(
         _print_json(rows)
         return
     _console().print(plan_table(sweep.title, rows, totals(sweep, rows)))
+    for line in evaluation_lines(sweep):
+        print(line)
     for line in warnings(sweep):
         print(f"warning: {line}", file=sys.stderr)
 

@@ -16,6 +16,7 @@ from harness.flops import count
 from harness.launch import CellRun, default_slots, visible_gpus
 from harness.runs import State, TrainLog
 from sweeps.grid import Sweep
+from sweeps.protocols import Origin
 
 Row = dict[str, Any]
 
@@ -117,6 +118,7 @@ def plan(sweep: Sweep, items: list[CellRun], tflops: float | None = None) -> lis
                 "latents": folder_name(cell.data) if cell.data.vae else None,
                 "latents_bytes": latents_bytes(cell.data),
                 "estimated_s": 3600 * gpu_hours if on_gpu else _assumed_seconds(cell, evaluations, gmacs),
+                "evaluations": [_evaluation_row(*pair) for pair in zip(sweep.origins, evaluations, strict=True)],
                 "state": item.now.state.value,
             }
         )
@@ -124,6 +126,11 @@ def plan(sweep: Sweep, items: list[CellRun], tflops: float | None = None) -> lis
     for row in rows:
         row["estimated_s"] = round(row["estimated_s"] * scale, 1)
     return rows
+
+
+def _evaluation_row(origin: Origin, evaluation: Evaluation) -> Row:
+    protocol = origin.protocol.name if origin.protocol else None
+    return {"id": evaluation.id, "protocol": protocol, **evaluation.model_dump(mode="json")}
 
 
 def totals(sweep: Sweep, rows: list[Row]) -> Row:

@@ -10,8 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from harness import triage
+from harness.cell import Evaluation
 from harness.launch import CellRun
 from harness.runs import Attempt, State
+from sweeps.grid import Sweep
 
 Row = dict[str, Any]
 
@@ -127,6 +129,37 @@ def plan_table(title: str, rows: list[Row], totals: Row) -> Table:
     )
     table.caption_justify = "left"
     return table
+
+
+_LABELS = {"uniform": "classes drawn evenly", "balanced": "classes in turn", "training": "classes as in training"}
+
+
+def evaluation_lines(sweep: Sweep) -> list[str]:
+    """What is measured, a line each; those that differ in their sampling seed share one."""
+    sources = [cell.data for _, cell in sweep.cells()]
+    lines: dict[tuple[str, str], list[int]] = {}
+    for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
+        extractors = dict.fromkeys(str(evaluation.resolved(data).extractor) for data in sources)
+        at = f"after {', '.join(f'{step:,}' for step in evaluation.at)} steps and at the end" if evaluation.at else ""
+        sampling = sampling_text(evaluation, labelled=any(data.labels for data in sources))
+        text = f"{sampling}, features of {' or '.join(extractors)}, reference {evaluation.reference}"
+        head = f"{origin.key} (protocol {origin.protocol.name})" if origin.protocol else origin.key
+        lines.setdefault((f"{head}: {text}", at or "at the end"), []).append(evaluation.seed)
+    return [
+        f"{text}, sampling seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {when}"
+        for (text, when), seeds in lines.items()
+    ]
+
+
+def sampling_text(evaluation: Evaluation, *, labelled: bool = True) -> str:
+    """How samples are made, in words, without their seed."""
+    guidance = "no guidance" if evaluation.guidance == 1 else f"guidance {evaluation.guidance:g}"
+    if evaluation.guidance != 1 and evaluation.guidance_channels != "as-published":
+        guidance += f" on {evaluation.guidance_channels} channels"
+    return (
+        f"{evaluation.samples:,} samples, {evaluation.sampler.upper()} {evaluation.sampling_steps} steps, {guidance}, "
+        f"{_LABELS[evaluation.labels] + ', ' if labelled else ''}{'averaged' if evaluation.ema else 'plain'} weights"
+    )
 
 
 def _gpu_hours(hours: float) -> str:

@@ -26,13 +26,16 @@ from harness.cell import (
     Training,
     describe_validation_error,
     spec_id,
+    validated,
 )
 from harness.errors import InputError
+from sweeps.protocols import Origin, Protocol, named, protocols
+from sweeps.protocols import evaluations as asked
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": Model, "diffusion": Diffusion, "data": Data, "training": Training}
-_TOP_LEVEL = ("title", "seed", "grid", *_SECTIONS, "evaluation", "recording", "exclude", "resources")
+_TOP_LEVEL = ("title", "seed", "grid", *_SECTIONS, "protocol", "evaluation", "recording", "exclude", "resources")
 
 #: Bare field name -> dotted name, where it is the only one of its name.
 _DOTTED = {field: f"{section}.{field}" for section, spec in _SECTIONS.items() for field in spec.model_fields}
@@ -64,6 +67,8 @@ class Sweep:
     axes: Mapping[str, tuple[_Setting, ...]]
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...]
     evaluations: tuple[Evaluation, ...]
+    origins: tuple[Origin, ...]  # of the evaluations
+    protocols: Mapping[str, Protocol]
     recording: Recording
     resources: Resources
 
@@ -147,6 +152,8 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     if "seed" in document:
         base["seed"] = document["seed"]
     axes = _axes(_table(document, "grid"), base)
+    known = protocols(_table(document, "protocol"))
+    evaluations, origins = _evaluations(_tables(document, "evaluation"), known)
     return Sweep(
         path=path,
         study=study,
@@ -154,9 +161,11 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
         base=base,
         axes=axes,
         exclude=tuple(_exclusion(rule, i) for i, rule in enumerate(_tables(document, "exclude"), 1)),
-        evaluations=_evaluations(_tables(document, "evaluation")),
-        recording=_validated(Recording, _table(document, "recording"), "recording"),
-        resources=_validated(Resources, _table(document, "resources"), "resources"),
+        evaluations=evaluations,
+        origins=origins,
+        protocols=known,
+        recording=validated(Recording, _table(document, "recording"), "recording"),
+        resources=validated(Resources, _table(document, "resources"), "resources"),
     )
 
 
@@ -231,18 +240,21 @@ def _exclusion(rule: dict[str, Any], number: int) -> dict[str, tuple[Any, ...]]:
     return out
 
 
-def _evaluations(tables: list[dict[str, Any]]) -> tuple[Evaluation, ...]:
-    evaluations = tuple(_validated(Evaluation, table, f"evaluation {i}") for i, table in enumerate(tables, 1))
-    evaluations = evaluations or (Evaluation(),)
-    for i, evaluation in enumerate(evaluations):
-        if evaluation.extractor is not None and evaluation.extractor not in EXTRACTORS:
-            raise InputError(
-                f"evaluation {i + 1}.extractor: unknown extractor {evaluation.extractor!r}; "
-                f"allowed: {', '.join(EXTRACTORS)}"
-            )
-        if any(evaluation.id == other.id for other in evaluations[:i]):
-            raise InputError(f"evaluation {i + 1}: stands twice; every evaluation once")
-    return evaluations
+def _evaluations(
+    tables: list[dict[str, Any]], known: Mapping[str, Protocol]
+) -> tuple[tuple[Evaluation, ...], tuple[Origin, ...]]:
+    """The evaluations of the sweep, and where each was asked for."""
+    evaluations: list[Evaluation] = []
+    origins: list[Origin] = []
+    for i, table in enumerate(tables or [{}], 1):
+        key, own = f"evaluation {i}", dict(table)
+        protocol = named(own.pop("protocol"), known, f"{key}.protocol") if "protocol" in own else None
+        for evaluation in asked({**protocol.fields, **own} if protocol else own, key):
+            if any(evaluation.id == other.id for other in evaluations):
+                raise InputError(f"{key}: stands twice; every evaluation once")
+            evaluations.append(evaluation)
+            origins.append(Origin(key, protocol))
+    return tuple(evaluations), tuple(origins)
 
 
 def _check_cells(sweep: Sweep) -> None:
@@ -254,20 +266,30 @@ def _check_cells(sweep: Sweep) -> None:
             raise InputError(f"grid: {name} and {names[cell.id]} are the same cell; every cell once")
         names[cell.id] = name
         longest = max(longest, cell.training.steps)
-        for i, evaluation in enumerate(sweep.evaluations_of(cell), 1):
-            _check_evaluation(f"evaluation {i}", evaluation, cell)
+        for origin, evaluation in zip(sweep.origins, sweep.evaluations_of(cell), strict=True):
+            check_evaluation(origin.key, evaluation, cell)
     if not names:
         raise InputError("grid: is empty; exclude drops every cell")
-    for i, evaluation in enumerate(sweep.evaluations, 1):
+    for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
         if any(not 0 < step <= longest for step in evaluation.at):
-            raise InputError(f"evaluation {i}.at: {list(evaluation.at)}; allowed: steps from 1 to {longest}")
+            raise InputError(f"{origin.key}.at: {list(evaluation.at)}; allowed: steps from 1 to {longest}")
     if any(not 0 < step <= longest for step in sweep.recording.loss_steps):
         raise InputError(
             f"recording.loss_steps: {list(sweep.recording.loss_steps)}; allowed: steps from 1 to {longest}"
         )
 
 
-def _check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
+def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
+    """Check that a cell can be measured so.
+
+    Args:
+        key: what messages call the evaluation.
+        evaluation: with its extractor filled in.
+        cell: any cell.
+
+    Raises:
+        InputError: one line that says what is allowed.
+    """
     if evaluation.sampling_steps > cell.diffusion.timesteps:
         raise InputError(
             f"{key}.sampling_steps: {evaluation.sampling_steps} exceeds diffusion.timesteps; "
@@ -279,12 +301,18 @@ def _check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
         raise InputError(
             f"{key}.guidance: {evaluation.guidance} needs a trained null class; set training.label_dropout above 0"
         )
+    if evaluation.labels != "uniform" and not cell.data.labels:
+        raise InputError(f"{key}.labels: {evaluation.labels} needs labels, and data.labels is false; allowed: uniform")
     try:
         evaluation.guided_channels(cell.data.shape.channels)
     except ValueError as error:
         raise InputError(f"{key}.guidance_channels: {error}; allowed: as-published, all") from None
     if evaluation.extractor is None:
         raise InputError(f"{key}.extractor: {cell.data.name} has none of its own; name one of {', '.join(EXTRACTORS)}")
+    if evaluation.extractor not in EXTRACTORS:
+        raise InputError(
+            f"{key}.extractor: unknown extractor {evaluation.extractor!r}; allowed: {', '.join(EXTRACTORS)}"
+        )
     extractor, shape = EXTRACTORS[evaluation.extractor], cell.data.image_shape
     if not extractor.reads(shape):
         fits = [n for n, e in EXTRACTORS.items() if e.reads(shape)]
@@ -301,15 +329,18 @@ def _check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
 def warnings(sweep: Sweep) -> list[str]:
     """What is allowed but should be known before the sweep is started, one line each."""
     lines = []
-    for i, evaluation in enumerate(sweep.evaluations, 1):
-        for name in sorted({e.extractor or "" for _, c in sweep.cells() for e in [evaluation.resolved(c.data)]}):
+    sources = {cell.data for _, cell in sweep.cells()}
+    for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
+        strays = {line for data in sources if origin.protocol for line in origin.protocol.strays(data)}
+        lines += [f"{origin.key}: {line}" for line in sorted(strays)]
+        for name in sorted({evaluation.resolved(data).extractor or "" for data in sources}):
             needed = 5 * EXTRACTORS[name].dims
             if evaluation.samples < needed:
                 lines.append(
-                    f"evaluation {i}: {evaluation.samples} samples for {EXTRACTORS[name].dims} dimensions of {name}: "
+                    f"{origin.key}: {evaluation.samples} samples for {EXTRACTORS[name].dims} dimensions of {name}: "
                     f"the distance is biased upwards (bias of order 1/N); take at least {needed}"
                 )
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def _readable_name(cell: Cell, varying: set[str]) -> str:
@@ -359,13 +390,3 @@ def _tables(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise InputError(f"{key}: should be tables [[{key}]] (got {value!r})")
     return value
-
-
-def _validated(spec: type[_SpecT], table: dict[str, Any], key: str) -> _SpecT:
-    try:
-        return spec.model_validate(table)
-    except ValidationError as error:
-        message = describe_validation_error(error, key)
-        if any(item["type"] == "extra_forbidden" for item in error.errors()):
-            message += f"; allowed: {', '.join(spec.model_fields)}"
-        raise InputError(message) from None

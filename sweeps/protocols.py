@@ -1,0 +1,100 @@
+"""Protocols, named sets of an evaluation's fields, and the evaluations that a table of fields asks for."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.cell import Data, Evaluation, PretrainedVae, validated
+from harness.errors import InputError
+
+BUILT_IN = Path(__file__).with_name("protocols.toml")
+
+#: Keys of a protocol that are no fields of an evaluation.
+_MEANT_FOR = ("data", "vae")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Fields of an evaluation under a name, and what it is meant for: any data and autoencoder where empty or None."""
+
+    name: str
+    fields: Mapping[str, Any]
+    data: tuple[str, ...] = ()
+    vae: str | None = None
+
+    def strays(self, data: Data) -> Iterator[str]:
+        """Where this data is not what the protocol is meant for, one line each."""
+        if self.data and data.name not in self.data:
+            yield f"protocol {self.name} is meant for {', '.join(self.data)}, not for {data.name}"
+        vae = data.vae
+        found = vae.name if isinstance(vae, PretrainedVae) else "none" if vae is None else "one trained here"
+        if self.vae is not None and Path(found).name != Path(self.vae).name:
+            yield f"protocol {self.name} decodes with {self.vae}, the sweep's autoencoder is {found}; values may differ"
+
+
+class Origin(NamedTuple):
+    """Where an evaluation was asked for."""
+
+    key: str  # "evaluation 2", as in messages
+    protocol: Protocol | None
+
+
+def protocols(own: Mapping[str, Any]) -> dict[str, Protocol]:
+    """The protocols by name: those of protocols.toml, then the sweep's own tables.
+
+    Raises:
+        InputError: a name is taken, or a field is wrong.
+    """
+    found = {}
+    built_in = tomllib.loads(BUILT_IN.read_text(encoding="utf-8"))
+    for name, table in (*built_in.items(), *own.items()):
+        key = f"protocol.{name}"
+        if name in found:
+            raise InputError(
+                f"{key}: this name is taken by a built-in protocol ({', '.join(built_in)}); choose another"
+            )
+        if not isinstance(table, dict):
+            raise InputError(f"{key}: should be a table [{key}] (got {table!r})")
+        fields = {field: value for field, value in table.items() if field not in _MEANT_FOR}
+        evaluations(fields, key)
+        data, vae = table.get("data", []), table.get("vae")
+        if not isinstance(data, list) or not all(isinstance(entry, str) for entry in data):
+            raise InputError(f"{key}.data: should be a list of names of data sets (got {data!r})")
+        if vae is not None and not isinstance(vae, str):
+            raise InputError(f"{key}.vae: should be the name of an autoencoder (got {vae!r})")
+        found[name] = Protocol(name, fields, tuple(data), vae)
+    return found
+
+
+def named(name: Any, known: Mapping[str, Protocol], key: str) -> Protocol:
+    """The protocol of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"{key}: unknown protocol {name!r}; allowed: {', '.join(known)}")
+    return known[name]
+
+
+def evaluations(fields: Mapping[str, Any], key: str) -> list[Evaluation]:
+    """The evaluations of a table of fields. A field that is a list (`at` apart) gives one for each of its values, and
+    several such fields give their product, the last one fastest.
+
+    Raises:
+        InputError: one line naming `key`, the field and what is allowed.
+    """
+    axes: dict[str, list[Any]] = {}
+    for field, value in fields.items():
+        values = value if isinstance(value, list) and field != "at" else [value]
+        if not values:
+            raise InputError(f"{key}.{field}: is an empty list")
+        if any(other == one for i, one in enumerate(values) for other in values[:i]):
+            raise InputError(f"{key}.{field}: a value stands twice in {values}; every value once")
+        axes[field] = values
+    return [validated(Evaluation, dict(zip(axes, values, strict=True)), key) for values in product(*axes.values())]
