@@ -1,12 +1,26 @@
-"""Frechet distance between two Gaussians (Dowson & Landau 1982; for images: Heusel et al. 2017), in float64."""
+"""Frechet distance between two Gaussians (Dowson & Landau 1982; for images: Heusel et al. 2017), in float64.
+
+And what finite samples do to it: its bias to first order, and its extrapolation to infinitely many.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.evaluation.statistics import Moments
+
 _ASYMMETRY = 1e-6
 _NEGATIVE = 1e-6
+
+#: A line needs this many points before its spread says anything.
+_LEAST_PREFIXES = 3
+
+#: Samples a feature dimension from which on the distance is a line in 1 / N.
+SAMPLES_PER_DIMENSION = 5
 
 
 def statistics(features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -22,22 +36,83 @@ def statistics(features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.flo
         ValueError: not two axes, fewer than two rows, or a value that is not finite.
     """
     x = np.asarray(features, dtype=np.float64)
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"features must have shape (N, d), got {x.shape}")
-    if len(x) < 2:
+    if x.ndim == 2 and x.shape[1] and len(x) < 2:
         raise ValueError(f"a covariance needs at least two samples, got {len(x)}")
-    _require_finite(x, "features")
-    mean = x.mean(axis=0)
-    centred = x - mean
-    covariance = centred.T @ centred / (len(x) - 1)
-    return mean, (covariance + covariance.T) / 2
+    moments = Moments.of(x)
+    return moments.mean, moments.covariance
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A Frechet distance in its parts, in squared units of the features.
+
+    Attributes:
+        mean: |mu1 - mu2|^2.
+        covariance: tr(S1 + S2 - 2 (S1 S2)^(1/2)), never negative.
+        trace: tr(S2), of the samples.
+        roots: (d,), square roots of the eigenvalues of S1 S2.
+    """
+
+    mean: float
+    covariance: float
+    trace: float
+    roots: NDArray[np.float64]
+
+    @property
+    def distance(self) -> float:
+        """The squared distance."""
+        return self.mean + self.covariance
+
+    def bias(self, samples: int) -> float:
+        """By how much `samples` images drawn from the second Gaussian score higher than the Gaussian itself.
+
+        To first order in 1 / N and for Gaussian features: (1/N) (tr S2 + 1/2 sum_ij si sj / (si + sj) + 1/4 sum_i si)
+        with s the roots above. The first term is the noise of the mean; the others come from the second derivative of
+        the covariance term, taken over the noise of a Wishart matrix. With S1 = S2 the s are the eigenvalues.
+        """
+        s = self.roots[self.roots > 0]
+        pairs = np.outer(s, s) / np.add.outer(s, s)
+        return float(self.trace + pairs.sum() / 2 + s.sum() / 4) / samples
+
+
+class FrechetTarget:
+    """A Gaussian that others are compared with; what depends on it alone is computed once.
+
+    The trace of the root is that of (R S2 R)^(1/2) with R = S1^(1/2): symmetric, so two symmetric eigenvalue problems
+    give it exactly even for singular covariances, where a general matrix root returns noise or complex values.
+    """
+
+    def __init__(self, mu: ArrayLike, sigma: ArrayLike) -> None:
+        """Mean (d,), and covariance (d, d), symmetric and positive semidefinite.
+
+        Raises:
+            ValueError: as `frechet_distance`.
+        """
+        self.mu, self.sigma = _checked(mu, sigma, 1)
+        values, vectors = np.linalg.eigh(self.sigma)
+        self._root = vectors * np.sqrt(_nonnegative(values, "sigma1"))  # (d, d), root @ root.T = S1
+
+    def terms(self, mu: ArrayLike, sigma: ArrayLike) -> Terms:
+        """The distance of another Gaussian.
+
+        Raises:
+            ValueError: as `frechet_distance`.
+        """
+        m2, s2 = _checked(mu, sigma, 2, len(self.mu))
+        product = self._root.T @ s2 @ self._root  # has the eigenvalues of S1 S2
+        roots = np.sqrt(_nonnegative(np.linalg.eigvalsh((product + product.T) / 2), "sigma2"))
+        difference = self.mu - m2
+        covariance = np.trace(self.sigma) + np.trace(s2) - 2.0 * roots.sum()
+        # rounding can leave -1e-14 where the two agree
+        return Terms(float(difference @ difference), max(float(covariance), 0.0), float(np.trace(s2)), roots)
+
+    def terms_of(self, moments: Moments) -> Terms:
+        """The distance of samples, by their moments."""
+        return self.terms(moments.mean, moments.covariance)
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
     """Squared Frechet (2-Wasserstein) distance |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
-
-    The trace of the root is that of (R S2 R)^(1/2) with R = S1^(1/2): symmetric, so two symmetric eigenvalue problems
-    give it exactly even for singular covariances, where a general matrix root returns noise or complex values.
 
     Args:
         mu1: mean (d,).
@@ -51,26 +126,60 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     Raises:
         ValueError: shapes that do not fit, values that are not finite, or no covariance matrices.
     """
-    m1, m2 = np.asarray(mu1, dtype=np.float64), np.asarray(mu2, dtype=np.float64)
-    s1, s2 = np.asarray(sigma1, dtype=np.float64), np.asarray(sigma2, dtype=np.float64)
-    if m1.ndim != 1 or m1.shape != m2.shape:
-        raise ValueError(f"means must have the same shape (d,), got {m1.shape} and {m2.shape}")
-    square = (len(m1), len(m1))
-    if s1.shape != square or s2.shape != square:
-        raise ValueError(f"covariances must have shape {square}, got {s1.shape} and {s2.shape}")
-    for name, array in (("mu1", m1), ("sigma1", s1), ("mu2", m2), ("sigma2", s2)):
-        _require_finite(array, name)
-    for name, matrix in (("sigma1", s1), ("sigma2", s2)):
-        if np.abs(matrix - matrix.T).max(initial=0.0) > _ASYMMETRY * np.abs(matrix).max(initial=0.0):
-            raise ValueError(f"{name} is not symmetric")
+    return FrechetTarget(mu1, sigma1).terms(mu2, sigma2).distance
 
-    values, vectors = np.linalg.eigh(s1)
-    root = vectors * np.sqrt(_nonnegative(values, "sigma1"))  # (d, d), root @ root.T = S1
-    product = root.T @ s2 @ root  # has the eigenvalues of S1 S2
-    products = _nonnegative(np.linalg.eigvalsh((product + product.T) / 2), "sigma2")
-    difference = m1 - m2
-    distance = difference @ difference + np.trace(s1) + np.trace(s2) - 2.0 * np.sqrt(products).sum()
-    return max(float(distance), 0.0)  # rounding can leave -1e-14 where the two agree
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """A straight line in 1 / N (Chong & Forsyth 2020).
+
+    Attributes:
+        limit: its value at 1 / N = 0.
+        standard_error: of the limit, as least squares has it; nested prefixes share samples, so it says how straight
+            the line is and not how far another set of samples would fall.
+    """
+
+    limit: float
+    standard_error: float
+
+
+def extrapolate(counts: Sequence[int], distances: Sequence[float], dims: int) -> Extrapolation | None:
+    """The distance at infinitely many samples, from those of nested prefixes.
+
+    Args:
+        counts: N of each prefix.
+        distances: as many.
+        dims: of the features; prefixes below 5 samples a dimension are left out, for there the line is none.
+
+    Returns:
+        None when fewer than three prefixes are left.
+    """
+    kept = [(1 / n, d) for n, d in zip(counts, distances, strict=True) if n >= SAMPLES_PER_DIMENSION * dims]
+    if len(kept) < _LEAST_PREFIXES:
+        return None
+    x, y = np.array(kept).T
+    spread = ((x - x.mean()) ** 2).sum()
+    slope = ((x - x.mean()) * y).sum() / spread
+    limit = y.mean() - slope * x.mean()
+    variance = ((y - limit - slope * x) ** 2).sum() / (len(x) - 2)
+    return Extrapolation(float(limit), float(np.sqrt(variance * (1 / len(x) + x.mean() ** 2 / spread))))
+
+
+def _checked(
+    mu: ArrayLike, sigma: ArrayLike, number: int, dims: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    m, s = np.asarray(mu, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
+    if m.ndim != 1 or (dims is not None and len(m) != dims):
+        wanted = "(d,)" if dims is None else f"({dims},)"
+        raise ValueError(f"means must have the same shape (d,): mu{number} has {m.shape}, wanted {wanted}")
+    square = (len(m), len(m))
+    if s.shape != square:
+        raise ValueError(f"covariances must have shape {square}, got {s.shape}")
+    _require_finite(m, f"mu{number}")
+    _require_finite(s, f"sigma{number}")
+    if np.abs(s - s.T).max(initial=0.0) > _ASYMMETRY * np.abs(s).max(initial=0.0):
+        raise ValueError(f"sigma{number} is not symmetric")
+    return m, s
 
 
 def _nonnegative(eigenvalues: NDArray[np.float64], name: str) -> NDArray[np.float64]:
