@@ -36,8 +36,8 @@ paper: $(STAMP) ## redraw the paper's plots from its published numbers (seconds)
 notebooks: $(STAMP) ## execute analysis/notebooks on a study (DIT_STUDY=results/NAME, by default results/paper)
 	DIT_STUDY=$(or $(DIT_STUDY),results/paper) $(BIN)/python -m analysis.notebooks
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## run the tests, two processes at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: $(STAMP) ## measure what costs how much, as ratios side by side (decides no test)
 	$(BIN)/python -m tests.bench
