@@ -376,7 +376,12 @@ class Resources(Spec):
 
     executor: Literal["local", "slurm"] = "local"
     slots: int | None = Field(default=None, gt=0, description="cells at once; by default what cores or GPUs allow")
-    threads: int = Field(default=1, gt=0, description="CPU threads a cell")
+    threads: int = Field(default=1, gt=0, description="CPU threads of a rank")
+    ranks: int = Field(default=1, gt=0, description="processes of one cell on each node; each has a GPU of its own")
+    nodes: int = Field(default=1, gt=0, description="nodes of one cell; more than one on Slurm only")
+    micro_batch: int | None = Field(
+        default=None, gt=0, description="images of a rank per forward and backward pass; by default its whole share"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_seconds: float = Field(default=120.0, ge=0, description="time between checkpoints; 0: every step")
     sampling_batch: int = Field(default=250, gt=0, description="images sampled at once; sampling resumes on its bounds")
@@ -390,20 +395,31 @@ class Resources(Spec):
     qos: str | None = Field(default=None, pattern=_SLURM_WORD)
     constraint: str | None = Field(default=None, pattern=_SLURM_WORD)
     time: int = Field(default=1440, gt=0, description="minutes; a longer cell is checkpointed and requeued")
-    mem_gb: float | None = Field(default=None, gt=0, description="GiB of memory; by default the partition's")
-    gpus: int | None = Field(default=None, ge=0, le=1, description='by default 1 with device = "cuda", else none')
+    mem_gb: float | None = Field(default=None, gt=0, description="GiB of memory of a node; by default the partition's")
+    gpus: int | None = Field(
+        default=None, ge=0, description='of each node, one a rank; by default `ranks` with device = "cuda", else none'
+    )
     max_parallel: int | None = Field(default=None, gt=0, description="cells of one launch at once; by default all")
 
     @model_validator(mode="after")
     def _gpus_fit_the_device(self) -> Self:
-        if self.gpus is not None and (self.device, self.gpus) in (("cpu", 1), ("cuda", 0)):
+        if self.gpus is not None and (self.device, self.gpus > 0) in (("cpu", True), ("cuda", False)):
             raise ValueError(f'gpus {self.gpus} contradicts device "{self.device}"; leave one of them out')
+        if self.gpus not in (None, 0, self.ranks):
+            raise ValueError(
+                f"gpus {self.gpus} contradicts ranks {self.ranks}, for each rank has one GPU; leave gpus out"
+            )
         return self
 
     @property
     def gpus_wanted(self) -> int:
-        """GPUs of a cell's Slurm job."""
-        return self.gpus if self.gpus is not None else int(self.device == "cuda")
+        """GPUs of each node of a cell's Slurm job."""
+        return self.gpus if self.gpus is not None else self.ranks * (self.device == "cuda")
+
+    @property
+    def world(self) -> int:
+        """Processes that train one cell together, over all nodes."""
+        return self.ranks * self.nodes
 
 
 def _differences(spec: BaseModel) -> dict[str, Any]:

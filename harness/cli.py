@@ -222,7 +222,15 @@ def launch(
     study: StudyArgument,
     results: ResultsOption = RESULTS,
     slots: Annotated[int | None, typer.Option(min=1, help="Cells at once. Default: what cores or GPUs allow.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads a cell.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a cell, or of each of its ranks.")] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that train one cell together on each node, each on a GPU of its own."),
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images a rank holds at once; gradients add up to the global batch. Default: all."),
+    ] = None,
     data_folder: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Download missing data (torchvision).")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
@@ -234,8 +242,13 @@ def launch(
     time: Annotated[
         int | None, typer.Option(help="Slurm: minutes of a job; a longer cell is requeued.", rich_help_panel="Slurm")
     ] = None,
-    mem_gb: Annotated[float | None, typer.Option(help="Slurm: GiB a cell.", rich_help_panel="Slurm")] = None,
-    gpus: Annotated[int | None, typer.Option(help="Slurm: GPUs a cell, 0 or 1.", rich_help_panel="Slurm")] = None,
+    mem_gb: Annotated[float | None, typer.Option(help="Slurm: GiB of a node.", rich_help_panel="Slurm")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="Slurm: GPUs of a node: 0, or one for each of --ranks.", rich_help_panel="Slurm")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Slurm: nodes of one cell, each with --ranks processes.", rich_help_panel="Slurm")
+    ] = None,
     max_parallel: Annotated[int | None, typer.Option(help="Slurm: cells at once.", rich_help_panel="Slurm")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Slurm: follow until all has ended.", rich_help_panel="Slurm")
@@ -245,6 +258,10 @@ def launch(
 
     Locally it stays in the foreground. Ctrl-C lets the running cells write a checkpoint and stop; the same command goes
     on. On Slurm it submits and returns; with --wait it follows, and Ctrl-C ends the following only.
+
+    A cell that is too large or too slow for one GPU is trained by several ranks (--ranks, on Slurm also --nodes), which
+    divide its global batch, and in pieces that fit (--micro-batch). Neither changes what is trained: the same cell on
+    another number of ranks agrees up to the order of float summation, and a cell begun on two goes on on one.
     """
     from dataclasses import replace
 
@@ -258,6 +275,9 @@ def launch(
     asked: dict[str, Any] = {
         "slots": slots,
         "threads": threads,
+        "ranks": ranks,
+        "nodes": nodes,
+        "micro_batch": micro_batch,
         "data_folder": str(data_folder) if data_folder else None,
         "data_download": download or None,
         "executor": executor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from harness.diffusion.sampling import guided, sample, to_uint8
 from harness.diffusion.schedule import Schedule
 from harness.files import write_atomic
 from harness.model.dit import DiT
+from harness.ranks import Ranks
 from harness.runs import Run
 from harness.train import Hooks, StoppedError
 
@@ -32,16 +34,22 @@ def pixels(x0: torch.Tensor) -> torch.Tensor:
 GRID_ROWS, GRID_COLUMNS = 10, 10
 
 
-def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str) -> DiT:
-    """The model of a finished training, with plain or averaged weights.
+def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ranks: Ranks | None = None) -> DiT:
+    """The model of a finished training, with plain or averaged weights, on every rank.
 
     Raises:
-        CorruptCheckpointError: the file is torn.
+        CorruptCheckpointError: the file is torn; on the first rank.
     """
-    tensors, _ = checkpoint.load(run.weights_file(step))
     prefix = "ema." if ema else "model."
+
+    def read() -> tuple[dict[str, torch.Tensor], None]:
+        tensors, _ = checkpoint.load(run.weights_file(step))
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, None
+
+    found = (ranks or Ranks()).load(read)
+    assert found is not None
     dit = DiT(cell.model, cell.data.shape)
-    dit.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    dit.load_state_dict(found[0])
     return dit.to(device).eval().requires_grad_(False)
 
 
@@ -57,34 +65,51 @@ def generate(
     hooks: Hooks,
     decode: Decode = pixels,
     class_counts: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    ranks: Ranks | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
 
     Without labels in the data, all labels are 0. Latents become images by `decode`. Labels as in training need
-    `class_counts` (classes,), the images of each class in the train split.
+    `class_counts` (classes,), the images of each class in the train split. Several ranks make a part each at a time;
+    the first one writes and returns them all, the others return None.
 
     Raises:
-        StoppedError: asked to stop; the finished parts are kept.
+        StoppedError: any rank was asked to stop; the finished parts are kept.
     """
+    ranks = ranks or Ranks()
     schedule = Schedule.of(cell.diffusion).respaced(evaluation.sampling_steps)
-    images, labels = [], []
-    for first in range(0, evaluation.samples, batch):
-        count = min(batch, evaluation.samples - first)
-        path = run.samples_part(key, first)
-        try:
-            part, _ = checkpoint.load(path)
-            whole = len(part["images"]) == count
-        except (FileNotFoundError, checkpoint.CorruptCheckpointError):
-            whole = False
-        if not whole:
-            if hooks.should_stop():
-                raise StoppedError(f"stopped at sample {first} of {evaluation.samples}; the next launch goes on there")
-            part = _generate_part(dit, cell, evaluation, schedule, first, count, device, hooks, decode, class_counts)
-            hooks.before_write()
-            checkpoint.save(path, part, {"first": first, "evaluation": evaluation.id})
-        images.append(part["images"].numpy())
-        labels.append(part["labels"].numpy())
-    return np.concatenate(images), np.concatenate(labels)
+    counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
+    parts: dict[int, dict[str, torch.Tensor]] = {}  # of the first rank
+
+    def missing() -> list[int]:
+        for first, count in counts.items():
+            with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
+                part, _ = checkpoint.load(run.samples_part(key, first))
+                if len(part["images"]) == count:
+                    parts[first] = part
+        return [first for first in counts if first not in parts]
+
+    left = ranks.first(missing)
+    for turn in range(0, len(left), ranks.world):
+        now = left[turn : turn + ranks.world]
+        if ranks.any(hooks.should_stop()):
+            raise StoppedError(f"stopped at sample {now[0]} of {evaluation.samples}; the next launch goes on there")
+        mine = None
+        if ranks.rank < len(now):
+            first = now[ranks.rank]
+            mine = _generate_part(
+                dit, cell, evaluation, schedule, first, counts[first], device, hooks, decode, class_counts
+            )
+        for first, part in zip(now, ranks.gather(mine), strict=False):
+            if part is not None:
+                hooks.before_write()
+                checkpoint.save(run.samples_part(key, first), part, {"first": first, "evaluation": evaluation.id})
+                parts[first] = part
+    if not ranks.leads:
+        return None
+    in_order = [parts[first] for first in counts]
+    images, labels = (np.concatenate([part[name].numpy() for part in in_order]) for name in ("images", "labels"))
+    return images, labels
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """One cell from start to end: train, sample, score, record. Resumable; what it needs travels as plain data.
 
-The job trusts the run folder only: whatever is missing there is made, whatever is there is not made again.
+The job trusts the run folder only: whatever is missing there is made, whatever is there is not made again. With
+several ranks (see `harness.ranks`) each is a process of submitit's that runs the same job; the first one writes.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import provenance, triage
 from harness.cell import Cell, Evaluation, Recording, Resources
@@ -23,6 +27,9 @@ from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import now, process_identity
 from harness.runs import EVALUATING, TRAINING, Run, Shared, SupersededError
+
+if TYPE_CHECKING:
+    from harness.ranks import Ranks
 
 #: Least time between two writes of progress.json.
 PROGRESS_SECONDS = 0.5
@@ -57,7 +64,7 @@ class Job:
     recording: Recording
     resources: Resources
     results: str = "results"  # the folder that holds the studies, and what they share
-    gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes; None: no GPU
+    gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes, one a rank; None: no GPU
     steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
     origin: provenance.Origin | None = None  # the code and the command of the launch
 
@@ -69,6 +76,8 @@ class Job:
         if not self._on_slurm:  # which says itself what GPUs its job has
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu or ""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on GPUs
+        if self.resources.world > 1 and self._enter_ranks() > 0:
+            return self._assist(run, stop)
         with _log_to(run.log):
             job = self._of_this_start(run) if self._on_slurm else self
             outcome, message = job._guarded(run, stop)
@@ -106,8 +115,36 @@ class Job:
                 newest += 1
         return replace(self, attempt=newest)
 
+    def _enter_ranks(self) -> int:
+        """Tell torch by its environment which rank this is, as submitit knows it; returns the rank."""
+        from submitit.helpers import TorchDistributedEnvironment
+
+        os.environ.pop("MASTER_PORT", None)  # of a surrounding job; the jobs on one machine need one each
+        found = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if self.resources.nodes == 1:
+            os.environ["MASTER_ADDR"] = "localhost"
+        else:
+            try:
+                socket.getaddrinfo(found.master_addr, None)
+            except OSError:  # a node's name need be no host's; this is where the batch script runs, on the first node
+                os.environ["MASTER_ADDR"] = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", found.master_addr)
+        return int(found.rank)
+
+    def _assist(self, run: Run, stop: StopFlag) -> str:
+        """What every rank but the first does: the same work, with nothing written. The first one hears how it ended.
+
+        It prints where submitit says; the exit code is 0, so that Slurm does not end the first rank before its record.
+        """
+        try:
+            self._run(run, stop)
+        except Exception:
+            traceback.print_exc()
+            return "ended early"
+        return "done"
+
     def _guarded(self, run: Run, stop: StopFlag) -> tuple[str, str]:
         """Run, and turn whatever happens into an outcome on record."""
+        from harness.ranks import LostRankError, RankFailedError
         from harness.train import StoppedError
 
         outcome, message, trouble = "done", "", {}
@@ -118,8 +155,12 @@ class Job:
             return "superseded", str(error)  # a later attempt owns the folder: leave it alone
         except StoppedError as error:
             outcome, message = "stopped", str(error)
+        except RankFailedError as error:
+            outcome, message, trouble = "failed", str(error), error.trouble
         except (CellFailedError, InputError, DiskFullError) as error:
             outcome, message, trouble = "failed", str(error), triage.describe(error)
+        except LostRankError as error:
+            outcome, message = "lost", str(error)
         except Exception as error:  # whatever it was, it must not take the sweep down
             with contextlib.suppress(OSError):
                 traceback.print_exc()
@@ -136,17 +177,58 @@ class Job:
             run.record(self.attempt, "ended", ended)
 
     def _run(self, run: Run, stop: StopFlag) -> None:
+        from harness.ranks import Ranks, meet
+
+        with meet() if self.resources.world > 1 else nullcontext(Ranks()) as ranks:
+            self._work(run, stop, ranks)
+
+    def _work(self, run: Run, stop: StopFlag, ranks: Ranks) -> None:
         import torch
 
         from harness.data.latents import open_latents
         from harness.data.sources import load
         from harness.train import Hooks, train
 
-        run.remove_temporary_files()
-        device = self._device()
-        conditions = self._conditions(run, device)
+        device = self._device(ranks)
+        conditions = ranks.first(lambda: self._conditions(run, device))
         torch.set_num_threads(conditions["threads"])
         torch.use_deterministic_algorithms(True, warn_only=True)
+        hooks = Hooks(should_stop=stop.is_set)
+        if ranks.leads:
+            self._begin(run, conditions)
+            hooks = Hooks(
+                before_write=lambda: run.assert_owner(self.attempt),
+                should_stop=stop.is_set,
+                report=_Reporter(run, self.attempt),
+            )
+        folder = Path(self.resources.data_folder) if self.resources.data_folder else None
+        with ranks.one_by_one():
+            dataset = load(self.cell.data, folder, self.resources.data_download, self._shared.images_folder)
+        owed = owed_evaluations(self.cell, self.evaluations, self.steps)
+        missing = ranks.first(partial(run.missing_evaluations, list(owed)))
+        keep = sorted({step for _, step in owed.values()})
+        trained = ranks.first(lambda: all(run.weights_file(owed[key][1]).exists() for key in missing))
+        if self.steps is None and not trained:
+            train(
+                self.cell,
+                open_latents(self.cell.data, self._shared) if self.cell.data.vae else dataset,
+                run,
+                device=device,
+                keep=keep,
+                recording=self.recording,
+                checkpoint_seconds=self.resources.checkpoint_seconds,
+                hooks=hooks,
+                micro_batch=self.resources.micro_batch,
+                ranks=ranks,
+            )
+        for key in missing:
+            if not ranks.first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track
+                continue
+            self._evaluate(run, key, *owed[key], dataset, conditions, hooks, ranks)
+
+    def _begin(self, run: Run, conditions: dict[str, Any]) -> None:
+        """Put on record that the attempt has started, and how."""
+        run.remove_temporary_files()
         origin, changed = provenance.origin_of_job(self.origin)
         run.study.save_diff(origin.diff, changed)
         started = {
@@ -159,32 +241,8 @@ class Job:
             **provenance.environment(),
         }
         run.record(self.attempt, "started", started)
-        print(f"[{now()}] attempt {self.attempt} of {run.folder.name} on {conditions['hardware']}", flush=True)
-        hooks = Hooks(
-            before_write=lambda: run.assert_owner(self.attempt),
-            should_stop=stop.is_set,
-            report=_Reporter(run, self.attempt),
-        )
-        folder = Path(self.resources.data_folder) if self.resources.data_folder else None
-        dataset = load(self.cell.data, folder, self.resources.data_download, self._shared.images_folder)
-        owed = owed_evaluations(self.cell, self.evaluations, self.steps)
-        missing = run.missing_evaluations(list(owed))
-        keep = sorted({step for _, step in owed.values()})
-        if self.steps is None and any(not run.weights_file(owed[key][1]).exists() for key in missing):
-            train(
-                self.cell,
-                open_latents(self.cell.data, self._shared) if self.cell.data.vae else dataset,
-                run,
-                device=device,
-                keep=keep,
-                recording=self.recording,
-                checkpoint_seconds=self.resources.checkpoint_seconds,
-                hooks=hooks,
-            )
-        for key in missing:
-            if not run.missing_evaluations([key]):  # measured meanwhile on the other track
-                continue
-            self._evaluate(run, key, *owed[key], dataset, conditions, hooks)
+        ranks = f", {conditions['ranks']} ranks" if conditions["ranks"] > 1 else ""
+        print(f"[{now()}] attempt {self.attempt} of {run.folder.name} on {conditions['hardware']}{ranks}", flush=True)
 
     def _evaluate(
         self,
@@ -195,6 +253,7 @@ class Job:
         dataset: Any,
         conditions: dict[str, Any],
         hooks: Any,
+        ranks: Ranks,
     ) -> None:
         import numpy as np
 
@@ -207,7 +266,7 @@ class Job:
         begun = time.monotonic()
         device = conditions["device"]
         try:
-            dit = load_weights(run, self.cell, step, ema=evaluation.ema, device=device)
+            dit = load_weights(run, self.cell, step, ema=evaluation.ema, device=device, ranks=ranks)
         except FileNotFoundError:
             raise CellFailedError(f"the weights of step {step} are gone; kept: {run.weights_steps()}") from None
         except CorruptCheckpointError as error:
@@ -219,7 +278,7 @@ class Job:
             raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
         batch = conditions["sampling_batch"]
         decode = self._decoder(device) if self.cell.data.vae else pixels
-        images, labels = generate(
+        made = generate(
             dit,
             self.cell,
             evaluation,
@@ -230,7 +289,11 @@ class Job:
             hooks=hooks,
             decode=decode,
             class_counts=np.bincount(dataset.train.labels, minlength=self.cell.data.image_shape.classes),
+            ranks=ranks,
         )
+        if made is None:
+            return  # the first rank scores
+        images, labels = made
         hooks.report({"stage": "score", "done": 0, "total": 1})
         metrics = score(images, evaluation, self.cell.data, dataset, device, self.resources.inception_weights)
         if self.cell.data.vae:
@@ -261,27 +324,39 @@ class Job:
 
         return decoder(self.cell.data, self._shared, device)
 
-    def _device(self) -> str:
+    def _device(self, ranks: Ranks) -> str:
         import torch
 
         if self.resources.device == "cuda" and not torch.cuda.is_available():
             raise CellFailedError("resources.device is cuda, and torch sees no GPU here")
         wanted = self.resources.gpus_wanted > 0 if self._on_slurm else self.gpu is not None
         if wanted and self._on_slurm and not torch.cuda.is_available():
-            raise CellFailedError("resources.gpus is 1, and torch sees no GPU in the Slurm job")
-        return "cuda" if wanted and torch.cuda.is_available() else "cpu"
+            raise CellFailedError(
+                f"resources.gpus is {self.resources.gpus_wanted}, and torch sees no GPU in the Slurm job"
+            )
+        if not (wanted and torch.cuda.is_available()):
+            return "cpu"
+        # a task may see the GPUs of all ranks on its node, or its own only
+        torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
+        return "cuda"
 
     def _conditions(self, run: Run, device: str) -> dict[str, Any]:
         """Conditions of bit-for-bit agreement: those of the first attempt, as far as this machine allows."""
-        mine = provenance.numeric_conditions(self.resources.threads, self.resources.sampling_batch, device)
+        mine = {
+            **provenance.numeric_conditions(self.resources.threads, self.resources.sampling_batch, device),
+            "ranks": self.resources.world,
+            "micro_batch": self.resources.micro_batch,
+        }
         attempts = [*run.on(TRAINING).attempts(), *(run.attempts() if run.track != TRAINING else [])]
         first = next((a.started["conditions"] for a in attempts if a.started and "conditions" in a.started), None)
         if first is None:
             return mine
-        for key in ("torch", "device", "hardware"):
+        first = {"ranks": 1, "micro_batch": None, **first}  # absent in records of before there was a choice
+        for key in ("torch", "device", "hardware", "ranks", "micro_batch"):
             if first[key] != mine[key]:
+                was, given = ("all" if value is None else value for value in (first[key], mine[key]))
                 print(
-                    f"note: {key} was {first[key]} in the first attempt and is {mine[key]} now; "
+                    f"note: {key} was {was} in the first attempt and is {given} now; "
                     "results agree within rounding, not bit for bit",
                     flush=True,
                 )

@@ -125,10 +125,11 @@ def usable_cores() -> int:
 
 
 def default_slots(resources: Resources, gpus: list[str]) -> int:
-    """Cells at once: one a GPU, or as many as the cores allow at the asked number of threads."""
+    """Cells at once: one a GPU, or as many as the cores allow at the asked number of threads; each rank counts."""
     if resources.slots is not None:
         return resources.slots
-    return len(gpus) if gpus else max(1, usable_cores() // resources.threads)
+    available = len(gpus) if gpus else usable_cores() // resources.threads
+    return max(1, available // resources.ranks)
 
 
 def launch(
@@ -146,8 +147,8 @@ def launch(
     Returns them all; ended, except on Slurm without `wait`.
 
     Raises:
-        InputError: the data or the weights of Inception are not there, or the device asked for is not, or Slurm
-            refuses; nothing was started unless the message says so.
+        InputError: the data or the weights of Inception are not there, or the device asked for is not, or the ranks
+            cannot share the work, or Slurm refuses; nothing was started unless the message says so.
         KeyboardInterrupt: after Ctrl-C, once the running jobs have stopped; on Slurm they go on.
     """
     from harness.data.latents import check_ready  # numpy, which `status` can do without
@@ -159,6 +160,7 @@ def launch(
     if resources.device == "cuda" and not gpus and not on_slurm:
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
     items = cell_runs(sweep, study) if chosen is None else chosen
+    _check_ranks(sweep, gpus)
     _check_inception(sweep, items)
     _check_adm_reference(sweep, items)
     folder = Path(resources.data_folder) if resources.data_folder else None
@@ -220,6 +222,27 @@ def _check_adm_reference(sweep: Sweep, items: list[CellRun]) -> None:
             raise InputError(f"{sweep.path}: {error}") from None
 
 
+def _check_ranks(sweep: Sweep, gpus: list[str]) -> None:
+    """Each rank takes an equal share of the global batch; here it needs a GPU of its own where GPUs are used at all."""
+    resources = sweep.resources
+    if resources.executor == "local" and resources.nodes > 1:
+        raise InputError(f'{sweep.path}: resources.nodes: {resources.nodes} need executor = "slurm"; allowed here: 1')
+    if gpus and resources.ranks > len(gpus):
+        raise InputError(
+            f"{sweep.path}: resources.ranks: {resources.ranks}, but of GPUs, one a rank, "
+            f'{len(gpus)} {"is" if len(gpus) == 1 else "are"} visible here; allowed: at most as many, or device = "cpu"'
+        )
+    for name, cell in sweep.cells():
+        batch = cell.training.batch_size
+        if batch % resources.world:
+            allowed = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+            raise InputError(
+                f"{sweep.path}: {name}: training.batch_size {batch} is not divisible among {resources.world} ranks "
+                f"(resources.ranks {resources.ranks} on each of resources.nodes {resources.nodes}); "
+                f"allowed in total: {allowed}"
+            )
+
+
 def _check_writable(study: Study) -> None:
     try:
         study.runs_folder.mkdir(parents=True, exist_ok=True)
@@ -264,7 +287,7 @@ def _fill_slots(
         elif _startable(item, to_retry):
             to_retry.discard(item.cell.id)
             note_takeover(item, view)
-            if _start(sweep, item, _free_gpu(gpus, active)):
+            if _start(sweep, item, _free_gpus(gpus, active, sweep.resources.ranks)):
                 view.started(item)
             item.refresh()
             active.append(item)
@@ -285,12 +308,13 @@ def _startable(item: CellRun, to_retry: set[str]) -> bool:
     return item.now.state in _STARTABLE and not spent
 
 
-def _free_gpu(gpus: list[str], active: list[CellRun]) -> str | None:
-    """The GPU with the fewest live jobs of this study."""
+def _free_gpus(gpus: list[str], active: list[CellRun], ranks: int) -> str | None:
+    """So many GPUs with the fewest live jobs of this study, as CUDA_VISIBLE_DEVICES takes them."""
     if not gpus:
         return None
-    taken = Counter(item.now.attempt.claim.get("gpu") for item in active if item.now.attempt)
-    return min(gpus, key=lambda gpu: taken[gpu])
+    claims = [item.now.attempt.claim.get("gpu") or "" for item in active if item.now.attempt]
+    taken = Counter(gpu for claim in claims for gpu in claim.split(","))
+    return ",".join(sorted(gpus, key=lambda gpu: taken[gpu])[:ranks])
 
 
 def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
@@ -302,7 +326,9 @@ def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
         return False
     run.write_cell(item.name, item.cell)
     executor = submitit.LocalExecutor(run.submitit_folder)
-    executor.update_parameters(timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True)
+    executor.update_parameters(
+        timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True, tasks_per_node=sweep.resources.ranks
+    )
     job = Job(
         folder=str(run.folder.resolve()),
         attempt=number,

@@ -414,7 +414,9 @@ class Run:
             return RunState(State.PARTIAL, attempt, message, None)
         if attempt is None or attempt.outcome == "done":  # a record or checkpoint was deleted since
             return RunState(State.MISSING, attempt, "", None)
-        message = "stopped by a signal" if attempt.ended else attempt.silence
+        message = attempt.silence
+        if attempt.ended is not None:
+            message = str(attempt.ended.get("message", "")) if attempt.outcome == "lost" else "stopped by a signal"
         if attempt.seen is not None and attempt.seen.word:
             message += f"; Slurm: {attempt.seen.word}"
         return RunState(State.INTERRUPTED, attempt, message, self.progress())

@@ -212,10 +212,11 @@ def submit(jobs: list[Job], resources: Resources, folder: Path, study: str, toke
         time=resources.time,
         # of a short limit no more than half is given away; Slurm looks at the clock every 30 s only
         signal_delay_s=min(SIGNAL_SECONDS, resources.time * 30),
-        ntasks_per_node=1,
+        nodes=resources.nodes,
+        ntasks_per_node=resources.ranks,
         cpus_per_task=resources.threads,
-        # srun does not inherit it since Slurm 22.05
-        srun_args=[f"--cpus-per-task={resources.threads}"],
+        # srun does not inherit the first since Slurm 22.05; a rank that is killed takes those with it that wait for it
+        srun_args=[f"--cpus-per-task={resources.threads}", "--kill-on-bad-exit=1"],
         array_parallelism=resources.max_parallel or len(jobs),
         stderr_to_stdout=True,
         additional_parameters={"requeue": True},  # whatever the cluster's default is

@@ -12,6 +12,9 @@ from torch import Tensor
 from harness.data.latents import Latents, LatentSplit
 from harness.data.sources import Dataset, Images
 
+#: No part, but all.
+ALL = slice(None)
+
 
 class Batches(Protocol):
     """One split on a device."""
@@ -19,14 +22,19 @@ class Batches(Protocol):
     labels: Tensor  # (N,) int64, on the device
 
     def x0(
-        self, indices: NDArray[np.int64], mirror: NDArray[np.bool_] | None, posterior: np.random.Generator
+        self,
+        indices: NDArray[np.int64],
+        mirror: NDArray[np.bool_] | None,
+        posterior: np.random.Generator,
+        part: slice = ALL,
     ) -> Tensor:
         """The model's clean input, float32 (n, C, S, S) on the device, of these images or of their mirror images.
 
         Args:
-            indices: (n,), which images.
-            mirror: (n,), which of them mirrored; None: none.
+            indices: (N,), which images.
+            mirror: (N,), which of them mirrored; None: none.
             posterior: where the noise of a sampled latent comes from; pixels draw nothing.
+            part: the n of the N that are wanted; each is the same in any part.
         """
 
 
@@ -56,17 +64,21 @@ class PixelBatches:
         self._images = split.images
 
     def x0(
-        self, indices: NDArray[np.int64], mirror: NDArray[np.bool_] | None, posterior: np.random.Generator
+        self,
+        indices: NDArray[np.int64],
+        mirror: NDArray[np.bool_] | None,
+        posterior: np.random.Generator,
+        part: slice = ALL,
     ) -> Tensor:
         """See `Batches`."""
         if self._resident is not None:
-            images = self._resident[torch.from_numpy(indices).to(self._device)]
+            images = self._resident[torch.from_numpy(indices[part]).to(self._device)]
         else:
-            images = torch.from_numpy(self._images[indices]).to(self._device)
+            images = torch.from_numpy(self._images[indices[part]]).to(self._device)
         x = to_model(images)  # (n, C, S, S)
         if mirror is None:
             return x
-        return torch.where(torch.from_numpy(mirror).to(self._device)[:, None, None, None], x.flip(-1), x)
+        return torch.where(torch.from_numpy(mirror[part]).to(self._device)[:, None, None, None], x.flip(-1), x)
 
 
 class LatentBatches:
@@ -77,11 +89,16 @@ class LatentBatches:
         self._split, self._scaling, self._device = split, np.float32(scaling), device
 
     def x0(
-        self, indices: NDArray[np.int64], mirror: NDArray[np.bool_] | None, posterior: np.random.Generator
+        self,
+        indices: NDArray[np.int64],
+        mirror: NDArray[np.bool_] | None,
+        posterior: np.random.Generator,
+        part: slice = ALL,
     ) -> Tensor:
         """See `Batches`."""
-        mean, std = self._split.moments(indices, np.zeros(len(indices), bool) if mirror is None else mirror)
-        noise = posterior.standard_normal(mean.shape, dtype=np.float32)
+        flipped = np.zeros(len(indices), bool) if mirror is None else mirror
+        mean, std = self._split.moments(indices[part], flipped[part])
+        noise = posterior.standard_normal((len(indices), *mean.shape[1:]), dtype=np.float32)[part]
         return torch.from_numpy((mean + std * noise) * self._scaling).to(self._device)
 
 
