@@ -402,7 +402,7 @@ def logs(
 
 @app.command()
 def collect(study: StudyArgument, results: ResultsOption = RESULTS) -> None:
-    """Write results.csv, curves.csv, attempts.csv and samples/*.png from the run folders."""
+    """Write results.csv, nested.csv, curves.csv, attempts.csv and samples/*.png from the run folders."""
     from harness.collect import collect as write_tables
 
     sweep, folder = _resolve(study, results)

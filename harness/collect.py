@@ -1,4 +1,4 @@
-"""Run folders -> results/<study>/{results,curves,attempts}.csv and samples/*.png: all that the analysis reads."""
+"""Run folders -> results/<study>/{results,nested,curves,attempts}.csv and samples/*.png: what the analysis reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from harness.cell import Evaluation
 from harness.files import read_json, write_bytes, write_text
 from harness.launch import CellRun
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS, protocol_hash
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS, protocol_hash
 from harness.runs import Attempt, Study, TrainLog
 from harness.triage import cause_of
 
@@ -24,15 +24,19 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
     """
     results: list[Row] = []
     curves: list[Row] = []
+    nested: list[Row] = []
     attempts: list[Row] = []
     for item in items:
         log = TrainLog(item.run).rows()
-        results += _result_rows(study, item, log)
+        rows = _result_rows(study, item, log)
+        results += rows
+        nested += [{**row, **point} for row in rows for point in row["nested"]]
         curves += [{**_identity(study, item), **{k: row.get(k) for k in list(CURVE_COLUMNS)[3:]}} for row in log]
         attempts += [{**_identity(study, item), **_attempt_row(attempt)} for attempt in item.run.attempts()]
         _copy_grid(study, item)
     for name, columns, rows in (
         ("results.csv", RESULT_COLUMNS, results),
+        ("nested.csv", NESTED_COLUMNS, nested),
         ("curves.csv", CURVE_COLUMNS, curves),
         ("attempts.csv", ATTEMPT_COLUMNS, attempts),
     ):
@@ -77,6 +81,7 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
                 "labels": evaluation.get("labels", "uniform") if cell.data.labels else None,
                 "sampling_seed": evaluation["seed"],
                 **{k: v for k, v in record["metrics"].items() if k in RESULT_COLUMNS},
+                "nested": record["metrics"].get("nested", []),  # absent in older records; no column of this table
                 "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
                 "sample_seconds": record["seconds"],
             }

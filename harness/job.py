@@ -258,8 +258,6 @@ class Job:
         import numpy as np
 
         from harness.checkpoint import CorruptCheckpointError
-        from harness.data.latents import reconstruction_distance
-        from harness.evaluation.metrics import score
         from harness.flops import count
         from harness.generate import generate, load_weights, pixels, save_grid
 
@@ -294,10 +292,7 @@ class Job:
         if made is None:
             return  # the first rank scores
         images, labels = made
-        hooks.report({"stage": "score", "done": 0, "total": 1})
-        metrics = score(images, evaluation, self.cell.data, dataset, device, self.resources.inception_weights)
-        if self.cell.data.vae:
-            metrics["reconstruction_frechet"] = reconstruction_distance(self.cell.data, self._shared, metrics)
+        metrics = self._score(run, key, evaluation, images, dataset, device, hooks)
         cost = count(self.cell.model, self.cell.data.shape)
         hooks.before_write()
         save_grid(run, key, images, labels)
@@ -313,7 +308,45 @@ class Job:
             "packages": provenance.packages(),
         }
         write_json(run.evaluation_file(key), record)
+        run.remove_features(key)
         print(f"[{now()}] step {step}: {evaluation.extractor} distance {metrics['frechet']}", flush=True)
+
+    def _score(
+        self, run: Run, key: str, evaluation: Evaluation, images: Any, dataset: Any, device: str, hooks: Any
+    ) -> dict[str, Any]:
+        from harness.data.latents import reconstruction_distance
+        from harness.evaluation import inception
+        from harness.evaluation.metrics import score
+        from harness.train import StoppedError
+
+        def features_file(first: int) -> Path:
+            hooks.before_write()
+            return run.features_part(key, first)
+
+        def progress(done: int, total: int) -> None:
+            hooks.report({"stage": "score", "done": done, "total": total})
+            if hooks.should_stop():
+                raise StoppedError("stopped while scoring; the next launch goes on there")
+
+        data = self.cell.data
+        progress(0, evaluation.samples)
+        metrics = score(
+            images,
+            evaluation,
+            data,
+            dataset,
+            device,
+            self.resources.inception_weights,
+            adm_file=self.resources.adm_reference,
+            shared=self._shared,
+            cache=features_file
+            if evaluation.resolved(data).extractor == inception.NAME
+            else None,  # the others are quick
+            progress=progress,
+        )
+        if data.vae:
+            metrics["reconstruction_frechet"] = reconstruction_distance(data, self._shared, metrics)
+        return metrics
 
     @property
     def _shared(self) -> Shared:

@@ -61,12 +61,17 @@ def is_alive(identity: dict[str, Any] | None) -> bool | None:
         return False
 
 
+class HeldError(InputError):
+    """Another process is at work on a folder."""
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path, work: str) -> Iterator[None]:
     """Hold `folder` (made if need be) against other processes; the system lets go of it when this one dies.
 
     Raises:
-        InputError: another process holds it, or it cannot be written.
+        HeldError: another process holds it.
+        InputError: it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,7 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise InputError(f"{folder}: {lock.read() or 'another process'} is at work on it; wait for it") from None
+            raise HeldError(f"{folder}: {lock.read() or 'another process'} is at work on it; wait for it") from None
         lock.truncate(0)
         lock.write(f"{work}, process {os.getpid()} on {socket.gethostname()},")
         lock.flush()

@@ -45,6 +45,18 @@ RESULT_COLUMNS: dict[str, str] = {
     "extractor": "feature space, name@hash of its weights",
     "reference": "real images compared with, data/split(count)@hash",
     "frechet": "Frechet distance in the extractor's feature space (FID only for the published Inception weights)",
+    "frechet_mean_term": "of it the squared distance of the means",
+    "frechet_cov_term": "of it the part of the covariances",
+    "frechet_bias": "how much higher N samples of the same Gaussian score than infinitely many, to first order in 1/N",
+    "frechet_infinity": "the distance extrapolated to infinitely many samples by a line in 1/N over nested prefixes",
+    "frechet_infinity_se": "standard error of that line at 1/N = 0; prefixes share samples, so no confidence interval",
+    "frechet_folds_mean": "mean of the distances of five disjoint folds of the samples",
+    "frechet_folds_sd": "their standard deviation",
+    "frechet_fold_samples": "N of a fold",
+    "frechet_floor": "distance of N real images to all others of the reference; empty where those are fewer than N",
+    "frechet_train": "distance to the train split, whatever the reference",
+    "frechet_heldout": "distance to the held-out split",
+    "sfid": "the distance of Inception's spatial features (sFID only for the published Inception weights)",
     "kid": "kernel distance, mean over subsets",
     "precision": "k = 3 precision",
     "recall": "k = 3 recall",
@@ -67,6 +79,17 @@ PROTOCOL_COLUMNS = (
     "extractor",
     "reference",
 )
+
+#: nested.csv: one row per row of results.csv and count of samples.
+NESTED_COLUMNS: dict[str, str] = {
+    "study": "name of the study",
+    "cell": "id of the cell",
+    "name": "readable name of the cell",
+    "step": "training steps taken",
+    "evaluation": "id of the evaluation",
+    "samples": "the first so many of the generated images",
+    "frechet": "their Frechet distance; values at different N do not compare",
+}
 
 #: curves.csv: one row per cell and logged step.
 CURVE_COLUMNS: dict[str, str] = {

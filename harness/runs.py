@@ -20,6 +20,7 @@ What several studies share lies beside them, in folders that no study can be nam
     results/_vae/<data>-<id>/       an autoencoder as diffusers writes it, and card.json
             _latents/<data>-<id>/   encoded images, and manifest.json
             _images/                what is known of the user's image folders
+            _references/<...>-<key>/  statistics of real images
 
 Imports no torch: `status`, `collect` and a launch that finds everything done start without it.
 """
@@ -257,6 +258,15 @@ class Run:
     def samples_part(self, key: str, first: int) -> Path:
         """The part of the generated images that begins with sample `first`."""
         return self.samples_folder(key) / f"part-{first:08d}.safetensors"
+
+    def features_part(self, key: str, first: int) -> Path:
+        """Features of the part of the generated images that begins with sample `first`, until the record is written."""
+        return self.samples_folder(key) / f"features-{first:08d}.safetensors"
+
+    def remove_features(self, key: str) -> None:
+        """Remove the features of an evaluation that is on record."""
+        for path in self.samples_folder(key).glob("features-*.safetensors"):
+            path.unlink(missing_ok=True)
 
     def grid_file(self, key: str) -> Path:
         """A picture of the first samples of one evaluation at one step."""
@@ -531,7 +541,7 @@ def _folders(parent: Path) -> Iterator[os.DirEntry[str]]:
 
 
 class Shared:
-    """What several studies share: `results/_vae`, `results/_latents`, `results/_images`."""
+    """What several studies share: `results/_vae`, `_latents`, `_images` and `_references`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -543,6 +553,10 @@ class Shared:
     def latents_folder(self, name: str) -> Path:
         """The latents of a data set, by `<data>-<id>`."""
         return self.root / "_latents" / name
+
+    def reference_folder(self, name: str) -> Path:
+        """What generated images are compared with (see `harness.evaluation.references`)."""
+        return self.root / "_references" / name
 
     @property
     def images_folder(self) -> Path:

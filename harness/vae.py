@@ -29,8 +29,9 @@ from harness.data.order import sample_indices, stream
 from harness.data.sources import Dataset, Images
 from harness.diffusion.sampling import to_uint8
 from harness.errors import InputError, NonFiniteLossError
-from harness.evaluation.extractors import extractor_label
-from harness.evaluation.metrics import score
+from harness.evaluation.features import Extractor
+from harness.evaluation.frechet import FrechetTarget
+from harness.evaluation.references import moments_of
 from harness.files import write_atomic, write_json
 from harness.runs import Shared
 from harness.train import Hooks, StoppedError
@@ -304,15 +305,15 @@ def _distances(
     inception_weights: str | None,
 ) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {}
-    for extractor in sorted({e.resolved(data).extractor or "" for e in evaluations} - {""}):
-
-        def distance(images: Any, reference: Any, extractor: str = extractor) -> Any:
-            evaluation = Evaluation(samples=len(images), extractor=extractor, reference=reference)
-            return score(images, evaluation, data, dataset, device, inception_weights)["frechet"]
-
-        out[extractor_label(extractor)] = {
-            "held-out": distance(rebuilt, "held-out"),
-            "train": distance(rebuilt, "train"),
-            "floor": distance(dataset.heldout.array(), "train"),
+    for name in sorted({e.resolved(data).extractor or "" for e in evaluations} - {""}):
+        extractor = Extractor(name, device, inception_weights)
+        decoded, heldout, train = (
+            moments_of(images, extractor) for images in (rebuilt, dataset.heldout.images, dataset.train.images)
+        )
+        to_heldout, to_train = (FrechetTarget(real.mean, real.covariance) for real in (heldout, train))
+        out[extractor.label] = {
+            "held-out": to_heldout.terms_of(decoded).distance,
+            "train": to_train.terms_of(decoded).distance,
+            "floor": to_train.terms_of(heldout).distance,
         }
     return out

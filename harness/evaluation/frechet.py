@@ -50,7 +50,7 @@ class Terms:
         mean: |mu1 - mu2|^2.
         covariance: tr(S1 + S2 - 2 (S1 S2)^(1/2)), never negative.
         trace: tr(S2), of the samples.
-        roots: (d,), square roots of the eigenvalues of S1 S2.
+        roots: (rank of S1,), square roots of the eigenvalues of S1 S2 that are not 0 by necessity.
     """
 
     mean: float
@@ -90,7 +90,9 @@ class FrechetTarget:
         """
         self.mu, self.sigma = _checked(mu, sigma, 1)
         values, vectors = np.linalg.eigh(self.sigma)
-        self._root = vectors * np.sqrt(_nonnegative(values, "sigma1"))  # (d, d), root @ root.T = S1
+        values = _nonnegative(values, "sigma1")
+        kept = values > 0  # a singular covariance has a narrow root
+        self._root = vectors[:, kept] * np.sqrt(values[kept])  # (d, rank), root @ root.T = S1
 
     def terms(self, mu: ArrayLike, sigma: ArrayLike) -> Terms:
         """The distance of another Gaussian.

@@ -1,55 +1,52 @@
-"""Score generated images against real ones with torch-fidelity, and say in the record what was compared with what."""
+"""Score generated images against real ones, and say in the record what was compared with what.
+
+Features come from torch-fidelity's extractors, once and part by part. Frechet distances are made of streaming
+statistics (`harness.evaluation.statistics`); KID, precision, recall and inception score are torch-fidelity's functions
+of the same features.
+"""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
-from torch_fidelity import (
-    KEY_METRIC_FID,
-    KEY_METRIC_ISC_MEAN,
-    KEY_METRIC_KID_MEAN,
-    KEY_METRIC_PRECISION,
-    KEY_METRIC_RECALL,
-    calculate_metrics,
-)
+from torch_fidelity import KEY_METRIC_ISC_MEAN, KEY_METRIC_KID_MEAN, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from harness.cell import Data, Evaluation
 from harness.data.sources import Dataset, ImageArray
 from harness.errors import CellFailedError, InputError
-from harness.evaluation import inception
-from harness.evaluation.extractors import check_fits, extractor_label, feature_dim
+from harness.evaluation import adm, inception
+from harness.evaluation.extractors import check_fits, feature_dim
+from harness.evaluation.features import Extractor, Progress
+from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, extrapolate
+from harness.evaluation.references import Reference, adm_reference, reference_of
+from harness.evaluation.statistics import Blocks, Moments
+from harness.runs import Shared
 
 #: The weights behind the published FIDs.
 PUBLISHED_INCEPTION = f"{inception.NAME}@{inception.PUBLISHED}"
 
 NEIGHBOURS = 3
+
+#: The distance is recorded at every tenth of the samples.
+_PREFIXES = 10
+
+#: Disjoint folds, of two tenths each.
+_FOLDS = 5
+
 _KID_SUBSET = 1000
 _IS_CHUNK = 5000
-_BATCH = 500
-_INCEPTION_BATCH = 64  # it sees every image at 299 x 299
 _PRC_BATCH = 1000
-_PRC_REFERENCE = 10_000  # as the ADM suite; the cost grows with the square
 _SEED = 2020
-
-
-class _ThreeChannels(TorchDataset[Tensor]):
-    """Images as torch-fidelity takes them: bare uint8 tensors (3, H, W); grey is repeated."""
-
-    def __init__(self, images: ImageArray) -> None:
-        self.images = images  # (N, H, W, C)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = torch.from_numpy(np.ascontiguousarray(self.images[index].transpose(2, 0, 1)))
-        return image.expand(3, -1, -1)
 
 
 def metric_name(extractor: str) -> str:
@@ -61,140 +58,221 @@ def metric_name(extractor: str) -> str:
     return "FID" if extractor == PUBLISHED_INCEPTION else f"FD-{extractor.partition('@')[0]}"
 
 
+@dataclass(frozen=True)
+class _Generated:
+    """The generated images as the metrics need them: sums for the distances, features for the rest."""
+
+    pool: Tensor  # (N, d)
+    logits: Tensor  # (N, classes)
+    blocks: Blocks
+    spatial: Moments | None
+
+
 def score(
-    images: NDArray[np.uint8],
+    images: ImageArray,
     evaluation: Evaluation,
     data: Data,
     dataset: Dataset,
     device: str = "cpu",
     inception_weights: str | None = None,
-) -> dict[str, object]:
+    *,
+    adm_file: str | None = None,
+    shared: Shared | None = None,
+    cache: Callable[[int], Path] | None = None,
+    progress: Progress = lambda done, all: None,
+) -> dict[str, Any]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
-    The same images give the same numbers, and the caller's random state is left alone.
+    The same images give the same numbers, and the caller's random state is left alone. Of the images one part at a time
+    is in memory; of 50,000 images at d = 2048 the features take 0.4 GB, the sums of ten blocks 0.34 GB.
 
     Args:
-        images: generated, uint8 (N, H, W, C), levels 0..255.
+        images: generated, uint8 (N, H, W, C), levels 0..255, in the order of the samples.
         evaluation: names extractor and reference; its `samples` must be N.
         data: the data set the images imitate.
         dataset: the same, loaded.
         device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
         inception_weights: the file, for the extractor inception-v3-compat; see `harness.evaluation.inception`.
+        adm_file: the file, for the reference adm.
+        shared: where references are kept; None: they are made anew.
+        cache: file for the features of the part of `features.PART` images that begins at an index; None: none is kept.
+        progress: told how many images are done; may raise to stop.
 
     Returns:
-        Under the names of `harness.records`, None where it cannot be computed: `samples`, `extractor`, `reference`,
-        `frechet`, `kid` (mean over 10 to 100 subsets of at most 1000 images), `precision` and `recall` (k = 3, against
+        Under the names of `harness.records`, None where it cannot be computed: `samples`, `extractor`, `reference`;
+        `frechet`, its two terms, its predicted bias, its extrapolation to infinitely many samples, mean and standard
+        deviation over five disjoint folds, and the floor, see `frechet` and `references.Reference.floor`;
+        `frechet_train` and `frechet_heldout`, to both splits (not with ADM); `sfid` (Inception);
+        `kid` (mean over 10 to 100 subsets of at most 1000 images), `precision` and `recall` (k = 3, against
         the first 10,000 real images at most, or with Inception as many taken evenly), `inception_score` (mean over
-        chunks of at least 5000 images, on the extractor's own classes). And `warnings`, a list of lines.
+        chunks of at least 5000 images, on the extractor's own classes). And `nested`, the distance at every tenth of
+        the samples, and `warnings`, a list of lines.
 
     Raises:
-        InputError: images of another type, shape or number; an extractor that does not fit the data,
-            or whose weights are not there.
+        InputError: images of another type, shape or number; an extractor or a reference that does not fit the data,
+            or whose file is not there.
         CellFailedError: all images are the same, so that there is no distribution to measure.
     """
     evaluation = evaluation.resolved(data)
     assert evaluation.extractor is not None  # resolved() fills it in
     check_fits(evaluation.extractor, data)
-    _check_images(images, evaluation, data)
+    _check_shape(images, evaluation, data)
+    extractor = Extractor(evaluation.extractor, device, inception_weights)
     if evaluation.reference == "adm":
-        raise InputError('evaluation.reference: "adm" cannot be compared with yet; allowed: train, held-out')
-    real = dataset.train if evaluation.reference == "train" else dataset.heldout
-    n, n_real = len(images), len(real.images)
-    subset = min(_KID_SUBSET, n, n_real)
-    # Enough to use every generated image about once; torch-fidelity's 100 would take longer than all the rest.
-    subsets = min(100, max(10, n // subset))
+        if not extractor.is_inception:
+            raise InputError(f"evaluation.reference: adm holds features of {inception.NAME}, not of {extractor.name}")
+        batch = adm.find(adm_file, data.image_shape.size)
 
-    weights = inception.find_weights(inception_weights) if evaluation.extractor == inception.NAME else None
-    reference = real.images[:_PRC_REFERENCE]
-    if weights is not None:
-        inception.check_weights(weights)
-        # image folders come class by class, so the first ones would be of a few classes
-        reference = real.images[:: max(1, n_real // _PRC_REFERENCE)][:_PRC_REFERENCE]
+    generated = _extract(images, extractor, cache, progress)
 
-    common = {
-        "feature_extractor": evaluation.extractor,
-        "feature_extractor_weights_path": None if weights is None else str(weights),
-        "rng_seed": _SEED,
-        "batch_size": _BATCH if weights is None else _INCEPTION_BATCH,
-        "cuda": device != "cpu",
-        "save_cpu_ram": True,  # no loader workers, and distances in pieces
-        "cache": False,  # its key knows neither the weights nor the number of images
-        "verbose": False,
-    }
-    generated = _ThreeChannels(images)
-    # torch-fidelity's data loader draws from the global RNG; TensorFloat-32 would move Inception's features
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.random.fork_rng(devices=[]), _on(device), exact:
-        values = calculate_metrics(
-            input1=generated,
-            input2=_ThreeChannels(real.images),
-            fid=True,
-            kid=True,
-            kid_subset_size=subset,
-            kid_subsets=subsets,
-            isc=True,
-            isc_splits=max(1, n // _IS_CHUNK),
-            **common,
-        )
-        if min(n, n_real) > NEIGHBOURS:
-            values |= calculate_metrics(
-                input1=generated,
-                input2=_ThreeChannels(reference),
-                prc=True,
-                prc_neighborhood=NEIGHBOURS,
-                prc_batch_size=_PRC_BATCH,
-                **common,
-            )
-    record: dict[str, object] = {
-        "samples": n,
-        "extractor": extractor_label(evaluation.extractor, inception_weights),
-        "reference": f"{dataset.name}/{evaluation.reference}({n_real})@{dataset.fingerprint[:8]}",
-        "frechet": _finite(values.get(KEY_METRIC_FID)),
-        "kid": _finite(values.get(KEY_METRIC_KID_MEAN)),
-        "precision": _finite(values.get(KEY_METRIC_PRECISION)),
-        "recall": _finite(values.get(KEY_METRIC_RECALL)),
-        "inception_score": _finite(values.get(KEY_METRIC_ISC_MEAN)),
-    }
-    record["warnings"] = _warnings(record, n, n_real, evaluation.extractor)
+    def own(split: str) -> Reference:
+        return reference_of(dataset, split, data, extractor, shared, progress)
+
+    if evaluation.reference == "adm":
+        reference = adm_reference(batch, extractor, shared, progress)
+    else:
+        reference = own(evaluation.reference)
+    record: dict[str, Any] = {"samples": len(images), "extractor": extractor.label, "reference": reference.label}
+    record |= _frechet(generated, reference)
+    record |= _other_metrics(generated, reference)
+    if evaluation.reference != "adm":
+        other = "held-out" if evaluation.reference == "train" else "train"
+        distances = {evaluation.reference: record["frechet"], other: _distance_to_other(generated, own, other, dataset)}
+        record |= {"frechet_train": distances["train"], "frechet_heldout": distances["held-out"]}
+    record["warnings"] = _warnings(record, len(images), reference, evaluation.extractor)
     return record
 
 
-def _check_images(images: NDArray[np.uint8], evaluation: Evaluation, data: Data) -> None:
+def _check_shape(images: ImageArray, evaluation: Evaluation, data: Data) -> None:
     shape = data.image_shape
     expected = (shape.size, shape.size, shape.channels)
-    if images.dtype != np.uint8:
-        raise InputError(f"generated images must be uint8 levels 0..255, got {images.dtype}")
-    if images.ndim != 4 or images.shape[1:] != expected:
+    if len(images.shape) != 4 or tuple(images.shape[1:]) != expected:
         raise InputError(f"generated images must have shape (N, {', '.join(map(str, expected))}), got {images.shape}")
     if len(images) != evaluation.samples:
         raise InputError(f"evaluation.samples is {evaluation.samples}, but there are {len(images)} generated images")
-    if (images == images[0]).all():
-        raise CellFailedError(f"all {len(images)} generated images are the same image; no metric is defined")
+    first = np.asarray(images[np.arange(1)])
+    if first.dtype != np.uint8:
+        raise InputError(f"generated images must be uint8 levels 0..255, got {first.dtype}")
 
 
-def _warnings(record: dict[str, object], n: int, n_real: int, extractor: str) -> list[str]:
+def _extract(
+    images: ImageArray, extractor: Extractor, cache: Callable[[int], Path] | None, progress: Progress
+) -> _Generated:
+    n = len(images)
+    bounds = sorted({n * k // _PREFIXES for k in range(1, _PREFIXES + 1)} - {0})
+    blocks, spatial, pool, logits, constant, done = Blocks(bounds), None, torch.empty(0), torch.empty(0), True, 0
+    first = np.asarray(images[np.arange(1)])
+    for part, features in extractor.parts(images, cache, progress):
+        constant = constant and bool((part == first).all())
+        if not done:  # room for all at once: gathered from pieces, they would be there twice
+            pool = features.pool.new_empty(n, features.pool.shape[1])
+            logits = features.logits.new_empty(n, features.logits.shape[1])
+        pool[done : done + len(part)], logits[done : done + len(part)] = features.pool, features.logits
+        blocks.add(features.pool.numpy())
+        if features.spatial is not None:
+            new = Moments.of(features.spatial.numpy(), None if spatial is None else spatial.shift)
+            spatial = new if spatial is None else spatial + new
+        done += len(part)
+    if constant:
+        raise CellFailedError(f"all {n} generated images are the same image; no metric is defined")
+    return _Generated(pool, logits, blocks, spatial)
+
+
+def _frechet(generated: _Generated, reference: Reference) -> dict[str, Any]:
+    """The distance and what is known of its uncertainty."""
+    target = reference.target()
+    prefixes = [moments for moments in generated.blocks.prefixes() if moments.count >= 2]
+    terms = [target.terms_of(moments) for moments in prefixes]
+    counts, distances = [moments.count for moments in prefixes], [term.distance for term in terms]
+    n, whole, dims = counts[-1], terms[-1], len(reference.mu)
+    limit = extrapolate(counts, distances, dims)
+    folds = generated.blocks.folds(_PREFIXES // _FOLDS) if n % _PREFIXES == 0 else []
+    of_folds = [target.terms_of(fold).distance for fold in folds if fold.count >= 2]
+    spatial = None if generated.spatial is None else reference.spatial_target()
+    return {
+        "frechet": whole.distance,
+        "frechet_mean_term": whole.mean,
+        "frechet_cov_term": whole.covariance,
+        "frechet_bias": whole.bias(n),
+        "frechet_infinity": limit.limit if limit else None,
+        "frechet_infinity_se": limit.standard_error if limit else None,
+        "frechet_folds_mean": float(np.mean(of_folds)) if len(of_folds) > 1 else None,
+        "frechet_folds_sd": float(np.std(of_folds, ddof=1)) if len(of_folds) > 1 else None,
+        "frechet_fold_samples": folds[0].count if len(of_folds) > 1 else None,
+        "frechet_floor": reference.floor(n),
+        "sfid": spatial.terms_of(generated.spatial).distance if spatial and generated.spatial else None,
+        "nested": [{"samples": count, "frechet": distance} for count, distance in zip(counts, distances, strict=True)],
+    }
+
+
+def _distance_to_other(
+    generated: _Generated, own: Callable[[str], Reference], split: str, dataset: Dataset
+) -> float | None:
+    images = dataset.train if split == "train" else dataset.heldout
+    return own(split).target().terms_of(generated.blocks.prefixes()[-1]).distance if len(images.images) >= 2 else None
+
+
+def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any]:
+    """KID, precision, recall and inception score, by torch-fidelity."""
+    n, real = len(generated.pool), reference.features
+    subset = min(_KID_SUBSET, n, len(real))
+    kid = kid_features_to_metric(
+        generated.pool,
+        real,
+        kid_subset_size=subset,
+        # enough to use every generated image about once; torch-fidelity's 100 would take longer than all the rest
+        kid_subsets=min(100, max(10, n // subset)),
+        rng_seed=_SEED,
+        verbose=False,
+    )
+    neighbours = {}
+    if min(n, len(reference.neighbours)) > NEIGHBOURS:
+        neighbours = prc_features_to_metric(
+            generated.pool,
+            reference.neighbours,
+            prc_neighborhood=NEIGHBOURS,
+            prc_batch_size=_PRC_BATCH,
+            save_cpu_ram=True,  # distances in pieces, never N x N
+            verbose=False,
+        )
+    return {
+        "kid": _finite(kid[KEY_METRIC_KID_MEAN]),
+        "precision": _finite(neighbours.get(KEY_METRIC_PRECISION)),
+        "recall": _finite(neighbours.get(KEY_METRIC_RECALL)),
+        "inception_score": _finite(_inception_score(generated.logits)),
+    }
+
+
+def _inception_score(logits: Tensor) -> float:
+    """As torch-fidelity shuffles and splits, but a chunk at a time: it makes float64 copies of all it is given."""
+    n, chunks = len(logits), max(1, len(logits) // _IS_CHUNK)
+    order = torch.from_numpy(np.random.RandomState(_SEED).permutation(n))
+    scores = [
+        isc_features_to_metric(logits[order[i * n // chunks : (i + 1) * n // chunks]], splits=1, shuffle=False)
+        for i in range(chunks)
+    ]
+    return float(np.mean([chunk[KEY_METRIC_ISC_MEAN] for chunk in scores]))
+
+
+def _warnings(record: dict[str, Any], n: int, reference: Reference, extractor: str) -> list[str]:
     lines = []
-    name, enough = metric_name(str(record["extractor"])), 5 * feature_dim(extractor)
-    for count, what in ((n, "generated"), (n_real, "real")):
+    name, enough = metric_name(str(record["extractor"])), SAMPLES_PER_DIMENSION * feature_dim(extractor)
+    own = reference.moments is not None  # how many images an ADM batch's statistics are of, it does not say
+    for count, what in ((n, "generated"), (reference.count if own else enough, "real")):
         if count < enough:
             lines.append(
                 f"{name} from {count} {what} images is biased upward, by an amount of order 1/N: fewer than five times "
                 f"the {feature_dim(extractor)} feature dimensions ({enough}); compare it at the same N only"
             )
-    missing = [key for key, value in record.items() if value is None]
-    if missing:
-        lines.append(f"not computable from {n} generated and {n_real} real images: {', '.join(missing)}")
+    metrics = ("frechet", "kid", "precision", "recall", "inception_score")
+    if missing := [key for key in metrics if record[key] is None]:
+        lines.append(f"not computable from {n} generated and {reference.count} real images: {', '.join(missing)}")
+    if own and record["frechet_floor"] is None:
+        lines.append(
+            f"no real-vs-real floor at N = {n}: it takes twice as many real images, the reference has {reference.count}"
+        )
     return lines
 
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _on(device: str) -> AbstractContextManager[object]:
-    """Torch-fidelity knows "the current GPU" only."""
-    if device == "cpu":
-        return nullcontext()
-    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
-        raise InputError(f"device {device!r} is not available here; allowed: cpu, cuda, cuda:<index>")
-    return torch.cuda.device(device)

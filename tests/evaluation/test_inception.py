@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ import torch
 from torch_fidelity import feature_extractor_inceptionv3 as network
 
 from harness.cell import Data, Evaluation
-from harness.data.sources import Dataset, Images
+from harness.data.sources import Dataset, Images, channels_first
 from harness.errors import InputError
-from harness.evaluation import inception
+from harness.evaluation import adm, features, inception, metrics
+from harness.evaluation.features import Extractor, InceptionWithSpatial
+from harness.evaluation.frechet import frechet_distance, statistics
 from harness.evaluation.metrics import metric_name, score
 from harness.launch import launch
-from harness.runs import Study
+from harness.runs import Shared, Study
+from harness.train import StoppedError
 from sweeps.grid import load_sweep
 
 DATA = Data(name="folder", resolution=16, classes=2, fingerprint="0" * 12)
@@ -58,17 +63,122 @@ def noise(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
 
 
-def test_the_way_through_and_its_name(weights: Path) -> None:
-    labels = np.zeros(10, dtype=np.int64)
-    dataset = Dataset("folder", Images(noise(10, 0), labels), Images(noise(4, 1), labels[:4]), "0" * 12)
+def dataset(real: np.ndarray) -> Dataset:
+    labels = np.zeros(len(real), dtype=np.int64)
+    return Dataset("folder", Images(real, labels), Images(noise(1, 1), labels[:1]), "0" * 12)
+
+
+@pytest.fixture(scope="module")
+def record(weights: Path) -> dict[str, Any]:
+    """Of 8 images against 10."""
     evaluation = Evaluation(samples=8, extractor=inception.NAME)
-    record = score(noise(8, 2), evaluation, DATA, dataset, inception_weights=str(weights))
+    return score(noise(8, 2), evaluation, DATA, dataset(noise(10, 0)), inception_weights=str(weights))
+
+
+@pytest.fixture(scope="module")
+def by_hand(weights: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """pool_3 and spatial features, by torch-fidelity's own network."""
+    extractor: Any = network.FeatureExtractorInceptionV3(
+        inception.NAME, ["2048"], feature_extractor_weights_path=str(weights)
+    )
+    seen: list[torch.Tensor] = []
+    extractor.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+
+    def features(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (pool,) = extractor(torch.from_numpy(channels_first(images)))
+        branch = seen.pop().numpy()
+        assert branch.shape[1:] == (192, 17, 17)
+        rows = [branch[:, channel, row, column] for row in range(17) for column in range(17) for channel in range(7)]
+        return pool.numpy(), np.stack(rows, axis=1)
+
+    return features
+
+
+def test_the_way_through_and_its_name(weights: Path, record: dict[str, Any]) -> None:
     label = str(record["extractor"])
     assert label == inception.weights_label(weights)
     assert metric_name(label) == "FD-inception-v3-compat"  # by no means FID
     assert isinstance(record["frechet"], float)
     assert isinstance(record["inception_score"], float)
-    assert any("2048 feature dimensions (10240)" in line for line in record["warnings"])  # type: ignore[attr-defined]
+    assert any("2048 feature dimensions (10240)" in line for line in record["warnings"])
+
+
+def test_distances_are_of_the_right_layers(record: dict[str, Any], by_hand: Any) -> None:
+    generated, real = by_hand(noise(8, 2)), by_hand(noise(10, 0))
+    for layer, key in enumerate(("frechet", "sfid")):
+        expected = frechet_distance(*statistics(generated[layer]), *statistics(real[layer]))
+        assert record[key] == pytest.approx(expected, rel=1e-5)
+    assert generated[1].shape == (8, adm.SPATIAL_DIM)
+
+
+def test_torch_fidelity_gets_the_layers_it_asks_for(weights: Path) -> None:
+    images = torch.from_numpy(channels_first(noise(2, 0)))
+    layers = ["spatial", "2048"]
+    extractor = InceptionWithSpatial("any", layers, feature_extractor_weights_path=str(weights))
+    spatial, pool = extractor(images)
+    assert (spatial.shape, pool.shape) == ((2, 2023), (2, 2048))
+    assert extractor.convert_features_tuple_to_dict((spatial, pool)).keys() == set(layers)
+
+
+def test_an_adm_reference_and_exported_samples(
+    weights: Path, record: dict[str, Any], by_hand: Any, tmp_path: Path
+) -> None:
+    """The same real images as a reference of the ADM suite, the same samples through a file: the same metrics."""
+    real = noise(10, 0)
+    pool, spatial = by_hand(real)
+    path = tmp_path / "VIRTUAL.npz"
+    (mu, sigma), (mu_s, sigma_s) = statistics(pool), statistics(spatial)
+    np.savez(path, arr_0=real, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
+    adm.write_samples(tmp_path / "samples.npz", noise(8, 2), np.arange(8))
+    samples, _ = adm.read_samples(tmp_path / "samples.npz")
+    evaluation = Evaluation(samples=8, extractor=inception.NAME, reference="adm")
+    found = score(
+        samples, evaluation, DATA, dataset(noise(10, 5)), inception_weights=str(weights), adm_file=str(path),
+        shared=Shared(tmp_path),
+    )  # fmt: skip
+    assert found["reference"] == f"adm/VIRTUAL(10)@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    for key in ("frechet", "sfid", "precision", "recall", "kid", "inception_score", "frechet_bias"):
+        assert found[key] == pytest.approx(record[key], rel=1e-5, abs=1e-9)
+    assert found["frechet_floor"] is None
+    assert not any("real images" in line for line in found["warnings"])  # how many there were, the file does not say
+    (kept,) = tmp_path.rglob("reference.safetensors")
+    assert kept.parent.name.startswith("adm-inception-v3-compat-")
+
+
+def test_a_file_with_the_published_hash_gives_an_fid(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metric_name(Extractor(inception.NAME, inception_weights=str(weights)).label) == "FD-inception-v3-compat"
+    monkeypatch.setattr(inception, "_sha256", lambda *_: inception.PUBLISHED + "0" * 56)
+    assert metric_name(Extractor(inception.NAME, inception_weights=str(weights)).label) == "FID"
+
+
+def test_interrupted_scoring_goes_on_after_its_last_part(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "PART", 2)
+    extractor, extracted = Extractor(inception.NAME, inception_weights=str(weights)), []
+    original = extractor.features_of
+    monkeypatch.setattr(extractor, "features_of", lambda images: extracted.append(len(images)) or original(images))
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise StoppedError
+
+    def run(folder: str, progress: Any) -> Any:
+        return metrics._extract(noise(5, 2), extractor, lambda first: tmp_path / folder / str(first), progress)
+
+    with pytest.raises(StoppedError):
+        run("stopped", stop)
+    assert extracted == [2, 2]
+    content = bytearray((tmp_path / "stopped" / "2").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "stopped" / "2").write_bytes(content)  # a damaged part is made again
+    found = run("stopped", lambda done, total: None)
+    assert extracted[2:] == [2, 1]
+    whole = run("whole", lambda done, total: None)
+    assert torch.equal(found.pool, whole.pool)
+    assert torch.equal(found.logits, whole.logits)
+    for one, other in ((found.blocks.prefixes()[-1], whole.blocks.prefixes()[-1]), (found.spatial, whole.spatial)):
+        assert np.array_equal(one.outer, other.outer)
 
 
 def test_fid_is_earned_by_the_published_weights_only() -> None:
@@ -96,7 +206,9 @@ class Code:
 def test_other_files_are_refused_and_none_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"fc.weight": Code()}, "evil.pth")
-    torch.save({"fc.weight": torch.zeros(1), "Conv2d_1a_3x3.conv.weight": torch.zeros(1)}, "other.pth")
+    torch.save(
+        {"fc.weight": torch.zeros(1008, 2048), "Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, "other.pth"
+    )
     Path("torn.pth").write_bytes(b"PK")
     for name, reason in (("evil", "no readable"), ("other", "other weights"), ("torn", "no readable")):
         with pytest.raises(InputError, match=rf"{name}\.pth: {reason}"):

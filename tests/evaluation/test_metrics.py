@@ -1,15 +1,19 @@
+import json
 import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from torch.utils.data import Dataset as TorchDataset
+from torch_fidelity import calculate_metrics
 
 from harness.cell import Data, Evaluation
-from harness.data.sources import Dataset, load
+from harness.data.sources import Dataset, channels_first, load
 from harness.errors import CellFailedError, InputError
-from harness.evaluation import metrics
+from harness.evaluation import extractors, features, metrics, references
 from harness.evaluation.extractors import build, extract, extractor_label
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.evaluation.metrics import metric_name, score
@@ -49,14 +53,98 @@ def test_record_says_what_was_compared(record: dict[str, object]) -> None:
     assert record["extractor"] == extractor_label("digits-cnn")
     assert record["reference"] == "digits/train(1500)@634488df"
     assert record["warnings"] == []
-    assert set(record) - {"warnings"} <= set(RESULT_COLUMNS)
+    assert set(record) - {"warnings", "nested"} <= set(RESULT_COLUMNS)
     assert all(type(record[key]) is float for key in VALUES)
+    json.dumps(record, allow_nan=False)  # as it is written
 
 
-def test_frechet_is_ours(record: dict[str, object], noisy: np.ndarray, digits: Dataset) -> None:
+class AsTorchFidelity(TorchDataset[torch.Tensor]):
+    """Images as torch-fidelity takes them: bare uint8 tensors (3, H, W)."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = channels_first(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.images[index]).expand(3, -1, -1)
+
+
+def pytorch_fid(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
+    """The formula of pytorch-fid's calculate_frechet_distance, which itself needs an older scipy."""
+    root = scipy.linalg.sqrtm(sigma1 @ sigma2).real
+    return float((mu1 - mu2) @ (mu1 - mu2) + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(root))
+
+
+def test_three_ways_agree_on_the_same_features(record: dict[str, object], noisy: np.ndarray, digits: Dataset) -> None:
     network = build("digits-cnn")
     generated, real = extract(network, noisy)[0], extract(network, digits.train.images)[0]
-    assert record["frechet"] == pytest.approx(frechet_distance(*statistics(generated), *statistics(real)), rel=1e-5)
+    assert record["frechet"] == pytest.approx(frechet_distance(*statistics(generated), *statistics(real)), rel=1e-6)
+    by_formula = pytorch_fid(generated.mean(0), np.cov(generated.T), real.mean(0), np.cov(real.T))
+    assert record["frechet"] == pytest.approx(by_formula, rel=1e-6)
+    values = calculate_metrics(
+        input1=AsTorchFidelity(noisy),
+        input2=AsTorchFidelity(digits.train.images),
+        fid=True,
+        kid=True,
+        isc=True,
+        prc=True,
+        feature_extractor="digits-cnn",
+        kid_subset_size=400,
+        kid_subsets=10,
+        isc_splits=1,
+        prc_neighborhood=3,
+        cuda=False,
+        save_cpu_ram=True,
+        cache=False,
+        verbose=False,
+    )
+    theirs = ("frechet_inception_distance", "kernel_inception_distance_mean", *VALUES[2:4], "inception_score_mean")
+    for ours, key in zip(VALUES, theirs, strict=True):
+        assert record[ours] == pytest.approx(values[key], rel=1e-6)
+
+
+def test_parts_change_nothing(  # type: ignore[no-untyped-def]
+    measure, noisy: np.ndarray, record: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "PART", 33)
+    found = measure(noisy)
+    for key in VALUES:
+        assert found[key] == pytest.approx(record[key], rel=1e-5)
+
+
+def test_terms_nested_counts_and_folds(record: dict[str, Any], noisy: np.ndarray, digits: Dataset) -> None:
+    network = build("digits-cnn")
+    generated, real = extract(network, noisy)[0], statistics(extract(network, digits.train.images)[0])
+    assert record["frechet_mean_term"] + record["frechet_cov_term"] == pytest.approx(record["frechet"], rel=1e-12)
+    assert [point["samples"] for point in record["nested"]] == list(range(40, 401, 40))
+    for point in record["nested"]:
+        distance = frechet_distance(*statistics(generated[: point["samples"]]), *real)
+        assert point["frechet"] == pytest.approx(distance, rel=1e-6)
+    folds = [frechet_distance(*statistics(fold), *real) for fold in np.split(generated, 5)]
+    assert record["frechet_folds_mean"] == pytest.approx(np.mean(folds), rel=1e-6)
+    assert record["frechet_folds_sd"] == pytest.approx(np.std(folds, ddof=1), rel=1e-6)
+    assert record["frechet_fold_samples"] == 80
+    assert record["frechet_infinity"] < record["frechet"]  # of prefixes from 320 = 5 * 64 on: 320, 360, 400
+    assert 0 < record["frechet_bias"] < record["frechet_folds_mean"]
+
+
+def test_distance_to_both_splits(record: dict[str, object], measure, noisy: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    other = measure(noisy, reference="held-out")
+    assert record["frechet_train"] == record["frechet"] == pytest.approx(other["frechet_train"], rel=1e-12)
+    assert other["frechet_heldout"] == other["frechet"] == pytest.approx(record["frechet_heldout"], rel=1e-12)
+
+
+def test_floor_is_what_as_many_real_images_score(record: dict[str, Any], digits: Dataset, measure) -> None:  # type: ignore[no-untyped-def]
+    chosen = np.isin(np.arange(1500), np.random.RandomState(0).permutation(1500)[:400])
+    real = extract(build("digits-cnn"), digits.train.images)[0]
+    expected = frechet_distance(*statistics(real[chosen]), *statistics(real[~chosen]))
+    assert record["frechet_floor"] == pytest.approx(expected, rel=1e-6)
+    assert record["frechet_floor"] < record["frechet"]
+    too_many = measure(digits.train.images[:751])
+    assert too_many["frechet_floor"] is None
+    assert any("no real-vs-real floor at N = 751: it takes twice as many" in line for line in too_many["warnings"])
 
 
 def test_precision_and_recall_are_not_exchanged(measure, digits: Dataset, noisy: np.ndarray) -> None:  # type: ignore[no-untyped-def]
@@ -151,10 +239,18 @@ def test_few_images_give_warnings_and_none_never_zero(n: int, measure, noisy: np
 
 
 def test_what_is_not_finite_is_none(measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(metrics, "calculate_metrics", lambda **_: {metrics.KEY_METRIC_FID: float("nan")})
+    monkeypatch.setattr(metrics, "kid_features_to_metric", lambda *_, **__: {metrics.KEY_METRIC_KID_MEAN: float("nan")})
     found = measure(noisy)
-    assert [found[key] for key in VALUES] == [None] * 5
-    assert any("not computable" in line and "frechet" in line for line in found["warnings"])
+    assert found["kid"] is None
+    assert any("not computable" in line and line.endswith("kid") for line in found["warnings"])
+
+
+def test_features_that_are_not_finite_are_refused(measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    broken = build("digits-cnn")
+    broken.features.bias[0] = float("nan")
+    monkeypatch.setattr(extractors, "build", lambda _: broken)
+    with pytest.raises(InputError, match=r"digits-cnn@\w{8}: the weights give features that are not finite"):
+        measure(noisy)
 
 
 @pytest.mark.parametrize(
@@ -192,24 +288,25 @@ def test_device_must_exist(noisy: np.ndarray, digits: Dataset, monkeypatch: pyte
             score(noisy, Evaluation(samples=400), DIGITS, digits, device)
 
 
-def test_torch_fidelity_is_asked_for_the_right_things(measure, noisy: np.ndarray, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(metrics, "calculate_metrics", lambda **arguments: calls.append(arguments) or {})
-    monkeypatch.setattr(metrics, "_PRC_REFERENCE", 100)
+def test_neighbours_are_of_so_many_real_images(measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    asked: list[tuple[int, int]] = []
+
+    def record_sizes(one: torch.Tensor, other: torch.Tensor, **options: Any) -> dict[str, float]:
+        asked.append((len(one), len(other)))
+        assert options["save_cpu_ram"]  # distances in pieces: N x N of 50,000 would be 10 GB
+        return {}
+
+    monkeypatch.setattr(metrics, "prc_features_to_metric", record_sizes)
+    monkeypatch.setattr(references, "NEIGHBOUR_IMAGES", 100)
     measure(noisy)
-    distances, neighbours = calls
-    for asked in calls:
-        assert not asked["cache"]  # its cache key knows neither weights nor sample count
-        assert not asked["cuda"]
-        assert asked["feature_extractor"] == "digits-cnn"
-        assert len(asked["input1"]) == 400
-        assert asked["input1"][0].shape == (3, 8, 8)
-        assert asked["input1"][0].dtype == torch.uint8
-    assert distances["fid"]
-    assert distances["kid_subset_size"] == 400
-    assert len(distances["input2"]) == 1500
-    assert neighbours["prc"]
-    assert len(neighbours["input2"]) == 100
+    assert asked == [(400, 100)]
+
+
+def test_inception_score_is_torch_fidelitys_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(107, 10, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(metrics, "_IS_CHUNK", 20)
+    theirs = metrics.isc_features_to_metric(logits, splits=5)[metrics.KEY_METRIC_ISC_MEAN]
+    assert metrics._inception_score(logits) == pytest.approx(theirs, rel=1e-12)
 
 
 def test_only_the_published_weights_give_an_fid() -> None:

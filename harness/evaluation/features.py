@@ -1,0 +1,203 @@
+"""Features of images, part by part: torch-fidelity's extractors under the conditions that fix their bits.
+
+A part is a few hundred images. Parts do not depend on each other, so ranks can share them, and their features can be
+kept as files: scoring that was interrupted goes on after the last whole one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_fidelity import register_feature_extractor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from torch_fidelity.utils import create_feature_extractor
+
+from harness import checkpoint
+from harness.data.sources import ImageArray, channels_first
+from harness.errors import InputError
+from harness.evaluation import inception
+from harness.evaluation.extractors import FEATURES, LOGITS, extractor_label
+
+#: Images a part. A part of the arithmetic with Inception, whose last bits may depend on the batch.
+PART = 500
+
+_BATCH = 500
+_INCEPTION_BATCH = 64  # it sees every image at 299 x 299
+
+_SPATIAL = "spatial"
+_SPATIAL_CHANNELS = 7
+_WITH_SPATIAL = f"{inception.NAME}-with-spatial"
+
+#: Told how many of how many images are done; may raise to stop.
+Progress = Callable[[int, int], None]
+
+
+class InceptionWithSpatial(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity has no types
+    """Inception with one more layer, `spatial`: what sFID compares (Nash et al. 2021, as in the ADM suite).
+
+    The first 7 channels of mixed_6/conv, which here is the 1x1 branch of Mixed_6d, 17 x 17, flattened in the order
+    row, column, channel: 2023 features.
+    """
+
+    features_list: list[str]
+
+    def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
+        super().__init__(name, features_list, **options)
+        self._spatial: Tensor | None = None
+        self.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, module: object, inputs: object, output: Tensor) -> None:
+        self._spatial = output[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float()
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """Names of the layers."""
+        return *FeatureExtractorInceptionV3.get_provided_features_list(), _SPATIAL
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Compilation would change the numbers."""
+        return False
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Layers asked for, in that order, of uint8 (N, 3, H, W) images."""
+        asked = self.features_list
+        self.features_list = [layer for layer in asked if layer != _SPATIAL]
+        try:
+            layers = dict(zip(self.features_list, super().forward(x), strict=False))
+        finally:
+            self.features_list = asked
+        assert self._spatial is not None  # every forward pass goes through Mixed_6d
+        layers[_SPATIAL], self._spatial = self._spatial, None
+        return tuple(layers[layer] for layer in asked)
+
+
+if _WITH_SPATIAL not in FEATURE_EXTRACTORS_REGISTRY:  # torch-fidelity refuses a second registration
+    register_feature_extractor(_WITH_SPATIAL, InceptionWithSpatial)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the metrics are made of, of n images, on the CPU.
+
+    Attributes:
+        pool: (n, d), for the distances.
+        logits: (n, classes), for the inception score.
+        spatial: (n, 2023), for sFID; None from extractors other than Inception.
+    """
+
+    pool: Tensor
+    logits: Tensor
+    spatial: Tensor | None
+
+
+class Extractor:
+    """A feature extractor on a device; the network is built when it is first needed.
+
+    Attributes:
+        name: as in `Evaluation.extractor`.
+        label: name@hash, see `extractors.extractor_label`.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", inception_weights: str | None = None) -> None:
+        """`inception_weights`: the file, for inception-v3-compat; see `harness.evaluation.inception`.
+
+        Raises:
+            InputError: no such extractor or device, or its weights are not there.
+        """
+        self.name, self._device = name, device
+        self.is_inception = name == inception.NAME
+        self._weights = inception.find_weights(inception_weights) if self.is_inception else None
+        self.label = extractor_label(name, inception_weights)
+        with _on(device):
+            pass
+
+    @functools.cached_property
+    def _network(self) -> Any:
+        registered, layers = self.name, [FEATURES, LOGITS]
+        if self._weights is not None:
+            inception.check_weights(self._weights)
+            registered, layers = _WITH_SPATIAL, ["2048", "logits_unbiased", _SPATIAL]
+        with torch.random.fork_rng(devices=[]), _on(self._device):  # building a network draws random weights first
+            try:
+                return create_feature_extractor(
+                    registered,
+                    layers,
+                    cuda=self._device != "cpu",
+                    feature_extractor_weights_path=None if self._weights is None else str(self._weights),
+                    verbose=False,
+                )
+            except RuntimeError as error:  # a state dict that does not fit
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"{self._weights}: other weights than {self.name} has ({reason})") from None
+
+    def features_of(self, images: NDArray[np.uint8]) -> Features:
+        """Features of uint8 images (n, H, W, 1 or 3); grey ones go in as three equal channels.
+
+        Raises:
+            InputError: the weights give values that are not finite.
+        """
+        batch = _INCEPTION_BATCH if self.is_inception else _BATCH
+        outputs = []
+        # TensorFloat-32 would move Inception's features
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.no_grad(), _on(self._device), exact:
+            for start in range(0, len(images), batch):
+                x = torch.from_numpy(channels_first(images[start : start + batch])).expand(-1, 3, -1, -1).contiguous()
+                outputs.append([layer.cpu() for layer in self._network(x.to(self._device))])
+        pool, logits, *spatial = (torch.cat(layer) for layer in zip(*outputs, strict=True))
+        if not (torch.isfinite(pool).all() and torch.isfinite(logits).all()):
+            raise InputError(f"{self.label}: the weights give features that are not finite")
+        return Features(pool, logits, spatial[0] if spatial else None)
+
+    def parts(
+        self,
+        images: ImageArray,
+        cache: Callable[[int], Path] | None = None,
+        progress: Progress = lambda done, all: None,
+    ) -> Iterator[tuple[NDArray[np.uint8], Features]]:
+        """Images and features of consecutive parts; at most one part is in memory.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            cache: file for the features of the part that begins at an index; those that are there are not made again.
+            progress: told after every part.
+        """
+        for first in range(0, len(images), PART):
+            part = np.asarray(images[np.arange(first, min(first + PART, len(images)))])
+            yield part, self._part(part, cache(first) if cache else None)
+            progress(first + len(part), len(images))
+
+    def _part(self, images: NDArray[np.uint8], path: Path | None) -> Features:
+        if path is not None:
+            with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
+                tensors, meta = checkpoint.load(path)
+                if meta == {"extractor": self.label} and len(tensors["pool"]) == len(images):
+                    return Features(tensors["pool"], tensors["logits"], tensors.get("spatial"))
+        features = self.features_of(images)
+        if path is not None:
+            tensors = {"pool": features.pool, "logits": features.logits}
+            if features.spatial is not None:
+                tensors["spatial"] = features.spatial
+            checkpoint.save(path, tensors, {"extractor": self.label})
+        return features
+
+
+def _on(device: str) -> AbstractContextManager[object]:
+    """Torch-fidelity knows "the current GPU" only."""
+    if device == "cpu":
+        return nullcontext()
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+        raise InputError(f"device {device!r} is not available here; allowed: cpu, cuda, cuda:<index>")
+    return torch.cuda.device(device)
