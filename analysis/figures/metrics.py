@@ -48,7 +48,7 @@ def all_metrics(
     shown = [column for column in names if column in checkpoints and checkpoints[column].notna().any()]
     if set(shown) <= {METRIC}:
         raise CannotDrawError("no metric but the Fréchet distance was measured")
-    figure, all_axes = new_figure(0.9 + 1.45 * len(shown), 2, len(shown), sharey=False)
+    figure, all_axes = new_figure(1.1 + 1.2 * len(shown), 2, len(shown), sharex=True, sharey=False)
     sizes, patches = size_colours(checkpoints), patch_markers(checkpoints)
     for row, column in enumerate(shown):
         left, right = all_axes[2 * row : 2 * row + 2]

@@ -62,25 +62,26 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     patches = sorted({int(patch) for patch in shown["patch_size"]}, reverse=True)
     is_grid = not shown.duplicated(["size", "patch_size"]).any() and len(shown) > 1
     columns = len(patches) if is_grid else min(3, len(shown))
-    rows = len(sizes) if is_grid else -(-len(shown) // columns)
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
-    figure = Figure(figsize=(WIDTH, 0.7 + rows * (WIDTH / columns * aspect * 0.9 + 0.2)), layout="constrained")
-    grid: Any = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    rows = len(sizes) if is_grid else -(-len(shown) // columns)
+    pitch = aspect + (0.02 if is_grid else 0.035 * columns)  # of a row, in widths of a column; room for the labels
+    figure = Figure(figsize=(WIDTH, 0.7 + rows * pitch * (WIDTH - 0.3) / columns), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(-0.02, columns), ylim=(rows * pitch, -0.035 * columns), aspect="equal")
+    axes.set_axis_off()
     row: Any
     for index, row in enumerate(shown.itertuples()):
+        line, column = divmod(index, columns)
         if is_grid:
-            at = grid[sizes.index(str(row.size)), patches.index(int(row.patch_size))]
+            line, column = sizes.index(str(row.size)), patches.index(int(row.patch_size))
         else:
-            at = grid[index // columns, index % columns]
-            at.set_title(_label(row, shown), fontsize=7)
-        _show(at, images[str(row.cell)])
+            axes.text(column + 0.49, line * pitch - 0.01, _label(row, shown), fontsize=7, ha="center", va="bottom")
+        _show(axes, images[str(row.cell)], column, line * pitch, aspect)
     if is_grid:
-        for axes, patch in zip(grid[0], patches, strict=True):
-            axes.set_title(f"patch {patch}", fontsize=9)
-        for axes, size in zip(grid[:, 0], sizes, strict=True):
-            axes.text(-0.02, 0.5, size, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=9)
+        for column, patch in enumerate(patches):
+            axes.text(column + 0.49, -0.01, f"patch {patch}", fontsize=9, ha="center", va="bottom")
+        for line, size in enumerate(sizes):
+            axes.text(-0.02, line * pitch + aspect / 2, size, rotation=90, fontsize=9, ha="right", va="center")
     title(figure, "Samples", caption)
     return figure
 
@@ -94,8 +95,13 @@ def _label(row: Any, shown: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def _show(axes: Axes, image: Image8) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+def _show(axes: Axes, image: Image8, left: float, top: float, aspect: float) -> None:
+    """The picture in a place of width 0.98 and height 0.98 * aspect, as large as it fits."""
+    height, width = image.shape[:2]
+    scale = 0.98 * min(1 / width, aspect / height)
+    left, right = left + (0.98 - scale * width) / 2, left + (0.98 + scale * width) / 2
+    extent = (left, right, top + scale * height, top)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
 
 
 def _read(path: Path) -> Image8 | None:

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
 from analysis.table import size_order
@@ -56,6 +56,7 @@ _STYLE: Any = {
     "svg.hashsalt": "dit-scaling-harness",
     "svg.fonttype": "none",
     "text.parse_math": False,
+    "image.composite_image": False,
 }
 
 P = ParamSpec("P")
@@ -76,10 +77,12 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapped
 
 
-def new_figure(height: float = 3.9, columns: int = 1, rows: int = 1, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of column width with a grid of axes, row by row, that share the vertical axis."""
+def new_figure(
+    height: float = 3.9, columns: int = 1, rows: int = 1, sharex: bool = False, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure of column width with a grid of axes, row by row; `sharex` within a column, `sharey` over all."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-    axes = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    axes = figure.subplots(rows, columns, sharex="col" if sharex else False, sharey=sharey, squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -97,6 +100,8 @@ def log_axis(axis: Any, narrow: bool = False) -> None:
     subs = (1.0,) if narrow and decades > 1.2 else subs
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    minor = LogLocator(base=10, subs=(2.0, 5.0), numticks=12) if subs == (1.0,) and not narrow else NullLocator()
+    axis.set_minor_locator(minor)  # ticks are most of what a figure costs to lay out and draw
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -160,29 +165,31 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     Returns:
         The two paths.
     """
+    paths = folder / f"{name}.png", folder / f"{name}.svg"
     with mpl.rc_context(_STYLE):
+        figure.set_dpi(DPI)
+        FigureCanvasAgg(figure)  # a canvas that measures text without drawing everything first
         engine: Any = figure.get_layout_engine()
         engine.execute(figure)  # lays the figure out, once for both files
         figure.set_layout_engine("none")
         for dpi in (DPI, 120, 96, 72):
-            png = io.BytesIO()
             figure.set_dpi(dpi)
-            agg: Any = FigureCanvasAgg(figure)
-            agg.print_png(png, metadata={"Software": None})  # savefig would draw everything twice
-            if png.tell() <= MAX_PNG_BYTES:
+            png = _png(figure)
+            if len(png) <= MAX_PNG_BYTES:
                 break
         svg = io.BytesIO()
         vector: Any = FigureCanvasSVG(figure)
         vector.print_svg(svg, metadata={"Date": None, "Creator": None})
-    paths = folder / f"{name}.png", folder / f"{name}.svg"
-    write_bytes(paths[0], _with_palette(png))
+    write_bytes(paths[0], png)
     write_bytes(paths[1], svg.getvalue())
     return paths
 
 
-def _with_palette(png: io.BytesIO) -> bytes:
-    """The same picture in 256 colours, which flat figures do not exceed visibly: half the bytes in page and git."""
-    picture, small = Image.open(png), io.BytesIO()
+def _png(figure: Figure) -> bytes:
+    """The figure in 256 colours, which flat figures do not exceed visibly: half the bytes in page and git."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()  # savefig would draw everything twice
+    picture, png = Image.fromarray(np.asarray(canvas.buffer_rgba())), io.BytesIO()
     reduced = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    reduced.save(small, "PNG", dpi=picture.info.get("dpi"))
-    return small.getvalue()
+    reduced.save(png, "PNG", dpi=(figure.dpi, figure.dpi))
+    return png.getvalue()
