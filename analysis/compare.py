@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fit import FEW_POINTS, NARROW_RANGE, Array
-from analysis.slices import per_shape
+from analysis.slices import per_shape, require_repeats
 from analysis.table import METRIC, block_name, require_comparable
 
 BASELINE = "adaln-zero"
@@ -103,6 +103,7 @@ def compare_blocks(
     """
     rows = table[table[metric].notna()]
     require_comparable(rows)
+    require_repeats(rows, [*_SHAPE, "block"])
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):

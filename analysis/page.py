@@ -70,6 +70,7 @@ class Page:
     folder: Path
     title: str
     lead: str
+    warnings: list[str] = field(default_factory=list)  #: shown above everything
     summary: list[str] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     omitted: list[tuple[str, str]] = field(default_factory=list)  #: (what, why)

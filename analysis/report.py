@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import figures, sections
 from analysis.page import Page, rounded
 from analysis.slices import LOSS
-from analysis.table import load_attempts, load_baselines, load_curves, load_published, load_study
+from analysis.table import load_attempts, load_baselines, load_curves, load_published, load_study, mixture_warning
 from harness.errors import InputError
 from harness.files import write_bytes
 
@@ -47,6 +47,7 @@ def write_report(folder: Path) -> ReportResult:
             f"{folder}: holds neither results.csv nor published.csv; `dit-harness collect` writes the former"
         )
     before = _figures_before(folder)
+    page.fits["warnings"] = page.warnings
     page.fits["omitted"] = [{"what": what, "why": why} for what, why in page.omitted]
     page.fits["figures"] = sorted({path.stem for path in page.paths})
     fits, html = folder / "fits.json", folder / "report.html"
@@ -55,7 +56,7 @@ def write_report(folder: Path) -> ReportResult:
     for name in before - set(page.fits["figures"]):
         for suffix in (".png", ".svg"):
             (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
-    return ReportResult((*page.paths, fits, html), tuple(page.summary))
+    return ReportResult((*page.paths, fits, html), (*(f"Warning: {line}" for line in page.warnings), *page.summary))
 
 
 def _study(folder: Path) -> Page:
@@ -64,6 +65,7 @@ def _study(folder: Path) -> Page:
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
     page = Page(folder, f"Study {name}", lead, fits={"study": name, "source": "results.csv"})
+    _warn(page, table)
     sections.scaling(page, table)
     sections.scaling(page, table, LOSS)
     sections.frontier(page, table)
@@ -87,6 +89,7 @@ def _published(folder: Path) -> Page:
         "the paper’s tables and figures; nothing was trained for this page."
     )
     page = Page(folder, "Published numbers of DiT", lead, fits={"study": "paper", "source": "published.csv"})
+    _warn(page, table)
     sections.scaling(page, table)
     sections.frontier(page, table)
     sections.blocks(page, table)
@@ -105,6 +108,11 @@ def _published(folder: Path) -> Page:
     sources = ["published.csv", "baselines.csv"]
     sections.provenance(page, pd.DataFrame(), "make paper", [s for s in sources if (folder / s).exists()])
     return page
+
+
+def _warn(page: Page, table: pd.DataFrame) -> None:
+    if warning := mixture_warning(table):
+        page.warnings.append(warning)
 
 
 def _baseline_section(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.table import CONDITIONS, METRIC, Group, block_name, comparable_groups
+from harness.errors import InputError
 
 #: The denoising loss on held-out images; see harness.records.
 LOSS = "loss_heldout"
@@ -22,6 +24,7 @@ class Slice:
     step: int
     table: pd.DataFrame
     column: str = METRIC
+    variant: str = ""  #: batch size and recipe, where the table holds several
 
     @property
     def shapes(self) -> int:
@@ -37,27 +40,60 @@ class Slice:
     def measured(self) -> str:
         """How the column was measured, in words."""
         if self.column == LOSS:
-            return f"noise MSE of the EMA weights on held-out images of {self.group.conditions['data']}"
+            latents = f"latents of {self.group.conditions['vae']} of " if self.group.conditions.get("vae") else ""
+            return f"noise MSE of the EMA weights on {latents}held-out images of {self.group.conditions['data']}"
         return self.group.label
 
     @property
     def label(self) -> str:
-        """Block, step and conditions in words."""
-        return f"{block_name(self.block)}, {self.step:,} steps; {self.measured}"
+        """Block, step, recipe and conditions in words."""
+        return f"{block_name(self.block)}, {self.step:,} steps; {self.context}"
+
+    @property
+    def context(self) -> str:
+        """Recipe and conditions in words: what holds at every step."""
+        return "; ".join(filter(None, (self.variant, self.measured)))
+
+    @property
+    def siblings(self) -> pd.DataFrame:
+        """Rows of the same batch size and recipe, of every block and at every step, with a value."""
+        rows = self.group.table[self.group.table[self.column].notna()]
+        return next(part for _, part in variants(rows) if self.table.index[0] in part.index)
 
     @property
     def checkpoints(self) -> pd.DataFrame:
-        """Rows of the same block and batch size at every step, with a value."""
-        rows = self.group.table
-        batch = self.table["batch_size"].iloc[0]
-        same = rows["batch_size"].isna() if pd.isna(batch) else rows["batch_size"] == batch
-        return rows[(rows["block"] == self.block) & same.fillna(False) & rows[self.column].notna()]
+        """Those of the same block."""
+        return self.siblings[self.siblings["block"] == self.block]
+
+
+def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows by batch size, and by recipe where one shape was trained by several: these are no repeats of it.
+
+    A recipe that goes with the shape, as a learning rate tuned for each size, splits nothing.
+
+    Returns:
+        What the rows share, in words (empty where there is one part only), and the rows.
+    """
+    shape = ["block", "depth", "width", "patch_size", "batch_size"]
+    several = "recipe" in table and bool((table.groupby(shape, dropna=False)["recipe"].nunique() > 1).any())
+    keys = ["batch_size", "recipe"] if several else ["batch_size"]
+    parts = list(table.groupby(keys, dropna=False, sort=True))
+    if len(parts) == 1:
+        return [("", parts[0][1])]
+    batches = table["batch_size"].nunique() > 1
+    named = []
+    for key, rows in parts:
+        batch, recipe = key if several else (*key, "")
+        words = [f"batch {batch}"] if batches else []
+        words += [f"recipe: {recipe or 'the defaults'}"] if several else []
+        named.append(("; ".join(words), rows))
+    return named
 
 
 def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
     """The slices of a table in which a metric can be held against compute: most shapes first, then adaLN-Zero.
 
-    Of every group, block and batch size one training step is taken: the one with the most shapes, the latest of
+    Of every group, block, batch size and recipe one training step is taken: the one with the most shapes, the latest of
     equals. Cells without a value at that step are not in the slice; compare with `group.table` to name them.
 
     Args:
@@ -68,28 +104,57 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
     slices = []
     for group in _loss_groups(table) if column == LOSS else comparable_groups(table):
         rows = group.table[group.table[column].notna()]
-        for (block, _), cells in rows.groupby(["block", "batch_size"], dropna=False, sort=True):
+        pieces = ((block, name, cells) for name, part in variants(rows) for block, cells in part.groupby("block"))
+        for block, name, cells in pieces:
             shapes = cells.drop_duplicates(["depth", "width", "patch_size", "step"]).groupby("step").size()
             step = max(shapes.index, key=lambda at: (shapes[at], at))
-            slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step], column))
+            slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step], column, name))
     return sorted(slices, key=lambda piece: (-piece.shapes, piece.block != "adaln-zero"))
 
 
 def _loss_groups(table: pd.DataFrame) -> list[Group]:
-    """Rows with a held-out loss by data set, one per cell and step, without the columns of sampling."""
-    sampled = [column for column in (*CONDITIONS, "evaluation", "sampling_seed", METRIC) if column != "data"]
+    """Rows with a held-out loss by what is learned, one per cell and step, without the columns of sampling."""
+    learned = ["data", "vae"]
+    sampled = [column for column in (*CONDITIONS, "evaluation", "sampling_seed", METRIC) if column not in learned]
     rows = table[table[LOSS].notna()].drop_duplicates(["cell", "step"]).drop(columns=sampled, errors="ignore")
-    groups = [Group({"data": data}, cells) for data, cells in rows.groupby("data", sort=False)]
+    side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # of an image or latent
+    groups = [
+        Group({"data": data, "vae": vae}, cells) for (data, vae, _), cells in rows.groupby([*learned, side], sort=False)
+    ]
     return sorted(groups, key=lambda group: -len(group.table))
+
+
+def require_repeats(table: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Refuse rows that agree in `keys` but were trained by several recipes or batch sizes: no seeds of one model.
+
+    Raises:
+        InputError: naming the recipes.
+    """
+    for part in ("recipe", "batch_size"):
+        if part not in table or part in keys:
+            continue
+        mixed = table.groupby(list(keys), dropna=False)[part].transform("nunique") > 1
+        if mixed.any():
+            found = table.loc[mixed, part].drop_duplicates()
+            values = ", ".join(str(value) or "the defaults" for value in found)
+            raise InputError(
+                f"rows of one shape that differ in {part} ({values}) are no repeats and cannot be averaged; "
+                "split them with analysis.slices.variants first"
+            )
 
 
 def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     """One row per shape (block, depth, width, patch size, step): repeats by seed become their geometric mean.
 
     Fits count shapes, not seeds: two seeds of a model are not two models. The column `repeats` says how many rows
-    were averaged. Where a value is not positive the arithmetic mean is taken.
+    were averaged, `spread` their standard deviation (NaN of one row). Where a value is not positive the arithmetic
+    mean is taken.
+
+    Raises:
+        InputError: a shape trained by several recipes or batch sizes, which are no repeats.
     """
     keys = ["block", "depth", "width", "patch_size", "step"]
+    require_repeats(table, keys)
     grouped = table.groupby(keys, sort=False)[column]
 
     def centre(values: pd.Series[float]) -> float:
@@ -101,4 +166,5 @@ def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     index = pd.MultiIndex.from_frame(rows[keys])
     rows[column] = grouped.apply(centre).reindex(index).to_numpy(dtype=float)
     rows["repeats"] = grouped.size().reindex(index).to_numpy(dtype=int)
+    rows["spread"] = grouped.std().reindex(index).to_numpy(dtype=float)
     return rows

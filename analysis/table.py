@@ -24,6 +24,7 @@ METRIC = "frechet"
 #: Rows that differ in one of these were measured differently and are never fitted or ranked together.
 CONDITIONS = (
     "data",
+    "vae",
     "samples",
     "extractor",
     "reference",
@@ -35,6 +36,11 @@ CONDITIONS = (
     "ema",
     "decoder",
 )
+
+_CONDITION_NAMES = {column: column.replace("_", " ") for column in CONDITIONS} | {
+    "samples": "N", "vae": "autoencoder", "labels": "classes of the samples", "ema": "weights",
+    "sampling_steps": "sampler steps",
+}  # fmt: skip
 
 #: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.
 PUBLISHED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
@@ -55,8 +61,8 @@ PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
 
 _TEXT = {"study", "cell", "name", "data", "block", "evaluation", "sampler", "extractor", "reference"} | {
-    "guidance_channels", "outcome", "started", "ended", "host", "device", "torch", "commit", "diff", "cause", "message",
-    "source", "model", "decoder", "labels", "protocol",
+    "guidance_channels", "outcome", "started", "ended", "host", "device", "torch", "commit", "message",
+    "source", "model", "decoder", "labels", "protocol", "vae", "recipe", "cause", "diff",
 }  # fmt: skip
 _WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "step", "batch_size", "samples"} | {
     "sampling_steps", "sampling_seed", "attempt", "threads", "resolution"
@@ -65,7 +71,12 @@ _FLAG = {"ema"}
 _MAY_BE_ZERO = {"seed", "sampling_seed", "step"}
 _POSITIVE = {"gmacs"}
 #: Columns that tables of before they were added lack: read as not measured.
-_ADDED_LATER = {"guidance_channels", "labels", "protocol", "reconstruction_frechet", "sfid", "diff", "cause"}
+_ADDED_LATER = {
+    "guidance_channels", "labels", "protocol", "vae", "recipe", "cause", "diff", "reconstruction_frechet", "sfid",
+    "frechet_mean_term", "frechet_cov_term", "frechet_infinity", "frechet_infinity_se", "frechet_bias",
+    "frechet_floor", "frechet_folds_mean", "frechet_folds_sd", "frechet_train", "frechet_heldout", "copies",
+    "loss_optimal_train", "loss_optimal_heldout",
+}  # fmt: skip
 #: Columns that may not be empty: without them a row is neither identified nor placed on an axis.
 _REQUIRED_RESULT = ("study", "cell", "name", "block", "depth", "width", "patch_size", "gmacs", "step")
 
@@ -128,7 +139,8 @@ def load_studies(folders: Sequence[Path]) -> pd.DataFrame:
     if not tables:
         raise InputError("no study is given; needed: one folder or more")
     table = pd.concat(tables, ignore_index=True)
-    measured = [column for column in table.columns if column not in ("study", "train_seconds", "sample_seconds")]
+    derived = ("study", "protocol", "vae", "recipe", "train_seconds", "sample_seconds")
+    measured = [column for column in table.columns if column not in derived]
     table = _without_duplicates(table.drop_duplicates(measured), folders[0].parent)
     return table.sort_values(["gmacs", "name", "cell", "step", "evaluation"], kind="stable", ignore_index=True)
 
@@ -287,6 +299,7 @@ class Group:
 
     conditions: Mapping[str, Any]
     table: pd.DataFrame
+    others: tuple[str, ...] = ()  #: what other rows of the same table differ in, in words: they do not compare
 
     @property
     def metric(self) -> str:
@@ -295,8 +308,9 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The conditions in words, for captions: N, extractor, reference, sampler, guidance."""
-        return describe_conditions(self.conditions)
+        """The conditions in words, for captions: N, extractor, reference and so on; and a warning of others."""
+        text = describe_conditions(self.conditions)
+        return f"{text}. Does not compare with the rows of other {_listed(self.others)}" if self.others else text
 
 
 def describe_conditions(conditions: Mapping[str, Any]) -> str:
@@ -314,6 +328,8 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
         parts.append("no guidance" if have["guidance"] == 1 else f"guidance {have['guidance']:g}{where}")
     if have.get("labels", "uniform") != "uniform":
         parts.append("classes in turn" if have["labels"] == "balanced" else "classes as in training")
+    if "vae" in have:
+        parts.append(f"latents of {have['vae']}")
     if "ema" in have:
         parts.append("EMA weights" if have["ema"] else "raw weights")
     if "decoder" in have:
@@ -334,10 +350,39 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
     """
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
     measured = table[table["extractor"] != ""]
+    others = tuple(_CONDITION_NAMES[column] for column in mixed_conditions(table) if column in keys)
     groups = [
-        Group(dict(zip(keys, key, strict=True)), rows) for key, rows in measured.groupby(keys, dropna=False, sort=False)
+        Group(dict(zip(keys, key, strict=True)), rows, others)
+        for key, rows in measured.groupby(keys, dropna=False, sort=False)
     ]
     return sorted(groups, key=lambda group: -len(group.table))
+
+
+def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The conditions in which the measured rows of a table differ, with their values as printed, in order of rows."""
+    measured = table[table["extractor"] != ""] if "extractor" in table else table
+    mixed = {}
+    for column in CONDITIONS:
+        if column in table:
+            values = measured[column].drop_duplicates()
+            if len(values) > 1:
+                mixed[column] = tuple("none" if pd.isna(v) or v == "" else str(v) for v in values)
+    return mixed
+
+
+def mixture_warning(table: pd.DataFrame) -> str | None:
+    """One sentence where values that do not compare stand in one table; None where all do."""
+    mixed = mixed_conditions(table)
+    if not mixed:
+        return None
+    parts = [
+        f"{_CONDITION_NAMES[column]} ({', '.join(values[:4])}{', ...' if len(values) > 4 else ''})"
+        for column, values in mixed.items()
+    ]
+    return (
+        f"Values measured in {len(comparable_groups(table))} ways meet in this study. They do not compare and are not "
+        f"fitted together; they differ in {_listed(parts)}"
+    )
 
 
 def require_comparable(table: pd.DataFrame, vary: Iterable[str] = ()) -> None:
@@ -346,12 +391,8 @@ def require_comparable(table: pd.DataFrame, vary: Iterable[str] = ()) -> None:
     Raises:
         InputError: naming each condition that differs and the values found.
     """
-    different = []
-    for column in CONDITIONS:
-        if column in table and column not in set(vary):
-            values = table[column].drop_duplicates()
-            if len(values) > 1:
-                different.append(f"{column} ({', '.join('none' if pd.isna(v) else str(v) for v in values)})")
+    mixed = mixed_conditions(table)
+    different = [f"{column} ({', '.join(values)})" for column, values in mixed.items() if column not in set(vary)]
     if different:
         raise InputError(
             f"rows that were measured differently cannot be fitted or ranked together; they differ in "
@@ -365,6 +406,11 @@ def missing_rows(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
 
 
 # --- helpers -------------------------------------------------------------------------------------------------------
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence: commas, and an "and" before the last."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _sizes(table: pd.DataFrame) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from datetime import datetime
 from typing import Any
 
-from harness.cell import Evaluation
+from harness.cell import SIZES, Cell, Data, Evaluation, PretrainedVae, canonical_json, nearest_heads, spec_id
 from harness.files import read_json, write_bytes, write_text
 from harness.launch import CellRun
 from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS, protocol_hash
@@ -64,6 +65,7 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
             {
                 **_identity(study, item),
                 "data": cell.data.name,
+                "vae": _vae_name(cell.data),
                 **{k: getattr(model, k) for k in ("block", "depth", "width", "heads", "patch_size")},
                 "tokens": cell.tokens,
                 "params": record["params"],
@@ -72,6 +74,7 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
                 "seed": cell.seed,
                 "step": step,
                 "batch_size": recipe.batch_size,
+                "recipe": _recipe(cell),
                 "train_gmacs": 3 * gmacs * recipe.batch_size * step,
                 "loss_train": losses.get("loss_train"),
                 "loss_heldout": losses.get("loss_heldout"),
@@ -97,6 +100,34 @@ def _guidance_channels(evaluation: Row, channels: int) -> str | None:
         return None
     option = evaluation.get("guidance_channels", "as-published")  # absent in records of before there was one
     return "first-three" if Evaluation(guidance_channels=option).guided_channels(channels) < channels else "all"
+
+
+def _vae_name(data: Data) -> str | None:
+    """The autoencoder by its hub name, or by its recipe's id; None for pixels."""
+    if data.vae is None:
+        return None
+    known = isinstance(data.vae, PretrainedVae) and data.vae == PretrainedVae(kind="pretrained", name=data.vae.name)
+    name = data.vae.name if isinstance(data.vae, PretrainedVae) else data.vae.kind
+    return name if known else f"{name}@{spec_id(data.vae)[:6]}"
+
+
+def _recipe(cell: Cell) -> str:
+    """What else decides the weights, as far as it differs from the defaults: cells that differ here are no repeats."""
+    fields = json.loads(canonical_json(cell))
+    own_columns = {"model": ("depth", "width", "patch_size", "block"), "data": ("name", "vae")}
+    for section, keys in (own_columns | {"training": ("steps", "batch_size")}).items():
+        for key in keys:
+            fields.get(section, {}).pop(key, None)
+    model = cell.model
+    published = {(size["depth"], size["width"], size["heads"]) for size in SIZES.values()}
+    if model.heads == nearest_heads(model.width) or (model.depth, model.width, model.heads) in published:
+        fields.get("model", {}).pop("heads", None)
+    parts = [
+        f"{key}={value}"
+        for section in ("model", "diffusion", "data", "training")
+        for key, value in fields.get(section, {}).items()
+    ]
+    return "; ".join(parts)
 
 
 def _attempt_row(attempt: Attempt) -> Row:

@@ -29,8 +29,9 @@ from analysis.table import load_table
 
 root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
 study = root / os.environ.get("DIT_STUDY", "results/paper")
-group = scaling_slices(load_table(study))[0].group
-compared = compare_blocks(group.table)
+piece = scaling_slices(load_table(study))[0]
+rows, group = piece.siblings, piece.group
+compared = compare_blocks(rows)
 [describe(comparison, group.metric) for comparison in compared] or "one block design only: nothing to compare"
 
 # %%
@@ -40,7 +41,7 @@ printed.block_table(compared, group.metric, group.label).frame
 if compared:
     last = compared[-1]
     shown = figures.block_bars(
-        last.rows_of(group.table), group.metric, f"{last.shape}, {last.step:,} steps; {group.label}", compared
+        last.rows_of(rows), group.metric, f"{last.shape}, {last.step:,} steps; {group.label}", compared
     )
 else:
     shown = None
@@ -50,4 +51,4 @@ shown
 # Does a design gain more from compute? It takes three shapes of a patch size.
 
 # %%
-printed.block_slope_table(block_slopes(group.table), group.label).frame
+printed.block_slope_table(block_slopes(rows), group.label).frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from analysis import figures
 from analysis.compare import BASELINE, BlockComparison, block_slopes, compare_blocks, describe
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
+from analysis.slices import variants
 from analysis.table import METRIC, Group, block_name, comparable_groups
 
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
@@ -25,13 +27,15 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         )
         return
     count = 0
-    for group in comparable_groups(table):
-        found = compare_blocks(group.table)
+    parts = ((group, name, rows) for group in comparable_groups(table) for name, rows in variants(group.table))
+    for whole, name, own in parts:
+        group, label = replace(whole, table=own), "; ".join(filter(None, (name, whole.label)))
+        found = compare_blocks(own)
         if not found:
             continue
-        section.tables.append(block_table(found, group.metric, group.label))
-        if slopes := block_slopes(group.table):
-            section.tables.append(block_slope_table(slopes, group.label))
+        section.tables.append(block_table(found, group.metric, label))
+        if slopes := block_slopes(own):
+            section.tables.append(block_slope_table(slopes, label))
             page.fits["block slopes"] += [{**plain(s), "conditions": dict(group.conditions)} for s in slopes]
         page.fits["blocks"] += [
             {**plain(c), "difference": c.difference, "metric_name": group.metric, "conditions": dict(group.conditions)}
@@ -46,7 +50,7 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
             page.omit(f"Figures of the block designs at {others}", "drawn for the largest shapes only; see the table")
         for shape, step in ((shape, step) for shape, step in final.items() if shape in largest):
             count += 1
-            _block_figures(page, section, group, shape, step, found, f"-{count}" if count > 1 else "")
+            _block_figures(page, section, group, label, shape, step, found, f"-{count}" if count > 1 else "")
     if not count:
         page.omit(
             "The block comparison", f"no design was measured at the same shape and step as {block_name(BASELINE)}"
@@ -54,8 +58,9 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
 
 
 def _block_figures(
-    page: Page, section: Section, group: Group, shape: str, step: int, found: list[BlockComparison], suffix: str
-) -> None:
+    page: Page, section: Section, group: Group, label: str, shape: str, step: int, found: list[BlockComparison],
+    suffix: str,
+) -> None:  # fmt: skip
     size, patch = shape.rsplit("/", 1)
     same = group.table[(group.table["size"] == size) & (group.table["patch_size"] == int(patch))]
     rows = same[same["step"] == step]
@@ -65,18 +70,18 @@ def _block_figures(
         section, f"blocks{suffix}",
         f"Bars of {group.metric} at {shape}: {block_name(BASELINE)} {here[0].baseline_metric:.4g}, {values}.",
         f"{shape} at step {step:,}.",
-        lambda: figures.block_bars(rows, group.metric, f"{shape}, {step:,} steps; {group.label}", here),
+        lambda: figures.block_bars(rows, group.metric, f"{shape}, {step:,} steps; {label}", here),
     )  # fmt: skip
     page.draw(
         section, f"blocks-over-steps{suffix}", f"{group.metric} of the block designs over training steps at {shape}.",
         "As the paper’s Figure 5.",
-        lambda: _blocks_over_steps(same, group, shape),
+        lambda: _blocks_over_steps(same, group.metric, f"{shape}; {label}"),
     )  # fmt: skip
 
 
-def _blocks_over_steps(rows: pd.DataFrame, group: Group, shape: str) -> Any:
+def _blocks_over_steps(rows: pd.DataFrame, metric: str, caption: str) -> Any:
     many = rows.groupby("cell")["step"].transform("nunique") > 1
     if rows.loc[many & rows[METRIC].notna(), "block"].nunique() < 2:
         raise figures.CannotDrawError("fewer than two block designs were measured at more than one training step")
-    heading, caption = f"{group.metric} of the block designs over training", f"{shape}; {group.label}"
-    return figures.over_steps(rows, {METRIC: group.metric}, f"{group.metric} (lower is better)", heading, caption)
+    heading = f"{metric} of the block designs over training"
+    return figures.over_steps(rows, {METRIC: metric}, f"{metric} (lower is better)", heading, caption)

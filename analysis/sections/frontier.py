@@ -30,7 +30,7 @@ def frontier(page: Page, table: pd.DataFrame) -> None:
 
 def _frontier(page: Page, section: Section, piece: Slice, name: str) -> None:
     rows, metric = checkpoints(piece), piece.metric
-    label = f"{block_name(piece.block)}; {piece.measured}"
+    label = f"{block_name(piece.block)}; {piece.context}"
     try:
         found = find_frontier(piece)
     except CannotFitError as error:

@@ -97,8 +97,7 @@ def costs(page: Page, table: pd.DataFrame) -> None:
 
 _ATTEMPT_COLUMNS = (
     ("name", "Cell"), ("attempt", "Attempt"), ("outcome", "Outcome"), ("started", "Started, UTC"),
-    ("seconds", "Seconds"), ("host", "Host"), ("cause", "Cause"),
-    ("message", "Reason"),
+    ("seconds", "Seconds"), ("host", "Host"), ("cause", "Cause"), ("message", "Reason"),
 )  # fmt: skip
 
 
@@ -110,12 +109,18 @@ def attempts(page: Page, table: pd.DataFrame) -> None:
         return
     counts = table["outcome"].value_counts()
     section.paragraphs.append(", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts.index)) + ".")
-    rows = tuple(tuple(_print(c, row[c]) for c, _ in _ATTEMPT_COLUMNS) for _, row in table.iterrows())
-    section.tables.append(Table("Every attempt at every cell.", tuple(t for _, t in _ATTEMPT_COLUMNS), rows))
     last = table.sort_values("attempt").groupby("cell").tail(1)
     failed = last[last["outcome"].isin(["failed", "lost"])]
     if not failed.empty:
         page.summary.append(f"{len(failed)} cell{'s' * (len(failed) != 1)} failed: {', '.join(sorted(failed['name']))}")
+        causes = failed["cause"].where(failed["cause"] != "", "not told")
+        by_cause = tuple(
+            (str(cause), str(len(names)), ", ".join(sorted(names))) for cause, names in failed["name"].groupby(causes)
+        )
+        section.tables.append(Table("Cells that failed, by cause.", ("Cause", "Cells", "Names"), by_cause))
+    shown = [(column, title) for column, title in _ATTEMPT_COLUMNS if _any(table[column])]
+    rows = tuple(tuple(_print(c, row[c]) for c, _ in shown) for _, row in table.iterrows())
+    section.tables.append(Table("Every attempt at every cell.", tuple(t for _, t in shown), rows))
 
 
 def provenance(page: Page, attempts_table: pd.DataFrame, command: str, sources: list[str]) -> None:

@@ -100,7 +100,7 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
             section, f"training-compute{suffix}", f"{metric} against training compute, one point per checkpoint.",
             "As the paper’s Figure 9.",
             lambda: figures.training_compute(
-                piece.checkpoints, metric, f"{block_name(piece.block)}; {piece.group.label}"
+                piece.checkpoints, metric, f"{block_name(piece.block)}; {piece.context}"
             ),
         )  # fmt: skip
     page.draw(

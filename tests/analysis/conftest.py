@@ -37,7 +37,8 @@ def result_row(depth: int = 2, width: int = 32, patch: int = 2, **changes: Any) 
     rng = np.random.default_rng([depth, width, patch, seed, hash_of(block)])
     frechet = 40 * (gmacs * 1000) ** -0.3 * (1000 / step) ** 0.2 * np.exp(rng.normal(0, 0.05))
     row = {
-        "study": "made-up", "cell": f"{abs(hash_of(name)):012x}", "name": name, "data": "digits", "block": block,
+        "study": "made-up", "cell": f"{abs(hash_of(name)):012x}", "name": name, "data": "digits", "vae": "",
+        "block": block, "recipe": "", "labels": "uniform",
         "depth": depth, "width": width, "heads": 1, "patch_size": patch, "tokens": tokens, "params": params,
         "params_m": params / 1e6, "gmacs": gmacs, "seed": seed, "step": step, "batch_size": 64,
         "train_gmacs": 3 * gmacs * 64 * step, "loss_train": 0.2, "loss_heldout": 0.22, "evaluation": "aaaaaaaaaaaa",
@@ -99,11 +100,9 @@ def write_extras(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
             "started": "2025-01-02T03:04:05Z", "ended": "2025-01-02T03:05:05Z", "seconds": 60.0, "host": "machine",
             "device": "cpu", "threads": 1, "torch": "2.9.1", "commit": "abc1234",
         }  # fmt: skip
-        outcome = (
-            {"outcome": "failed", "cause": "code", "message": BAD_MESSAGE}
-            if index == 0
-            else {"outcome": "done", "message": ""}
-        )
+        outcome = {"outcome": "done", "message": ""}
+        if index == 0:
+            outcome = {"outcome": "failed", "cause": "non-finite loss", "message": BAD_MESSAGE}
         attempts.append({**base, "attempt": 1, **about, **outcome})
         picture = np.random.default_rng(index).integers(0, 255, (40, 40), dtype=np.uint8)
         (folder / "samples").mkdir(exist_ok=True)

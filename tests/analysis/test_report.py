@@ -136,7 +136,7 @@ def test_a_study(make_study: Callable[..., Path]) -> None:
     assert BAD_MESSAGE in page.text  # shown as text ...
     assert BAD_MESSAGE not in html  # ... and escaped
     assert not [tag for tag, _ in page.tags if tag == "script"]
-    for value in ("2.9.1", "abc1234", "machine", "dit-harness report made-up", "8 done, 1 failed"):
+    for value in ("2.9.1", "abc1234", "machine", "dit-harness report made-up", "8 done, 1 failed", "non-finite loss"):
         assert value in page.text
     assert any("failed" in line for line in result.summary)
     before = digest(folder)
@@ -205,6 +205,12 @@ def test_mixed_extractors_get_fits_of_their_own(tmp_path: Path) -> None:
     write_report(tmp_path)
     pieces = json.loads((tmp_path / "fits.json").read_text())["slices"]
     assert [(piece["metric"], piece["models"]) for piece in pieces] == [("FD-one", 6), ("FD-two", 6)]
+    page = Page(tmp_path / "report.html")
+    assert [attributes for _, attributes in page.tags if attributes.get("role") == "note"]
+    assert "They do not compare and are not fitted together; they differ in extractor (one@01, two@01)" in page.text
+    assert "Does not compare with the rows of other extractor" in (
+        tmp_path / "figures" / "metric-vs-gflops.svg"
+    ).read_text().replace("\n", " ")
     assert (tmp_path / "figures" / "metric-vs-gflops-2.png").exists()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.slices import per_shape, scaling_slices
+from analysis.compare import compare_blocks
+from analysis.slices import LOSS, per_shape, scaling_slices
 from analysis.table import (
     comparable_groups,
     load_attempts,
@@ -17,6 +18,7 @@ from analysis.table import (
     load_study,
     metric_name,
     missing_rows,
+    mixture_warning,
     require_comparable,
     size_name,
     size_order,
@@ -24,7 +26,7 @@ from analysis.table import (
 from harness.errors import InputError
 from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
 
-from .conftest import BAD_MESSAGE, PAPER, result_row, write_csv, write_results
+from .conftest import BAD_MESSAGE, PAPER, SHAPES, result_row, write_csv, write_results
 
 
 def test_a_study_is_typed(make_study: Callable[..., Path]) -> None:
@@ -156,6 +158,8 @@ def test_sizes() -> None:
         ("sampling_steps", 25),
         ("guidance", 1.5),
         ("guidance_channels", "first-three"),
+        ("labels", "balanced"),
+        ("vae", "trained@0123ab"),
     ],
 )
 def test_rows_measured_differently_are_kept_apart(tmp_path: Path, column: str, value: object) -> None:
@@ -173,6 +177,55 @@ def test_slices_take_one_step_and_one_block(make_study: Callable[..., Path]) -> 
     assert [(s.block, s.step, s.shapes) for s in slices] == [("adaln-zero", 1000, 9), ("adaln", 1000, 9)]
     short = table[(table["step"] == 500) | (table["depth"] == 2)]
     assert scaling_slices(short)[0].step == 500  # more shapes there
+
+
+def test_what_does_not_compare_is_said(tmp_path: Path) -> None:
+    rows = [result_row(*shape, evaluation=e, samples=n) for shape in SHAPES[:4] for e, n in (("a", 1500), ("b", 3000))]
+    table = load_study(write_results(tmp_path, rows))
+    assert mixture_warning(table) == (
+        "Values measured in 2 ways meet in this study. They do not compare and are not fitted together; "
+        "they differ in N (1500, 3000)"
+    )
+    assert all("Does not compare with the rows of other N" in group.label for group in comparable_groups(table))
+    assert mixture_warning(table[table["samples"] == 1500]) is None
+    assert "Does not compare" not in comparable_groups(table, vary=["samples"])[0].label
+
+
+def recipe_rows(recipes: dict[int, tuple[str, ...]]) -> list[dict[str, object]]:
+    """Rows of nine shapes; depth to the recipes its cells were trained by."""
+    return [
+        result_row(*shape, cell=f"{recipe} {shape}", recipe=recipe, loss_heldout=0.2 / shape[1])
+        for shape in SHAPES for recipe in recipes[shape[0]]
+    ]  # fmt: skip
+
+
+def test_recipes_are_no_seeds(tmp_path: Path) -> None:
+    swept = dict.fromkeys((2, 4, 6), ("learning_rate=0.001", ""))
+    table = load_study(write_results(tmp_path, recipe_rows(swept)))
+    for column in ("frechet", LOSS):
+        pieces = scaling_slices(table, column)
+        assert [(piece.variant, piece.shapes, len(piece.checkpoints)) for piece in pieces] == [
+            ("recipe: the defaults", 9, 9), ("recipe: learning_rate=0.001", 9, 9)
+        ]  # fmt: skip
+        assert "recipe: the defaults; " in pieces[0].label
+    for average in (per_shape, compare_blocks):
+        with pytest.raises(InputError, match=r"differ in recipe \(the defaults, learning_rate=0\.001"):
+            average(table)
+
+
+def test_a_recipe_tuned_for_each_size_splits_nothing(tmp_path: Path) -> None:
+    tuned = {depth: (f"learning_rate={depth}",) for depth in (2, 4, 6)}
+    (piece,) = scaling_slices(load_study(write_results(tmp_path, recipe_rows(tuned))))
+    assert (piece.variant, piece.shapes) == ("", 9)
+
+
+def test_losses_of_other_latents_are_kept_apart(tmp_path: Path) -> None:
+    rows = [result_row(*shape, loss_heldout=0.2 / shape[1]) for shape in SHAPES]
+    rows += [row | {"cell": f"vae {row['cell']}", "vae": "trained@0123ab"} for row in rows[:3]]
+    rows += [row | {"cell": f"large {row['cell']}", "tokens": row["tokens"] * 4} for row in rows[:3]]
+    pieces = scaling_slices(load_study(write_results(tmp_path, rows)), LOSS)
+    assert [piece.shapes for piece in pieces] == [9, 3, 3]
+    assert any("latents of trained@0123ab" in piece.label for piece in pieces)
 
 
 def test_seeds_become_one_row_per_shape(make_study: Callable[..., Path]) -> None:
