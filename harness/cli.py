@@ -43,7 +43,25 @@ ResultsOption = Annotated[
     Path, typer.Option("--results", envvar="DIT_HARNESS_RESULTS", help="The folder that holds the studies.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DataFolderOption = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Download missing data (torchvision).")]
+ExecutorOption = Annotated[str | None, typer.Option(help="local or slurm.")]
 SlurmOption = Annotated[str | None, typer.Option(help="Slurm: as sbatch takes it.", rich_help_panel="Slurm")]
+TimeOption = Annotated[
+    int | None, typer.Option(help="Slurm: minutes of a job; a longer cell is requeued.", rich_help_panel="Slurm")
+]
+MemoryOption = Annotated[float | None, typer.Option(help="Slurm: GiB of a node.", rich_help_panel="Slurm")]
+GpusOption = Annotated[
+    int | None, typer.Option(help="Slurm: GPUs of a node: 0, or one for each of --ranks.", rich_help_panel="Slurm")
+]
+NodesOption = Annotated[
+    int | None, typer.Option(help="Slurm: nodes of one cell, each with --ranks processes.", rich_help_panel="Slurm")
+]
+RanksOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes that share one cell on each node, each on a GPU of its own.")
+]
+MaxParallelOption = Annotated[int | None, typer.Option(help="Slurm: cells at once.", rich_help_panel="Slurm")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Slurm: follow until all has ended.", rich_help_panel="Slurm")]
 RESULTS = Path("results")
 
 
@@ -184,10 +202,6 @@ def _prepare(work: str, study: str, results: Path, data_folder: Path | None, dow
         raise typer.Exit(1) from None
 
 
-DataFolderOption = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
-DownloadOption = Annotated[bool, typer.Option("--download", help="Download missing data (torchvision).")]
-
-
 @app.command("train-vae")
 def train_vae(
     study: StudyArgument,
@@ -223,36 +237,25 @@ def launch(
     results: ResultsOption = RESULTS,
     slots: Annotated[int | None, typer.Option(min=1, help="Cells at once. Default: what cores or GPUs allow.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a cell, or of each of its ranks.")] = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that train one cell together on each node, each on a GPU of its own."),
-    ] = None,
+    ranks: RanksOption = None,
     micro_batch: Annotated[
         int | None,
         typer.Option(min=1, help="Images a rank holds at once; gradients add up to the global batch. Default: all."),
     ] = None,
-    data_folder: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Download missing data (torchvision).")] = False,
+    data_folder: DataFolderOption = None,
+    download: DownloadOption = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
-    executor: Annotated[str | None, typer.Option(help="local or slurm.")] = None,
+    executor: ExecutorOption = None,
     partition: SlurmOption = None,
     account: SlurmOption = None,
     qos: SlurmOption = None,
     constraint: SlurmOption = None,
-    time: Annotated[
-        int | None, typer.Option(help="Slurm: minutes of a job; a longer cell is requeued.", rich_help_panel="Slurm")
-    ] = None,
-    mem_gb: Annotated[float | None, typer.Option(help="Slurm: GiB of a node.", rich_help_panel="Slurm")] = None,
-    gpus: Annotated[
-        int | None, typer.Option(help="Slurm: GPUs of a node: 0, or one for each of --ranks.", rich_help_panel="Slurm")
-    ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(help="Slurm: nodes of one cell, each with --ranks processes.", rich_help_panel="Slurm")
-    ] = None,
-    max_parallel: Annotated[int | None, typer.Option(help="Slurm: cells at once.", rich_help_panel="Slurm")] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Slurm: follow until all has ended.", rich_help_panel="Slurm")
-    ] = False,
+    time: TimeOption = None,
+    mem_gb: MemoryOption = None,
+    gpus: GpusOption = None,
+    nodes: NodesOption = None,
+    max_parallel: MaxParallelOption = None,
+    wait: WaitOption = False,
 ) -> None:
     """Train, sample and score every cell that is not done; resume what was interrupted.
 
@@ -264,12 +267,6 @@ def launch(
     another number of ranks agrees up to the order of float summation, and a cell begun on two goes on on one.
     """
     from dataclasses import replace
-
-    from harness.collect import collect as write_tables
-    from harness.launch import launch as run_all
-    from harness.runs import State
-    from harness.views import LiveView, PlainView, results_table
-    from sweeps.grid import warnings
 
     sweep, folder = _resolve(study, results)
     asked: dict[str, Any] = {
@@ -291,35 +288,166 @@ def launch(
         "max_parallel": max_parallel,
     }
     sweep = replace(sweep, resources=_with_options(sweep.resources, asked))
+    from harness.runs import State
+
+    items = _run_all(sweep, folder, _items(sweep, folder), retry=retry, wait=wait)
+    hint = " --retry" if any(item.now.state in (State.FAILED, State.CANCELLED) for item in items) else ""
+    _tell_results(sweep, folder, _items(sweep, folder), items, f"launch {study}{hint}")
+
+
+def _run_all(sweep: Sweep, study: Study, items: list[CellRun], *, wait: bool, **options: Any) -> list[CellRun]:
+    """Run `harness.launch.launch` behind a view of these cells; exit once all is submitted to Slurm, without `wait`."""
+    from harness.launch import launch as run_all
+    from harness.views import LiveView, PlainView
+    from sweeps.grid import warnings
+
     on_slurm = sweep.resources.executor == "slurm"
     for line in warnings(sweep):
         print(f"warning: {line}", file=sys.stderr)
     console = _console()
     view_type = LiveView if console.is_terminal else PlainView
     try:
-        with view_type(console, _items(sweep, folder)) as view:
-            items = run_all(sweep, folder, view, retry=retry, wait=wait)
+        with view_type(console, items) as view:
+            ended = run_all(sweep, study, view, wait=wait, **options)
     except KeyboardInterrupt:
         told = "the Slurm jobs go on" if on_slurm else "stopped; the same command goes on from the checkpoints"
         print(told, file=sys.stderr)
         raise typer.Exit(130) from None
     if on_slurm and not wait:
-        print(f"{_counts(items)}; to follow: dit-harness status {folder.name}, or launch --wait")
-        return
-    rows = write_tables(folder, _items(sweep, folder))
+        print(f"{_counts(ended)}; to follow: dit-harness status {study.name}, or the same command with --wait")
+        raise typer.Exit(0)
+    return ended
+
+
+def _tell_results(
+    sweep: Sweep,
+    study: Study,
+    everything: list[CellRun],
+    items: list[CellRun],
+    again: str,
+    owed: set[tuple[str, str]] | None = None,
+) -> None:
+    """Write the tables, print the results (of the cells and records `owed` only, when given) and what is not done.
+
+    Raises:
+        Exit: with code 1, when something is not done.
+    """
+    from harness.collect import collect as write_tables
+    from harness.runs import State
+    from harness.views import results_table
+
+    rows = write_tables(study, everything)
+    shown = [row for row in rows if owed is None or (row["cell"], f"{row['evaluation']}@{row['step']}") in owed]
+    if shown:
+        _console().print(results_table(sweep.title, shown))
     if rows:
-        console.print(results_table(sweep.title, rows))
-        print(f"{len(rows)} rows in {folder.table('results.csv')}")
+        print(f"{len(rows)} rows in {study.table('results.csv')}")
     unfinished = [item for item in items if item.now.state is not State.DONE]
     for item in unfinished:
         print(f"{item.name}: {item.now.state}: {item.now.message} (log: {item.run.log})", file=sys.stderr)
     if unfinished:
-        hint = " --retry" if any(item.now.state in (State.FAILED, State.CANCELLED) for item in unfinished) else ""
-        print(
-            f"{len(unfinished)} of {len(items)} cells are not done; again: dit-harness launch {study}{hint}",
-            file=sys.stderr,
-        )
+        print(f"{len(unfinished)} of {len(items)} cells are not done; again: dit-harness {again}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+_EVALUATION = "Evaluation (several values with commas between: their product)"
+
+
+def _varied(what: str) -> Any:
+    return typer.Option(help=what, rich_help_panel=_EVALUATION)
+
+
+@app.command()
+def evaluate(
+    study: StudyArgument,
+    results: ResultsOption = RESULTS,
+    protocol: Annotated[
+        str | None, _varied("Start from this protocol instead of the sweep's first evaluation: paper, fast, ...")
+    ] = None,
+    samples: Annotated[str | None, _varied("Generated images.")] = None,
+    sampler: Annotated[str | None, _varied("ddpm, ddim.")] = None,
+    sampling_steps: Annotated[str | None, _varied("Steps of the sampler, as 16,32,64,128,256.")] = None,
+    guidance: Annotated[str | None, _varied("Scales of classifier-free guidance; 1: none.")] = None,
+    guidance_channels: Annotated[str | None, _varied("as-published, all, first-three.")] = None,
+    labels: Annotated[str | None, _varied("Classes of the samples: uniform, balanced, training.")] = None,
+    extractor: Annotated[str | None, _varied("Feature spaces.")] = None,
+    reference: Annotated[str | None, _varied("train, held-out, adm.")] = None,
+    seed: Annotated[str | None, _varied("Sampling seeds; several give mean and deviation.")] = None,
+    ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or plain weights.")] = None,
+    at: Annotated[str | None, typer.Option(help="Training steps whose weights are kept. Default: the last.")] = None,
+    cell: Annotated[list[str] | None, typer.Option(help="Name or id of a cell; again for more. Default: all.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Cells at once, apart from those that train.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of a cell or rank, unless it was trained with others.")
+    ] = None,
+    ranks: RanksOption = None,
+    data_folder: DataFolderOption = None,
+    download: DownloadOption = False,
+    executor: ExecutorOption = None,
+    partition: SlurmOption = None,
+    account: SlurmOption = None,
+    qos: SlurmOption = None,
+    constraint: SlurmOption = None,
+    time: TimeOption = None,
+    mem_gb: MemoryOption = None,
+    gpus: GpusOption = None,
+    nodes: NodesOption = None,
+    max_parallel: MaxParallelOption = None,
+    wait: WaitOption = False,
+) -> None:
+    """Measure kept weights again, otherwise: other samplers, steps, guidance, seeds, labels, references, protocols.
+
+    Trains nothing, and may run beside a training. What has no weights kept is named and left out; what is measured
+    already is not measured again. The rows come into results.csv beside the others.
+    """
+    from dataclasses import replace
+
+    from harness import evaluate as work
+    from harness.views import cost_line, evaluation_lines
+
+    sweep, folder = _resolve(study, results)
+    asked: dict[str, Any] = {
+        "slots": slots,
+        "threads": threads,
+        "ranks": ranks,
+        "data_folder": str(data_folder) if data_folder else None,
+        "data_download": download or None,
+        "executor": executor,
+        "partition": partition,
+        "account": account,
+        "qos": qos,
+        "constraint": constraint,
+        "time": time,
+        "mem_gb": mem_gb,
+        "gpus": gpus,
+        "nodes": nodes,
+        "max_parallel": max_parallel,
+    }
+    sweep = replace(sweep, resources=_with_options(sweep.resources, asked))
+    options = {
+        "samples": samples,
+        "sampler": sampler,
+        "sampling_steps": sampling_steps,
+        "guidance": guidance,
+        "guidance_channels": guidance_channels,
+        "labels": labels,
+        "extractor": extractor,
+        "reference": reference,
+        "seed": seed,
+        "ema": ema,
+    }
+    sweep = work.with_evaluations(sweep, protocol, options)
+    everything = _items(sweep, folder)
+    chosen = [_find_cell(everything, name, folder) for name in dict.fromkeys(cell)] if cell else everything
+    selection = work.select(sweep, chosen, None if at is None else work.values(at, "at"))
+    for line in selection.skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    for line in evaluation_lines(sweep, f"after {at} steps" if at else "after the last step"):
+        print(line)
+    print(cost_line(work.cost(selection.items, everything), len(selection.items)))
+    items = _run_all(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
+    owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
+    _tell_results(sweep, folder, everything, items, f"evaluate {study}, with the same options", owed)
 
 
 @app.command()
@@ -364,12 +492,17 @@ def cancel(
     ] = None,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Stop what is queued or running; a running cell writes a checkpoint first. `launch --retry` goes on with it."""
+    """Stop what is queued or running, evaluations too; a running cell writes a checkpoint first.
+
+    `launch --retry` goes on with it, and `evaluate` with what it had begun.
+    """
     from harness.cancel import cancel as stop
+    from harness.evaluate import at_work
 
     sweep, folder = _resolve(study, results)
     items = _items(sweep, folder)
-    told = stop([_find_cell(items, cell, folder)] if cell else items)
+    chosen = [_find_cell(items, cell, folder)] if cell else items
+    told = stop([*chosen, *at_work(chosen)])
     for line in told.problems:
         print(line, file=sys.stderr)
     print(f"{told.cells} cell{'s' * (told.cells != 1)} asked to stop")
@@ -383,12 +516,15 @@ def logs(
     cell: CellArgument,
     results: ResultsOption = RESULTS,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the cell has ended.")] = False,
+    evaluating: Annotated[bool, typer.Option("--evaluating", help="Of `evaluate` instead of `launch`.")] = False,
 ) -> None:
     """Print what a cell's jobs printed; with --follow also what is to come, waiting for a first line if need be."""
+    from harness.evaluate import of_evaluating
     from harness.follow import follow_log
 
     sweep, folder = _resolve(study, results)
     item = _find_cell(_items(sweep, folder), cell, folder)
+    item = of_evaluating(item) if evaluating else item
     if not follow:
         if not item.run.log.exists():
             raise InputError(f"{cell}: has no log yet (state: {item.now.state})")

@@ -385,7 +385,7 @@ class Job:
         if first is None:
             return mine
         first = {"ranks": 1, "micro_batch": None, **first}  # absent in records of before there was a choice
-        for key in ("torch", "device", "hardware", "ranks", "micro_batch"):
+        for key in ("torch", "device", "hardware", "ranks", *(("micro_batch",) if self.steps is None else ())):
             if first[key] != mine[key]:
                 was, given = ("all" if value is None else value for value in (first[key], mine[key]))
                 print(

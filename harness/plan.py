@@ -190,10 +190,13 @@ def _measured_tflops(item: CellRun) -> float | None:
 
 
 def _sampling_passes(cell: Cell, evaluation: Evaluation) -> int:
-    """Forward passes of one image each; guidance doubles them."""
-    guided = 2 if evaluation.guidance != 1 else 1
-    steps = len(evaluation.steps(cell.training.steps))
-    return steps * evaluation.samples * evaluation.sampling_steps * guided
+    """As `sampling_passes`, over all training steps to measure at."""
+    return len(evaluation.steps(cell.training.steps)) * sampling_passes(evaluation)
+
+
+def sampling_passes(evaluation: Evaluation) -> int:
+    """Forward passes of one image each, at one training step; guidance doubles them."""
+    return evaluation.samples * evaluation.sampling_steps * (2 if evaluation.guidance != 1 else 1)
 
 
 def _assumed_seconds(cell: Cell, evaluations: tuple[Evaluation, ...], gmacs: float) -> float:

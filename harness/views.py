@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -10,10 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from harness import triage
-from harness.cell import Evaluation
+from harness.evaluation.inception import metric_name
 from harness.launch import CellRun
-from harness.runs import Attempt, State
-from sweeps.grid import Sweep
+from harness.runs import EVALUATING, Attempt, State
+
+if TYPE_CHECKING:
+    from harness.cell import Evaluation
+    from harness.evaluate import Cost
+    from sweeps.grid import Sweep
 
 Row = dict[str, Any]
 
@@ -134,8 +139,8 @@ def plan_table(title: str, rows: list[Row], totals: Row) -> Table:
 _LABELS = {"uniform": "classes drawn evenly", "balanced": "classes in turn", "training": "classes as in training"}
 
 
-def evaluation_lines(sweep: Sweep) -> list[str]:
-    """What is measured, a line each; those that differ in their sampling seed share one."""
+def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
+    """What is measured, a line each, sampling seeds together. `when` replaces the training steps."""
     sources = [cell.data for _, cell in sweep.cells()]
     lines: dict[tuple[str, str], list[int]] = {}
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
@@ -144,11 +149,23 @@ def evaluation_lines(sweep: Sweep) -> list[str]:
         sampling = sampling_text(evaluation, labelled=any(data.labels for data in sources))
         text = f"{sampling}, features of {' or '.join(extractors)}, reference {evaluation.reference}"
         head = f"{origin.key} (protocol {origin.protocol.name})" if origin.protocol else origin.key
-        lines.setdefault((f"{head}: {text}", at or "at the end"), []).append(evaluation.seed)
+        lines.setdefault((f"{head}: {text}", when or at or "at the end"), []).append(evaluation.seed)
     return [
         f"{text}, sampling seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {when}"
         for (text, when), seeds in lines.items()
     ]
+
+
+def cost_line(cost: Cost, cells: int) -> str:
+    """What `evaluate` is about to do."""
+    many = "s" * (cells != 1)
+    if cost.done == cost.total:
+        return f"{cost.total} evaluations of {cells} cell{many}, all of them done already"
+    basis = "by the records of the study" if cost.measured else "assumed"
+    return (
+        f"{cost.total} evaluations of {cells} cell{many}, {cost.done} of them done already; sampling "
+        f"{number(cost.sampling_gmacs)} GMACs, about {duration(cost.seconds)} on one slot ({basis})"
+    )
 
 
 def sampling_text(evaluation: Evaluation, *, labelled: bool = True) -> str:
@@ -189,8 +206,17 @@ def status_row(item: CellRun) -> Row:
         "host": (attempt.started or {}).get("host") if attempt else None,
         "node": _node(attempt) if attempt else None,
         "cause": triage.cause_of(attempt) if attempt and state.state in _TROUBLED else None,
-        "message": state.message,
+        "message": "; ".join(part for part in (state.message, _measuring(item)) if part),
     }
+
+
+def _measuring(item: CellRun) -> str:
+    """That `evaluate` works on the cell's kept weights, and how far it is."""
+    run = item.run.on(EVALUATING)
+    if run.live() is None:
+        return ""
+    told = run.progress()
+    return f"evaluating: {told['stage']} {told['done']}/{told['total']}" if told else "evaluating"
 
 
 def _node(attempt: Attempt) -> str | None:
@@ -248,38 +274,95 @@ def status_table(title: str, rows: list[Row], most: int | None = None) -> Table:
     return table
 
 
+#: Columns of a results table: name in results.csv, title.
+_MEASURES = {
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "loss_train": "loss train",
+    "loss_heldout": "loss held-out",
+}
+_CONDITIONS = {
+    "data": "data",
+    "samples": "N",
+    "sampler": "sampler",
+    "sampling_steps": "sampling steps",
+    "guidance": "guidance",
+    "guidance_channels": "guided channels",
+    "labels": "labels",
+    "ema": "EMA",
+    "extractor": "features",
+    "reference": "reference",
+}
+
+
 def results_table(title: str, rows: list[Row]) -> Table:
-    """One row a cell, step and evaluation, ordered by GMACs; the distance carries its metric's name."""
-    metrics = sorted({f"FD-{row['extractor'].partition('@')[0]}" for row in rows})
+    """One row a cell, step and protocol, ordered by GMACs; the distance carries its metric's name.
+
+    Over several sampling seeds: mean and standard deviation, never the best. Where rows were measured differently, what
+    differs has columns of its own, and the caption warns.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["gmacs"], row["name"], row["step"])):
+        groups.setdefault((row["cell"], row["step"], row["protocol"]), []).append(row)
+    several = len({row["protocol"] for row in rows}) > 1
+    varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]
+    seeds = max(len(group) for group in groups.values())
+    metrics = sorted({metric_name(row["extractor"]) for row in rows})
     table = _table(
         title,
         [
             ("cell", False),
             ("step", True),
+            *((_CONDITIONS[column], True) for column in varying),
+            *([("protocol", False)] if several else []),
             ("params (M)", True),
             ("GMACs", True),
             (" / ".join(metrics), True),
-            ("KID", True),
-            ("precision", True),
-            ("recall", True),
-            ("loss train", True),
-            ("loss held-out", True),
+            *((title, True) for title in _MEASURES.values()),
+            *([("seeds", True)] if seeds > 1 else []),
             ("time", True),
         ],
     )
-    for row in sorted(rows, key=lambda row: (row["gmacs"], row["name"], row["step"])):
-        seconds = (row["train_seconds"] or 0) + row["sample_seconds"]
+    for group in groups.values():
+        row = group[0]
         table.add_row(
             row["name"],
             str(row["step"]),
-            *(number(row[k]) for k in ("params_m", "gmacs", "frechet", "kid", "precision", "recall")),
-            *(number(row[k]) for k in ("loss_train", "loss_heldout")),
-            duration(seconds),
+            *("" if row[column] is None else str(row[column]) for column in varying),
+            *([row["protocol"]] if several else []),
+            *(number(row[column]) for column in ("params_m", "gmacs")),
+            *(_over_seeds([row[column] for row in group]) for column in ("frechet", *_MEASURES)),
+            *([str(len(group))] if seeds > 1 else []),
+            duration((row["train_seconds"] or 0) + sum(row["sample_seconds"] for row in group)),
         )
-    first = rows[0]
-    table.caption = f"{first['samples']} samples against {first['reference']}, features of {first['extractor']}"
+    table.caption = _results_caption(rows[0], varying, seeds)
     table.caption_justify = "left"
     return table
+
+
+def _over_seeds(values: list[float | None]) -> str:
+    """Mean and standard deviation of what was measured."""
+    found = [value for value in values if value is not None]
+    if len(found) < 2 or len(set(found)) == 1:
+        return number(found[0] if found else None)
+    return f"{number(mean(found))} ± {stdev(found):.2g}"
+
+
+def _results_caption(row: Row, varying: list[str], seeds: int) -> str:
+    """What all rows share, and what may not be compared."""
+    shared = {
+        "samples": f"{row['samples']:,} samples",
+        "reference": f"against {row['reference']}",
+        "extractor": f"features of {row['extractor']}",
+    }
+    parts = [", ".join(text for column, text in shared.items() if column not in varying)]
+    if seeds > 1:
+        parts.append(f"mean ± standard deviation over up to {seeds} sampling seeds")
+    if varying:
+        differ = " and ".join(_CONDITIONS[column] for column in varying)
+        parts.append(f"warning: measured in different ways ({differ}); compare values of one protocol only")
+    return "; ".join(part for part in parts if part)
 
 
 class PlainView:

@@ -26,6 +26,15 @@ FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 
 
+def metric_name(extractor: str) -> str:
+    """Name of the Frechet distance in a feature space: FID for the published Inception weights, FD-<extractor> else.
+
+    Args:
+        extractor: name of an extractor, or the label `name@hash` of a record.
+    """
+    return "FID" if extractor == f"{NAME}@{PUBLISHED}" else f"FD-{extractor.partition('@')[0]}"
+
+
 def find_weights(configured: str | None) -> Path:
     """The weights file: the one configured (`resources.inception_weights`), else where torch keeps what it downloads.
 

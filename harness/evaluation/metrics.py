@@ -28,12 +28,10 @@ from harness.evaluation import adm, inception
 from harness.evaluation.extractors import check_fits, feature_dim
 from harness.evaluation.features import Extractor, Progress
 from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, extrapolate
+from harness.evaluation.inception import metric_name
 from harness.evaluation.references import Reference, adm_reference, reference_of
 from harness.evaluation.statistics import Blocks, Moments
 from harness.runs import Shared
-
-#: The weights behind the published FIDs.
-PUBLISHED_INCEPTION = f"{inception.NAME}@{inception.PUBLISHED}"
 
 NEIGHBOURS = 3
 
@@ -47,15 +45,6 @@ _KID_SUBSET = 1000
 _IS_CHUNK = 5000
 _PRC_BATCH = 1000
 _SEED = 2020
-
-
-def metric_name(extractor: str) -> str:
-    """Name of the Frechet distance in a feature space: FID for the published Inception weights, FD-<extractor> else.
-
-    Args:
-        extractor: name of an extractor, or the label `name@hash` of a record.
-    """
-    return "FID" if extractor == PUBLISHED_INCEPTION else f"FD-{extractor.partition('@')[0]}"
 
 
 @dataclass(frozen=True)
