@@ -382,6 +382,7 @@ class Resources(Spec):
     micro_batch: int | None = Field(
         default=None, gt=0, description="images of a rank per forward and backward pass; by default its whole share"
     )
+    cells_per_gpu: int = Field(default=1, gt=0, description="cells that share one GPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_seconds: float = Field(default=120.0, ge=0, description="time between checkpoints; 0: every step")
     sampling_batch: int = Field(default=250, gt=0, description="images sampled at once; sampling resumes on its bounds")
@@ -389,17 +390,24 @@ class Resources(Spec):
     data_download: bool = Field(default=False, description="let torchvision download what is missing")
     inception_weights: str | None = Field(default=None, description="file of the weights of inception-v3-compat")
     adm_reference: str | None = Field(default=None, description='file behind reference = "adm": mu, sigma, ..., arr_0')
-    # the request of one Slurm job, which is one cell; without meaning to the local executor
+    # the request of one cell, which is a Slurm job or has a slot of one; without meaning to the local executor
     partition: str | None = Field(default=None, pattern=_SLURM_WORD)
     account: str | None = Field(default=None, pattern=_SLURM_WORD)
     qos: str | None = Field(default=None, pattern=_SLURM_WORD)
     constraint: str | None = Field(default=None, pattern=_SLURM_WORD)
     time: int = Field(default=1440, gt=0, description="minutes; a longer cell is checkpointed and requeued")
-    mem_gb: float | None = Field(default=None, gt=0, description="GiB of memory of a node; by default the partition's")
+    mem_gb: float | None = Field(
+        default=None, gt=0, description="GiB of a cell on each node; by default the partition's"
+    )
     gpus: int | None = Field(
         default=None, ge=0, description='of each node, one a rank; by default `ranks` with device = "cuda", else none'
     )
-    max_parallel: int | None = Field(default=None, gt=0, description="cells of one launch at once; by default all")
+    cells_per_job: int | None = Field(
+        default=None, gt=0, description="slots of a job that runs cell after cell in each; by default one job a cell"
+    )
+    max_parallel: int | None = Field(
+        default=None, gt=0, description="jobs of one launch at once; by default all, with cells_per_job one"
+    )
 
     @model_validator(mode="after")
     def _gpus_fit_the_device(self) -> Self:
@@ -409,6 +417,15 @@ class Resources(Spec):
             raise ValueError(
                 f"gpus {self.gpus} contradicts ranks {self.ranks}, for each rank has one GPU; leave gpus out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _cells_share_by_whole_cells(self) -> Self:
+        for key, many in (("cells_per_job", self.cells_per_job is not None), ("cells_per_gpu", self.cells_per_gpu > 1)):
+            if many and self.world > 1:
+                raise ValueError(
+                    f"{key} {getattr(self, key)} is for cells of one process; allowed: ranks 1 and nodes 1"
+                )
         return self
 
     @property

@@ -50,7 +50,7 @@ SlurmOption = Annotated[str | None, typer.Option(help="Slurm: as sbatch takes it
 TimeOption = Annotated[
     int | None, typer.Option(help="Slurm: minutes of a job; a longer cell is requeued.", rich_help_panel="Slurm")
 ]
-MemoryOption = Annotated[float | None, typer.Option(help="Slurm: GiB of a node.", rich_help_panel="Slurm")]
+MemoryOption = Annotated[float | None, typer.Option(help="Slurm: GiB of a cell on each node.", rich_help_panel="Slurm")]
 GpusOption = Annotated[
     int | None, typer.Option(help="Slurm: GPUs of a node: 0, or one for each of --ranks.", rich_help_panel="Slurm")
 ]
@@ -60,7 +60,7 @@ NodesOption = Annotated[
 RanksOption = Annotated[
     int | None, typer.Option(min=1, help="Processes that share one cell on each node, each on a GPU of its own.")
 ]
-MaxParallelOption = Annotated[int | None, typer.Option(help="Slurm: cells at once.", rich_help_panel="Slurm")]
+MaxParallelOption = Annotated[int | None, typer.Option(help="Slurm: jobs at once.", rich_help_panel="Slurm")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Slurm: follow until all has ended.", rich_help_panel="Slurm")]
 RESULTS = Path("results")
 
@@ -242,6 +242,7 @@ def launch(
         int | None,
         typer.Option(min=1, help="Images a rank holds at once; gradients add up to the global batch. Default: all."),
     ] = None,
+    cells_per_gpu: Annotated[int | None, typer.Option(min=1, help="Cells that share a GPU. Default: 1.")] = None,
     data_folder: DataFolderOption = None,
     download: DownloadOption = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
@@ -255,6 +256,12 @@ def launch(
     gpus: GpusOption = None,
     nodes: NodesOption = None,
     max_parallel: MaxParallelOption = None,
+    cells_per_job: Annotated[
+        int | None,
+        typer.Option(
+            help="Slurm: slots of a job, each for cell after cell. Default: a job a cell.", rich_help_panel="Slurm"
+        ),
+    ] = None,
     wait: WaitOption = False,
 ) -> None:
     """Train, sample and score every cell that is not done; resume what was interrupted.
@@ -286,6 +293,8 @@ def launch(
         "mem_gb": mem_gb,
         "gpus": gpus,
         "max_parallel": max_parallel,
+        "cells_per_job": cells_per_job,
+        "cells_per_gpu": cells_per_gpu,
     }
     sweep = replace(sweep, resources=_with_options(sweep.resources, asked))
     from harness.runs import State
@@ -502,7 +511,7 @@ def cancel(
     sweep, folder = _resolve(study, results)
     items = _items(sweep, folder)
     chosen = [_find_cell(items, cell, folder)] if cell else items
-    told = stop([*chosen, *at_work(chosen)])
+    told = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)])
     for line in told.problems:
         print(line, file=sys.stderr)
     print(f"{told.cells} cell{'s' * (told.cells != 1)} asked to stop")

@@ -67,11 +67,17 @@ class Job:
     gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes, one a rank; None: no GPU
     steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
     origin: provenance.Origin | None = None  # the code and the command of the launch
+    pooled: bool = False  # one of several cells of a Slurm job, which `harness.pool` starts and requeues
+
+    @property
+    def run(self) -> Run:
+        """The run that this is an attempt at."""
+        return Run(Path(self.folder), track=TRAINING if self.steps is None else EVALUATING)
 
     def __call__(self) -> str:
         """Run to the end; returns the outcome, which `attempts/NNN.ended.json` holds too."""
-        stop = StopFlag()
-        run = Run(Path(self.folder), track=TRAINING if self.steps is None else EVALUATING)
+        stop = StopFlag(with_parent=self.pooled)
+        run = self.run
         os.environ["OMP_NUM_THREADS"] = str(self.resources.threads)
         if not self._on_slurm:  # which says itself what GPUs its job has
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu or ""
@@ -79,7 +85,7 @@ class Job:
         if self.resources.world > 1 and self._enter_ranks() > 0:
             return self._assist(run, stop)
         with _log_to(run.log):
-            job = self._of_this_start(run) if self._on_slurm else self
+            job = self._of_this_start(run) if self._on_slurm and not self.pooled else self
             outcome, message = job._guarded(run, stop)
             with contextlib.suppress(OSError):  # the log may be on the full disk
                 print(f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
@@ -397,10 +403,11 @@ class Job:
 
 
 class StopFlag:
-    """Set by a signal; the work looks at it between two steps."""
+    """Set by a signal, or `with_parent` by the parent's end; the work looks at it between two steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_parent: bool = False) -> None:
         self._set = self._requeue = False
+        self._parent = os.getppid() if with_parent else None
         self._requeue_by_submitit = signal.getsignal(signal.SIGUSR2)
         for number in _STOP_SIGNALS:
             signal.signal(number, self._handle)
@@ -419,8 +426,8 @@ class StopFlag:
             print(f"[{now()}] not requeued: {error}", flush=True)
 
     def is_set(self) -> bool:
-        """Whether a signal came."""
-        return self._set
+        """Whether it is time to stop."""
+        return self._set or self._parent not in (None, os.getppid())
 
 
 class _Reporter:

@@ -106,8 +106,10 @@ def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:
 
 
 def visible_gpus() -> list[str]:
-    """GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    """GPUs of this machine, or of the Slurm allocation it is used in, as CUDA_VISIBLE_DEVICES names them; no torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None and "SLURM_JOB_ID" in os.environ:  # the node's other GPUs are other people's
+        chosen = os.environ.get("SLURM_STEP_GPUS", os.environ.get("SLURM_JOB_GPUS", ""))
     if chosen is not None:
         return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
@@ -120,15 +122,17 @@ def visible_gpus() -> list[str]:
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores this process may use, within its Slurm allocation if it is in one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")  # not every cluster binds processes to it
+    return min(cores, int(allocated)) if allocated.isdigit() else cores
 
 
 def default_slots(resources: Resources, gpus: list[str]) -> int:
-    """Cells at once: one a GPU, or as many as the cores allow at the asked number of threads; each rank counts."""
+    """Cells at once: `cells_per_gpu` a GPU, or as many as the cores allow at the asked threads; each rank counts."""
     if resources.slots is not None:
         return resources.slots
-    available = len(gpus) if gpus else usable_cores() // resources.threads
+    available = len(gpus) * resources.cells_per_gpu if gpus else usable_cores() // resources.threads
     return max(1, available // resources.ranks)
 
 
@@ -184,6 +188,8 @@ def launch(
 
         launch_slurm(sweep, study, items, to_retry, view, wait=wait)
         return items
+    if "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" not in os.environ:
+        view.note("this shell has a Slurm allocation but is not on a node of it: srun dit-harness ... runs there")
     slots = default_slots(resources, gpus)
     try:
         _loop(sweep, items, to_retry, slots, gpus, view)

@@ -8,15 +8,18 @@ Slurm refuses is released again. Following starts a lost cell anew, at most twic
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 from harness import provenance, slurm
 from harness.cell import Resources
 from harness.errors import InputError
 from harness.job import Job
 from harness.launch import RESTARTS, CellRun, View, note_takeover
+from harness.pool import Pool
 from harness.processes import now, process_identity
 from harness.runs import State, Study
 from sweeps.grid import Sweep
@@ -57,12 +60,13 @@ def launch_slurm(
 
 
 def _submit(sweep: Sweep, study: Study, items: list[CellRun], limit: int, queue: slurm.Queue, view: View) -> None:
-    """Submit cells as arrays of at most `limit`."""
+    """Submit cells as arrays of at most `limit`; pools are one array, as they are as few as is asked."""
     submitted = 0
     after: str | None = None
-    for first in range(0, len(items), limit):
+    size = limit if sweep.resources.cells_per_job is None else max(1, len(items))
+    for first in range(0, len(items), size):
         try:
-            job = _submit_array(sweep, study, items[first : first + limit], queue, after, view)
+            job = _submit_array(sweep, study, items[first : first + size], limit, queue, after, view)
         except slurm.SlurmDownError as error:
             raise InputError(
                 f"Slurm does not answer: {error}; {submitted} cells were submitted, the same command goes on later"
@@ -71,19 +75,23 @@ def _submit(sweep: Sweep, study: Study, items: list[CellRun], limit: int, queue:
             raise InputError(f"{sweep.path}: Slurm refused: {error}; {submitted} cells were submitted") from None
         if job is not None and sweep.resources.max_parallel is not None:
             after = job  # the cap holds for one array, so the next one waits for it
-        submitted += len(items[first : first + limit])
+        submitted += len(items[first : first + size])
 
 
 def _submit_array(
-    sweep: Sweep, study: Study, items: list[CellRun], queue: slurm.Queue, after: str | None, view: View
+    sweep: Sweep, study: Study, items: list[CellRun], limit: int, queue: slurm.Queue, after: str | None, view: View
 ) -> str | None:
     """Claim, submit, and write down the jobs' numbers; returns the array's, None when others had claimed everything."""
     token = uuid.uuid4().hex[:12]
     me = process_identity()
     claimed: list[tuple[CellRun, int]] = []
+    slots = sweep.resources.cells_per_job
+    pools = None if slots is None else min(sweep.resources.max_parallel or 1, -(-len(items) // slots), limit)
     for item in items:
         number = max(item.run.attempt_numbers(), default=0) + 1
-        ticket = {"token": token, "index": len(claimed), "restarts": 0}
+        ticket: dict[str, Any] = {"token": token, "index": len(claimed), "restarts": 0}
+        if pools is not None:  # dealt out in turn, as the cells come the dearest first
+            ticket |= {"index": len(claimed) % pools, "pool": True}
         if item.run.claim(number, {"process": me, "time": now(), "slurm": ticket}, durable=False):
             item.run.write_cell(item.name, item.cell, durable=False)
             claimed.append((item, number))
@@ -102,20 +110,25 @@ def _submit_array(
             results=str(study.root.resolve()),
             steps=item.steps,
             origin=provenance.origin()[0],
+            pooled=pools is not None,
         )
         for item, number in claimed
     ]
+    work: list[Job | Pool] = list(jobs)
+    if slots is not None and pools is not None:
+        work = [Pool(tuple(jobs[index::pools]), slots) for index in range(min(pools, len(jobs)))]
     try:
-        numbers = slurm.submit(jobs, sweep.resources, study.submitit_folder, study.name, token, after)
+        numbers = slurm.submit(work, sweep.resources, study.submitit_folder, study.name, token, after)
     except BaseException:  # Ctrl-C too
         _release(claimed, token, queue)
         raise
-    for (item, number), job in zip(claimed, numbers, strict=True):
+    for (item, number), job in zip(claimed, itertools.cycle(numbers), strict=False):
         told = {"process": None, "time": now(), "job_id": job}
         item.run.record(number, "submitted", told, durable=False)  # squeue knows it too, by the ticket
         item.mine = True
     array = numbers[0].partition("_")[0]
-    view.note(f"{len(claimed)} cell{'s' * (len(claimed) != 1)} submitted as Slurm job {array}")
+    where = f"Slurm job {array}" if slots is None else f"Slurm job {array} of {len(numbers)} x {slots} slots"
+    view.note(f"{len(claimed)} cell{'s' * (len(claimed) != 1)} submitted as {where}")
     queue.forget()
     for item, _ in claimed:
         item.refresh()

@@ -117,6 +117,8 @@ class Attempt:
         """As `live`, of a Slurm job: one that was stopped lives as long as Slurm means to run it again."""
         if self.seen is None:
             return False
+        if self.pooled and self.cancelled is not None and (self.started is None or self.ended is not None):
+            return False  # its pool lives on without it
         if self.started is None and self.submitted is None:
             launcher = is_alive(self.claim.get("process"))
             if launcher or (launcher is None and self.heartbeat_age < HEARTBEAT_SECONDS and not self.seen.alive):
@@ -129,6 +131,11 @@ class Attempt:
             return True  # Slurm may well have it, and nothing is submitted twice
         alive = is_alive(self.started.get("process"))
         return self.heartbeat_age < HEARTBEAT_SECONDS if alive is None else alive
+
+    @property
+    def pooled(self) -> bool:
+        """Whether its Slurm job is a pool (see `harness.pool`), which other cells share."""
+        return bool(self.claim.get("slurm", {}).get("pool"))
 
     @property
     def job_id(self) -> str | None:
@@ -161,8 +168,13 @@ class Attempt:
 
     @property
     def outcome(self) -> str:
-        """running, or how it ended: done, failed, cancelled, stopped (by a signal), lost (ended without a word)."""
+        """running, or how it ended: done, failed, cancelled, stopped (by a signal), lost (ended without a word).
+
+        waited: never begun, as its pool was stopped before the cell had its turn.
+        """
         told = "running" if self.ended is None and self.live else "lost"
+        if told == "lost" and self.pooled and self.started is None and self.seen is None:
+            told = "waited"  # it is not the newest attempt: a later start of the pool has claimed the cell
         if self.ended is not None:
             told = str(self.ended.get("outcome", "lost"))
         return "cancelled" if told in ("stopped", "lost") and self.was_cancelled else told
@@ -360,6 +372,10 @@ class Run:
         """Write what became of attempt `number`: event is submitted, started, ended or cancelled."""
         write_json(self.attempts_folder / f"{number:03d}.{event}.json", value, durable=durable)
 
+    def is_cancelled(self, number: int) -> bool:
+        """Whether somebody has asked for the end of attempt `number`; quick enough to be asked all the time."""
+        return (self.attempts_folder / f"{number:03d}.cancelled.json").exists()
+
     def release(self, number: int) -> None:
         """Take back a claim of which nothing was submitted; a run that has nothing else goes too."""
         (self.attempts_folder / f"{number:03d}.json").unlink(missing_ok=True)
@@ -412,7 +428,8 @@ class Run:
             seen = attempt.seen or Seen(None)
             waits = attempt.started is None or attempt.ended is not None or seen.word == "PENDING"
             state = State.QUEUED if waits else State.RUNNING
-            return RunState(state, attempt, seen.reason if waits else "", None if waits else self.progress())
+            reason = "waits for a slot" if attempt.pooled and seen.word == "RUNNING" else seen.reason
+            return RunState(state, attempt, reason if waits else "", None if waits else self.progress())
         if not missing:
             return RunState(State.DONE, attempt, "", None)
         if attempt is not None and attempt.ended is not None and attempt.ended.get("outcome") == "failed":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import subprocess
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from harness.runs import Seen
 
 if TYPE_CHECKING:
     from harness.job import Job
+    from harness.pool import Pool
 
 #: Longest wait for one of Slurm's commands; without slurmctld they give up after about 10 s by themselves.
 COMMAND_SECONDS = 30.0
@@ -176,12 +178,14 @@ def _seen(word: str, reason: str, job: str) -> Seen:
     return Seen(word.split()[0] not in _ENDED, word.split()[0], "" if reason == "None" else reason, job)
 
 
-def submit(jobs: list[Job], resources: Resources, folder: Path, study: str, token: str, after: str | None) -> list[str]:
+def submit(
+    jobs: Sequence[Job | Pool], resources: Resources, folder: Path, study: str, token: str, after: str | None
+) -> list[str]:
     """Submit an array of jobs, one task each; returns their numbers ("17_0", ..., or "17" for a single one).
 
     Args:
-        jobs: claimed attempts.
-        resources: the request, the same for all.
+        jobs: claimed attempts, or pools of them.
+        resources: what a cell needs; a pool asks for so much times its slots.
         folder: where submitit keeps its files; shared by all nodes.
         study: names the jobs.
         token: written into the comment.
@@ -197,13 +201,16 @@ def submit(jobs: list[Job], resources: Resources, folder: Path, study: str, toke
         executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
     except RuntimeError as error:
         raise SlurmDownError(str(error)) from None
+    slots = resources.cells_per_job or 1
+    cores = slots * resources.threads
+    gpus = math.ceil(slots / resources.cells_per_gpu) * resources.gpus_wanted
     optional = {
         "partition": resources.partition,
         "account": resources.account,
         "qos": resources.qos,
         "constraint": resources.constraint,
-        "mem": None if resources.mem_gb is None else f"{round(resources.mem_gb * 1024)}M",
-        "gpus_per_node": resources.gpus_wanted or None,
+        "mem": None if resources.mem_gb is None else f"{round(slots * resources.mem_gb * 1024)}M",
+        "gpus_per_node": gpus or None,
         "dependency": None if after is None else f"afterany:{after}",
     }
     executor.update_parameters(
@@ -214,9 +221,9 @@ def submit(jobs: list[Job], resources: Resources, folder: Path, study: str, toke
         signal_delay_s=min(SIGNAL_SECONDS, resources.time * 30),
         nodes=resources.nodes,
         ntasks_per_node=resources.ranks,
-        cpus_per_task=resources.threads,
+        cpus_per_task=cores,
         # srun does not inherit the first since Slurm 22.05; a rank that is killed takes those with it that wait for it
-        srun_args=[f"--cpus-per-task={resources.threads}", "--kill-on-bad-exit=1"],
+        srun_args=[f"--cpus-per-task={cores}", "--kill-on-bad-exit=1"],
         array_parallelism=resources.max_parallel or len(jobs),
         stderr_to_stdout=True,
         additional_parameters={"requeue": True},  # whatever the cluster's default is

@@ -5,9 +5,14 @@ Decides no test: machines are shared and noisy. On a machine with a GPU the trai
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -104,8 +109,46 @@ def training_rows(device: str) -> list[tuple[str, ...]]:
     return rows
 
 
+def thousand_cells() -> list[tuple[str, str]]:
+    """Wall time of the commands on a study of 1,000 cells, with stand-ins of Slurm's commands (arrays of up to 100)."""
+    told = {
+        "scontrol": "echo MaxArraySize = 100",
+        "sbatch": "n=$(($(cat n 2>/dev/null || echo 0) + 1)); echo $n | tee n | sed 's/^/Submitted batch job /'",
+        "srun": "",
+        "sacct": "",
+        # 7: the array's number; each of its tasks waits, with the token of its claim as comment
+        "squeue": "for f in results/big/submitit/*_submission.sh; do t=$(sed -n 's/^#SBATCH --comment=//p' $f); "
+        'j=$(basename $f _submission.sh); for i in $(seq 0 99); do echo "$t|$i|${j}_$i|PENDING|Priority"; done; done',
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for command, script in told.items():
+            (folder / command).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / command).chmod(0o755)
+        (folder / "big.toml").write_text(
+            "[grid]\ndepth = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\nwidth = [16, 32, 48, 64, 80, 96, 112, 128, 144, 160]\n"
+            "seed = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n[model]\npatch_size = 4\n[[evaluation]]\nsamples = 330\n"
+        )
+        environment = {
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
+
+        def command(*arguments: str) -> Callable[[], object]:
+            whole = [sys.executable, "-m", "harness.cli", arguments[0], "big.toml", *arguments[1:]]
+            return lambda: subprocess.run(whole, cwd=folder, env=environment, check=True, capture_output=True)
+
+        return [
+            ("status, nothing started", f"{seconds(command('status')):.1f} s"),
+            ("plan", f"{seconds(command('plan')):.1f} s"),
+            ("launch on Slurm, which submits them", f"{seconds(command('launch', '--executor', 'slurm')):.1f} s"),
+            ("status, all queued", f"{seconds(command('status')):.1f} s"),
+        ]
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     torch.set_num_threads(1)
     table = Table(
         "what", "A", "B", "A", "B", "B / A, median (min to max)", title="Ratios of one run", title_justify="left"
@@ -114,7 +157,12 @@ def main() -> None:
         table.add_row(*frechet_row(dims))
     for row in training_rows("cuda" if torch.cuda.is_available() else "cpu"):
         table.add_row(*row)
-    Console(width=170).print(table)
+    console = Console(width=170)
+    console.print(table)
+    table = Table("command", "wall time", title="A study of 1,000 cells", title_justify="left")
+    for row in thousand_cells():
+        table.add_row(*row)
+    console.print(table)
 
 
 if __name__ == "__main__":

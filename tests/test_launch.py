@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from harness.cell import Resources
+from harness.launch import default_slots, usable_cores, visible_gpus
+
 SWEEP = """
 title = "two small cells"
 [grid]
@@ -338,6 +341,24 @@ def test_help_imports_no_heavy_package() -> None:
         "assert not {'torch', 'pandas', 'matplotlib', 'submitit'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_slots_are_those_of_the_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = usable_cores()
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("SLURM_JOB_GPUS", raising=False)
+    assert usable_cores() == 1
+    assert visible_gpus() == [], "the node may have some, but not for this job"
+    monkeypatch.setenv("SLURM_JOB_GPUS", "2,3")
+    assert visible_gpus() == ["2", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert visible_gpus() == ["0", "1", "2"]
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", str(cores + 8))
+    assert usable_cores() == cores
+    assert default_slots(Resources(cells_per_gpu=4), visible_gpus()) == 12
+    assert default_slots(Resources(cells_per_gpu=4), []) == cores
 
 
 def test_cancel_is_on_record_until_retried(long: Bench, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from harness import slurm
 from harness.cell import Cell, Model, Recording, Resources
@@ -170,6 +171,31 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
     squeue.unlink()
     cell_runs(sweep, Study(tmp_path / "results", "many", slurm.Queue("many")))
     assert len(squeue.read_text().splitlines()) < 5
+
+
+def test_pools_share_the_cells_and_ask_for_all_their_slots(command: Command, tmp_path: Path) -> None:
+    command("srun")
+    command("squeue")
+    command("scontrol", "MaxArraySize = 101\n")
+    command("sbatch", "Submitted batch job 17\n")
+    request = "cells_per_job = 4\nmax_parallel = 2\nthreads = 3\nmem_gb = 1.5\ngpus = 1\ncells_per_gpu = 2\n"
+    sweep = load_sweep(sweep_file(tmp_path, seeds=7, resources=request))
+    study, view = Study(tmp_path / "results", "many", slurm.Queue("many")), Quiet()
+    items = launch(sweep, study, view)
+    assert view.told == ["7 cells submitted as Slurm job 17 of 2 x 4 slots"]
+    script = next(study.submitit_folder.glob("17_submission.sh")).read_text()
+    for line in ("array=0-1%2", "cpus-per-task=12", "mem=6144M", "gpus-per-node=2"):
+        assert f"#SBATCH --{line}\n" in script
+    claims = [item.run.attempt(1) for item in items]
+    assert [claim.claim["slurm"]["index"] for claim in claims] == [0, 1, 0, 1, 0, 1, 0]
+    assert [claim.job_id for claim in claims[:2]] == ["17_0", "17_1"]
+    assert all(claim.pooled for claim in claims)
+
+
+@pytest.mark.parametrize("shared", [{"cells_per_job": 2}, {"cells_per_gpu": 2}])
+def test_cells_of_several_ranks_share_nothing(shared: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match="2 is for cells of one process; allowed: ranks 1 and nodes 1"):
+        Resources(**shared, ranks=2)  # type: ignore[arg-type]
 
 
 def sweep_file(folder: Path, seeds: int, resources: str = "") -> Path:

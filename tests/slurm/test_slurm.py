@@ -240,6 +240,29 @@ def test_refused_in_the_words_of_slurm(tmp_path: Path, options: list[str], words
 
 
 @own_cluster
+def test_without_accounting_the_states_come_out_right(local: SlurmBench, tmp_path: Path) -> None:
+    call(str(CLUSTER), "stop", "DBD")
+    try:
+        assert subprocess.run(["sacct"], capture_output=True, timeout=60, check=False).returncode, "sacct still answers"
+        bench = SlurmBench(tmp_path / "b", depth="[1, 2, 3]")
+        assert bench.submit().returncode == 0
+        for cell in bench.runs():
+            wait_for(bench.training(cell))
+        os.kill(bench.process("d3"), 9)
+        call("scancel", bench.job("d2"))
+        call("scancel", "--signal=USR2", bench.job("d1"))
+        wait_for(lambda: bench.outcomes() == {"d1": ["stopped"], "d2": ["stopped"], "d3": [""]}, 60)
+        wait_for(lambda: {**bench.states(), "d1": ""} == {"d1": "", "d2": "cancelled", "d3": "interrupted"}, 60)
+        done = bench.submit("--wait")
+        assert done.returncode == 1, "d2 is cancelled"
+        assert "1 cell submitted as" in done.stdout
+        assert bench.states() == {"d1": "done", "d2": "cancelled", "d3": "done"}
+        assert bench.outcomes() == {"d1": ["stopped", "done"], "d2": ["stopped"], "d3": ["", "done"]}
+    finally:
+        call(str(CLUSTER), "start", "DBD")
+
+
+@own_cluster
 def test_slurmctld_is_away_and_comes_back(local: SlurmBench, tmp_path: Path) -> None:
     bench = SlurmBench(tmp_path / "b")
     call(str(CLUSTER), "stop", "CTL")
