@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart blocks latents paper test bench lint types notebooks clean
+.PHONY: help quickstart blocks latents paper test chaos bench lint types notebooks clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ notebooks: $(STAMP) ## execute analysis/notebooks on a study (DIT_STUDY=results/
 
 test: $(STAMP) ## run the tests, two processes at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+chaos: $(STAMP) ## kill launchers and jobs at 100 random writes; every study must end alike (SEED=1 repeats a run)
+	$(BIN)/python -m tests.chaos.rounds --kills 100 $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## measure what costs how much, as ratios side by side (decides no test)
 	$(BIN)/python -m tests.bench

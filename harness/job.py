@@ -233,8 +233,11 @@ class Job:
             self._evaluate(run, key, *owed[key], dataset, conditions, hooks, ranks)
 
     def _begin(self, run: Run, conditions: dict[str, Any]) -> None:
-        """Put on record that the attempt has started, and how."""
+        """Put on record that the attempt has started, and how; what a killed one left behind goes."""
         run.remove_temporary_files()
+        if self.steps is None and run.weights_file(self.cell.training.steps).exists():
+            for path in run.state_files():  # a kill came before training removed them itself
+                path.unlink(missing_ok=True)
         origin, changed = provenance.origin_of_job(self.origin)
         run.study.save_diff(origin.diff, changed)
         started = {

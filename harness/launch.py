@@ -178,6 +178,7 @@ def launch(
     _check_writable(study)
     if chosen is None:
         study.save_sweep(sweep.path)
+    study.remove_leftovers()
     origin, changed = provenance.origin()
     study.save_diff(origin.diff, changed)
     # the dearest first, so that no long cell is left over at the end, and what does not fit fails early

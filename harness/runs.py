@@ -45,10 +45,13 @@ from harness.processes import is_alive
 from harness.records import SCHEMA_VERSION
 
 #: The two tracks of a run: `launch` and `evaluate` each claim on their own, so that neither takes the other over.
-TRAINING, EVALUATING = "attempts", "evaluating"
+TRAINING, EVALUATING = _TRACKS = "attempts", "evaluating"
 
 #: A job of another machine is taken for dead when its progress file has not changed for so long.
 HEARTBEAT_SECONDS = 300.0
+
+#: A half-written file of so long ago has nobody who finishes it.
+LEFTOVER_SECONDS = 600.0
 
 #: Most characters of a difference that are kept.
 DIFF_CHARACTERS = 1_000_000
@@ -456,15 +459,15 @@ class Run:
 
     def remove_temporary_files(self) -> None:
         """Remove what a killed job left half-written. Only for the owner of the run; while a job of the other track
-        works, only where that one does not write.
+        works, only where that one does not write. Claims and their fate are written by launchers too: see `Study`.
         """
         folders = [self.folder]
         if self.on(EVALUATING if self.track == TRAINING else TRAINING).live() is not None:
-            folders = [self.attempts_folder]
-            folders += [self.folder / "checkpoints"] if self.track == TRAINING else []
+            folders = [self.folder / "checkpoints"] if self.track == TRAINING else []
         for folder in folders:
             for leftover in folder.rglob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+                if leftover.parent.name not in (TRAINING, EVALUATING):
+                    leftover.unlink(missing_ok=True)
 
 
 def _elsewhere(*records: dict[str, Any] | None) -> bool:
@@ -530,6 +533,17 @@ class Study:
             write_text(self.sweep_file, text)
         if not self.schema_file.exists():
             write_json(self.schema_file, {"schema": SCHEMA_VERSION})
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed launchers left half-written, in the study's folder and among the claims; younger files may
+        be those of a launcher at work.
+        """
+        claims = (run.on(track).attempts_folder for run in self.run_folders().values() for track in _TRACKS)
+        for folder in (self.folder, self.folder / "diffs", self.samples_folder, *claims):
+            for leftover in folder.glob(".*.tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    if file_clock(self.folder) - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                        leftover.unlink()
 
     def save_diff(self, name: str | None, text: str) -> None:
         """Keep what the code differed from its commit, once, under its hash; of a very long one the beginning."""

@@ -166,12 +166,26 @@ def test_what_the_other_track_is_writing_stays(run: Run) -> None:
         return {str(path.relative_to(run.folder)) for path in run.folder.rglob(".*.tmp")}
 
     evaluating.remove_temporary_files()
-    assert left() == set(names) - {"evaluating/.d.tmp"}
+    assert left() == set(names)
     run.remove_temporary_files()
-    assert left() == {"evaluations/.b.tmp", "samples/k/.c.tmp"}
+    assert left() == set(names) - {"checkpoints/.a.tmp"}
     evaluating.record(1, "ended", {"outcome": "done", "message": ""})
     run.remove_temporary_files()
-    assert left() == set()
+    assert left() == {"evaluating/.d.tmp", "attempts/.e.tmp"}, "launchers write there too"
+
+
+def test_what_killed_launchers_left_goes_when_it_is_old(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    folder = study.run("x", CELL).folder
+    old, young = [[f"{name}.{age}.tmp" for name in (".sweep", f"runs/{folder.name}/attempts/.001")] for age in "oy"]
+    for name in (*old, *young):
+        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (study.folder / name).touch()
+    for name in old:
+        long_ago = time.time() - runs.LEFTOVER_SECONDS - 5
+        os.utime(study.folder / name, (long_ago, long_ago))
+    study.remove_leftovers()
+    assert sorted(str(path.relative_to(study.folder)) for path in study.folder.rglob(".*.tmp")) == sorted(young)
 
 
 def test_status_writes_nothing(tmp_path: Path) -> None:
