@@ -160,6 +160,22 @@ def pair_table(found: SliceFits) -> Table:
     return Table(caption, ("Models", "Gflops", metric, "Ratio"), rows)
 
 
+def seed_table(found: SliceFits) -> Table:
+    """Mean and standard deviation over training seeds and over sampling seeds, model by model."""
+    piece, rows = found.piece, []
+    for (size, patch), cells in piece.table.groupby(["size", "patch_size"], sort=False):
+        runs = cells.groupby("seed", dropna=False)[piece.column]
+        means, within = runs.mean(), runs.var().mean() ** 0.5
+        counts = (number(len(means)), number(runs.size().max()))
+        rows.append((f"{size}/{patch}", *counts, *(number(v) for v in (means.mean(), means.std(), within))))
+    columns = ("Model", "Training seeds", "Sampling seeds", "Mean", "SD, training seeds", "SD, sampling seeds")
+    caption = (
+        f"{piece.metric} over seeds: arithmetic mean, standard deviation between training seeds (each the mean of its "
+        f"sampling seeds) and between the sampling seeds of one run. {piece.label}."
+    )
+    return Table(caption, columns, tuple(rows))
+
+
 # --- blocks --------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,15 @@ import pandas as pd
 from analysis import figures, sections
 from analysis.page import Page, rounded
 from analysis.slices import LOSS
-from analysis.table import load_attempts, load_baselines, load_curves, load_published, load_study, mixture_warning
+from analysis.table import (
+    load_attempts,
+    load_baselines,
+    load_curves,
+    load_nested,
+    load_published,
+    load_study,
+    mixture_warning,
+)
 from harness.errors import InputError
 from harness.files import write_bytes
 
@@ -71,13 +79,14 @@ def _study(folder: Path) -> Page:
     sections.frontier(page, table)
     sections.blocks(page, table)
     sections.metrics(page, table)
+    sections.evaluation(page, table, load_nested(folder))
     sections.training(page, table, curves)
     sections.sampling(page, table)
     sections.samples(page, table)
     sections.results(page, table)
     sections.costs(page, table)
     sections.attempts(page, attempts)
-    sources = ["results.csv", "curves.csv", "attempts.csv", "samples/*.png"]
+    sources = ["results.csv", "nested.csv", "curves.csv", "attempts.csv", "samples/*.png"]
     sections.provenance(page, attempts, f"dit-harness report {name}", [s for s in sources if any(folder.glob(s))])
     return page
 

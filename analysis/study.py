@@ -84,7 +84,7 @@ class SliceFits:
     def label(self) -> str:
         """What was fitted, in words: block, step, conditions, number of models and of repeats."""
         text = f"{self.piece.label}; {len(self.rows)} model{'s' * (len(self.rows) != 1)}"
-        return text + (f", geometric means of up to {self.repeats} seeds" if self.repeats > 1 else "")
+        return text + (f", geometric means of up to {self.repeats} seeds, bars of one SD" if self.repeats > 1 else "")
 
     @property
     def fits(self) -> list[LineFit | FloorFit | InteractionFit]:

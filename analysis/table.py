@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS
 
 #: The metric the scaling figures show; its printed name depends on the extractor, see `metric_name`.
 METRIC = "frechet"
@@ -65,17 +65,19 @@ _TEXT = {"study", "cell", "name", "data", "block", "evaluation", "sampler", "ext
     "source", "model", "decoder", "labels", "protocol", "vae", "recipe", "cause", "diff",
 }  # fmt: skip
 _WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "step", "batch_size", "samples"} | {
-    "sampling_steps", "sampling_seed", "attempt", "threads", "resolution"
+    "sampling_steps", "sampling_seed", "attempt", "threads", "resolution", "frechet_fold_samples"
 }  # fmt: skip
 _FLAG = {"ema"}
 _MAY_BE_ZERO = {"seed", "sampling_seed", "step"}
 _POSITIVE = {"gmacs"}
-#: Columns that tables of before they were added lack: read as not measured.
-_ADDED_LATER = {
-    "guidance_channels", "labels", "protocol", "vae", "recipe", "cause", "diff", "reconstruction_frechet", "sfid",
-    "frechet_mean_term", "frechet_cov_term", "frechet_infinity", "frechet_infinity_se", "frechet_bias",
-    "frechet_floor", "frechet_folds_mean", "frechet_folds_sd", "frechet_train", "frechet_heldout", "copies",
-    "loss_optimal_train", "loss_optimal_heldout",
+#: Columns of the first tables. One that is not here was added later: where it is absent it reads as not measured.
+_FIRST = {
+    "study", "cell", "name", "data", "block", "depth", "width", "heads", "patch_size", "tokens", "params", "params_m",
+    "gmacs", "seed", "step", "batch_size", "train_gmacs", "loss_train", "loss_heldout", "evaluation", "samples",
+    "sampler", "sampling_steps", "guidance", "ema", "sampling_seed", "extractor", "reference", "frechet", "kid",
+    "precision", "recall", "inception_score", "train_seconds", "sample_seconds", "loss", "attempt", "outcome",
+    "started", "ended", "seconds", "host", "device", "threads", "torch", "commit", "message", "source", "model",
+    "resolution", "steps_k", "gflops", "cfg_scale", "decoder", "fid",
 }  # fmt: skip
 #: Columns that may not be empty: without them a row is neither identified nor placed on an axis.
 _REQUIRED_RESULT = ("study", "cell", "name", "block", "depth", "width", "patch_size", "gmacs", "step")
@@ -158,6 +160,19 @@ def load_curves(folder: Path) -> pd.DataFrame:
     return table.sort_values(["name", "cell", "step"], kind="stable", ignore_index=True)
 
 
+def load_nested(folder: Path) -> pd.DataFrame:
+    """Distances at nested sample counts: `folder`/nested.csv, columns as `NESTED_COLUMNS`; empty without the file.
+
+    Raises:
+        InputError: as `load_study`.
+    """
+    path = folder / "nested.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=list(NESTED_COLUMNS))
+    table = _read(path, tuple(NESTED_COLUMNS), ("study", "cell", "name", "step", "evaluation", "samples"))
+    return table.sort_values(["name", "cell", "step", "evaluation", "samples"], kind="stable", ignore_index=True)
+
+
 def load_attempts(folder: Path) -> pd.DataFrame:
     """Every attempt at a cell: `folder`/attempts.csv, columns as `harness.records.ATTEMPT_COLUMNS`; empty without it.
 
@@ -210,7 +225,7 @@ def load_published(folder: Path) -> pd.DataFrame:
     table["guidance"] = table["cfg_scale"]
     table["guidance_channels"] = ["" if scale == 1 else "first-three" for scale in table["cfg_scale"]]
     table["labels"] = "uniform"
-    table["protocol"] = ""
+    table["protocol"] = table["vae"] = table["recipe"] = ""
     table["ema"] = pd.array([True] * len(table), dtype="boolean")
     table["extractor"] = "inception-v3"
     table["reference"] = [f"imagenet-{pixels}/train" for pixels in side]
@@ -220,7 +235,9 @@ def load_published(folder: Path) -> pd.DataFrame:
             table[column] = math.nan
     table = _without_duplicates(table, path)
     kept = [*RESULT_COLUMNS, "size", "source", "model", "resolution", "decoder", "cfg_scale", "sfid"]
-    return table[kept].sort_values(["gmacs", "name", "block", "step"], kind="stable", ignore_index=True)
+    return table[list(dict.fromkeys(kept))].sort_values(
+        ["gmacs", "name", "block", "step"], kind="stable", ignore_index=True
+    )
 
 
 def load_baselines(folder: Path) -> pd.DataFrame:
@@ -458,7 +475,7 @@ def _csv_lines(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
     for column in columns:
-        if column not in header and column not in _ADDED_LATER:
+        if column not in header and column in _FIRST:
             raise InputError(f"{path}: column {column} is missing; needed: {', '.join(columns)}")
     for column in header:
         again = header.count(column) > 1

@@ -1,5 +1,6 @@
 """Figures: each is a function of a table (and a fit) that returns a matplotlib Figure; `save` makes files of it."""
 
+from analysis.figures.evaluation import distance_against_samples, memorisation
 from analysis.figures.frontier import frontier, isoflops
 from analysis.figures.metrics import all_metrics
 from analysis.figures.quality import held_out_errors, residual_maps
@@ -14,11 +15,13 @@ __all__ = [
     "baselines",
     "block_bars",
     "bubbles",
+    "distance_against_samples",
     "find_samples",
     "frontier",
     "held_out_errors",
     "isoflops",
     "loss_with_zoom",
+    "memorisation",
     "metric_against_gflops",
     "over_steps",
     "residual_maps",

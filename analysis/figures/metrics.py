@@ -20,6 +20,7 @@ from analysis.figures.style import (
     title,
 )
 from analysis.fit import Correlation
+from analysis.slices import per_shape
 from analysis.table import METRIC, require_comparable
 
 
@@ -32,6 +33,8 @@ def all_metrics(
     correlations: Mapping[str, Correlation] | None = None,
 ) -> Figure:
     """A row per metric: against training compute (all checkpoints, left) and Gflops (one step, right), log x axes.
+
+    Seeds are averaged; a bar is one standard deviation to either side.
 
     Args:
         checkpoints: comparable rows of one block with train_gmacs and the metrics, at every step.
@@ -50,10 +53,11 @@ def all_metrics(
         raise CannotDrawError("no metric but the Fréchet distance was measured")
     figure, all_axes = new_figure(1.1 + 1.2 * len(shown), 2, len(shown), sharex=True, sharey=False)
     sizes, patches = size_colours(checkpoints), patch_markers(checkpoints)
+    trained = checkpoints[checkpoints["train_gmacs"] > 0]
     for row, column in enumerate(shown):
         left, right = all_axes[2 * row : 2 * row + 2]
-        draw_points(left, checkpoints[checkpoints["train_gmacs"] > 0], "train_gmacs", column, sizes, patches)
-        draw_points(right, models, "gmacs", column, sizes, patches)
+        for axes, rows, x in ((left, trained, "train_gmacs"), (right, models, "gmacs")):
+            draw_points(axes, per_shape(rows[rows[column].notna()], column), x, column, sizes, patches)
         left.set_ylabel(names[column])
         for axes in (left, right):
             axes.set_xscale("log")

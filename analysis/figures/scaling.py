@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import (
     GFLOPS,
+    MARKERS,
     PALETTE,
     TRAINING_COMPUTE,
     CannotDrawError,
@@ -26,10 +27,11 @@ from analysis.figures.style import (
     title,
 )
 from analysis.fit import Correlation, LineFit
-from analysis.table import METRIC, require_comparable
+from analysis.table import METRIC, block_name, require_comparable
 
 _LARGEST_BUBBLE = 900.0  # points squared
 _BUBBLE_AXES = 300.0  # points, width of the bubble chart's axes
+_FLOOR_SHOWN = 3.0  # a floor this much below the best model would squeeze a log axis
 
 
 @styled
@@ -49,7 +51,7 @@ def metric_against_gflops(
         caption: how it was measured (N, extractor, ...).
         fit: its line and 95 % prediction band are drawn; the metric axis is log for a power law, linear otherwise.
         correlation: its r is stated beside the line, the semi-log one on a linear axis.
-        column: of the metric.
+        column: of the metric. Of a distance, the floor (`frechet_floor`) is drawn where it was measured.
 
     Raises:
         InputError: rows that were measured differently.
@@ -70,6 +72,12 @@ def metric_against_gflops(
     if correlation is not None:
         shown, r = (f"ln {metric}", correlation.loglog) if log_metric else (metric, correlation.semilog)
         notes.append(f"r({shown}, ln G) = {r:.3f}")
+    handles = shape_handles(sizes, patches)
+    if column == METRIC and "frechet_floor" in rows and rows["frechet_floor"].notna().any():
+        floor = float(rows["frechet_floor"].mean())
+        notes.append(f"floor {floor:.3g}: as many real images against other real ones")
+        if not log_metric or floor > rows[column].min() / _FLOOR_SHOWN:
+            handles.append(axes.axhline(floor, color="#777777", linestyle=":", linewidth=1.2, label="floor"))
     axes.set_xscale("log")
     if log_metric:
         axes.set_yscale("log")
@@ -79,17 +87,18 @@ def metric_against_gflops(
     log_axis(axes.xaxis)
     axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
     axes.set_title("\n".join(notes), loc="left", fontsize=8)
-    outside_legend(figure, shape_handles(sizes, patches))
+    outside_legend(figure, handles)
     title(figure, f"{metric} against compute", caption)
     return figure
 
 
 @styled
 def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
-    """Metric against training compute, log x axis; checkpoints of one cell are joined (paper's Figure 9).
+    """Metric against training compute, log x axis; checkpoints of one model are joined (paper's Figure 9).
 
     Args:
-        table: comparable rows with train_gmacs, cell, step, size, patch_size and the metric.
+        table: comparable rows of one block, one per model and step (`analysis.slices.per_shape`), with train_gmacs,
+            step, size, patch_size and the metric.
         metric: printed name of the metric.
         caption: how it was measured.
 
@@ -103,7 +112,7 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         raise CannotDrawError("no training compute is recorded")
     figure, (axes,) = new_figure()
     sizes, patches = size_colours(rows), patch_markers(rows)
-    for _, run in rows.sort_values("step").groupby(["cell", "sampling_seed"], dropna=False):
+    for _, run in rows.sort_values("step").groupby(["size", "patch_size"]):
         if len(run) > 1:
             axes.plot(
                 run["train_gmacs"], run[METRIC], color=sizes[run["size"].iloc[0]], linewidth=1, alpha=0.6, zorder=1
@@ -219,8 +228,11 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
 def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """Metric against the compute of sampling one image, gmacs times sampler steps (paper's Figure 10).
 
+    Seeds are averaged: a point is their mean, a bar one standard deviation to either side.
+
     Args:
-        table: rows that are comparable but for sampling_steps, with gmacs, cell and the metric.
+        table: rows of one training step that are comparable but for sampling_steps, with gmacs, block, size,
+            patch_size and the metric.
         metric: printed name of the metric.
         caption: how it was measured.
 
@@ -232,22 +244,39 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     require_comparable(rows, vary=["sampling_steps"])
     if rows["sampling_steps"].nunique() < 2:
         raise CannotDrawError("all values were sampled with the same number of steps")
-    names = list(dict.fromkeys(rows.sort_values("gmacs")["name"]))
-    colour = colours(names)
-    figure, (axes,) = new_figure(height=3.4)
-    for name in names:
-        run = rows[rows["name"] == name].sort_values("sampling_steps")
-        compute = run["gmacs"] * run["sampling_steps"].astype(float)
-        axes.plot(compute, run[METRIC], color=colour[name], marker="o", label=name)
-        for x, y, steps in zip(compute, run[METRIC], run["sampling_steps"], strict=True):
-            axes.annotate(f"{steps} steps", (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
+    rows = rows.sort_values(["gmacs", "sampling_steps"], kind="stable").assign(_model=model_labels(rows))
+    figure, (axes,) = new_figure(height=3.9)
+    colour = colours(list(dict.fromkeys(rows["_model"])))
+    handles = []
+    for index, (name, run) in enumerate(rows.groupby("_model", sort=False)):
+        seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
+        compute = seeds["gmacs"] * seeds.index.to_numpy(float)
+        ink, marker = colour[str(name)], MARKERS[index % len(MARKERS)]
+        handles += axes.plot(compute, seeds["mean"], color=ink, marker=marker, linewidth=1, label=str(name))
+        error_bars(axes, compute, seeds["mean"], seeds["sd"], ink)
     axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.25)
     log_axis(axes.xaxis)
+    axes.set_ylim(bottom=0)
     axes.set(xlabel="Sampling compute per image, Gflops (GMACs × sampler steps)", ylabel=f"{metric} (lower is better)")
-    outside_legend(figure, axes.get_legend_handles_labels()[0])
+    steps = sorted(int(step) for step in rows["sampling_steps"].unique())
+    axes.set_title(
+        f"Points of a line, left to right: {', '.join(map(str, steps))} sampler steps", loc="left", fontsize=8
+    )
+    outside_legend(figure, handles)
     title(figure, f"{metric} against sampling compute", caption)
     return figure
+
+
+def model_labels(rows: pd.DataFrame) -> list[str]:
+    """Size and patch size of every row, with block, batch and recipe where these differ."""
+    parts = [rows["size"] + "/" + rows["patch_size"].astype(str)]
+    if rows["block"].nunique() > 1:
+        parts.append(rows["block"].map(block_name))
+    if "batch_size" in rows and rows["batch_size"].nunique() > 1:
+        parts.append("batch " + rows["batch_size"].astype(str))
+    if "recipe" in rows and (rows.groupby(["block", "size", "patch_size"])["recipe"].nunique() > 1).any():
+        parts.append(rows["recipe"].replace("", "defaults"))
+    return [", ".join(values) for values in zip(*parts, strict=True)]
 
 
 def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -269,12 +298,23 @@ def _triples(rows: pd.DataFrame, name: str) -> list[tuple[Any, Any, Any]]:
 
 
 def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, sizes: dict[str, str], patches: dict[int, str]) -> None:
-    """Column y against column x: a colour per size, a marker per patch size."""
+    """Column y against column x: a colour per size, a marker per patch size; bars of `spread` where rows are means."""
     for (size, _), cells in rows.groupby(["size", "patch_size"]):
         axes.plot(
             cells[x], cells[y], color=sizes[str(size)], marker=patches[int(cells["patch_size"].iloc[0])],
             linestyle="", zorder=3, markeredgecolor="white", markeredgewidth=0.5,
         )  # fmt: skip
+    if "spread" in rows:
+        error_bars(axes, rows[x], rows[y], rows["spread"], "#444444")
+
+
+def error_bars(axes: Axes, x: Any, mean: Any, deviation: Any, ink: str) -> None:
+    """One standard deviation to either side of the points that have one, never down to zero."""
+    have = np.asarray(deviation, float) > 0
+    if have.any():
+        x, mean, deviation = (np.asarray(values, float)[have] for values in (x, mean, deviation))
+        below = np.minimum(deviation, 0.95 * np.abs(mean))
+        axes.errorbar(x, mean, yerr=[below, deviation], fmt="none", ecolor=ink, elinewidth=0.9, capsize=2, zorder=2.5)
 
 
 def _bubble_key(gmacs: pd.Series[float]) -> Sequence[float]:

@@ -15,6 +15,7 @@ from analysis.printed import (
     pair_table,
     ranking_table,
     residual_table,
+    seed_table,
     slice_values,
     slope_table,
 )
@@ -63,7 +64,7 @@ def _tables(section: Section, found: SliceFits) -> None:
     for wanted, table in (
         (found.fits, fit_table), (found.ranking, ranking_table), (found.held, held_table),
         (found.forecasts, forecast_table), (found.slopes, slope_table), (found.residuals, residual_table),
-        (found.pairs, pair_table),
+        (found.pairs, pair_table), (found.repeats > 1, seed_table),
     ):  # fmt: skip
         if wanted:
             section.tables.append(table(found))
@@ -100,7 +101,7 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
             section, f"training-compute{suffix}", f"{metric} against training compute, one point per checkpoint.",
             "As the paper’s Figure 9.",
             lambda: figures.training_compute(
-                piece.checkpoints, metric, f"{block_name(piece.block)}; {piece.context}"
+                per_shape(piece.checkpoints), metric, f"{block_name(piece.block)}; {piece.context}"
             ),
         )  # fmt: skip
     page.draw(
@@ -155,7 +156,7 @@ def metrics(page: Page, table: pd.DataFrame) -> None:
 def _correlation(piece: Slice, column: str) -> Correlation | None:
     if column not in piece.table:
         return None
-    rows = piece.table[piece.table[column].notna()]
+    rows = per_shape(piece.table[piece.table[column].notna()], column)
     try:
         return correlate(rows["gmacs"].to_numpy(float), rows[column].to_numpy(float))
     except CannotFitError:

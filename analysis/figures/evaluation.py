@@ -1,0 +1,136 @@
+"""What the distance itself is worth: its dependence on the number of samples, and signs of memorisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.style import (
+    GFLOPS,
+    LINES,
+    MARKERS,
+    PALETTE,
+    CannotDrawError,
+    log_axis,
+    new_figure,
+    outside_legend,
+    patch_markers,
+    shape_handles,
+    size_colours,
+    styled,
+    title,
+)
+from analysis.table import METRIC, require_comparable
+
+#: Panels of the memorisation figure: column to name of its line, by the label of the axis they share.
+MEMORY: Mapping[str, Mapping[str, str]] = {
+    "distance": {"frechet_train": "to train images", "frechet_heldout": "to held-out images"},
+    "copies": {"copies": "copies of train images"},
+    "loss": {
+        "loss_train": "on train images", "loss_heldout": "on held-out images",
+        "loss_optimal_train": "optimal denoiser, train", "loss_optimal_heldout": "optimal denoiser, held-out",
+    },
+}  # fmt: skip
+_INK = {"train": PALETTE[0], "heldout": PALETTE[1]}
+
+
+@styled
+def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> Figure:
+    """The distance against 1/N over the first N samples of every model, and its extrapolation to infinitely many.
+
+    Args:
+        table: rows of `analysis.table.load_nested` with size, depth, width and patch_size, one evaluation per model,
+            and frechet_infinity, the limit that was recorded with it (NaN without one).
+        metric: printed name of the metric.
+        caption: how it was measured.
+
+    Raises:
+        CannotDrawError: no model was measured at two counts or more.
+    """
+    rows = table[table[METRIC].notna()]
+    rows = rows[rows.groupby("cell")["samples"].transform("nunique") > 1]
+    if rows.empty:
+        raise CannotDrawError("no model was measured at more than one number of samples")
+    figure, (axes,) = new_figure()
+    sizes, patches = size_colours(rows), patch_markers(rows)
+    for _, run in rows.sort_values("samples").groupby("cell", sort=False):
+        ink, marker = sizes[str(run["size"].iloc[0])], patches[int(run["patch_size"].iloc[0])]
+        x, y = 1 / run["samples"].to_numpy(float), run[METRIC].to_numpy(float)
+        axes.plot(x, y, color=ink, marker=marker, markersize=4, linestyle="", zorder=3)
+        limit = float(run["frechet_infinity"].iloc[0])
+        if np.isfinite(limit):
+            late = x <= 2 * x.min()  # the larger half of the counts, where the line is one
+            end = limit + x[late].max() * (y[late] - limit).mean() / x[late].mean()
+            axes.plot([0, x[late].max()], [limit, end], color=ink, linewidth=1, linestyle="--", zorder=2)
+            axes.plot([0], [limit], color=ink, marker=marker, markerfacecolor="white", clip_on=False, zorder=4)
+    counts = sorted({int(n) for n in rows["samples"]}, reverse=True)
+    ticks = _spread_out(counts)
+    axes.set_xticks([0, *(1 / n for n in ticks)], ["∞", *(f"{n:,}" for n in ticks)])
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set(xlabel="Samples N (the axis is 1/N)", ylabel=f"{metric} (lower is better)")
+    handles = shape_handles(sizes, patches)
+    handles.append(Line2D([], [], color="#555555", linestyle="--", marker="o", markerfacecolor="white", label="limit"))
+    outside_legend(figure, handles)
+    title(figure, f"{metric} against the number of samples", caption)
+    return figure
+
+
+def _spread_out(counts: list[int]) -> list[int]:
+    """The counts whose labels do not touch on an axis of 1/N from the smallest count to infinity, largest first."""
+    kept: list[int] = []
+    least = 0.09 / min(counts)
+    for count in counts:
+        if 1 / count - (1 / kept[-1] if kept else 0) >= least:
+            kept.append(count)
+    return kept
+
+
+@styled
+def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
+    """Train against held-out, model by model against compute: the distance, the share of copies, and the loss.
+
+    Args:
+        table: comparable rows of one training step, one per model, with gmacs and what `MEMORY` names; panels without
+            values are left out.
+        metric: printed name of the distance.
+        caption: how it was measured.
+
+    Raises:
+        InputError: rows that were measured differently.
+        CannotDrawError: neither the distances to both splits, nor copies, nor the optimal denoiser were measured.
+    """
+    require_comparable(table)
+    rows = table.sort_values("gmacs")
+    measured = {
+        column for panel in MEMORY.values() for column in panel if column in rows and rows[column].notna().any()
+    }
+    needed = {"distance": {"frechet_train", "frechet_heldout"}, "copies": {"copies"}, "loss": {"loss_optimal_train"}}
+    panels = [panel for panel, columns in needed.items() if columns <= measured]
+    if not panels:
+        raise CannotDrawError("the distance to both splits, copies and the optimal denoiser were not measured")
+    figure, all_axes = new_figure(1.1 + 1.9 * len(panels), 1, len(panels), sharex=True, sharey=False)
+    labels = {"distance": metric, "copies": "Share of samples", "loss": "Denoising loss"}
+    for axes, panel in zip(all_axes, panels, strict=True):
+        for index, (column, name) in enumerate(MEMORY[panel].items()):
+            if column not in measured:
+                continue
+            ink = _INK["heldout" if column.endswith("heldout") else "train"]
+            values = rows[rows[column].notna()]
+            is_bound = column.startswith("loss_optimal")
+            axes.plot(
+                values["gmacs"], values[column], color=ink, label=name, linestyle=LINES[2] if is_bound else "",
+                marker="" if is_bound else MARKERS[index],
+            )  # fmt: skip
+        axes.set_xscale("log")
+        log_axis(axes.xaxis)
+        axes.set_ylabel(labels[panel])
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    all_axes[-1].set_xlabel(GFLOPS)
+    title(figure, "Memorisation: train against held-out images", caption)
+    return figure

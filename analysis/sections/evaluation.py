@@ -1,0 +1,107 @@
+"""What the distances are worth: bias, spread and floor, dependence on the number of samples, signs of memorisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures
+from analysis.figures.evaluation import MEMORY
+from analysis.page import Page, Section, Table, number
+from analysis.slices import Slice, scaling_slices
+from analysis.table import block_name
+
+_MOST_MODELS = 12  # lines in the figure of N
+_WORTH = (
+    ("samples", "N"), ("frechet", ""), ("frechet_mean_term", "Means"), ("frechet_cov_term", "Covariances"),
+    ("frechet_bias", "Bias at N"), ("frechet_infinity", "At N = ∞"), ("frechet_infinity_se", "Its error"),
+    ("frechet_folds_mean", "Mean of folds"), ("frechet_folds_sd", "SD of folds"),
+    ("frechet_fold_samples", "N of a fold"), ("frechet_floor", "Floor"),
+)  # fmt: skip
+_MEMORY = (
+    ("frechet_train", "To train"), ("frechet_heldout", "To held-out"), ("copies", "Copies"),
+    ("loss_train", "Loss, train"), ("loss_optimal_train", "Optimal, train"), ("loss_heldout", "Loss, held-out"),
+    ("loss_optimal_heldout", "Optimal, held-out"),
+)  # fmt: skip
+
+
+def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
+    """The slice with most models: what its distances are worth, and whether its models copy their training images."""
+    section = page.section("evaluation", "What the distances are worth")
+    pieces = scaling_slices(table)
+    if not pieces:
+        return
+    piece = pieces[0]
+    _worth(page, section, piece)
+    _samples(page, section, piece, nested)
+    _memory(page, section, piece)
+
+
+def _worth(page: Page, section: Section, piece: Slice) -> None:
+    columns = [(column, title or piece.metric) for column, title in _WORTH if _measured(piece.table, column)]
+    if not {"frechet_bias", "frechet_infinity", "frechet_folds_sd", "frechet_floor"} & {
+        column for column, _ in columns
+    }:
+        page.omit("Bias, spread and floor of the distance", "they were not measured")
+        return
+    caption = (
+        "Its two terms; how much N samples of the same Gaussian score above infinitely many, to first order; its "
+        "extrapolation by a line in 1/N; disjoint folds of the samples (fewer each, so higher); floor: as many real "
+        f"images against the other real ones. {piece.label}."
+    )
+    section.tables.append(_table(caption, piece.table, columns))
+
+
+def _samples(page: Page, section: Section, piece: Slice, nested: pd.DataFrame) -> None:
+    what = f"The {piece.metric} against the number of samples"
+    if nested.empty:
+        page.omit(what, "there is no nested.csv, or it has no rows")
+        return
+    first = piece.table.sort_values(["gmacs", "sampling_seed"], kind="stable").drop_duplicates("cell")
+    if len(first) > _MOST_MODELS:
+        page.omit(f"{what}, of {len(first) - _MOST_MODELS} models", f"drawn for the {_MOST_MODELS} of most compute")
+        first = first.tail(_MOST_MODELS)
+    keys = ["cell", "step", "evaluation"]
+    about = first[[*keys, "size", "depth", "width", "patch_size"]]
+    about = about.assign(frechet_infinity=first.get("frechet_infinity", float("nan")))
+    rows = nested.merge(about, on=keys, how="inner")
+    page.draw(
+        section, "samples-n", f"{piece.metric} at nested numbers of samples against 1/N, {len(about)} models.",
+        "Values at different N do not compare: fewer samples score higher. Dashed: the line to infinitely many.",
+        lambda: figures.distance_against_samples(rows, piece.metric, piece.label),
+    )  # fmt: skip
+
+
+def _memory(page: Page, section: Section, piece: Slice) -> None:
+    columns = [(column, title) for column, title in _MEMORY if _measured(piece.table, column)]
+    for panel, name in (("distance", "distance to both splits"), ("copies", "share of copies")):
+        if not any(_measured(piece.table, column) for column in MEMORY[panel]):
+            page.omit(f"Memorisation: the {name}", "it was not measured")
+    if not _measured(piece.table, "loss_optimal_train"):
+        page.omit("Memorisation: the loss against the optimal denoiser", "it was not measured")
+    means = [column for column, _ in columns]
+    shapes = ["size", "patch_size"]
+    rows = piece.table.drop_duplicates(shapes).drop(columns=means)
+    rows = rows.merge(piece.table.groupby(shapes, as_index=False)[means].mean(), on=shapes) if means else rows
+    page.draw(
+        section, "memorisation", f"Train against held-out images, {len(rows)} models against Gflops.",
+        "Signs of memorisation: samples nearer to the train images than to the held-out ones, copies, and a loss on "
+        "train images near that of the optimal denoiser, which knows only them. Means over seeds.",
+        lambda: figures.memorisation(rows, piece.metric, piece.label),
+    )  # fmt: skip
+    if {"frechet_heldout", "copies", "loss_optimal_train"} & set(means):
+        caption = f"Train against held-out images. {piece.label}."
+        section.tables.append(_table(caption, piece.table, columns))
+
+
+def _measured(rows: pd.DataFrame, column: str) -> bool:
+    return column in rows and bool(rows[column].notna().any())
+
+
+def _table(caption: str, rows: pd.DataFrame, columns: list[tuple[str, str]]) -> Table:
+    printed: list[tuple[str, ...]] = []
+    row: Any
+    for _, row in rows.iterrows():
+        printed.append((str(row["name"]), block_name(str(row["block"])), *(number(row[c]) for c, _ in columns)))
+    return Table(caption, ("Model", "Block", *(title for _, title in columns)), tuple(printed))

@@ -1,0 +1,109 @@
+"""What the distances are worth, and memorisation: drawn where it was measured, left out with its reason elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import figures, sections
+from analysis.page import Page
+from analysis.printed import seed_table
+from analysis.slices import scaling_slices
+from analysis.study import fit_slice
+from analysis.table import load_nested, load_study
+from harness.records import NESTED_COLUMNS
+
+from .conftest import SHAPES, result_row, write_csv, write_results
+
+COUNTS = (150, 300, 600, 900, 1200, 1500)
+
+
+def measured_row(shape: tuple[int, int, int], **changes: Any) -> dict[str, Any]:
+    row = result_row(*shape, **changes)
+    distance = row["frechet"]
+    return row | {
+        "frechet_mean_term": distance / 3, "frechet_cov_term": distance / 1.5, "frechet_bias": 0.5,
+        "frechet_infinity": distance - 0.5, "frechet_infinity_se": 0.01, "frechet_folds_mean": distance + 2,
+        "frechet_folds_sd": 0.2, "frechet_fold_samples": 300, "frechet_floor": 1.25, "frechet_train": distance,
+        "frechet_heldout": distance * 1.1,
+    }  # fmt: skip
+
+
+def write_measured(folder: Path) -> pd.DataFrame:
+    rows = [measured_row(shape) for shape in SHAPES]
+    nested = [
+        {**{k: row[k] for k in ("study", "cell", "name", "step", "evaluation")}, "samples": n,
+         "frechet": row["frechet"] - 0.5 + 0.5 * 1500 / n}
+        for row in rows for n in COUNTS
+    ]  # fmt: skip
+    write_csv(folder / "nested.csv", list(NESTED_COLUMNS), nested)
+    return load_study(write_results(folder, rows))
+
+
+def page_of(folder: Path, table: pd.DataFrame) -> Page:
+    page = Page(folder, "", "")
+    sections.evaluation(page, table, load_nested(folder))
+    return page
+
+
+def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
+    page = page_of(tmp_path, write_measured(tmp_path))
+    (section,) = page.sections
+    assert [picture.name for picture in section.pictures] == ["samples-n", "memorisation"]
+    worth, memory = section.tables
+    assert {"Bias at N", "At N = ∞", "SD of folds", "N of a fold", "Floor"} <= set(worth.columns)
+    assert memory.columns[2:4] == ("To train", "To held-out")
+    assert ("Memorisation: the share of copies", "it was not measured") in page.omitted
+    text = (tmp_path / "figures" / "samples-n.svg").read_text()
+    for what in ("Samples N (the axis is 1/N)", "∞", "1,500", "limit"):
+        assert what in text
+
+
+def test_what_was_not_measured_is_left_out_with_its_reason(make_study: Callable[..., Path]) -> None:
+    folder = make_study(extras=False)
+    page = page_of(folder, load_study(folder))
+    assert page.sections[0].empty
+    reasons = dict(page.omitted)
+    assert reasons["The FD-digits-cnn against the number of samples"] == "there is no nested.csv, or it has no rows"
+    assert reasons["Bias, spread and floor of the distance"] == "they were not measured"
+
+
+def test_the_limit_is_where_the_line_meets_infinity(tmp_path: Path) -> None:
+    table = write_measured(tmp_path)
+    about = table[["cell", "size", "depth", "width", "patch_size", "frechet_infinity"]]
+    figure = figures.distance_against_samples(load_nested(tmp_path).merge(about, on="cell"), "FD", "")
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert len(dashed) == len(SHAPES)
+    for line, row in zip(dashed, table.sort_values("name").itertuples(), strict=False):
+        x, y = line.get_xdata(), line.get_ydata()
+        assert x[0] == 0
+        assert y[0] in set(table["frechet_infinity"])
+        assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(0.5 * 1500), row  # the law the counts were made by
+
+
+def test_the_floor_is_drawn_with_the_distance(tmp_path: Path) -> None:
+    table = write_measured(tmp_path)
+    figure = figures.metric_against_gflops(table, "FD", "")
+    assert "floor 1.25: as many real images against other real ones" in figure.axes[0].get_title(loc="left")
+    assert [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "floor"] == [1.25]
+
+
+def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
+    rows = [
+        result_row(*shape, evaluation=f"{n} {seed}", sampling_steps=n, sampling_seed=seed, frechet=100 / n + seed)
+        for shape in SHAPES[:4] for n in (10, 50) for seed in (0, 4)
+    ]  # fmt: skip
+    table = load_study(write_results(tmp_path, rows))
+    figure = figures.sampling_compute(table, "FD", "")
+    lines = [line for line in figure.axes[0].lines if line.get_label()[0] == "d"]
+    assert len(lines) == 4
+    assert all(list(line.get_ydata()) == [12, 4] for line in lines)
+    assert len(figure.axes[0].collections) == 4  # bars
+    found = fit_slice(scaling_slices(table)[0])
+    printed = seed_table(found)
+    assert printed.rows[0][1:] == ("1", "2", "12", "", "2.828")
+    assert list(found.rows["spread"]) == pytest.approx([8**0.5] * 4)
+    (points,) = figures.metric_against_gflops(found.rows, "FD", "").axes[0].containers
+    assert points.has_yerr
