@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,10 @@ from PIL import Image
 from harness import checkpoint
 from harness.cell import Cell, Evaluation
 from harness.data.order import SampleStreams
+from harness.data.sources import ImageArray
 from harness.diffusion.sampling import guided, sample, to_uint8
 from harness.diffusion.schedule import Schedule
+from harness.errors import CellFailedError
 from harness.files import write_atomic
 from harness.model.dit import DiT
 from harness.ranks import Ranks
@@ -66,7 +70,7 @@ def generate(
     decode: Decode = pixels,
     class_counts: NDArray[np.int64] | None = None,
     ranks: Ranks | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+) -> tuple[Samples, NDArray[np.int64]] | None:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
 
     Without labels in the data, all labels are 0. Latents become images by `decode`. Labels as in training need
@@ -79,15 +83,15 @@ def generate(
     ranks = ranks or Ranks()
     schedule = Schedule.of(cell.diffusion).respaced(evaluation.sampling_steps)
     counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
-    parts: dict[int, dict[str, torch.Tensor]] = {}  # of the first rank
+    labels: dict[int, NDArray[np.int64]] = {}  # of the parts that are there; known to the first rank
 
     def missing() -> list[int]:
         for first, count in counts.items():
             with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
                 part, _ = checkpoint.load(run.samples_part(key, first))
                 if len(part["images"]) == count:
-                    parts[first] = part
-        return [first for first in counts if first not in parts]
+                    labels[first] = part["labels"].numpy()
+        return [first for first in counts if first not in labels]
 
     left = ranks.first(missing)
     for turn in range(0, len(left), ranks.world):
@@ -104,12 +108,51 @@ def generate(
             if part is not None:
                 hooks.before_write()
                 checkpoint.save(run.samples_part(key, first), part, {"first": first, "evaluation": evaluation.id})
-                parts[first] = part
+                labels[first] = part["labels"].numpy()
     if not ranks.leads:
         return None
-    in_order = [parts[first] for first in counts]
-    images, labels = (np.concatenate([part[name].numpy() for part in in_order]) for name in ("images", "labels"))
-    return images, labels
+    return Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts])
+
+
+class Samples:
+    """The generated images of an evaluation, an `ImageArray`: of the parts on disk, one is in memory."""
+
+    def __init__(self, run: Run, key: str, count: int, batch: int) -> None:
+        self._run, self._key, self._count, self._batch = run, key, count, batch
+        self._part = functools.lru_cache(maxsize=1)(self._read)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, channels)."""
+        return (self._count, *self._part(0).shape[1:])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """One image for a number, several for an array of numbers.
+
+        Raises:
+            CellFailedError: a part is gone or damaged.
+        """
+        if isinstance(index, int | np.integer):
+            return self._part(int(index) // self._batch)[int(index) % self._batch]
+        wanted = np.asarray(index, dtype=np.int64)
+        images = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
+        parts = wanted // self._batch
+        for part in np.unique(parts):
+            here = parts == part
+            images[here] = self._part(int(part))[wanted[here] % self._batch]
+        return images
+
+    def _read(self, number: int) -> NDArray[np.uint8]:
+        path = self._run.samples_part(self._key, number * self._batch)
+        try:
+            part, _ = checkpoint.load(path)
+        except (FileNotFoundError, checkpoint.CorruptCheckpointError) as error:
+            raise CellFailedError(f"{path}: missing or damaged ({error}); launch again with --retry") from None
+        images: NDArray[np.uint8] = part["images"].numpy()
+        return images
 
 
 @torch.inference_mode()
@@ -147,7 +190,7 @@ def _generate_part(
     return {"images": to_uint8(decode(x0)).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
 
 
-def save_grid(run: Run, key: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64]) -> None:
     """A picture of samples, one row a class; the same noise and labels in every cell of a study."""
     classes = np.unique(labels)
     if len(classes) > 1:
