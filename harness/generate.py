@@ -121,13 +121,18 @@ class Samples:
         self._run, self._key, self._count, self._batch = run, key, count, batch
         self._part = functools.lru_cache(maxsize=1)(self._read)
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """(N, H, W, channels)."""
         return (self._count, *self._part(0).shape[1:])
 
     def __len__(self) -> int:
         return self._count
+
+    def array(self) -> NDArray[np.uint8]:
+        """All images at once, in memory."""
+        images: NDArray[np.uint8] = self[np.arange(self._count)]
+        return images
 
     def __getitem__(self, index: Any, /) -> Any:
         """One image for a number, several for an array of numbers.
@@ -197,14 +202,15 @@ def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64])
         rows = [np.flatnonzero(labels == c)[:GRID_COLUMNS] for c in classes[:GRID_ROWS]]
     else:
         rows = [r for r in np.array_split(np.arange(min(len(images), GRID_ROWS * GRID_COLUMNS)), GRID_ROWS) if len(r)]
+    picked = iter(images[np.concatenate(rows)])
     side, channels = images.shape[1], images.shape[3]
     scale = max(1, 32 // side)
     gap = 1
     canvas = np.full((len(rows) * (side + gap) + gap, GRID_COLUMNS * (side + gap) + gap, channels), 128, dtype=np.uint8)
     for r, row in enumerate(rows):
-        for c, index in enumerate(row):
+        for c in range(len(row)):
             top, left = gap + r * (side + gap), gap + c * (side + gap)
-            canvas[top : top + side, left : left + side] = images[index]
+            canvas[top : top + side, left : left + side] = next(picked)
     picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     write_atomic(run.grid_file(key), lambda path: picture.save(path, format="PNG"))

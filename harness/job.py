@@ -325,6 +325,7 @@ class Job:
     ) -> dict[str, Any]:
         from harness.data.latents import reconstruction_distance
         from harness.evaluation import inception
+        from harness.evaluation.memorisation import optimal_losses
         from harness.evaluation.metrics import score
         from harness.train import StoppedError
 
@@ -353,6 +354,7 @@ class Job:
             else None,  # the others are quick
             progress=progress,
         )
+        metrics |= optimal_losses(self.cell, dataset, self.recording.loss_images, device, self._shared, progress)
         if data.vae:
             metrics["reconstruction_frechet"] = reconstruction_distance(data, self._shared, metrics)
         return metrics

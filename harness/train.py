@@ -38,6 +38,10 @@ LOSS_BINS = 8
 LOG_ROWS = 200
 
 
+#: Noisy input, timesteps and labels to predicted noise (and more channels after it).
+Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
 class StoppedError(Exception):
     """The job was asked to stop; everything needed to go on is written."""
 
@@ -351,7 +355,7 @@ def _finite(loss: float, step: int, cell: Cell) -> float:
 
 
 @torch.inference_mode()
-def measure_losses(dit: DiT, cell: Cell, data: Splits, count: int, device: str) -> dict[str, Any]:
+def measure_losses(dit: Denoiser, cell: Cell, data: Splits, count: int, device: str) -> dict[str, Any]:
     """Denoising loss (noise MSE) per timestep bin on both splits, the same noise for every cell.
 
     Returns:
@@ -367,7 +371,9 @@ def measure_losses(dit: DiT, cell: Cell, data: Splits, count: int, device: str) 
     return out
 
 
-def _bin_loss(dit: DiT, cell: Cell, split: Batches, count: int, schedule: Schedule, number: int, device: str) -> float:
+def _bin_loss(
+    dit: Denoiser, cell: Cell, split: Batches, count: int, schedule: Schedule, number: int, device: str
+) -> float:
     n = min(count, len(split.labels))
     low, high = (round(edge * cell.diffusion.timesteps / LOSS_BINS) for edge in (number, number + 1))
     draws = stream("denoising-loss", number)  # the same for both splits, so that their gap is not the noise's

@@ -29,6 +29,7 @@ from harness.evaluation.extractors import check_fits, feature_dim
 from harness.evaluation.features import Extractor, Progress
 from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, extrapolate
 from harness.evaluation.inception import metric_name
+from harness.evaluation.memorisation import nearest
 from harness.evaluation.references import Reference, adm_reference, reference_of
 from harness.evaluation.statistics import Blocks, Moments
 from harness.runs import Shared
@@ -91,7 +92,8 @@ def score(
         Under the names of `harness.records`, None where it cannot be computed: `samples`, `extractor`, `reference`;
         `frechet`, its two terms, its predicted bias, its extrapolation to infinitely many samples, mean and standard
         deviation over five disjoint folds, and the floor, see `frechet` and `references.Reference.floor`;
-        `frechet_train` and `frechet_heldout`, to both splits (not with ADM); `sfid` (Inception);
+        `frechet_train` and `frechet_heldout`, to both splits, and what `memorisation.nearest` says of the training
+        images (not with ADM); `sfid` (Inception);
         `kid` (mean over 10 to 100 subsets of at most 1000 images), `precision` and `recall` (k = 3, against
         the first 10,000 real images at most, or with Inception as many taken evenly), `inception_score` (mean over
         chunks of at least 5000 images, on the extractor's own classes). And `nested`, the distance at every tenth of
@@ -124,10 +126,7 @@ def score(
     record: dict[str, Any] = {"samples": len(images), "extractor": extractor.label, "reference": reference.label}
     record |= _frechet(generated, reference)
     record |= _other_metrics(generated, reference)
-    if evaluation.reference != "adm":
-        other = "held-out" if evaluation.reference == "train" else "train"
-        distances = {evaluation.reference: record["frechet"], other: _distance_to_other(generated, own, other, dataset)}
-        record |= {"frechet_train": distances["train"], "frechet_heldout": distances["held-out"]}
+    record |= _memorisation(generated, dataset, None if evaluation.reference == "adm" else own)
     record["warnings"] = _warnings(record, len(images), reference, evaluation.extractor)
     return record
 
@@ -194,11 +193,19 @@ def _frechet(generated: _Generated, reference: Reference) -> dict[str, Any]:
     }
 
 
-def _distance_to_other(
-    generated: _Generated, own: Callable[[str], Reference], split: str, dataset: Dataset
-) -> float | None:
-    images = dataset.train if split == "train" else dataset.heldout
-    return own(split).target().terms_of(generated.blocks.prefixes()[-1]).distance if len(images.images) >= 2 else None
+def _memorisation(generated: _Generated, dataset: Dataset, own: Callable[[str], Reference] | None) -> dict[str, Any]:
+    """Distances to what the model saw and to what it did not, and how near its samples are to the training images."""
+    found: dict[str, Any] = dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
+    whole = generated.blocks.prefixes()[-1]
+    for split, images, key in (("train", dataset.train, "train"), ("held-out", dataset.heldout, "heldout")):
+        if own is None or len(images.images) < 2:
+            continue
+        reference = own(split)
+        found[f"frechet_{key}"] = reference.target().terms_of(whole).distance
+        if split == "train" and reference.complete:
+            near = nearest(generated.pool, reference.features)
+            found |= {"nearest_ratio": near.ratio, "copies": near.copies}
+    return found
 
 
 def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any]:

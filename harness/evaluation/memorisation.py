@@ -1,0 +1,170 @@
+"""Whether a model copies: its samples' nearest training images, and what a pure memoriser's loss would be.
+
+With small data a falling distance can be copying, for a copy of the training set is as near to it as can be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.cell import Cell, canonical_json
+from harness.data.batches import Batches, batches
+from harness.data.order import stream
+from harness.data.sources import Dataset
+from harness.diffusion.schedule import Schedule
+from harness.evaluation.features import Progress
+from harness.evaluation.references import once
+from harness.files import read_json, write_json
+from harness.runs import Shared
+from harness.train import LOSS_BINS, measure_losses
+
+#: A sample is a copy when its nearest training image is nearer than this share of the distance to the second nearest
+#: (Yoon, Choi, Kwon & Ryu 2023, "Diffusion probabilistic models generalize when they fail to memorize").
+COPY_RATIO = 1 / 3
+
+#: The optimal denoiser looks at every training image for every input; beyond this many (mirror images count) it is
+#: left out.
+MOST_IMAGES = 100_000
+
+_FORMAT = 1
+
+#: Distances that are in memory at once.
+_CHUNK_VALUES = 2**22
+
+#: Training images that the optimal denoiser weighs at once.
+_POINTS = 4096
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """What the nearest training images say of the samples.
+
+    Attributes:
+        ratio: median over the samples of the distance to the nearest over that to the second nearest.
+        copies: share of the samples with a ratio below 1/3, or that lie on a training image.
+    """
+
+    ratio: float
+    copies: float
+
+
+def nearest(samples: Tensor, train: Tensor) -> Nearest:
+    """Compare the features of samples (N, d) with those of all training images (M, d), M at least 2."""
+    found = []
+    reference = train.double()
+    rows = max(1, _CHUNK_VALUES // len(train))
+    for start in range(0, len(samples), rows):
+        some = samples[start : start + rows].double()
+        near = torch.cdist(some, reference).topk(2, largest=False).indices  # (rows, 2)
+        # once more by differences: by way of a matrix product, a copy may lie 1e-6 away from itself
+        found.append((some[:, None] - reference[near]).norm(dim=2))
+    first, second = torch.cat(found).sort(dim=1).values.unbind(1)
+    ratio = torch.where(first > 0, first / second, 0.0)  # of two equal training images, each is a copy of the other
+    return Nearest(float(ratio.median()), float((ratio < COPY_RATIO).double().mean()))
+
+
+class OptimalDenoiser:
+    """The noise prediction of least loss on the training images themselves, in closed form: a pure memoriser.
+
+    Given x_t, image i has the weight w_i ~ exp(-|x_t - sqrt(alpha_bar) x_i|^2 / (2 (1 - alpha_bar))); the best x_0 is
+    the weighted mean, and the noise follows from it. With labels, only images of the input's class count.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None, schedule: Schedule) -> None:
+        """`images`: float32 (M, C, S, S), as the model sees them; `labels`: (M,), None without classes."""
+        self._images, self._labels = images, labels
+        self._alphas_bar = torch.from_numpy(schedule.alphas_bar).to(images.device)
+
+    def __call__(self, xt: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Noise (N, C, S, S) in xt (N, C, S, S) at timesteps t (N,) of labels y (N,)."""
+        x = xt.double().flatten(1)  # (N, D)
+        share = self._alphas_bar[t][:, None]  # (N, 1)
+        largest = x.new_full((len(x), 1), -torch.inf)
+        weights, weighted = torch.zeros_like(largest), torch.zeros_like(x)
+        for start in range(0, len(self._images), _POINTS):
+            points = self._images[start : start + _POINTS].double().flatten(1)  # (P, D)
+            squares = x.square().sum(1, keepdim=True) + share * points.square().sum(1)
+            logits = (share.sqrt() * (x @ points.T) - squares / 2) / (1 - share)  # (N, P)
+            if self._labels is not None and y is not None:
+                logits = logits.masked_fill(self._labels[start : start + _POINTS] != y[:, None], -torch.inf)
+            new = torch.maximum(largest, logits.amax(1, keepdim=True))
+            new_or_0 = torch.where(new > -torch.inf, new, 0.0)  # no image of the class so far
+            before, now = (largest - new_or_0).exp(), (logits - new_or_0).exp()
+            weights = before * weights + now.sum(1, keepdim=True)
+            weighted = before * weighted + now @ points
+            largest = new
+        x0 = weighted / weights.clamp_min(1.0)  # below 1 only where no image has the label, and then 0
+        return ((x - share.sqrt() * x0) / (1 - share).sqrt()).reshape(xt.shape).float()
+
+
+def optimal_losses(
+    cell: Cell,
+    dataset: Dataset,
+    loss_images: int,
+    device: str = "cpu",
+    shared: Shared | None = None,
+    wait: Progress = lambda done, all: None,
+) -> dict[str, float | None]:
+    """Loss of the optimal denoiser of the training images on both splits, as `harness.train.measure_losses` measures.
+
+    It is the same for every cell of the same data, so it is computed once and kept beside the references.
+
+    Args:
+        cell: for its data and diffusion.
+        dataset: its images.
+        loss_images: images of each split, as in `Recording`.
+        device: where it is computed.
+        shared: where it is kept; None: nowhere.
+        wait: see `references.once`.
+
+    Returns:
+        `loss_optimal_train` and `loss_optimal_heldout`; None for latents, which are drawn anew at every step, and for
+        more than 100,000 images.
+    """
+    names = ("train", "heldout")
+    count = len(dataset.train.labels) * (2 if cell.data.horizontal_flips else 1)
+    if cell.data.vae is not None or count > MOST_IMAGES:
+        return {f"loss_optimal_{name}": None for name in names}
+
+    def make() -> dict[str, Any]:
+        data = batches(dataset, device)
+        denoiser = OptimalDenoiser(*_points(cell, data.train), Schedule.of(cell.diffusion))
+        losses = measure_losses(denoiser, cell, data, loss_images, device)
+        return {f"loss_optimal_{name}": losses[f"loss_{name}"] for name in names}
+
+    if shared is None:
+        return make()
+    of = (
+        _FORMAT,
+        canonical_json(cell.data),
+        dataset.fingerprint,
+        canonical_json(cell.diffusion),
+        loss_images,
+        LOSS_BINS,
+    )
+    described = " ".join(map(str, of))
+    key = hashlib.sha256(described.encode()).hexdigest()[:12]
+    folder = shared.reference_folder(f"{cell.data.name}-optimal-denoiser-{key}")
+
+    def write() -> dict[str, Any]:
+        found = make()
+        write_json(folder / "losses.json", found)
+        return found
+
+    return once(folder, "measuring the optimal denoiser", lambda: read_json(folder / "losses.json"), write, wait)
+
+
+def _points(cell: Cell, train: Batches) -> tuple[Tensor, Tensor | None]:
+    """The training images as the model sees them, mirror images too where it sees those, and their labels."""
+    indices, draws = np.arange(len(train.labels)), stream("unused")
+    images, labels = train.x0(indices, None, draws), train.labels
+    if cell.data.horizontal_flips:
+        images = torch.cat([images, train.x0(indices, np.ones(len(indices), dtype=bool), draws)])
+        labels = torch.cat([labels, labels])
+    return images, labels if cell.data.shape.classes else None
