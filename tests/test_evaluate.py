@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness import checkpoint
 from harness.cell import Evaluation
 from harness.data.sources import load
 from harness.errors import InputError
@@ -40,7 +39,7 @@ width = 16
 patch_size = 4
 [training]
 steps = {steps}
-batch_size = 8
+batch_size = {batch}
 learning_rate = 1e-3
 ema_window = 0.1
 [recording]
@@ -61,9 +60,9 @@ sampling_batch = 20
 class OneCell(Bench):
     """As `Bench`, with one cell whose weights are kept at step 20 too."""
 
-    def __init__(self, folder: Path, steps: int = 40) -> None:
+    def __init__(self, folder: Path, steps: int = 40, batch: int = 8) -> None:
         super().__init__(folder)
-        self.sweep.write_text(SWEEP.format(steps=steps))
+        self.sweep.write_text(SWEEP.format(steps=steps, batch=batch))
 
     @property
     def cell(self) -> Run:
@@ -77,10 +76,18 @@ class OneCell(Bench):
         return self.cell.on(EVALUATING).attempt_numbers()
 
 
-def metrics(run: Run, step: int, **fields: Any) -> Any:
-    record = read_json(run.evaluation_file(f"{Evaluation(extractor='digits-cnn', **fields).id}@{step}"))
-    assert record is not None, fields
+def metrics(run: Run, evaluation: Evaluation, step: int) -> Any:
+    record = read_json(run.evaluation_file(f"{evaluation.id}@{step}"))
+    assert record is not None
     return record["metrics"]
+
+
+def undisturbed(run: Run, evaluation: Evaluation, step: int, folder: Path) -> Any:
+    """The metrics of sampling and scoring the kept weights at one go, in this process."""
+    _, cell = run.cell()
+    dit = load_weights(run, cell, step, ema=True, device="cpu")
+    images, _ = generate(dit, cell, evaluation, Run(folder / "aside"), "k", device="cpu", batch=20, hooks=Hooks())
+    return json.loads(json.dumps(score(images, evaluation, cell.data, load(cell.data))))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +110,7 @@ def study(trained: OneCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_grid_of_samplers_is_measured_once_and_nothing_is_trained(trained: OneCell) -> None:
     run = trained.cell
     before = {path: path.read_bytes() for path in (run.train_log, run.weights_file(20), run.weights_file(40))}
-    options = ("--sampling-steps", "2,3", "--seed", "0,1", "--samples", "60", "--at", "20,40")
+    options = ("--sampling-steps", "2,3", "--seed", "0,1", "--samples", "60", "--at", "20,40", "--labels", "training")
     both = [trained.start("evaluate", "small", *options) for _ in range(2)]
     for process in both:
         out, err = process.communicate(timeout=240)
@@ -119,6 +126,8 @@ def test_a_grid_of_samplers_is_measured_once_and_nothing_is_trained(trained: One
     assert {(row["step"], row["sampling_steps"], row["sampling_seed"]) for row in rows} == {
         (step, sampling, seed) for step in ("20", "40") for sampling in ("2", "3") for seed in ("0", "1")
     }
+    assert {row["labels"] for row in rows} == {"training"}
+    assert {row["labels"] for row in trained.rows() if row["samples"] == "330"} == {"uniform"}
     assert len({row["protocol"] for row in rows}) == 2
     assert len({row["frechet"] for row in rows}) == 8
     assert len([row for row in trained.rows() if row["samples"] == "330"]) == 2
@@ -128,16 +137,16 @@ def test_a_grid_of_samplers_is_measured_once_and_nothing_is_trained(trained: One
 
 
 def test_it_runs_beside_a_training(tmp_path: Path) -> None:
-    bench = OneCell(tmp_path / "b", steps=2000)
+    bench = OneCell(tmp_path / "b", steps=300, batch=256)
     training = bench.start("launch", str(bench.sweep))
     try:
         wait_for(lambda: list(bench.study.glob("runs/*/checkpoints/weights-00000020.*")))
         job = wait_for(bench.processes)[0]["pid"]
         os.kill(job, signal.SIGSTOP)  # so that it cannot end first
-        assert not bench.cell.weights_file(2000).exists()
-        done = bench.evaluate("--at", "20,2000", "--sampling-steps", "3")
+        assert not bench.cell.weights_file(300).exists()
+        done = bench.evaluate("--at", "20,300", "--sampling-steps", "3")
         assert done.returncode == 0, done.stderr
-        assert "left out: d1-w16-p4: no weights at step 2000; kept: 20" in done.stderr
+        assert "left out: d1-w16-p4: no weights at step 300; kept: 20" in done.stderr
         assert training.poll() is None
         os.kill(job, signal.SIGCONT)
         out, err = training.communicate(timeout=240)
@@ -146,11 +155,9 @@ def test_it_runs_beside_a_training(tmp_path: Path) -> None:
         training.kill()
     run = bench.cell
     assert (run.attempt_numbers(), bench.evaluating()) == ([1], [1])
-    beside = metrics(run, 20, samples=330, sampler="ddim", sampling_steps=3)
-    for path in (run.folder / "evaluations", run.folder / "samples"):
-        shutil.rmtree(path)
-    assert bench.evaluate("--at", "20", "--sampling-steps", "3").returncode == 0
-    assert metrics(run, 20, samples=330, sampler="ddim", sampling_steps=3) == beside
+    asked = Evaluation(samples=330, sampler="ddim", sampling_steps=3, extractor="digits-cnn")
+    assert metrics(run, asked, 20) == undisturbed(run, asked, 20, tmp_path)
+    assert metrics(run, asked.model_copy(update={"sampling_steps": 4}), 300)["frechet"] > 0
 
 
 def test_killed_sampling_goes_on_with_the_parts_it_had(trained: OneCell) -> None:
@@ -167,15 +174,7 @@ def test_killed_sampling_goes_on_with_the_parts_it_had(trained: OneCell) -> None
     assert "starting it again" in out
     assert 2 <= len(parts) < 6
     assert {path: path.stat().st_mtime_ns for path in parts} == parts  # not made again
-    # what one undisturbed sampling in this process gives
-    _, cell = run.cell()
-    dit = load_weights(run, cell, 40, ema=True, device="cpu")
-    aside = Run(trained.folder / "aside")
-    images, _ = generate(dit, cell, asked, aside, key, device="cpu", batch=20, hooks=Hooks())
-    found = [checkpoint.load(run.samples_part(key, first))[0]["images"].numpy() for first in range(0, 120, 20)]
-    np.testing.assert_array_equal(np.concatenate(found), images)
-    undisturbed = json.loads(json.dumps(score(images, asked, cell.data, load(cell.data))))
-    assert metrics(run, 40, **asked.model_dump(exclude={"extractor", "at"})) == undisturbed
+    assert metrics(run, asked, 40) == undisturbed(run, asked, 40, trained.folder)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,7 @@ def test_malformed_lists(text: str, field: str, message: str) -> None:
 )
 def test_what_cannot_be_asked(tmp_path: Path, protocol: str | None, options: dict[str, str], message: str) -> None:
     path = tmp_path / "small.toml"
-    path.write_text(SWEEP.format(steps=40))
+    path.write_text(SWEEP.format(steps=40, batch=8))
     with pytest.raises(InputError) as caught:
         with_evaluations(load_sweep(path), protocol, options)
     assert str(caught.value).startswith(message)
@@ -222,7 +221,7 @@ def test_what_cannot_be_asked(tmp_path: Path, protocol: str | None, options: dic
 
 def test_without_classes_there_is_nothing_to_guide(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
-    path.write_text(SWEEP.format(steps=40) + "[data]\nlabels = false\n")
+    path.write_text(SWEEP.format(steps=40, batch=8) + "[data]\nlabels = false\n")
     with pytest.raises(InputError, match=r"command line, evaluation.guidance: 1.5 needs labels"):
         with_evaluations(load_sweep(path), None, {"guidance": "1,1.5"})
 
@@ -306,3 +305,21 @@ def test_values_that_do_not_compare_are_warned_about(make_row: Callable[..., dic
 def test_the_name_fid_is_the_published_weights(make_row: Callable[..., dict[str, Any]]) -> None:
     assert " FID " in printed([make_row(extractor="inception-v3-compat@6726825d")])
     assert "FD-inception-v3-compat" in printed([make_row(extractor="inception-v3-compat@00000000")])
+
+
+@pytest.mark.parametrize("rule", ["balanced", "training"])
+def test_samples_have_the_classes_asked_for(study: tuple[Sweep, Study], tmp_path: Path, rule: Any) -> None:
+    (item,) = cell_runs(*study)
+    asked = Evaluation(samples=50, sampler="ddim", sampling_steps=1, labels=rule)
+    dit = load_weights(item.run, item.cell, 40, ema=True, device="cpu")
+    counts = np.array([0, 0, 10, 0, 0, 0, 0, 30, 0, 0])
+    made = generate(
+        dit, item.cell, asked, Run(tmp_path / "r"), "k", device="cpu", batch=20, hooks=Hooks(), class_counts=counts
+    )
+    assert made is not None
+    _, labels = made
+    if rule == "balanced":
+        assert labels.tolist() == [i % 10 for i in range(50)]
+    else:
+        assert set(labels.tolist()) == {2, 7}
+        assert 25 < (labels == 7).sum() < 48
