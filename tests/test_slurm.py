@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 
 from harness import slurm
 from harness.cell import Cell, Model, Recording, Resources
+from harness.errors import InputError
 from harness.job import Job
 from harness.launch import CellRun, cell_runs, launch
 from harness.processes import process_identity
@@ -190,6 +193,33 @@ def test_pools_share_the_cells_and_ask_for_all_their_slots(command: Command, tmp
     assert [claim.claim["slurm"]["index"] for claim in claims] == [0, 1, 0, 1, 0, 1, 0]
     assert [claim.job_id for claim in claims[:2]] == ["17_0", "17_1"]
     assert all(claim.pooled for claim in claims)
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path: Path, arrived: bool) -> None:
+    silence = {"err": "slurm_load_jobs error: Unable to contact slurm controller\n", "code": 1}
+    command("srun")
+    command("sacct")
+    command("scontrol", "MaxArraySize = 101\n")
+    sbatch, squeue = command("sbatch", **silence), command("squeue", **silence)
+    sweep = load_sweep(sweep_file(tmp_path, seeds=2))
+
+    def again() -> list[str]:
+        items = launch(sweep, Study(tmp_path / "results", "many", slurm.Queue("many")), Quiet())
+        return [item.now.state for item in items]
+
+    with pytest.raises(InputError, match=r"Slurm does not answer: .* 0 cells were submitted, the same command"):
+        again()
+    for path in (tmp_path / "results").glob("many/runs/*/attempts/001.json"):
+        claim = json.loads(path.read_text())
+        token = claim["slurm"]["token"]
+        path.write_text(json.dumps({**claim, "process": {"host": socket.gethostname()}}))  # its launcher has ended
+    squeue.unlink()
+    sbatch.unlink()
+    command("squeue", f"{token}|0|17_0|PENDING|None\n{token}|1|17_1|PENDING|None\n" if arrived else "")
+    command("sbatch", "Submitted batch job 18\n")
+    assert again() == (["queued"] * 2 if arrived else ["interrupted"] * 2)  # this queue does not hear of job 18
+    assert sbatch.exists() is not arrived, "nothing is submitted twice"
 
 
 @pytest.mark.parametrize("shared", [{"cells_per_job": 2}, {"cells_per_gpu": 2}])
