@@ -145,6 +145,7 @@ def _attempt_row(attempt: Attempt) -> Row:
         "host": started.get("host"),
         "device": conditions.get("hardware"),
         "threads": conditions.get("threads"),
+        "ranks": conditions.get("ranks"),
         "torch": conditions.get("torch"),
         "commit": started.get("commit"),
         "diff": started.get("diff"),

@@ -117,7 +117,9 @@ def plan(sweep: Sweep, items: list[CellRun], tflops: float | None = None) -> lis
                 "samples_bytes": sum(_sample_bytes(cell, e) for e in evaluations),
                 "latents": folder_name(cell.data) if cell.data.vae else None,
                 "latents_bytes": latents_bytes(cell.data),
-                "estimated_s": 3600 * gpu_hours if on_gpu else _assumed_seconds(cell, evaluations, gmacs),
+                "estimated_s": 3600 * gpu_hours / sweep.resources.world
+                if on_gpu
+                else _assumed_seconds(cell, evaluations, gmacs),
                 "evaluations": [_evaluation_row(*pair) for pair in zip(sweep.origins, evaluations, strict=True)],
                 "state": item.now.state.value,
             }
@@ -175,18 +177,18 @@ def _sample_bytes(cell: Cell, evaluation: Evaluation) -> int:
 
 
 def _measured_tflops(item: CellRun) -> float | None:
-    """What the GPU that trained a finished cell sustained; None on a CPU, or before it is done."""
+    """What each GPU of a finished cell sustained; None on a CPU, on changing numbers of them, or before it is done."""
     if item.now.state is not State.DONE:
         return None
-    devices = {
-        a.started["conditions"]["device"] for a in item.run.attempts() if a.started and "conditions" in a.started
-    }
+    started = [a.started["conditions"] for a in item.run.attempts() if a.started and "conditions" in a.started]
     seconds = [row["seconds"] for row in TrainLog(item.run).rows() if row.get("seconds")]
-    if devices != {"cuda"} or not seconds:
+    gpus = {conditions.get("ranks", 1) for conditions in started}
+    if {conditions["device"] for conditions in started} != {"cuda"} or len(gpus) != 1 or not seconds:
         return None
     recipe = item.cell.training
     macs = count(item.cell.model, item.cell.data.shape).macs
-    return 2 * (1 + _BACKWARD) * macs * recipe.batch_size * recipe.steps / float(seconds[-1]) / 1e12
+    gpu_seconds = float(seconds[-1]) * int(gpus.pop())
+    return 2 * (1 + _BACKWARD) * macs * recipe.batch_size * recipe.steps / gpu_seconds / 1e12
 
 
 def _sampling_passes(cell: Cell, evaluation: Evaluation) -> int:

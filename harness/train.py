@@ -275,7 +275,8 @@ def _averaging(state: TrainState, cell: Cell, device: str, ranks: Ranks) -> nn.M
     """The model as the ranks train it together.
 
     DistributedDataParallel sorts the gradients into its buffers after the first backward pass, and the order of its
-    sums depends on them. So one pass is thrown away here, and every step sums alike, the first after a resume too.
+    sums depends on them. So one pass is thrown away here, and every step sums alike, the first after a resume too
+    (without it, three ranks that were interrupted end with other bits than three that were not).
     """
     model = ranks.averaging(state.dit)
     if model is not state.dit:

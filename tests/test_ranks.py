@@ -34,7 +34,7 @@ from tests.test_launch import Bench, training, wait_for
 
 torch.set_num_threads(1)
 
-#: How far weights may be apart after 20 steps whose gradients were summed in another order; 4e-7 was seen.
+#: Of weights after 20 steps whose gradients were summed in another order: 1e-7 was seen; 3e-2 with half left out.
 TOLERANCE = 1e-5
 
 STEPS = 20
@@ -288,7 +288,7 @@ def test_a_cell_takes_a_slot_a_rank() -> None:
 
 
 def test_launched_on_two_ranks_and_resumed_on_one(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "b", steps=400, checkpoint=0.2)
+    bench = Bench(tmp_path / "b", steps=200, checkpoint=0.2)
     bench.sweep.write_text(bench.sweep.read_text().replace("depth = [1, 2]", "depth = [1]"))
     launcher = bench.start("launch", str(bench.sweep), "--ranks", "2")
     wait_for(lambda: training(bench))
@@ -310,10 +310,10 @@ def test_launched_on_two_ranks_and_resumed_on_one(tmp_path: Path) -> None:
         load(c.data),
         undisturbed,
         device="cpu",
-        keep=[400],
+        keep=[200],
         recording=Recording(loss_images=16),
         checkpoint_seconds=1e9,
         hooks=Hooks(),
     )
-    one, other = (checkpoint.load(r.weights_file(400))[0] for r in (undisturbed, Run(run)))
+    one, other = (checkpoint.load(r.weights_file(200))[0] for r in (undisturbed, Run(run)))
     assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-3
