@@ -582,24 +582,41 @@ def export(
     study: StudyArgument,
     cell: CellArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to make; must not exist.")],
-    format: Annotated[str, typer.Option(help="official (a .pt file) or diffusers (a pipeline folder).")] = "official",
+    format: Annotated[
+        str, typer.Option(help="official (a .pt file), diffusers (a pipeline folder), or npz (its samples).")
+    ] = "official",
     raw: Annotated[bool, typer.Option("--raw", help="The plain weights instead of the averaged ones (EMA).")] = False,
     step: Annotated[int | None, typer.Option(min=1, help="A kept step. Default: the last.")] = None,
     vae: Annotated[Path | None, typer.Option(help="diffusers: another folder of its AutoencoderKL.")] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="npz: beginning of the evaluation's id, where there are several.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="npz: the first so many. Default: all.")] = None,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Write a trained cell's weights as an official DiT checkpoint, or as a diffusers DiTPipeline folder.
+    """Write a trained cell's weights as an official DiT checkpoint or a diffusers DiTPipeline folder, or its samples.
 
-    Only adaln-zero with labels: the others exist in neither format. Two things to know about the diffusers folder.
-    Its transformer spaces the timestep frequencies differently and so gives slightly other outputs, until
+    npz: the generated images as evaluators of the ADM suite take them, arr_0 uint8 (N, H, W, C), and arr_1, labels.
+
+    Weights: only of adaln-zero with labels, the others exist in neither format. Two things to know about the diffusers
+    folder. Its transformer spaces the timestep frequencies differently and so gives slightly other outputs, until
     harness.model.interchange.match_timesteps is called on it. And DiTPipeline drops the learned variance and fixes the
     null class at 1000: a model of other than 1000 classes must be called with guidance_scale <= 1.
     """
+    from harness.exchange import SAMPLES_FORMAT, export_samples
     from harness.exchange import export as write
     from harness.runs import Shared
 
     sweep, folder = _resolve(study, results)
     item = _find_cell(_items(sweep, folder), cell, folder)
+    if format == SAMPLES_FORMAT:
+        if raw or vae is not None:
+            raise InputError(f"{'--raw' if raw else '--vae'}: is about weights; leave it out with --format npz")
+        told = export_samples(item.run, item.cell, output, step=step, evaluation=evaluation, count=samples)
+        print(f"{item.name}: {told}, in {output}")
+        return
+    if evaluation is not None or samples is not None:
+        raise InputError(f"{'--samples' if samples is not None else '--evaluation'}: allowed with --format npz")
     shared = Shared(results)
     note = write(
         item.run, item.cell, output, format, ema=not raw, step=step, vae=vae, shared=shared, sweep=str(sweep.path)

@@ -1,4 +1,4 @@
-"""What `dit-harness export` and `dit-harness import` do: weights of a run to other people's formats, and back."""
+"""What `dit-harness export` and `dit-harness import` do: weights and samples to other people's formats, and back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness import checkpoint
 from harness.cell import Cell, PretrainedVae
 from harness.data import autoencoders
 from harness.data.latents import open_latents
 from harness.errors import InputError
-from harness.files import write_atomic
-from harness.generate import load_weights
+from harness.evaluation import adm
+from harness.files import read_json, write_atomic
+from harness.generate import Samples, load_weights
 from harness.model.interchange import (
     Decoder,
     Imported,
@@ -26,6 +30,9 @@ from harness.model.interchange import (
 from harness.runs import Run, Shared
 
 FORMATS = ("official", "diffusers")
+
+#: The format of samples.
+SAMPLES_FORMAT = "npz"
 
 
 def export(
@@ -61,7 +68,7 @@ def export(
             nothing is written.
     """
     if format not in FORMATS:
-        raise InputError(f"--format: {format!r}; allowed: {', '.join(FORMATS)}")
+        raise InputError(f"--format: {format!r}; allowed: {', '.join((*FORMATS, SAMPLES_FORMAT))}")
     check_exportable(cell.model, cell.data.shape)
     if vae is not None and format == "official":
         raise InputError("--vae: an official checkpoint holds no VAE; allowed with --format diffusers")
@@ -88,6 +95,68 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return note
+
+
+def export_samples(
+    run: Run,
+    cell: Cell,
+    output: Path,
+    *,
+    step: int | None = None,
+    evaluation: str | None = None,
+    count: int | None = None,
+) -> str:
+    """Write generated images as the ADM suite takes them: an npz with `arr_0` uint8 (N, H, W, C) and `arr_1`, labels.
+
+    Args:
+        run: the cell's run folder.
+        cell: the cell.
+        output: the file to make; must not exist.
+        step: of which step; by default the last.
+        evaluation: the beginning of an evaluation's id; may be left out where there is one.
+        count: the first so many; by default all.
+
+    Returns:
+        What was written, a line.
+
+    Raises:
+        InputError: `output` exists, no such images, or fewer than asked for; nothing is written.
+    """
+    _require_new(output)
+    key = _samples_key(run, cell.training.steps if step is None else step, evaluation)
+    labels: list[NDArray[np.int64]] = []
+    found = 0
+    for first, path in run.samples_parts(key).items():
+        if first != found:
+            raise InputError(f"{path}: the part before it is missing, from sample {found} on; launch again makes it")
+        try:
+            labels.append(checkpoint.load(path)[0]["labels"].numpy())
+        except checkpoint.CorruptCheckpointError as error:
+            raise InputError(f"{error}; the file is damaged") from None
+        found += len(labels[-1])
+    if count is not None and not 0 < count <= found:
+        raise InputError(f"--samples: {count}, but {found} were generated ({key}); allowed: 1 to {found}")
+    record = read_json(run.evaluation_file(key))
+    if count is None and record is None:
+        raise InputError(f"{key}: sampling has not ended, {found} are there; --samples {found} exports these")
+    images = Samples(run, key, count or found, len(labels[0]))
+    adm.write_samples(output, images, np.concatenate(labels)[: len(images)])
+    told = f"{len(images)} samples of {key}, {'x'.join(map(str, images.shape[1:]))}"
+    return told + ("" if images.shape[3] == 3 else "; evaluators that rest on Inception want three channels")
+
+
+def _samples_key(run: Run, step: int, evaluation: str | None) -> str:
+    there = run.samples_keys()
+    keys = [key for key in there if key.endswith(f"@{step}") and key.startswith(evaluation or "")]
+    if len(keys) == 1:
+        return keys[0]
+    if keys:
+        ids = ", ".join(key.partition("@")[0] for key in keys)
+        raise InputError(f"--evaluation: several have samples of step {step}; allowed: {ids}")
+    raise InputError(
+        f"{run.folder}: no samples{f' of evaluation {evaluation}' if evaluation else ''} of step {step} here; "
+        f"there are: {', '.join(there) or 'none'}"
+    )
 
 
 def _decoder(cell: Cell, vae: Path | None, shared: Shared, sweep: str) -> tuple[Decoder | None, str]:

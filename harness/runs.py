@@ -274,6 +274,15 @@ class Run:
         """The part of the generated images that begins with sample `first`."""
         return self.samples_folder(key) / f"part-{first:08d}.safetensors"
 
+    def samples_parts(self, key: str) -> dict[int, Path]:
+        """The parts that are there, by their first sample."""
+        files = sorted(self.samples_folder(key).glob("part-*.safetensors"))
+        return {int(path.stem.rpartition("-")[2]): path for path in files}
+
+    def samples_keys(self) -> list[str]:
+        """The evaluations, at a step each, of which there are generated images."""
+        return sorted(folder.name for folder in (self.folder / "samples").glob("*@*") if folder.is_dir())
+
     def features_part(self, key: str, first: int) -> Path:
         """Features of the part of the generated images that begins with sample `first`, until the record is written."""
         return self.samples_folder(key) / f"features-{first:08d}.safetensors"

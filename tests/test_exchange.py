@@ -6,16 +6,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiTPipeline
 from safetensors import safe_open
 
 from harness import checkpoint, cli
-from harness.cell import Cell
-from harness.generate import load_weights
+from harness.cell import Cell, Evaluation
+from harness.data.sources import load
+from harness.evaluation.adm import read_samples
+from harness.evaluation.metrics import score
+from harness.files import write_json
+from harness.generate import generate, load_weights
 from harness.model.dit import DiT
 from harness.runs import Study
+from harness.train import Hooks
 from sweeps.grid import load_sweep
 
 ZERO = "d1-w16-p4-adaln-zero"
@@ -129,9 +135,12 @@ def test_the_autoencoder_of_a_latent_cell_goes_with_it(sweep: Path, capsys: pyte
         (["export", "study.toml", ZERO, "-o", "study.toml"], "study.toml: exists already"),
         (["export", "study.toml", "nothing", "-o", "x"], f"no cell of this name in study; allowed: {ZERO}"),
         (["export", "study.toml", ZERO, "-o", "x", "--step", "5"], "no weights of step 5; allowed: 7"),
-        (["export", "study.toml", ZERO, "-o", "x", "--format", "onnx"], "allowed: official, diffusers"),
+        (["export", "study.toml", ZERO, "-o", "x", "--format", "onnx"], "allowed: official, diffusers, npz"),
         (["export", "study.toml", ZERO, "-o", "x", "--vae", "y"], "an official checkpoint holds no VAE"),
         (["export", "study.toml", ZERO, "-o", "x", "--format", "diffusers", "--vae", "y"], "the cell learns pixels"),
+        (["export", "study.toml", ZERO, "-o", "x", "--samples", "3"], "--samples: allowed with --format npz"),
+        (["export", "study.toml", ZERO, "-o", "x", "--format", "npz"], "no samples of step 7 here; there are: none"),
+        (["export", "study.toml", ZERO, "-o", "x", "--format", "npz", "--raw"], "--raw: is about weights"),
         (["import", "none.pt", "-o", "x"], "none.pt: no such file"),
         (["import", "study.toml", "-o", "x"], "study.toml: no readable PyTorch checkpoint"),
         (["import", "results", "-o", "x"], "results: no config.json"),
@@ -145,6 +154,44 @@ def test_bad_input_is_one_line_and_writes_nothing(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert expected in line
+    assert not Path("x").exists()
+
+
+def test_samples_go_out_and_read_back_to_the_same_metrics(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, cell, source = cell_of(sweep)
+    evaluation = Evaluation(samples=7, sampling_steps=2)
+    key = f"{evaluation.id}@7"
+    dit = load_weights(source, cell, 7, ema=True, device="cpu")
+    for parameter in dit.parameters():
+        parameter.mul_(0.1)  # so that not every pixel is clipped
+    made = generate(dit, cell, evaluation, source, key, device="cpu", batch=3, hooks=Hooks())
+    assert made is not None
+    images, labels = made
+    export = ("export", sweep, name, "--format", "npz", "-o")
+
+    assert run(*export, "early.npz") == 2  # as long as there is no record, there may be more to come
+    assert f"{key}: sampling has not ended, 7 are there; --samples 7 exports these" in capsys.readouterr().err
+    write_json(source.evaluation_file(key), {})
+    assert run(*export, "all.npz") == 0
+    assert f"7 samples of {key}, 8x8x1; evaluators that rest on Inception want three" in capsys.readouterr().out
+    with np.load("all.npz", allow_pickle=False) as plain:
+        assert np.array_equal(plain["arr_0"], images.array())
+        assert np.array_equal(plain["arr_1"], labels)
+    dataset = load(cell.data)
+    read = read_samples(Path("all.npz"))[0]
+    assert score(read, evaluation, cell.data, dataset) == score(images, evaluation, cell.data, dataset)
+
+    assert run(*export, "few.npz", "--samples", "4", "--evaluation", evaluation.id[:5]) == 0
+    assert np.array_equal(read_samples(Path("few.npz"))[0], images[np.arange(4)])
+    capsys.readouterr()
+    assert run(*export, "x", "--samples", "8") == 2
+    assert f"--samples: 8, but 7 were generated ({key}); allowed: 1 to 7" in capsys.readouterr().err
+    source.samples_part("other@7", 0).parent.mkdir()
+    assert run(*export, "x") == 2
+    assert f"several have samples of step 7; allowed: {evaluation.id}, other" in capsys.readouterr().err
+    source.samples_part(key, 3).unlink()
+    assert run(*export, "x", "--evaluation", evaluation.id) == 2
+    assert "the part before it is missing, from sample 3 on" in capsys.readouterr().err
     assert not Path("x").exists()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.sources import ImageArray
 from harness.errors import InputError
 from harness.evaluation import inception
 from harness.files import write_atomic
@@ -35,6 +36,9 @@ STATISTICS: dict[str, tuple[int, ...]] = {
     "sigma_s": (SPATIAL_DIM, SPATIAL_DIM),
 }
 IMAGES, LABELS = "arr_0", "arr_1"
+
+#: Images that are written at once.
+_WRITTEN = 256
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,22 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     return found
 
 
-def write_samples(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    """Write samples as the ADM suite takes them: `arr_0` uint8 (N, H, W, C), `arr_1` their labels. Whole or not."""
+def write_samples(path: Path, images: ImageArray, labels: NDArray[np.int64]) -> None:
+    """Write samples as the ADM suite takes them: `arr_0` uint8 (N, H, W, C), `arr_1` their labels. Whole or not.
+
+    Of the images a few hundred at a time are in memory.
+    """
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # a name would get .npz appended
-            np.savez(file, arr_0=images, arr_1=labels)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            with archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+                for first in range(0, len(images), _WRITTEN):
+                    part = images[np.arange(first, min(first + _WRITTEN, len(images)))]
+                    file.write(np.ascontiguousarray(part, dtype=np.uint8).data)
+            with archive.open(f"{LABELS}.npy", "w") as file:
+                np.lib.format.write_array(file, labels, allow_pickle=False)
 
     write_atomic(path, write)
 
