@@ -192,6 +192,8 @@ def _folds(form: Form, table: pd.DataFrame, groups: npt.NDArray[np.generic], sch
 def _held_out(
     form: Form, scheme: str, rows: pd.DataFrame, predicted: Array, metric: str, ratio: float, flags: list[str]
 ) -> HeldOut:
+    if not (rows[metric] > 0).all():
+        raise CannotFitError("a measured value is not positive, so errors in percent are not defined")
     negative = int((predicted <= 0).sum())
     if negative:
         flags = [*flags, f"predicts a negative metric for {negative} of {len(rows)}"]

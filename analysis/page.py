@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import base64
 import math
+import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,8 @@ from matplotlib.figure import Figure
 
 from analysis.figures import CannotDrawError, save
 from analysis.fit import CannotFitError
+
+_FEW_FIGURES = 4  # below this a second process is not worth its start
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,17 @@ class Picture:
     data: str
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """A figure still to be drawn; the function is called once, whatever process does it."""
+
+    section: Section
+    name: str
+    alt: str
+    caption: str
+    figure: Callable[[], Figure]
+
+
 @dataclass
 class Section:
     """A part of the page with a heading."""
@@ -76,6 +94,7 @@ class Page:
     omitted: list[tuple[str, str]] = field(default_factory=list)  #: (what, why)
     fits: dict[str, Any] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
+    sketches: list[Sketch] = field(default_factory=list)
 
     def section(self, key: str, title: str) -> Section:
         """A new section at the end of the page."""
@@ -83,15 +102,19 @@ class Page:
         return self.sections[-1]
 
     def draw(self, section: Section, name: str, alt: str, caption: str, figure: Callable[[], Figure]) -> None:
-        """Draw, save and show a figure, or note why it cannot be drawn."""
-        try:
-            drawn = figure()
-        except (CannotDrawError, CannotFitError) as error:
-            self.omit(f"Figure “{name}”", str(error))
-            return
-        png, svg = save(drawn, self.folder / "figures", name)
-        self.paths += [png, svg]
-        section.pictures.append(Picture(name, alt, caption, base64.b64encode(png.read_bytes()).decode("ascii")))
+        """Have a figure drawn, saved and shown; `finish` does it, or notes why it cannot be drawn."""
+        self.sketches.append(Sketch(section, name, alt, caption, figure))
+
+    def finish(self) -> None:
+        """Draw all figures, on two cores where there are two: drawing is most of what a report costs."""
+        sketches, self.sketches = self.sketches, []
+        for sketch, drawn in zip(sketches, _draw_all(sketches, self.folder / "figures"), strict=True):
+            if isinstance(drawn, str):
+                self.omit(f"Figure “{sketch.name}”", drawn)
+                continue
+            data = base64.b64encode(drawn[0].read_bytes()).decode("ascii")
+            self.paths += drawn
+            sketch.section.pictures.append(Picture(sketch.name, sketch.alt, sketch.caption, data))
 
     def omit(self, what: str, why: str) -> None:
         """Note something that is not in the report."""
@@ -105,6 +128,34 @@ class Page:
         for what, why in self.omitted:
             grouped.setdefault(why, []).append(what)
         return grouped
+
+
+#: What a forked process draws: figures are functions, and only what is inherited need not be pickled.
+_inherited: tuple[list[Sketch], Path] = ([], Path())
+
+
+def _draw_all(sketches: list[Sketch], folder: Path) -> list[tuple[Path, Path] | str]:
+    """PNG and SVG of every figure, or why it cannot be drawn, in their order."""
+    global _inherited
+    _inherited = sketches, folder
+    try:
+        if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1 and len(sketches) > _FEW_FIGURES:
+            try:
+                with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+                    return list(pool.map(_draw_one, range(len(sketches))))
+            except BrokenProcessPool:
+                pass  # a process was killed; without it takes longer
+        return [_draw_one(index) for index in range(len(sketches))]
+    finally:
+        _inherited = [], Path()
+
+
+def _draw_one(index: int) -> tuple[Path, Path] | str:
+    sketches, folder = _inherited
+    try:
+        return save(sketches[index].figure(), folder, sketches[index].name)
+    except (CannotDrawError, CannotFitError) as error:
+        return str(error)
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -54,6 +54,7 @@ def write_report(folder: Path) -> ReportResult:
         raise InputError(
             f"{folder}: holds neither results.csv nor published.csv; `dit-harness collect` writes the former"
         )
+    page.finish()
     before = _figures_before(folder)
     page.fits["warnings"] = page.warnings
     page.fits["omitted"] = [{"what": what, "why": why} for what, why in page.omitted]

@@ -327,7 +327,7 @@ class Group:
     def label(self) -> str:
         """The conditions in words, for captions: N, extractor, reference and so on; and a warning of others."""
         text = describe_conditions(self.conditions)
-        return f"{text}. Does not compare with the rows of other {_listed(self.others)}" if self.others else text
+        return f"{text}; not comparable with other {_listed(self.others)}" if self.others else text
 
 
 def describe_conditions(conditions: Mapping[str, Any]) -> str:
@@ -367,7 +367,7 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
     """
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
     measured = table[table["extractor"] != ""]
-    others = tuple(_CONDITION_NAMES[column] for column in mixed_conditions(table) if column in keys)
+    others = tuple(_CONDITION_NAMES[column] for column in _telling(mixed_conditions(table)) if column in keys)
     groups = [
         Group(dict(zip(keys, key, strict=True)), rows, others)
         for key, rows in measured.groupby(keys, dropna=False, sort=False)
@@ -387,9 +387,15 @@ def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     return mixed
 
 
+def _telling(mixed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Without the conditions that follow from another one that differs too."""
+    implied = {"reference": "data", "guidance_channels": "guidance"}
+    return {column: values for column, values in mixed.items() if implied.get(column) not in mixed}
+
+
 def mixture_warning(table: pd.DataFrame) -> str | None:
     """One sentence where values that do not compare stand in one table; None where all do."""
-    mixed = mixed_conditions(table)
+    mixed = _telling(mixed_conditions(table))
     if not mixed:
         return None
     parts = [
@@ -543,8 +549,13 @@ def _without_duplicates(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     column = next(c for c in table.columns if first[c] is not second[c] and _differs(first[c], second[c]))
     raise InputError(
         f"{path}: cell {first['cell']}, step {first['step']}, evaluation {first['evaluation'] or 'none'} occurs twice "
-        f"with different values in column {column}: {first[column]!r} and {second[column]!r}; allowed: one row each"
+        f"with different values in column {column}: {_shown(first[column])} and {_shown(second[column])}; "
+        "allowed: one row each"
     )
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if pd.isna(value) or value == "" else repr(value.item() if hasattr(value, "item") else value)
 
 
 def _differs(one: Any, other: Any) -> bool:

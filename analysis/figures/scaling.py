@@ -247,6 +247,8 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     rows = rows.sort_values(["gmacs", "sampling_steps"], kind="stable").assign(_model=model_labels(rows))
     figure, (axes,) = new_figure(height=3.9)
     colour = colours(list(dict.fromkeys(rows["_model"])))
+    counts = sorted({int(count) for count in rows["sampling_steps"]})
+    same = (rows.groupby("_model")["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
     handles = []
     for index, (name, run) in enumerate(rows.groupby("_model", sort=False)):
         seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
@@ -254,8 +256,12 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         ink, marker = colour[str(name)], MARKERS[index % len(MARKERS)]
         handles += axes.plot(compute, seeds["mean"], color=ink, marker=marker, linewidth=1, label=str(name))
         error_bars(axes, compute, seeds["mean"], seeds["sd"], ink)
+        for steps, x, y in zip(seeds.index, compute, seeds["mean"], strict=True):
+            if not same:
+                axes.annotate(f"{steps} steps", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=7)
     axes.set_xscale("log")
     log_axis(axes.xaxis)
+    axes.margins(x=0.08, y=0.12)
     axes.set_ylim(bottom=0)
     axes.set(xlabel="Sampling compute per image, Gflops (GMACs × sampler steps)", ylabel=f"{metric} (lower is better)")
     steps = sorted(int(step) for step in rows["sampling_steps"].unique())

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.fit import CannotFitError, Correlation, correlate
-from analysis.page import Page, Section, interval
+from analysis.page import Page, Section, interval, number
 from analysis.printed import (
     fit_table,
     flipped,
@@ -54,10 +54,13 @@ def _too_few(count: int) -> str:
 
 
 def _note_absent(page: Page, piece: Slice) -> None:
-    """Name the cells of the slice's block that have no value at its step."""
+    """Name the cells of the slice's block that have no value at its step, or one without a logarithm."""
     cells = piece.group.table[piece.group.table["block"] == piece.block]
     for cell in cells[~cells["cell"].isin(piece.table["cell"])].drop_duplicates("cell").itertuples():
         page.omit(f"{cell.name} in the scaling fit", f"it has no {piece.metric} at step {piece.step:,}")
+    for row in piece.table[piece.table[piece.column] <= 0].itertuples():
+        value = number(getattr(row, piece.column))
+        page.omit(f"Fits of {piece.label}", f"the {piece.metric} of {row.name} is {value}, which has no logarithm")
 
 
 def _tables(section: Section, found: SliceFits) -> None:

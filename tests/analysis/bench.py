@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -25,16 +26,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = write_results(Path(folder) / "made-up", rows)
         write_extras(place, rows)
-        wall, own = time.monotonic(), time.process_time()
+        wall, own = time.monotonic(), _processor_seconds()
         written = write_report(place)
-        wall, own = time.monotonic() - wall, time.process_time() - own
+        wall, own = time.monotonic() - wall, _processor_seconds() - own
         print(f"report of {len(rows)} rows, {len(written.paths)} files: {wall:.1f} s wall, {own:.1f} s of a core")
     x = np.log(np.geomspace(0.3, 120, 12))
     y = np.log(80 * np.exp(-0.5 * x) + 5) + np.random.default_rng(0).normal(0, 0.1, (1000, 12))
-    wall, own = time.monotonic(), time.process_time()
+    wall, own = time.monotonic(), _processor_seconds()
     refit_floors(np.broadcast_to(x, y.shape), y, np.array([np.log(80), 0.5, 5.0]), 0.1)
-    wall, own = time.monotonic() - wall, time.process_time() - own
+    wall, own = time.monotonic() - wall, _processor_seconds() - own
     print(f"1,000 refits of the power law with floor to 12 models: {wall:.2f} s wall, {own:.2f} s of a core")
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

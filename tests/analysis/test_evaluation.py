@@ -45,6 +45,7 @@ def write_measured(folder: Path) -> pd.DataFrame:
 def page_of(folder: Path, table: pd.DataFrame) -> Page:
     page = Page(folder, "", "")
     sections.evaluation(page, table, load_nested(folder))
+    page.finish()
     return page
 
 

@@ -76,6 +76,25 @@ def test_the_paper(paper: Path) -> None:
         assert what in page.text
 
 
+def test_the_reference_values_stand_in_fits_json(paper: Path) -> None:
+    """To three digits, as published or derived from the published pairs."""
+    (first, *_) = json.loads((paper / "fits.json").read_text())["slices"]
+    assert first["correlation"]["semilog"] == pytest.approx(-0.930, abs=5e-4)
+    law = first["power law"]
+    assert law["coefficient"] == pytest.approx(137.8, abs=0.05)
+    assert law["exponent"] == pytest.approx(0.365, abs=5e-4)
+    assert law["exponent_t"] == pytest.approx([0.268, 0.462], abs=5e-4)
+    held = {(h["form"], h["scheme"]): h for h in first["held out"]}
+    forms = ("power law", "params and tokens")
+    errors = [held[form, "leave one out"]["mape_percent"] for form in forms]
+    assert errors == pytest.approx([20.5, 6.5], abs=0.05)
+    forecasts = [held[form, "forecast of XL/2 from the rest"]["predictions"]["DiT-XL/2"] for form in forms]
+    assert [f["predicted"] for f in forecasts] == pytest.approx([26.5, 19.25], abs=0.05)
+    assert {f["measured"] for f in forecasts} == {19.47}
+    assert not first["power law with floor"]["identified"]
+    assert "the floor sits on its bound 0" in first["power law with floor"]["flags"]
+
+
 def test_figures_are_small_and_describe_themselves(paper: Path) -> None:
     for path in (paper / "figures").glob("*.png"):
         assert path.stat().st_size < 300_000
@@ -194,6 +213,17 @@ def test_missing_metrics_are_reported(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "fits.json").read_text())["slices"][0]["models"] == 7
 
 
+def test_a_metric_without_a_logarithm_is_named(tmp_path: Path) -> None:
+    rows = [result_row(*shape) for shape in SHAPES[:6]]
+    rows[3]["frechet"] = 0.0
+    write_results(tmp_path, rows)
+    write_report(tmp_path)
+    fits = json.loads((tmp_path / "fits.json").read_text())
+    assert fits["slices"][0]["power law"] is None
+    reasons = {entry["why"] for entry in fits["omitted"]}
+    assert f"the FD-digits-cnn of {rows[3]['name']} is 0, which has no logarithm" in reasons
+
+
 def test_no_metric_at_all(tmp_path: Path) -> None:
     write_results(tmp_path, [result_row(*shape, frechet="") for shape in SHAPES[:3]])
     assert "no row has a metric" in Page(write_report(tmp_path).paths[-1]).text
@@ -208,9 +238,9 @@ def test_mixed_extractors_get_fits_of_their_own(tmp_path: Path) -> None:
     page = Page(tmp_path / "report.html")
     assert [attributes for _, attributes in page.tags if attributes.get("role") == "note"]
     assert "They do not compare and are not fitted together; they differ in extractor (one@01, two@01)" in page.text
-    assert "Does not compare with the rows of other extractor" in (
-        tmp_path / "figures" / "metric-vs-gflops.svg"
-    ).read_text().replace("\n", " ")
+    assert "not comparable with other extractor" in (tmp_path / "figures" / "metric-vs-gflops.svg").read_text().replace(
+        "\n", " "
+    )
     assert (tmp_path / "figures" / "metric-vs-gflops-2.png").exists()
 
 

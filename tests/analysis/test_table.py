@@ -107,7 +107,7 @@ def test_duplicates(tmp_path: Path) -> None:
     same = result_row()
     assert len(load_study(write_results(tmp_path, [same, same]))) == 1
     write_results(tmp_path, [same, same | {"frechet": 99.5}])
-    with pytest.raises(InputError, match=rf"occurs twice with different values in column frechet: .*{99.5}"):
+    with pytest.raises(InputError, match=r"twice with different values in column frechet: [\d.]+ and 99\.5;"):
         load_study(tmp_path)
     write_results(tmp_path, [same, same | {"frechet": ""}])
     with pytest.raises(InputError, match="occurs twice"):
@@ -186,9 +186,9 @@ def test_what_does_not_compare_is_said(tmp_path: Path) -> None:
         "Values measured in 2 ways meet in this study. They do not compare and are not fitted together; "
         "they differ in N (1500, 3000)"
     )
-    assert all("Does not compare with the rows of other N" in group.label for group in comparable_groups(table))
+    assert all("not comparable with other N" in group.label for group in comparable_groups(table))
     assert mixture_warning(table[table["samples"] == 1500]) is None
-    assert "Does not compare" not in comparable_groups(table, vary=["samples"])[0].label
+    assert "not comparable" not in comparable_groups(table, vary=["samples"])[0].label
 
 
 def recipe_rows(recipes: dict[int, tuple[str, ...]]) -> list[dict[str, object]]:
