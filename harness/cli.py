@@ -60,7 +60,10 @@ NodesOption = Annotated[
 RanksOption = Annotated[
     int | None, typer.Option(min=1, help="Processes that share one cell on each node, each on a GPU of its own.")
 ]
-MaxParallelOption = Annotated[int | None, typer.Option(help="Slurm: jobs at once.", rich_help_panel="Slurm")]
+MaxParallelOption = Annotated[
+    int | None,
+    typer.Option(help="Slurm: jobs at once. Default: all, or with --cells-per-job one.", rich_help_panel="Slurm"),
+]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Slurm: follow until all has ended.", rich_help_panel="Slurm")]
 RESULTS = Path("results")
 

@@ -40,6 +40,9 @@ def launch_slurm(
         InputError: Slurm refused or did not answer; the message says what was submitted before, if anything.
         KeyboardInterrupt: after Ctrl-C while following; the jobs go on.
     """
+    folder = str(study.submitit_folder.resolve())
+    if "%" in folder or not folder.isprintable():  # sbatch puts other words in place of %j, and ends a line at its end
+        raise InputError(f"{folder!r}: sbatch cannot write there; allowed: a results folder without % and line breaks")
     queue = study.scheduler if isinstance(study.scheduler, slurm.Queue) else slurm.Queue(study.name)
     try:
         limit = slurm.max_array_size()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -114,6 +117,19 @@ def test_stopped_by_a_signal_and_continued_after_the_requeue(
     assert work(made) == 0
     assert [outcomes(job) for job in made] == [["stopped", "done"], ["stopped", "done"], ["", "done"]]
     assert made[2].run.attempt(1).outcome == "waited", "it is not lost"
+
+
+def test_processes_stop_when_their_pool_is_killed(tmp_path: Path) -> None:
+    made = jobs(tmp_path, "long-1")
+    code = "import pickle, sys; from harness.pool import Pool; Pool(tuple(pickle.load(sys.stdin.buffer)), 1)()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as pool:
+        assert pool.stdin is not None
+        pool.stdin.write(pickle.dumps(made))
+        pool.stdin.close()
+        wait_for(lambda: made[0].run.attempt(1).started, 60)
+        pool.kill()
+    wait_for(lambda: outcomes(made[0]) == ["stopped"], 30)
 
 
 def test_one_cell_is_cancelled_and_the_others_go_on(tmp_path: Path, work: Work) -> None:

@@ -222,6 +222,15 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
     assert sbatch.exists() is not arrived, "nothing is submitted twice"
 
 
+@pytest.mark.parametrize("name", ["100%j", "a\nb"])
+def test_a_results_folder_that_sbatch_would_misread(command: Command, tmp_path: Path, name: str) -> None:
+    sbatch = command("sbatch")
+    study = Study(tmp_path / name, "many", slurm.Queue("many"))
+    with pytest.raises(InputError, match="allowed: a results folder without % and line breaks"):
+        launch(load_sweep(sweep_file(tmp_path, seeds=1)), study, Quiet())
+    assert not sbatch.exists()
+
+
 @pytest.mark.parametrize("shared", [{"cells_per_job": 2}, {"cells_per_gpu": 2}])
 def test_cells_of_several_ranks_share_nothing(shared: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match="2 is for cells of one process; allowed: ranks 1 and nodes 1"):
