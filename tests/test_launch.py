@@ -174,22 +174,13 @@ def test_again_trains_nothing(quiet: Bench) -> None:
     assert quiet.attempts() == before
 
 
-def test_a_finished_launch_imports_no_torch(quiet: Bench) -> None:
+@pytest.mark.parametrize(("verb", "heavy"), [("launch", {"torch"}), ("status", {"torch", "numpy"})])
+def test_what_finds_everything_done_imports_nothing_heavy(quiet: Bench, verb: str, heavy: set[str]) -> None:
     code = (
         "import sys; from harness.cli import app\n"
-        f"try: app(['launch', {str(quiet.sweep)!r}, '--results', {str(quiet.study.parent)!r}])\n"
+        f"try: app([{verb!r}, {str(quiet.sweep)!r}, '--results', {str(quiet.study.parent)!r}])\n"
         "except SystemExit as e: assert e.code == 0\n"
-        "assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_status_imports_neither_torch_nor_numpy(quiet: Bench) -> None:
-    code = (
-        "import sys; from harness.cli import app\n"
-        f"try: app(['status', {str(quiet.sweep)!r}, '--results', {str(quiet.study.parent)!r}])\n"
-        "except SystemExit as e: assert e.code == 0\n"
-        "assert not {'torch', 'numpy'} & set(sys.modules)"
+        f"assert not {heavy!r} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
