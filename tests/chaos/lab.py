@@ -25,6 +25,7 @@ from harness import checkpoint, launch, runs
 from harness.cell import Data
 from harness.collect import collect
 from harness.data.sources import load
+from harness.errors import DiskFullError
 from harness.files import read_json
 from harness.job import Job
 from harness.processes import is_alive
@@ -52,6 +53,7 @@ sampling_steps = 2
 at = [4]
 [resources]
 slots = 2
+device = "cpu"
 checkpoint_seconds = 0
 sampling_batch = 20
 """
@@ -108,7 +110,11 @@ class Lab:
             killer.watch()
             sweep = load_sweep(self.sweep)
             items = launch.launch(sweep, self.study, Notes(), retry=retry)
-            collect(self.study, launch.cell_runs(sweep, self.study))
+            try:
+                collect(self.study, launch.cell_runs(sweep, self.study))
+            except DiskFullError as error:  # as the command does
+                print(error, flush=True)
+                os._exit(1)
             os._exit(int(any(item.now.state is not runs.State.DONE for item in items)))
 
     def launch(self, decide: Decide = never, *, retry: bool = False) -> int:

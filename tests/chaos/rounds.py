@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.chaos.lab import Decide, Lab, never, wait_for, warm
+from tests.chaos.lab import SWEEP, Decide, Lab, never, wait_for, warm
 
 #: Launches after which a study must be done; each kill costs at most one, and the harness restarts lost jobs itself.
 MOST_LAUNCHES = 40
@@ -23,9 +23,9 @@ WRITES = {"launcher": 60, "job": 120}
 TWINS = 0.25
 
 
-def quiet(folder: Path) -> Lab:
+def quiet(folder: Path, sweep: str = SWEEP) -> Lab:
     """The undisturbed study, which the disturbed ones must equal."""
-    lab = Lab(folder / "quiet")
+    lab = Lab(folder / "quiet", sweep)
     code = lab.launch()
     assert code == 0, lab.output()
     return lab

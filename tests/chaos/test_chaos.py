@@ -11,6 +11,8 @@ from tests.chaos.killer import kind_of
 from tests.chaos.lab import Lab, warm
 from tests.chaos.rounds import at_each_point, check_equal, quiet, random_kills
 
+pytestmark = pytest.mark.xdist_group("chaos")  # forks of one warm process
+
 #: Files of a study and what happens to them; a kill comes at each.
 ATOMIC = {
     "launcher": ("sweep", "schema", "cell", "submitted", "copied picture", "results", "curves", "attempts"),
