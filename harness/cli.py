@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -660,7 +661,7 @@ def import_(
 
 
 def main() -> None:
-    """Run the command; bad input is one line and exit code 2, a full disk one line and 1."""
+    """Run the command; bad input and missing permission are one line and exit code 2, a full disk is one and 1."""
     try:
         app()
     except InputError as error:
@@ -670,10 +671,13 @@ def main() -> None:
     except OSError as error:
         from harness.files import is_full
 
-        if not is_full(error):
-            raise
-        print(f"error: {error}; what runs goes on; make room, then the same command", file=sys.stderr)
-        sys.exit(1)
+        if is_full(error):
+            print(f"error: {error}; what runs goes on; make room, then the same command", file=sys.stderr)
+            sys.exit(1)
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
+        raise
 
 
 if __name__ == "__main__":

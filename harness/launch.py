@@ -255,8 +255,9 @@ def _check_writable(study: Study) -> None:
         study.runs_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{study.folder}: results cannot be written: {error.strerror}") from None
-    if not os.access(study.runs_folder, os.W_OK):
-        raise InputError(f"{study.runs_folder}: results cannot be written: no permission")
+    for folder in (study.folder, study.runs_folder):
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"{folder}: results cannot be written: no permission, or a read-only file system")
 
 
 def _loop(sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gpus: list[str], view: View) -> None:
