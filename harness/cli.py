@@ -14,7 +14,6 @@ import typer
 from harness.errors import InputError
 
 if TYPE_CHECKING:
-    from harness.cell import Resources
     from harness.launch import CellRun
     from harness.runs import Study
     from sweeps.grid import Sweep
@@ -61,6 +60,13 @@ NodesOption = Annotated[
 RanksOption = Annotated[
     int | None, typer.Option(min=1, help="Processes that share one cell on each node, each on a GPU of its own.")
 ]
+CellsPerGpuOption = Annotated[int | None, typer.Option(min=1, help="Cells that share a GPU. Default: 1.")]
+CellsPerJobOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Slurm: slots of a job, each for cell after cell. Default: a job a cell.", rich_help_panel="Slurm"
+    ),
+]
 MaxParallelOption = Annotated[
     int | None,
     typer.Option(help="Slurm: jobs at once. Default: all, or with --cells-per-job one.", rich_help_panel="Slurm"),
@@ -102,12 +108,16 @@ def _find_cell(items: list[CellRun], cell: str, study: Study) -> CellRun:
     return found[0]
 
 
-def _with_options(resources: Resources, asked: dict[str, Any]) -> Resources:
-    """The sweep's resources with what the command line asks for in their place, validated as in the file."""
+def _with_resources(sweep: Sweep, **asked: Any) -> Sweep:
+    """The sweep with the resources that the command line asks for in their place, validated as in the file."""
+    from dataclasses import replace
+
     from harness.cell import Resources, validated
 
-    given = {key: value for key, value in asked.items() if value is not None}
-    return validated(Resources, {**resources.model_dump(), **given}, "command line, resources")
+    asked = {key: value for key, value in asked.items() if value is not None and value is not False}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
+    fields = {**sweep.resources.model_dump(), **given}
+    return replace(sweep, resources=validated(Resources, fields, "command line, resources"))
 
 
 def _counts(items: list[CellRun]) -> str:
@@ -246,7 +256,7 @@ def launch(
         int | None,
         typer.Option(min=1, help="Images a rank holds at once; gradients add up to the global batch. Default: all."),
     ] = None,
-    cells_per_gpu: Annotated[int | None, typer.Option(min=1, help="Cells that share a GPU. Default: 1.")] = None,
+    cells_per_gpu: CellsPerGpuOption = None,
     data_folder: DataFolderOption = None,
     download: DownloadOption = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
@@ -260,12 +270,7 @@ def launch(
     gpus: GpusOption = None,
     nodes: NodesOption = None,
     max_parallel: MaxParallelOption = None,
-    cells_per_job: Annotated[
-        int | None,
-        typer.Option(
-            help="Slurm: slots of a job, each for cell after cell. Default: a job a cell.", rich_help_panel="Slurm"
-        ),
-    ] = None,
+    cells_per_job: CellsPerJobOption = None,
     wait: WaitOption = False,
 ) -> None:
     """Train, sample and score every cell that is not done; resume what was interrupted.
@@ -277,32 +282,30 @@ def launch(
     divide its global batch, and in pieces that fit (--micro-batch). Neither changes what is trained: the same cell on
     another number of ranks agrees up to the order of float summation, and a cell begun on two goes on on one.
     """
-    from dataclasses import replace
-
-    sweep, folder = _resolve(study, results)
-    asked: dict[str, Any] = {
-        "slots": slots,
-        "threads": threads,
-        "ranks": ranks,
-        "nodes": nodes,
-        "micro_batch": micro_batch,
-        "data_folder": str(data_folder) if data_folder else None,
-        "data_download": download or None,
-        "executor": executor,
-        "partition": partition,
-        "account": account,
-        "qos": qos,
-        "constraint": constraint,
-        "time": time,
-        "mem_gb": mem_gb,
-        "gpus": gpus,
-        "max_parallel": max_parallel,
-        "cells_per_job": cells_per_job,
-        "cells_per_gpu": cells_per_gpu,
-    }
-    sweep = replace(sweep, resources=_with_options(sweep.resources, asked))
     from harness.runs import State
 
+    sweep, folder = _resolve(study, results)
+    sweep = _with_resources(
+        sweep,
+        slots=slots,
+        threads=threads,
+        ranks=ranks,
+        nodes=nodes,
+        micro_batch=micro_batch,
+        data_folder=data_folder,
+        data_download=download,
+        executor=executor,
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        time=time,
+        mem_gb=mem_gb,
+        gpus=gpus,
+        max_parallel=max_parallel,
+        cells_per_job=cells_per_job,
+        cells_per_gpu=cells_per_gpu,
+    )
     items = _run_all(sweep, folder, _items(sweep, folder), retry=retry, wait=wait)
     hint = " --retry" if any(item.now.state in (State.FAILED, State.CANCELLED) for item in items) else ""
     _tell_results(sweep, folder, _items(sweep, folder), items, f"launch {study}{hint}")
@@ -394,6 +397,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="CPU threads of a cell or rank, unless it was trained with others.")
     ] = None,
     ranks: RanksOption = None,
+    cells_per_gpu: CellsPerGpuOption = None,
     data_folder: DataFolderOption = None,
     download: DownloadOption = False,
     executor: ExecutorOption = None,
@@ -406,6 +410,7 @@ def evaluate(
     gpus: GpusOption = None,
     nodes: NodesOption = None,
     max_parallel: MaxParallelOption = None,
+    cells_per_job: CellsPerJobOption = None,
     wait: WaitOption = False,
 ) -> None:
     """Measure kept weights again, otherwise: other samplers, steps, guidance, seeds, labels, references, protocols.
@@ -413,30 +418,30 @@ def evaluate(
     Trains nothing, and may run beside a training. What has no weights kept is named and left out; what is measured
     already is not measured again. The rows come into results.csv beside the others.
     """
-    from dataclasses import replace
-
     from harness import evaluate as work
     from harness.views import cost_line, evaluation_lines
 
     sweep, folder = _resolve(study, results)
-    asked: dict[str, Any] = {
-        "slots": slots,
-        "threads": threads,
-        "ranks": ranks,
-        "data_folder": str(data_folder) if data_folder else None,
-        "data_download": download or None,
-        "executor": executor,
-        "partition": partition,
-        "account": account,
-        "qos": qos,
-        "constraint": constraint,
-        "time": time,
-        "mem_gb": mem_gb,
-        "gpus": gpus,
-        "nodes": nodes,
-        "max_parallel": max_parallel,
-    }
-    sweep = replace(sweep, resources=_with_options(sweep.resources, asked))
+    sweep = _with_resources(
+        sweep,
+        slots=slots,
+        threads=threads,
+        ranks=ranks,
+        data_folder=data_folder,
+        data_download=download,
+        executor=executor,
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        time=time,
+        mem_gb=mem_gb,
+        gpus=gpus,
+        nodes=nodes,
+        max_parallel=max_parallel,
+        cells_per_job=cells_per_job,
+        cells_per_gpu=cells_per_gpu,
+    )
     options = {
         "samples": samples,
         "sampler": sampler,

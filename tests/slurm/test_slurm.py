@@ -287,3 +287,16 @@ def test_slurmctld_is_away_and_comes_back(local: SlurmBench, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert bench.attempts() == {"d1": ["001.json"]}
     assert bench.weights()["d1"] == local.weights()["d1"]
+
+
+@pytest.mark.parametrize("pool", [(), ("--cells-per-job", "2")])
+def test_kept_weights_are_measured(local: SlurmBench, tmp_path: Path, pool: tuple[str, ...]) -> None:
+    bench = SlurmBench(tmp_path / "b", depth="[1, 2, 3]", checkpoint=60)
+    shutil.copytree(local.study, bench.study)
+    options = ("--executor", "slurm", "--wait", "--sampling-steps", "2", "--seed", "0,1", *pool)
+    done = bench.run("evaluate", "small", *options)
+    assert done.returncode == 0, done.stderr
+    assert len([row for row in bench.rows() if row["sampling_steps"] == "2"]) == 6
+    for run in bench.runs().values():
+        assert "slurm" in json.loads((run / "evaluating" / "001.json").read_text())
+        assert not (run / "attempts" / "002.json").exists()
