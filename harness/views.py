@@ -13,6 +13,7 @@ from rich.table import Table
 from harness import triage
 from harness.evaluation.inception import metric_name
 from harness.launch import CellRun
+from harness.records import PROTOCOL_COLUMNS
 from harness.runs import EVALUATING, Attempt, State
 
 if TYPE_CHECKING:
@@ -282,18 +283,7 @@ _MEASURES = {
     "loss_train": "loss train",
     "loss_heldout": "loss held-out",
 }
-_CONDITIONS = {
-    "data": "data",
-    "samples": "N",
-    "sampler": "sampler",
-    "sampling_steps": "sampling steps",
-    "guidance": "guidance",
-    "guidance_channels": "guided channels",
-    "labels": "labels",
-    "ema": "EMA",
-    "extractor": "features",
-    "reference": "reference",
-}
+_CONDITIONS = {column: column.replace("_", " ") for column in PROTOCOL_COLUMNS} | {"samples": "N", "ema": "EMA"}
 
 
 def results_table(title: str, rows: list[Row]) -> Table:
