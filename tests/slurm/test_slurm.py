@@ -289,12 +289,11 @@ def test_slurmctld_is_away_and_comes_back(local: SlurmBench, tmp_path: Path) -> 
     assert bench.weights()["d1"] == local.weights()["d1"]
 
 
-@pytest.mark.parametrize("pool", [(), ("--cells-per-job", "2")])
-def test_kept_weights_are_measured(local: SlurmBench, tmp_path: Path, pool: tuple[str, ...]) -> None:
+def test_kept_weights_are_measured_by_a_pool(local: SlurmBench, tmp_path: Path) -> None:
     bench = SlurmBench(tmp_path / "b", depth="[1, 2, 3]", checkpoint=60)
     shutil.copytree(local.study, bench.study)
-    options = ("--executor", "slurm", "--wait", "--sampling-steps", "2", "--seed", "0,1", *pool)
-    done = bench.run("evaluate", "small", *options)
+    options = ("--executor", "slurm", "--cells-per-job", "2", "--wait")
+    done = bench.run("evaluate", "small", "--sampling-steps", "2", "--seed", "0,1", *options)
     assert done.returncode == 0, done.stderr
     assert len([row for row in bench.rows() if row["sampling_steps"] == "2"]) == 6
     for run in bench.runs().values():
