@@ -14,7 +14,7 @@ from harness import checkpoint
 from harness.cell import Cell, PretrainedVae
 from harness.data import autoencoders
 from harness.data.latents import open_latents
-from harness.errors import InputError
+from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
 from harness.files import read_json, write_atomic
 from harness.generate import Samples, load_weights
@@ -83,6 +83,8 @@ def export(
         raise InputError(f"{run.folder}: no weights of step {step}; allowed: {kept}") from None
     except checkpoint.CorruptCheckpointError as error:
         raise InputError(f"{error}; the file is damaged") from None
+    except CellFailedError as error:
+        raise InputError(str(error)) from None
     if format == "official":
         write_atomic(output, lambda temporary: write_official(dit, temporary))
         return ""

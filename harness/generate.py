@@ -43,6 +43,7 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
 
     Raises:
         CorruptCheckpointError: the file is torn; on the first rank.
+        CellFailedError: it holds the weights of another model.
     """
     prefix = "ema." if ema else "model."
 
@@ -53,7 +54,11 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
     found = (ranks or Ranks()).load(read)
     assert found is not None
     dit = DiT(cell.model, cell.data.shape)
-    dit.load_state_dict(found[0])
+    try:
+        dit.load_state_dict(found[0])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CellFailedError(f"{run.weights_file(step)}: weights of another architecture ({reason})") from None
     return dit.to(device).eval().requires_grad_(False)
 
 

@@ -267,6 +267,7 @@ class Job:
         import numpy as np
 
         from harness.checkpoint import CorruptCheckpointError
+        from harness.diffusion.sampling import UINT8_RULE
         from harness.flops import count
         from harness.generate import generate, load_weights, pixels, save_grid
 
@@ -312,6 +313,7 @@ class Job:
             "params": cost.params,
             "macs": cost.macs,
             "metrics": metrics,
+            "uint8": UINT8_RULE,
             "seconds": round(time.monotonic() - begun, 3),
             "conditions": conditions,
             "packages": provenance.packages(),

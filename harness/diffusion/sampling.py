@@ -96,6 +96,10 @@ def guided(dit: DiT, y: Tensor | None, scale: float, channels: int | None = None
     return denoise
 
 
+#: What `to_uint8` does, for records: other rules give other FIDs.
+UINT8_RULE = "127.5 x + 128, clamped to 0..255, the fraction dropped"
+
+
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as bytes of the same shape: 127.5 x + 128, clamped to 0..255, the fraction dropped."""
+    """Images in [-1, 1] as bytes of the same shape, by the rule above."""
     return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)

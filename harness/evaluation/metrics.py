@@ -169,13 +169,15 @@ def _extract(
 def _frechet(generated: _Generated, reference: Reference) -> dict[str, Any]:
     """The distance and what is known of its uncertainty."""
     target = reference.target()
-    prefixes = [moments for moments in generated.blocks.prefixes() if moments.count >= 2]
-    terms = [target.terms_of(moments) for moments in prefixes]
-    counts, distances = [moments.count for moments in prefixes], [term.distance for term in terms]
-    n, whole, dims = counts[-1], terms[-1], len(reference.mu)
-    limit = extrapolate(counts, distances, dims)
-    folds = generated.blocks.folds(_PREFIXES // _FOLDS) if n % _PREFIXES == 0 else []
-    of_folds = [target.terms_of(fold).distance for fold in folds if fold.count >= 2]
+    # of all these sums of d x d, one more than the blocks' is in memory at a time
+    nested = [
+        (moments.count, target.terms_of(moments)) for moments in generated.blocks.prefixes() if moments.count >= 2
+    ]
+    counts, distances = [count for count, _ in nested], [terms.distance for _, terms in nested]
+    n, whole = nested[-1]
+    limit = extrapolate(counts, distances, len(reference.mu))
+    equal = n % _PREFIXES == 0  # folds of different sizes would not compare
+    folds = [target.terms_of(fold).distance for fold in generated.blocks.folds(_PREFIXES // _FOLDS)] if equal else []
     spatial = None if generated.spatial is None else reference.spatial_target()
     return {
         "frechet": whole.distance,
@@ -184,9 +186,9 @@ def _frechet(generated: _Generated, reference: Reference) -> dict[str, Any]:
         "frechet_bias": whole.bias(n),
         "frechet_infinity": limit.limit if limit else None,
         "frechet_infinity_se": limit.standard_error if limit else None,
-        "frechet_folds_mean": float(np.mean(of_folds)) if len(of_folds) > 1 else None,
-        "frechet_folds_sd": float(np.std(of_folds, ddof=1)) if len(of_folds) > 1 else None,
-        "frechet_fold_samples": folds[0].count if len(of_folds) > 1 else None,
+        "frechet_folds_mean": float(np.mean(folds)) if folds else None,
+        "frechet_folds_sd": float(np.std(folds, ddof=1)) if folds else None,
+        "frechet_fold_samples": n // _FOLDS if folds else None,
         "frechet_floor": reference.floor(n),
         "sfid": spatial.terms_of(generated.spatial).distance if spatial and generated.spatial else None,
         "nested": [{"samples": count, "frechet": distance} for count, distance in zip(counts, distances, strict=True)],
@@ -196,7 +198,7 @@ def _frechet(generated: _Generated, reference: Reference) -> dict[str, Any]:
 def _memorisation(generated: _Generated, dataset: Dataset, own: Callable[[str], Reference] | None) -> dict[str, Any]:
     """Distances to what the model saw and to what it did not, and how near its samples are to the training images."""
     found: dict[str, Any] = dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
-    whole = generated.blocks.prefixes()[-1]
+    whole = generated.blocks.whole
     for split, images, key in (("train", dataset.train, "train"), ("held-out", dataset.heldout, "heldout")):
         if own is None or len(images.images) < 2:
             continue

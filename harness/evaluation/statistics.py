@@ -7,7 +7,7 @@ shifts merge exactly, so ranks, parts of a run and splits of a data set add up t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -81,6 +81,8 @@ class Moments:
         if shift.shape != self.shift.shape:
             raise ValueError(f"features of {len(shift)} and of {len(self.shift)} dimensions do not mix")
         by = self.shift - shift
+        if not by.any():
+            return self.total, self.outer
         cross = np.outer(self.total, by)
         return self.total + self.count * by, self.outer + cross + cross.T + self.count * np.outer(by, by)
 
@@ -154,14 +156,19 @@ class Blocks:
             self._blocks[number] = new if before is None else before + new
             self.count += len(here)
 
-    def prefixes(self) -> list[Moments]:
-        """Moments of the first `bounds[0]`, `bounds[1]`, ... samples; the last is of all."""
-        return list(itertools.accumulate(self._whole()))
+    @property
+    def whole(self) -> Moments:
+        """Moments of all samples."""
+        return merged(self._whole())
 
-    def folds(self, size: int) -> list[Moments]:
+    def prefixes(self) -> Iterator[Moments]:
+        """Moments of the first `bounds[0]`, `bounds[1]`, ... samples, one at a time; the last is of all."""
+        return itertools.accumulate(self._whole())
+
+    def folds(self, size: int) -> Iterator[Moments]:
         """Moments of disjoint folds, of `size` consecutive blocks each; blocks that fill no fold are left out."""
         blocks = self._whole()
-        return [merged(blocks[i : i + size]) for i in range(0, len(blocks) - size + 1, size)]
+        return (merged(blocks[i : i + size]) for i in range(0, len(blocks) - size + 1, size))
 
     def _whole(self) -> list[Moments]:
         blocks = [block for block in self._blocks if block is not None]

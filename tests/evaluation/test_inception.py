@@ -177,7 +177,7 @@ def test_interrupted_scoring_goes_on_after_its_last_part(
     whole = run("whole", lambda done, total: None)
     assert torch.equal(found.pool, whole.pool)
     assert torch.equal(found.logits, whole.logits)
-    for one, other in ((found.blocks.prefixes()[-1], whole.blocks.prefixes()[-1]), (found.spatial, whole.spatial)):
+    for one, other in ((found.blocks.whole, whole.blocks.whole), (found.spatial, whole.spatial)):
         assert np.array_equal(one.outer, other.outer)
 
 

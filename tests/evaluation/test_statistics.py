@@ -75,11 +75,12 @@ def test_prefixes_and_folds_whatever_the_pieces(piece: int, features: np.ndarray
     blocks = Blocks(bounds)
     for start in range(0, 1003, piece):
         blocks.add(features[start : start + piece])
-    prefixes = blocks.prefixes()
+    prefixes = list(blocks.prefixes())
     assert [m.count for m in prefixes] == bounds
     for bound, found in zip(bounds, prefixes, strict=True):
         assert relative(found.covariance, np.cov(features[:bound], rowvar=False)) < 1e-12
-    folds = blocks.folds(2)
+    assert np.array_equal(blocks.whole.outer, prefixes[-1].outer)
+    folds = list(blocks.folds(2))
     assert [m.count for m in folds] == [300, 400]  # the fifth block fills none
     assert relative(folds[1].covariance, np.cov(features[300:700], rowvar=False)) < 1e-11
 

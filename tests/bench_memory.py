@@ -1,0 +1,82 @@
+"""Peak memory of scoring 50,000 images at d = 2048, beside the extractor: `python -m tests.bench_memory`.
+
+Random features stand in for Inception's. Everything else is what `score` does. About ten minutes on one core, nearly
+all of it precision and recall.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import numpy as np
+import torch
+
+from harness.evaluation import inception, metrics, references
+from harness.evaluation.adm import SPATIAL_DIM
+from harness.evaluation.features import PART, Extractor, Features
+from harness.evaluation.statistics import Moments
+
+
+class Images:
+    """N images of 1 x 1 that exist when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.shape = (count, 1, 1, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(int(index[0])).integers(0, 256, (len(index), 1, 1, 3), dtype=np.uint8)
+
+
+class Random(Extractor):
+    """Features as many and as wide as Inception's."""
+
+    def __init__(self) -> None:
+        self.name = self.label = inception.NAME
+        self.is_inception = True
+        self._generator = torch.Generator().manual_seed(0)
+
+    def features_of(self, images: np.ndarray) -> Features:
+        """As `Extractor.features_of`."""
+        pool, logits, spatial = (
+            torch.rand(len(images), d, generator=self._generator) for d in (2048, 1008, SPATIAL_DIM)
+        )
+        return Features(pool, logits, spatial)
+
+
+def peak() -> float:
+    """Most memory this process has held, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def main() -> None:
+    """Print what each stage adds."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--samples", type=int, default=50_000)
+    n = parser.parse_args().samples
+    before, begun = peak(), time.monotonic()
+
+    def told(stage: str) -> None:
+        print(f"{stage}: {peak() - before:.2f} GB above the start, {time.monotonic() - begun:.0f} s", flush=True)
+
+    kept = references._extract(Images(20_000), Random(), lambda done, total: None)
+    arrays = {name: tensor.numpy() for name, tensor in kept.items()}
+    pool, spatial = Moments.from_arrays(arrays, "pool_"), Moments.from_arrays(arrays, "spatial_")
+    reference = references.Reference(
+        "random", 20_000, pool.mean, pool.covariance, (spatial.mean, spatial.covariance), kept["features"], False, True
+    )
+    told(f"reference, parts of {PART}")
+    generated = metrics._extract(Images(n), Random(), None, lambda done, total: None)
+    told(f"features of {n} images")
+    metrics._frechet(generated, reference)
+    told("Frechet distances")
+    metrics._other_metrics(generated, reference)
+    told("KID, precision, recall, inception score")
+
+
+if __name__ == "__main__":
+    main()
