@@ -400,6 +400,8 @@ def evaluate(
     cells_per_gpu: CellsPerGpuOption = None,
     data_folder: DataFolderOption = None,
     download: DownloadOption = False,
+    inception_weights: Annotated[Path | None, typer.Option(help="File of the weights of inception-v3-compat.")] = None,
+    adm_reference: Annotated[Path | None, typer.Option(help="File of the reference adm.")] = None,
     executor: ExecutorOption = None,
     partition: SlurmOption = None,
     account: SlurmOption = None,
@@ -419,6 +421,7 @@ def evaluate(
     already is not measured again. The rows come into results.csv beside the others.
     """
     from harness import evaluate as work
+    from harness.runs import State
     from harness.views import cost_line, evaluation_lines
 
     sweep, folder = _resolve(study, results)
@@ -429,6 +432,8 @@ def evaluate(
         ranks=ranks,
         data_folder=data_folder,
         data_download=download,
+        inception_weights=inception_weights,
+        adm_reference=adm_reference,
         executor=executor,
         partition=partition,
         account=account,
@@ -463,6 +468,9 @@ def evaluate(
     for line in evaluation_lines(sweep, f"after {at} steps" if at else "after the last step"):
         print(line)
     print(cost_line(work.cost(selection.items, everything), len(selection.items)))
+    if busy := [item.name for item in selection.items if item.now.state in (State.QUEUED, State.RUNNING)]:
+        told = "nothing is submitted for them now" if sweep.resources.executor == "slurm" else "waiting for it"
+        print(f"another evaluate is at work on {', '.join(busy)}: {told}", file=sys.stderr)
     items = _run_all(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
     owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
     _tell_results(sweep, folder, everything, items, f"evaluate {study}, with the same options", owed)

@@ -192,6 +192,10 @@ def launch(
     if "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" not in os.environ:
         view.note("this shell has a Slurm allocation but is not on a node of it: srun dit-harness ... runs there")
     slots = default_slots(resources, gpus)
+    if (
+        chosen is not None and retry
+    ):  # what another launch, of other measurements, fails in meanwhile is tried here, too
+        to_retry = {item.cell.id for item in items}
     try:
         _loop(sweep, items, to_retry, slots, gpus, view)
     except KeyboardInterrupt:
@@ -275,7 +279,7 @@ def _loop(sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gp
             if item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL) and item.restarts < RESTARTS:
                 item.restarts += 1
                 view.note(f"{item.name}: {item.now.message}; starting it again")
-            elif item.cell.id not in announced:
+            elif item.cell.id not in announced and not _startable(item, to_retry):  # else another launch's is over
                 announced.add(item.cell.id)
                 view.finished(item)
 

@@ -110,30 +110,32 @@ def study(trained: OneCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_grid_of_samplers_is_measured_once_and_nothing_is_trained(trained: OneCell) -> None:
     run = trained.cell
     before = {path: path.read_bytes() for path in (run.train_log, run.weights_file(20), run.weights_file(40))}
-    options = ("--sampling-steps", "2,3", "--seed", "0,1", "--samples", "60", "--at", "20,40", "--labels", "training")
-    both = [trained.start("evaluate", "small", *options) for _ in range(2)]
-    for process in both:
+    options = ("--sampling-steps", "2,3", "--samples", "60", "--at", "20,40", "--labels", "training")
+    both = [trained.start("evaluate", "small", *options, "--seed", seeds) for seeds in ("0,1", "1,2")]
+    for process, seeds in zip(both, ("0, 1", "1, 2"), strict=True):
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, out + err
         assert "8 evaluations of 1 cell, 0 of them done already" in out
-        assert "sampling seeds 0, 1; after 20,40 steps" in out
+        assert f"sampling seeds {seeds}; after 20,40 steps" in out
         assert "±" in out
         assert "compare values of one protocol only" in out
-    assert trained.evaluating() == [1]
+        assert "d1-w16-p4: done (1/1 done)" in out
+    assert run.on(EVALUATING).log.read_text().count("distance") == 12  # the four that both ask for are made once
+    assert trained.evaluating() == [1, 2]
     assert run.attempt_numbers() == [1]
     assert {path: path.read_bytes() for path in before} == before
     rows = [row for row in trained.rows() if row["samples"] == "60"]
     assert {(row["step"], row["sampling_steps"], row["sampling_seed"]) for row in rows} == {
-        (step, sampling, seed) for step in ("20", "40") for sampling in ("2", "3") for seed in ("0", "1")
+        (step, sampling, seed) for step in ("20", "40") for sampling in ("2", "3") for seed in ("0", "1", "2")
     }
     assert {row["labels"] for row in rows} == {"training"}
     assert {row["labels"] for row in trained.rows() if row["samples"] == "330"} == {"uniform"}
     assert len({row["protocol"] for row in rows}) == 2
-    assert len({row["frechet"] for row in rows}) == 8
+    assert len({row["frechet"] for row in rows}) == 12
     assert len([row for row in trained.rows() if row["samples"] == "330"]) == 2
-    again = trained.evaluate(*options)
-    assert "8 evaluations of 1 cell, all of them done already" in again.stdout
-    assert trained.evaluating() == [1]
+    again = trained.evaluate(*options, "--seed", "0,1,2")
+    assert "12 evaluations of 1 cell, all of them done already" in again.stdout
+    assert trained.evaluating() == [1, 2]
 
 
 def test_it_runs_beside_a_training(tmp_path: Path) -> None:

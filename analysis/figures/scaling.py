@@ -226,7 +226,8 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
 
 @styled
 def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
-    """Metric against the compute of sampling one image, gmacs times sampler steps (paper's Figure 10).
+    """Metric against the compute of sampling one image, gmacs times sampler steps (paper's Figure 10), twice that with
+    guidance.
 
     Seeds are averaged: a point is their mean, a bar one standard deviation to either side.
 
@@ -249,10 +250,11 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     colour = colours(list(dict.fromkeys(rows["_model"])))
     counts = sorted({int(count) for count in rows["sampling_steps"]})
     same = (rows.groupby("_model")["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
+    passes = 1 if (rows["guidance"] == 1).all() else 2
     handles = []
     for index, (name, run) in enumerate(rows.groupby("_model", sort=False)):
         seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
-        compute = seeds["gmacs"] * seeds.index.to_numpy(float)
+        compute = passes * seeds["gmacs"] * seeds.index.to_numpy(float)
         ink, marker = colour[str(name)], MARKERS[index % len(MARKERS)]
         handles += axes.plot(compute, seeds["mean"], color=ink, marker=marker, linewidth=1, label=str(name))
         error_bars(axes, compute, seeds["mean"], seeds["sd"], ink)
@@ -263,7 +265,8 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     log_axis(axes.xaxis)
     axes.margins(x=0.08, y=0.12)
     axes.set_ylim(bottom=0)
-    axes.set(xlabel="Sampling compute per image, Gflops (GMACs × sampler steps)", ylabel=f"{metric} (lower is better)")
+    product = "GMACs × sampler steps" if passes == 1 else "2 × GMACs × sampler steps, for guidance"
+    axes.set(xlabel=f"Sampling compute per image, Gflops ({product})", ylabel=f"{metric} (lower is better)")
     steps = sorted(int(step) for step in rows["sampling_steps"].unique())
     axes.set_title(
         f"Points of a line, left to right: {', '.join(map(str, steps))} sampler steps", loc="left", fontsize=8

@@ -102,6 +102,10 @@ def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
     assert len(lines) == 4
     assert all(list(line.get_ydata()) == [12, 4] for line in lines)
     assert len(figure.axes[0].collections) == 4  # bars
+    guided = figures.sampling_compute(table.assign(guidance=4.0, guidance_channels="all"), "FD", "")
+    twice = [line for line in guided.axes[0].lines if line.get_label()[0] == "d"]
+    for plain, line in zip(lines, twice, strict=True):  # a step of a guided sample is two passes
+        assert list(line.get_xdata()) == pytest.approx([2 * x for x in plain.get_xdata()])
     found = fit_slice(scaling_slices(table)[0])
     printed = seed_table(found)
     assert printed.rows[0][1:] == ("1", "2", "12", "", "2.828")
