@@ -360,6 +360,11 @@ class Recording(Spec):
         description="steps at which the denoising loss is measured; by default 1/4 and 1/2; always at evaluated ones",
     )
     loss_images: int = Field(default=256, gt=0, description="images of each split in the denoising loss")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        default=(),
+        strict=False,
+        description="where losses, images/s and metrics are copied to; see harness/trackers.py",
+    )
 
     def steps(self, training_steps: int, evaluated: list[int]) -> set[int]:
         """The steps to measure the denoising loss at, the evaluated ones included."""

@@ -27,6 +27,7 @@ from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import now, process_identity
 from harness.runs import EVALUATING, TRAINING, Run, Shared, SupersededError
+from harness.trackers import Mirror
 
 if TYPE_CHECKING:
     from harness.ranks import Ranks
@@ -36,6 +37,9 @@ PROGRESS_SECONDS = 0.5
 
 #: Least time between two progress lines in the log.
 LOG_SECONDS = 15.0
+
+#: Least time between two looks of the trackers at the run's files.
+TRACKER_SECONDS = 10.0
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -186,9 +190,17 @@ class Job:
         from harness.ranks import Ranks, meet
 
         with meet() if self.resources.world > 1 else nullcontext(Ranks()) as ranks:
-            self._work(run, stop, ranks)
+            # of `evaluate`, which may run beside a training, nothing is copied: two would write the same points
+            names = self.recording.trackers if ranks.leads and self.steps is None else ()
+            mirror = Mirror(names, run, self.cell, self.attempt)
+            try:
+                self._work(run, stop, ranks, mirror)
+            finally:
+                with contextlib.suppress(SupersededError):
+                    run.assert_owner(self.attempt)
+                    mirror.close()
 
-    def _work(self, run: Run, stop: StopFlag, ranks: Ranks) -> None:
+    def _work(self, run: Run, stop: StopFlag, ranks: Ranks, mirror: Mirror) -> None:
         import torch
 
         from harness.data.latents import open_latents
@@ -205,7 +217,7 @@ class Job:
             hooks = Hooks(
                 before_write=lambda: run.assert_owner(self.attempt),
                 should_stop=stop.is_set,
-                report=_Reporter(run, self.attempt),
+                report=_Reporter(run, self.attempt, mirror),
             )
         folder = Path(self.resources.data_folder) if self.resources.data_folder else None
         with ranks.one_by_one():
@@ -438,10 +450,11 @@ class StopFlag:
 
 
 class _Reporter:
-    """Writes progress.json and, less often, a line of the log."""
+    """Writes progress.json and, less often, a line of the log; and keeps the trackers up to date."""
 
-    def __init__(self, run: Run, attempt: int) -> None:
-        self._run, self._attempt = run, attempt
+    def __init__(self, run: Run, attempt: int, mirror: Mirror) -> None:
+        self._run, self._attempt, self._mirror = run, attempt, mirror
+        self._mirrored = time.monotonic()
         self._written = self._printed = self._stage_begun = 0.0
         self._stage, self._stage_done = "", 0
 
@@ -457,6 +470,9 @@ class _Reporter:
         left = elapsed / done * (value["total"] - value["done"]) if done > 0 else None
         self._run.assert_owner(self._attempt)
         self._run.write_progress({**value, "seconds_left": left, "time": now()})
+        if moment - self._mirrored >= TRACKER_SECONDS:
+            self._mirrored = moment
+            self._mirror.update()
         if moment - self._printed >= LOG_SECONDS:
             self._printed = moment
             loss = f", loss {value['loss']:.4f}" if value.get("loss") is not None else ""

@@ -25,7 +25,7 @@ from typing import Protocol
 import psutil
 import submitit
 
-from harness import provenance
+from harness import provenance, trackers
 from harness.cell import Cell, Evaluation, Resources
 from harness.errors import InputError
 from harness.flops import closed_form_macs
@@ -166,6 +166,7 @@ def launch(
     items = cell_runs(sweep, study) if chosen is None else chosen
     _check_ranks(sweep, gpus)
     _check_inception(sweep, items)
+    trackers.check_installed(sweep.recording.trackers, str(sweep.path))
     _check_adm_reference(sweep, items)
     folder = Path(resources.data_folder) if resources.data_folder else None
     for data in {cell.data for _, cell in sweep.cells()}:

@@ -241,6 +241,10 @@ class Run:
         """Submitit's own files."""
         return self.folder / "submitit"
 
+    def tracker_folder(self, name: str) -> Path:
+        """What a tracker keeps of this run (see `harness.trackers`)."""
+        return self.folder / name
+
     def state_file(self, step: int) -> Path:
         """The full training state after `step` steps."""
         return self.folder / "checkpoints" / f"state-{step:08d}.safetensors"
