@@ -1,8 +1,9 @@
 """From plan to submitit jobs: local slots in the foreground.
 
 Policy. A cell is started by claiming its next attempt (see `harness.runs`), so two launches at once start nothing
-twice. The slots are shared by all launches of a study on this machine: what runs already, be it another launcher's or
-an orphan of a killed one, takes up a slot and is waited for. A job that is lost (killed without a word) is started
+twice. The slots are shared by all launches of a study on this machine (or in this Slurm allocation): what runs already,
+be it another launcher's or an orphan of a killed one, takes up a slot and is waited for; what runs elsewhere is waited
+for, too. A job that is lost (killed without a word) is started
 again, at most twice a launch; one that failed is not, unless asked to. Ctrl-C lets the running jobs write a checkpoint
 and stop.
 """
@@ -76,6 +77,14 @@ class CellRun:
     def on_slurm(self) -> bool:
         """Whether its last attempt is a Slurm job."""
         return self.now.attempt is not None and "slurm" in self.now.attempt.claim
+
+    @property
+    def in_local_slot(self) -> bool:
+        """Whether its last attempt is of the local executor on this machine, in this allocation if there is one."""
+        attempt = self.now.attempt
+        if attempt is None or self.on_slurm or not attempt.host_is_here:
+            return False
+        return attempt.claim.get("allocation") == os.environ.get("SLURM_JOB_ID")
 
 
 class View(Protocol):
@@ -291,7 +300,7 @@ def _fill_slots(
     """Start cells while slots are free; returns the active ones, whoever started them."""
     active = [item for item in items if item.now.state in _ACTIVE]
     for item in items:
-        if sum(not item.on_slurm for item in active) >= slots:
+        if sum(item.in_local_slot for item in active) >= slots:
             break
         if not _startable(item, to_retry):
             continue
@@ -325,7 +334,7 @@ def _free_gpus(gpus: list[str], active: list[CellRun], ranks: int) -> str | None
     """So many GPUs with the fewest live jobs of this study, as CUDA_VISIBLE_DEVICES takes them."""
     if not gpus:
         return None
-    claims = [item.now.attempt.claim.get("gpu") or "" for item in active if item.now.attempt]
+    claims = [item.now.attempt.claim.get("gpu") or "" for item in active if item.now.attempt and item.in_local_slot]
     taken = Counter(gpu for claim in claims for gpu in claim.split(","))
     return ",".join(sorted(gpus, key=lambda gpu: taken[gpu])[:ranks])
 
@@ -335,7 +344,8 @@ def _start(sweep: Sweep, item: CellRun, gpu: str | None) -> bool:
     run = item.run
     number = max(run.attempt_numbers(), default=0) + 1
     # the intention is on record before anything is submitted: a crash in between leaves a claim whose launcher is dead
-    if not run.claim(number, {"process": process_identity(), "time": now(), "gpu": gpu}):
+    allocation = os.environ.get("SLURM_JOB_ID")
+    if not run.claim(number, {"process": process_identity(), "time": now(), "gpu": gpu, "allocation": allocation}):
         return False
     run.write_cell(item.name, item.cell)
     executor = submitit.LocalExecutor(run.submitit_folder)

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from harness.cell import Resources
-from harness.launch import default_slots, usable_cores, visible_gpus
+from harness.cell import Cell, Model, Resources
+from harness.launch import CellRun, default_slots, usable_cores, visible_gpus
+from harness.processes import process_identity
+from harness.runs import Run
 
 SWEEP = """
 title = "two small cells"
@@ -350,6 +352,24 @@ def test_slots_are_those_of_the_allocation(monkeypatch: pytest.MonkeyPatch) -> N
     assert usable_cores() == cores
     assert default_slots(Resources(cells_per_gpu=4), visible_gpus()) == 12
     assert default_slots(Resources(cells_per_gpu=4), []) == cores
+
+
+def test_cells_that_run_elsewhere_take_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    here, cell = process_identity(), Cell(model=Model(depth=1, width=16, patch_size=4))
+
+    def in_local_slot(name: str, **claim: Any) -> bool:
+        run = Run(tmp_path / name)
+        assert run.claim(1, {"process": here, **claim})
+        return CellRun(name, cell, run, []).in_local_slot
+
+    assert in_local_slot("here")
+    assert not in_local_slot("other-host", process={**here, "host": "elsewhere"})
+    assert not in_local_slot("allocation", allocation="17")
+    assert not in_local_slot("slurm", slurm={"token": "aa", "index": 0, "restarts": 0})
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert in_local_slot("mine", allocation="17")
+    assert not in_local_slot("none")
 
 
 def test_cancel_is_on_record_until_retried(long: Bench, tmp_path: Path) -> None:
