@@ -312,9 +312,10 @@ class Job:
             ranks=ranks,
         )
         if made is None:
-            return  # the first rank scores
+            self._assist_scoring(evaluation, device, ranks)
+            return
         images, labels = made
-        metrics = self._score(run, key, evaluation, images, dataset, device, hooks)
+        metrics = self._score(run, key, evaluation, images, dataset, device, hooks, ranks)
         cost = count(self.cell.model, self.cell.data.shape)
         hooks.before_write()
         save_grid(run, key, images, labels)
@@ -334,8 +335,24 @@ class Job:
         run.remove_features(key)
         print(f"[{now()}] step {step}: {evaluation.extractor} distance {metrics['frechet']}", flush=True)
 
+    def _assist_scoring(self, evaluation: Evaluation, device: str, ranks: Ranks) -> None:
+        """What the other ranks do while the first one scores."""
+        from harness.evaluation.features import Extractor
+
+        name = evaluation.resolved(self.cell.data).extractor
+        assert name is not None  # resolved() fills it in
+        Extractor(name, device, self.resources.inception_weights, ranks).assist()
+
     def _score(
-        self, run: Run, key: str, evaluation: Evaluation, images: Any, dataset: Any, device: str, hooks: Any
+        self,
+        run: Run,
+        key: str,
+        evaluation: Evaluation,
+        images: Any,
+        dataset: Any,
+        device: str,
+        hooks: Any,
+        ranks: Ranks,
     ) -> dict[str, Any]:
         from harness.data.latents import reconstruction_distance
         from harness.evaluation import inception
@@ -367,6 +384,7 @@ class Job:
             if evaluation.resolved(data).extractor == inception.NAME
             else None,  # the others are quick
             progress=progress,
+            ranks=ranks,
         )
         metrics |= optimal_losses(self.cell, dataset, self.recording.loss_images, device, self._shared, progress)
         if data.vae:

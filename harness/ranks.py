@@ -97,6 +97,10 @@ class Ranks:
         """On the first rank the values of all, in order; nothing on the others."""
         return [value]
 
+    def scatter(self, values: list[T]) -> T:
+        """Each rank's own of the first rank's values, one a rank in order; what the others give does not count."""
+        return values[0]
+
     @contextmanager
     def one_by_one(self) -> Iterator[None]:
         """The first rank goes before the others, so that it alone makes what they then find."""
@@ -159,6 +163,13 @@ class Group(Ranks):
         values: list[Any] | None = [None] * self.world if self.leads else None
         dist.gather_object(value, values, dst=0)
         return values or []
+
+    def scatter(self, values: list[T]) -> T:
+        """See `Ranks`."""
+        mine: list[Any] = [None]
+        dist.scatter_object_list(mine, values if self.leads else None, src=0)
+        found: T = mine[0]
+        return found
 
     @contextmanager
     def one_by_one(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Features of images, part by part: torch-fidelity's extractors under the conditions that fix their bits.
 
-A part is a few hundred images. Parts do not depend on each other, so ranks can share them, and their features can be
-kept as files: scoring that was interrupted goes on after the last whole one.
+A part is a few hundred images. Parts do not depend on each other, so ranks share them, and their features can be kept
+as files: scoring that was interrupted goes on after the last whole one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from harness.data.sources import ImageArray, channels_first
 from harness.errors import InputError
 from harness.evaluation import inception
 from harness.evaluation.extractors import FEATURES, LOGITS, extractor_label
+from harness.ranks import Ranks
 
 #: Images a part. A part of the arithmetic with Inception, whose last bits may depend on the batch.
 PART = 500
@@ -38,6 +39,9 @@ _INCEPTION_BATCH = 64  # it sees every image at 299 x 299
 _SPATIAL = "spatial"
 _SPATIAL_CHANNELS = 7
 _WITH_SPATIAL = f"{inception.NAME}-with-spatial"
+
+#: What the other ranks hear when there is nothing more to do.
+_DONE = "done"
 
 #: Told how many of how many images are done; may raise to stop.
 Progress = Callable[[int, int], None]
@@ -110,13 +114,25 @@ class Extractor:
         label: name@hash, see `extractors.extractor_label`.
     """
 
-    def __init__(self, name: str, device: str = "cpu", inception_weights: str | None = None) -> None:
-        """`inception_weights`: the file, for inception-v3-compat; see `harness.evaluation.inception`.
+    def __init__(
+        self,
+        name: str,
+        device: str = "cpu",
+        inception_weights: str | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Find the weights.
+
+        Args:
+            name: the extractor.
+            device: where it runs.
+            inception_weights: the file, for inception-v3-compat; see `harness.evaluation.inception`.
+            ranks: who shares the parts of the first rank; the others call `assist`. None: nobody.
 
         Raises:
             InputError: no such extractor or device, or its weights are not there.
         """
-        self.name, self._device = name, device
+        self.name, self._device, self._ranks = name, device, ranks or Ranks()
         self.is_inception = name == inception.NAME
         self._weights = inception.find_weights(inception_weights) if self.is_inception else None
         self.label = extractor_label(name, inception_weights)
@@ -167,31 +183,61 @@ class Extractor:
         cache: Callable[[int], Path] | None = None,
         progress: Progress = lambda done, all: None,
     ) -> Iterator[tuple[NDArray[np.uint8], Features]]:
-        """Images and features of consecutive parts; at most one part is in memory.
+        """Images and features of consecutive parts; at most one part a rank is in memory.
 
         Args:
             images: uint8 (N, H, W, C).
             cache: file for the features of the part that begins at an index; those that are there are not made again.
             progress: told after every part.
         """
-        for first in range(0, len(images), PART):
-            part = np.asarray(images[np.arange(first, min(first + PART, len(images)))])
-            yield part, self._part(part, cache(first) if cache else None)
-            progress(first + len(part), len(images))
+        starts = list(range(0, len(images), PART))
+        for turn in range(0, len(starts), self._ranks.world):
+            now = starts[turn : turn + self._ranks.world]
+            parts = [np.asarray(images[np.arange(first, min(first + PART, len(images)))]) for first in now]
+            for first, part, features in zip(now, parts, self._turn(now, parts, cache), strict=True):
+                yield part, features
+                progress(first + len(part), len(images))
 
-    def _part(self, images: NDArray[np.uint8], path: Path | None) -> Features:
+    def assist(self) -> None:
+        """Work for the first rank until it is done with scoring (`dismiss`)."""
+        part: NDArray[np.uint8] | str | None
+        while (part := self._ranks.scatter([])) is None or not isinstance(part, str):
+            self._ranks.gather(None if part is None else self.features_of(part))
+
+    def dismiss(self) -> None:
+        """Let the other ranks go."""
+        self._ranks.scatter([_DONE] * self._ranks.world)
+
+    def _turn(
+        self, starts: list[int], parts: list[NDArray[np.uint8]], cache: Callable[[int], Path] | None
+    ) -> list[Features]:
+        """Features of a part a rank, or of fewer."""
+        paths = [cache(first) if cache else None for first in starts]
+        found = [self._kept(path, len(part)) for path, part in zip(paths, parts, strict=True)]
+        todo = [number for number, features in enumerate(found) if features is None]
+        if todo:
+            idle = [None] * (self._ranks.world - len(todo))
+            mine = self._ranks.scatter([*(parts[number] for number in todo), *idle])
+            assert mine is not None  # the first rank's
+            for number, features in zip(todo, self._ranks.gather(self.features_of(mine)), strict=False):
+                self._keep(paths[number], features)
+                found[number] = features
+        return [features for features in found if features is not None]
+
+    def _kept(self, path: Path | None, count: int) -> Features | None:
         if path is not None:
             with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
                 tensors, meta = checkpoint.load(path)
-                if meta == {"extractor": self.label} and len(tensors["pool"]) == len(images):
+                if meta == {"extractor": self.label} and len(tensors["pool"]) == count:
                     return Features(tensors["pool"], tensors["logits"], tensors.get("spatial"))
-        features = self.features_of(images)
+        return None
+
+    def _keep(self, path: Path | None, features: Features) -> None:
         if path is not None:
             tensors = {"pool": features.pool, "logits": features.logits}
             if features.spatial is not None:
                 tensors["spatial"] = features.spatial
             checkpoint.save(path, tensors, {"extractor": self.label})
-        return features
 
 
 def _on(device: str) -> AbstractContextManager[object]:

@@ -32,6 +32,7 @@ from harness.evaluation.inception import metric_name
 from harness.evaluation.memorisation import nearest
 from harness.evaluation.references import Reference, adm_reference, reference_of
 from harness.evaluation.statistics import Blocks, Moments
+from harness.ranks import Ranks
 from harness.runs import Shared
 
 NEIGHBOURS = 3
@@ -70,6 +71,7 @@ def score(
     shared: Shared | None = None,
     cache: Callable[[int], Path] | None = None,
     progress: Progress = lambda done, all: None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
@@ -87,6 +89,7 @@ def score(
         shared: where references are kept; None: they are made anew.
         cache: file for the features of the part of `features.PART` images that begins at an index; None: none is kept.
         progress: told how many images are done; may raise to stop.
+        ranks: who helps to make features, by `Extractor.assist`; this is the first of them. None: nobody.
 
     Returns:
         Under the names of `harness.records`, None where it cannot be computed: `samples`, `extractor`, `reference`;
@@ -108,7 +111,7 @@ def score(
     assert evaluation.extractor is not None  # resolved() fills it in
     check_fits(evaluation.extractor, data)
     _check_shape(images, evaluation, data)
-    extractor = Extractor(evaluation.extractor, device, inception_weights)
+    extractor = Extractor(evaluation.extractor, device, inception_weights, ranks)
     if evaluation.reference == "adm":
         if not extractor.is_inception:
             raise InputError(f"evaluation.reference: adm holds features of {inception.NAME}, not of {extractor.name}")
@@ -128,6 +131,7 @@ def score(
     record |= _other_metrics(generated, reference)
     record |= _memorisation(generated, dataset, None if evaluation.reference == "adm" else own)
     record["warnings"] = _warnings(record, len(images), reference, evaluation.extractor)
+    extractor.dismiss()
     return record
 
 
