@@ -126,9 +126,9 @@ def isoflop_slices(piece: Slice) -> list[IsoFlop]:
         runs = [run for _, run in rows.groupby(["gmacs", "depth", "width"]) if len(run) > 1]
         if len(runs) < _LEAST_MODELS:
             continue
-        spans = [(run["train_gmacs"].min(), run["train_gmacs"].max()) for run in runs]
-        grid = np.geomspace(min(low for low, _ in spans), max(high for _, high in spans), 41)
-        reached = [sum(low <= budget <= high for low, high in spans) for budget in grid]
+        spans = [(run["train_gmacs"].min(), run["train_gmacs"].max(), run["gmacs"].iloc[0]) for run in runs]
+        grid = np.geomspace(min(span[0] for span in spans), max(span[1] for span in spans), 41)
+        reached = [len({gmacs for low, high, gmacs in spans if low <= budget <= high}) for budget in grid]
         usable = grid[np.array(reached) >= _LEAST_MODELS]
         if len(usable):
             picked = np.unique(np.linspace(0, len(usable) - 1, _BUDGETS).round().astype(int))
@@ -151,7 +151,10 @@ def _isoflop(patch: int, budget: float, runs: list[pd.DataFrame], column: str) -
     log_g = np.log(gmacs)
     flags = [f"few points: {len(points)} models for 3 parameters"] if len(points) < 5 else []
     best = int(np.argmin(metric))
-    near = slice(max(0, best - _NEAR), best + _NEAR + 1)  # three models or more, as there are
+    reach = _NEAR
+    while len(set(log_g[max(0, best - reach) : best + reach + 1])) < _LEAST_MODELS:  # some may cost the same
+        reach += 1
+    near = slice(max(0, best - reach), best + reach + 1)
     log_g = log_g[near]
     curve = np.polyfit(log_g, np.log(metric)[near], 2)
     vertex = -curve[1] / (2 * curve[0]) if curve[0] > 0 else np.nan

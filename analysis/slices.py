@@ -112,6 +112,18 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
     return sorted(slices, key=lambda piece: (-piece.shapes, piece.block != "adaln-zero"))
 
 
+def largest_slice(table: pd.DataFrame, column: str = METRIC) -> Slice:
+    """The first of `scaling_slices`.
+
+    Raises:
+        InputError: no row has a value.
+    """
+    pieces = scaling_slices(table, column)
+    if not pieces:
+        raise InputError(f"no row of the table has a value in column {column}; nothing can be held against compute")
+    return pieces[0]
+
+
 def _loss_groups(table: pd.DataFrame) -> list[Group]:
     """Rows with a held-out loss by what is learned, one per cell and step, without the columns of sampling."""
     learned = ["data", "vae"]

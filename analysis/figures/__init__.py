@@ -6,7 +6,7 @@ from analysis.figures.metrics import all_metrics
 from analysis.figures.quality import held_out_errors, residual_maps
 from analysis.figures.samples import find_samples, sample_sheet
 from analysis.figures.scaling import baselines, bubbles, metric_against_gflops, sampling_compute, training_compute
-from analysis.figures.style import CannotDrawError, save
+from analysis.figures.style import CannotDrawError, or_reason, save
 from analysis.figures.training import block_bars, loss_with_zoom, over_steps
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "loss_with_zoom",
     "memorisation",
     "metric_against_gflops",
+    "or_reason",
     "over_steps",
     "residual_maps",
     "sample_sheet",

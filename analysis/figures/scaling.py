@@ -17,6 +17,7 @@ from analysis.figures.style import (
     TRAINING_COMPUTE,
     CannotDrawError,
     colours,
+    in_legend,
     log_axis,
     new_figure,
     outside_legend,
@@ -31,6 +32,7 @@ from analysis.table import METRIC, block_name, require_comparable
 
 _LARGEST_BUBBLE = 900.0  # points squared
 _BUBBLE_AXES = 300.0  # points, width of the bubble chart's axes
+_MOST_BUBBLES = 36
 _FLOOR_SHOWN = 3.0  # a floor this much below the best model would squeeze a log axis
 
 
@@ -138,11 +140,13 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
 
     Raises:
         InputError: rows that were measured differently.
-        CannotDrawError: no rows with the metric.
+        CannotDrawError: no rows with the metric, one model only, or too many.
     """
     rows = measured_rows(table, METRIC)
     if len(rows) < 2:
         raise CannotDrawError("a bubble chart of one model shows nothing")
+    if len(rows) > _MOST_BUBBLES:
+        raise CannotDrawError(f"{len(rows)} models; more than {_MOST_BUBBLES} bubbles in a row cannot be told apart")
     sizes = size_colours(rows)
     order = {name: index for index, name in enumerate(sizes)}
     rows = rows.assign(_size=rows["size"].map(order)).sort_values(["patch_size", "_size"], ascending=[False, True])
@@ -248,6 +252,7 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     rows = rows.sort_values(["gmacs", "sampling_steps"], kind="stable").assign(_model=model_labels(rows))
     figure, (axes,) = new_figure(height=3.9)
     colour = colours(list(dict.fromkeys(rows["_model"])))
+    named = in_legend(list(colour))
     counts = sorted({int(count) for count in rows["sampling_steps"]})
     same = (rows.groupby("_model")["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
     passes = 1 if (rows["guidance"] == 1).all() else 2
@@ -256,7 +261,8 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
         compute = passes * seeds["gmacs"] * seeds.index.to_numpy(float)
         ink, marker = colour[str(name)], MARKERS[index % len(MARKERS)]
-        handles += axes.plot(compute, seeds["mean"], color=ink, marker=marker, linewidth=1, label=str(name))
+        line = axes.plot(compute, seeds["mean"], color=ink, marker=marker, linewidth=1, label=str(name))
+        handles += line if str(name) in named else []
         error_bars(axes, compute, seeds["mean"], seeds["sd"], ink)
         for steps, x, y in zip(seeds.index, compute, seeds["mean"], strict=True):
             if not same:

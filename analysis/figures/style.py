@@ -26,6 +26,7 @@ from harness.files import write_bytes
 WIDTH = 6.0  # inches: a text column, and 900 pixels at 150 dpi
 DPI = 150
 MAX_PNG_BYTES = 300_000
+_MOST_NAMES = 10  # of one kind in a legend
 
 #: Okabe and Ito's palette, told apart with any colour vision; the yellow is left out, it is too light for lines.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
@@ -75,6 +76,14 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             return draw(*args, **kwargs)
 
     return wrapped
+
+
+def or_reason(draw: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> Figure | str:
+    """What `draw` draws, or why it cannot, as a line of text: for notebooks that run on any study."""
+    try:
+        return draw(*args, **kwargs)
+    except CannotDrawError as error:
+        return f"not drawn: {error}"
 
 
 def new_figure(
@@ -141,9 +150,17 @@ def patch_markers(table: pd.DataFrame) -> dict[int, str]:
     return {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patches)}
 
 
+def in_legend(names: Sequence[str]) -> list[str]:
+    """The names that a legend has room for: all, or of more than the palette has, some along the even scale."""
+    if len(names) <= _MOST_NAMES:
+        return list(names)
+    return [names[i] for i in np.linspace(0, len(names) - 1, len(PALETTE)).round().astype(int)]
+
+
 def shape_handles(sizes: dict[str, str], patches: dict[int, str]) -> list[Line2D]:
     """Legend entries: a colour per size, a marker per patch size."""
-    dots = [Line2D([], [], color=colour, marker="o", linestyle="", label=name) for name, colour in sizes.items()]
+    names = in_legend(list(sizes))
+    dots = [Line2D([], [], color=sizes[name], marker="o", linestyle="", label=name) for name in names]
     marks = [
         Line2D([], [], color="#555555", marker=marker, linestyle="", markerfacecolor="none", label=f"patch {patch}")
         for patch, marker in patches.items()

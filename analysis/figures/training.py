@@ -17,6 +17,7 @@ from analysis.figures.style import (
     STEPS,
     CannotDrawError,
     colours,
+    in_legend,
     log_axis,
     new_figure,
     outside_legend,
@@ -170,7 +171,7 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) 
     grey: Any = {"color": "#555555"}
     outside_legend(
         figure,
-        [Line2D([], [], color=colour[size], label=size) for size in sizes]
+        [Line2D([], [], color=colour[size], label=size) for size in in_legend(sizes)]
         + [Line2D([], [], linestyle=LINES[i % len(LINES)], label=f"patch {p}", **grey) for i, p in enumerate(patches)],
     )
     title(figure, "Training loss, with an early zoom", caption)
@@ -217,7 +218,7 @@ def _position(blocks: list[str], block: str) -> int:
 def _handles(
     names: dict[str, str], colour: dict[str, str], columns: Mapping[str, str], blocks: list[str]
 ) -> list[Line2D]:
-    handles = [Line2D([], [], color=colour[key], label=name) for key, name in names.items()]
+    handles = [Line2D([], [], color=colour[key], label=names[key]) for key in in_legend(list(names))]
     styles = list(columns.values()) if len(columns) > 1 else [block_name(b) for b in blocks] if len(blocks) > 1 else []
     grey: Any = {"color": "#555555"}
     return handles + [

@@ -23,24 +23,25 @@ import os
 from pathlib import Path
 
 from analysis import figures, printed
-from analysis.slices import scaling_slices
+from analysis.slices import largest_slice
 from analysis.study import fit_slice
 from analysis.table import load_table
 
 root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
 study = root / os.environ.get("DIT_STUDY", "results/paper")
 table = load_table(study)
-found = fit_slice(scaling_slices(table)[0])
+found = fit_slice(largest_slice(table))
 found.label
 
 # %%
-figures.metric_against_gflops(found.rows, found.piece.metric, found.label, found.lines["semi-log"], found.correlation)
+what = (found.rows, found.piece.metric, found.label)
+figures.or_reason(figures.metric_against_gflops, *what, found.lines["semi-log"], found.correlation)
 
 # %%
-figures.metric_against_gflops(found.rows, found.piece.metric, found.label, found.lines["power law"], found.correlation)
+figures.or_reason(figures.metric_against_gflops, *what, found.lines["power law"], found.correlation)
 
 # %%
-figures.bubbles(found.rows, found.piece.metric, found.label)
+figures.or_reason(figures.bubbles, *what)
 
 # %% [markdown]
 # The fits. Quote the t interval; the flags say what the data cannot tell.

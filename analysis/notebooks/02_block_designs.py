@@ -24,12 +24,12 @@ from pathlib import Path
 
 from analysis import figures, printed
 from analysis.compare import block_slopes, compare_blocks, describe
-from analysis.slices import scaling_slices
+from analysis.slices import largest_slice
 from analysis.table import load_table
 
 root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
 study = root / os.environ.get("DIT_STUDY", "results/paper")
-piece = scaling_slices(load_table(study))[0]
+piece = largest_slice(load_table(study))
 rows, group = piece.siblings, piece.group
 compared = compare_blocks(rows)
 [describe(comparison, group.metric) for comparison in compared] or "one block design only: nothing to compare"

@@ -25,18 +25,23 @@ from pathlib import Path
 from analysis import figures, printed
 from analysis.fit import CannotFitError
 from analysis.frontier import checkpoints, find_frontier, isoflop_slices
-from analysis.slices import scaling_slices
+from analysis.slices import largest_slice
 from analysis.table import load_table
 
 root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
 study = root / os.environ.get("DIT_STUDY", "results/paper")
-piece = scaling_slices(load_table(study))[0]
-frontier = find_frontier(piece)
-figures.frontier(checkpoints(piece), frontier, piece.metric, piece.label)
+piece = largest_slice(load_table(study))
+try:
+    frontier = find_frontier(piece)
+    shown = figures.frontier(checkpoints(piece), frontier, piece.metric, piece.label)
+except CannotFitError as reason:
+    frontier, shown = None, f"no frontier: {reason}"
+shown
 
 # %%
-print(printed.frontier_table(frontier, piece.metric, piece.label).caption)
-printed.frontier_table(frontier, piece.metric, piece.label).frame
+listed = printed.frontier_table(frontier, piece.metric, piece.label) if frontier else None
+print(listed.caption if listed else shown)
+listed.frame if listed else None
 
 # %% [markdown]
 # Slices at equal training compute need three models of a patch size with several checkpoints each.

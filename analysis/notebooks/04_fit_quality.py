@@ -23,14 +23,14 @@ import os
 from pathlib import Path
 
 from analysis import figures, printed
-from analysis.slices import scaling_slices
+from analysis.slices import largest_slice
 from analysis.study import fit_slice
 from analysis.table import load_table
 
 root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
 study = root / os.environ.get("DIT_STUDY", "results/paper")
-found = fit_slice(scaling_slices(load_table(study))[0])
-figures.held_out_errors(found.held, found.piece.metric, found.label)
+found = fit_slice(largest_slice(load_table(study)))
+figures.or_reason(figures.held_out_errors, found.held, found.piece.metric, found.label)
 
 # %%
 printed.ranking_table(found).frame
@@ -39,7 +39,7 @@ printed.ranking_table(found).frame
 printed.held_table(found).frame
 
 # %%
-figures.residual_maps(found.rows, found.residuals, found.piece.metric, found.label)
+figures.or_reason(figures.residual_maps, found.rows, found.residuals, found.piece.metric, found.label)
 
 # %%
 printed.residual_table(found).frame

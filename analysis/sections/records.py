@@ -10,6 +10,8 @@ from analysis import figures
 from analysis.page import Page, Table, number
 from analysis.table import METRIC, block_name, comparable_groups, metric_labels, missing_rows
 
+_MOST_PICTURES = 36  # on the contact sheet; where there are more, one seed per model
+
 _RESULT_COLUMNS = (
     ("name", "Model"), ("source", "Source"), ("size", "Size"), ("patch_size", "Patch"), ("block", "Block"),
     ("tokens", "Tokens"), ("params_m", "Params, M"), ("gmacs", "Gflops"), ("seed", "Seed"), ("step", "Steps"),
@@ -69,10 +71,17 @@ def samples(page: Page, table: pd.DataFrame) -> None:
         return
     for row in cells[~cells["cell"].isin(list(pictures))].itertuples():
         page.omit(f"Samples of {row.name}", "there is no picture of this cell in samples/")
+    shown = cells[cells["cell"].isin(list(pictures))]
+    if len(shown) > _MOST_PICTURES:
+        shown = shown.sort_values(["seed", "gmacs"], kind="stable").drop_duplicates(["block", "size", "patch_size"])
+        shown = shown.sort_values("gmacs", kind="stable").tail(_MOST_PICTURES)
+        why = f"one seed per model is drawn, and {_MOST_PICTURES} models of most compute at most; see samples/"
+        page.omit(f"Samples of {len(pictures) - len(shown)} more cells", why)
+    pictures = {cell: pictures[cell] for cell in shown["cell"]}
     page.draw(
         section, "samples", f"Contact sheet of generated images of {len(pictures)} cells, by size and patch size.",
         "As the paper’s Figure 7.",
-        lambda: figures.sample_sheet(pictures, cells, "Generated images; each panel shows one cell"),
+        lambda: figures.sample_sheet(pictures, shown, "Generated images; each panel shows one cell"),
     )  # fmt: skip
 
 
