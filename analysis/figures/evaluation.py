@@ -121,15 +121,18 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
                 continue
             ink = _INK["heldout" if column.endswith("heldout") else "train"]
             values = rows[rows[column].notna()]
-            is_bound = column.startswith("loss_optimal")
-            axes.plot(
-                values["gmacs"], values[column], color=ink, label=name, linestyle=LINES[2] if is_bound else "",
-                marker="" if is_bound else MARKERS[index],
-            )  # fmt: skip
+            if column.startswith("loss_optimal"):  # of the data alone: the same for every model
+                axes.axhline(values[column].mean(), color=ink, linestyle=LINES[2], label=name)
+            else:
+                axes.plot(values["gmacs"], values[column], MARKERS[index], color=ink, label=name, clip_on=False)
         axes.set_xscale("log")
         log_axis(axes.xaxis)
         axes.set_ylabel(labels[panel])
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        if panel == "loss":
+            axes.set_yscale("log")
+            log_axis(axes.yaxis)
+        else:
+            axes.set_ylim(0, 1.1 * max(rows[column].max() for column in MEMORY[panel] if column in measured) or 0.05)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     all_axes[-1].set_xlabel(GFLOPS)
     title(figure, "Memorisation: train against held-out images", caption)

@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures.style import (
     GFLOPS,
-    MARKERS,
+    LINES,
     PALETTE,
     TRAINING_COMPUTE,
     CannotDrawError,
-    colours,
-    in_legend,
     log_axis,
     new_figure,
     outside_legend,
@@ -249,20 +248,19 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     require_comparable(rows, vary=["sampling_steps"])
     if rows["sampling_steps"].nunique() < 2:
         raise CannotDrawError("all values were sampled with the same number of steps")
-    rows = rows.sort_values(["gmacs", "sampling_steps"], kind="stable").assign(_model=model_labels(rows))
-    figure, (axes,) = new_figure(height=3.9)
-    colour = colours(list(dict.fromkeys(rows["_model"])))
-    named = in_legend(list(colour))
+    keys = ["block", "size", "patch_size", *(column for column in ("batch_size", "recipe") if column in rows)]
+    models = rows.sort_values("gmacs", kind="stable").groupby(keys, dropna=False, sort=False)
     counts = sorted({int(count) for count in rows["sampling_steps"]})
-    same = (rows.groupby("_model")["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
-    passes = 1 if (rows["guidance"] == 1).all() else 2
-    handles = []
-    for index, (name, run) in enumerate(rows.groupby("_model", sort=False)):
+    same = (models["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
+    passes = 1 if (rows["guidance"].fillna(1) == 1).all() else 2
+    figure, (axes,) = new_figure()
+    sizes, patches, blocks = size_colours(rows), patch_markers(rows), list(dict.fromkeys(rows["block"]))
+    for _, run in models:
+        block, size, patch = (run[column].iloc[0] for column in ("block", "size", "patch_size"))
         seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
-        compute = passes * seeds["gmacs"] * seeds.index.to_numpy(float)
-        ink, marker = colour[str(name)], MARKERS[index % len(MARKERS)]
-        line = axes.plot(compute, seeds["mean"], color=ink, marker=marker, linewidth=1, label=str(name))
-        handles += line if str(name) in named else []
+        compute, ink = passes * seeds["gmacs"] * seeds.index.to_numpy(float), sizes[size]
+        style = LINES[blocks.index(block) % len(LINES)]
+        axes.plot(compute, seeds["mean"], color=ink, marker=patches[int(patch)], linestyle=style, linewidth=1)
         error_bars(axes, compute, seeds["mean"], seeds["sd"], ink)
         for steps, x, y in zip(seeds.index, compute, seeds["mean"], strict=True):
             if not same:
@@ -273,25 +271,17 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     axes.set_ylim(bottom=0)
     product = "GMACs × sampler steps" if passes == 1 else "2 × GMACs × sampler steps, for guidance"
     axes.set(xlabel=f"Sampling compute per image, Gflops ({product})", ylabel=f"{metric} (lower is better)")
-    steps = sorted(int(step) for step in rows["sampling_steps"].unique())
-    axes.set_title(
-        f"Points of a line, left to right: {', '.join(map(str, steps))} sampler steps", loc="left", fontsize=8
-    )
-    outside_legend(figure, handles)
+    if same:
+        text = f"Points of a line, left to right: {', '.join(map(str, counts))} sampler steps"
+        axes.set_title(text, loc="left", fontsize=8)
+    lines = [
+        Line2D([], [], color="#555555", linestyle=LINES[i % len(LINES)], label=block_name(block))
+        for i, block in enumerate(blocks)
+        if len(blocks) > 1
+    ]
+    outside_legend(figure, [*shape_handles(sizes, patches), *lines])
     title(figure, f"{metric} against sampling compute", caption)
     return figure
-
-
-def model_labels(rows: pd.DataFrame) -> list[str]:
-    """Size and patch size of every row, with block, batch and recipe where these differ."""
-    parts = [rows["size"] + "/" + rows["patch_size"].astype(str)]
-    if rows["block"].nunique() > 1:
-        parts.append(rows["block"].map(block_name))
-    if "batch_size" in rows and rows["batch_size"].nunique() > 1:
-        parts.append("batch " + rows["batch_size"].astype(str))
-    if "recipe" in rows and (rows.groupby(["block", "size", "patch_size"])["recipe"].nunique() > 1).any():
-        parts.append(rows["recipe"].replace("", "defaults"))
-    return [", ".join(values) for values in zip(*parts, strict=True)]
 
 
 def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

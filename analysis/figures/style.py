@@ -105,8 +105,10 @@ def log_axis(axis: Any, narrow: bool = False) -> None:
     """Plain numbers on a log axis ("0.1", "200"), ticks at 1, 2, 5 where its range is short and the axis is not."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else 10
-    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-    subs = (1.0,) if narrow and decades > 1.2 else subs
+    subs: tuple[float, ...] = (
+        (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    )
+    subs = ((1.0,) if decades > 2 else (1.0, 3.0)) if narrow and decades > 1.2 else subs
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     minor = LogLocator(base=10, subs=(2.0, 5.0), numticks=12) if subs == (1.0,) and not narrow else NullLocator()

@@ -26,7 +26,7 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
             "The block comparison", f"the table holds one block design only ({block_name(table['block'].iloc[0])})"
         )
         return
-    count = 0
+    count, drawn = 0, False
     parts = ((group, name, rows) for group in comparable_groups(table) for name, rows in variants(group.table))
     for whole, name, own in parts:
         group, label = replace(whole, table=own), "; ".join(filter(None, (name, whole.label)))
@@ -42,16 +42,22 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
             for c in found
         ]
         final = {(c.shape): max(d.step for d in found if d.shape == c.shape) for c in found}
-        page.summary += [describe(c, group.metric) for c in found if c.step == final[c.shape]]
+        if not drawn:
+            page.summary += [describe(c, group.metric) for c in found if c.step == final[c.shape]]
         compute = {c.shape: c.gmacs for c in found}
         largest = sorted(final, key=lambda shape: -compute[shape])[:_MOST_SHAPES]
+        if drawn:
+            why = "drawn for the way of measuring with most rows only; see its table"
+            page.omit(f"Figures of the block designs; {label}", why)
+            continue
+        drawn = True
         if len(largest) < len(final):
             others = ", ".join(shape for shape in final if shape not in largest)
             page.omit(f"Figures of the block designs at {others}", "drawn for the largest shapes only; see the table")
         for shape, step in ((shape, step) for shape, step in final.items() if shape in largest):
             count += 1
             _block_figures(page, section, group, label, shape, step, found, f"-{count}" if count > 1 else "")
-    if not count:
+    if not drawn:
         page.omit(
             "The block comparison", f"no design was measured at the same shape and step as {block_name(BASELINE)}"
         )

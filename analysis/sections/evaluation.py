@@ -21,6 +21,7 @@ _WORTH = (
 )  # fmt: skip
 _MEMORY = (
     ("frechet_train", "To train"), ("frechet_heldout", "To held-out"), ("copies", "Copies"),
+    ("nearest_ratio", "Nearest ratio"),
     ("loss_train", "Loss, train"), ("loss_optimal_train", "Optimal, train"), ("loss_heldout", "Loss, held-out"),
     ("loss_optimal_heldout", "Optimal, held-out"),
 )  # fmt: skip

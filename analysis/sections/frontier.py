@@ -21,14 +21,19 @@ def frontier(page: Page, table: pd.DataFrame) -> None:
     page.fits["frontier"] = []
     for column, name in ((METRIC, "frontier"), (LOSS, "loss-frontier")):
         count = 0
-        for index, piece in enumerate(scaling_slices(table, column)):
+        pieces = scaling_slices(table, column)
+        for index, piece in enumerate(pieces):
             if index and piece.shapes < 4:
                 continue
             count += 1
-            _frontier(page, section, piece, f"{name}{f'-{count}' if count > 1 else ''}")
+            drawn = piece.group.label == pieces[0].group.label
+            if not drawn:
+                why = "drawn for the way of measuring with most models only; see its table"
+                page.omit(f"Figures of the compute-optimal frontier; {piece.label}", why)
+            _frontier(page, section, piece, f"{name}{f'-{count}' if count > 1 else ''}", drawn)
 
 
-def _frontier(page: Page, section: Section, piece: Slice, name: str) -> None:
+def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool) -> None:
     rows, metric = checkpoints(piece), piece.metric
     label = f"{block_name(piece.block)}; {piece.context}"
     try:
@@ -39,7 +44,8 @@ def _frontier(page: Page, section: Section, piece: Slice, name: str) -> None:
     values: dict[str, Any] = {"label": label, "metric": metric, "block": piece.block, **plain(found)}
     if found.law is not None:  # its intervals would claim too much
         values["law"] = {"coefficient": found.law.coefficient, "exponent": found.law.exponent}
-    page.draw(
+    draw = page.draw if drawn else lambda *_: None
+    draw(
         section, name, f"{metric} of {found.checkpoints} checkpoints against training compute, with their envelope.",
         "Lines join the checkpoints of a model; steps show the best reached so far.",
         lambda: figures.frontier(rows, found, metric, label, piece.column),
@@ -51,7 +57,7 @@ def _frontier(page: Page, section: Section, piece: Slice, name: str) -> None:
     except CannotFitError as error:
         page.omit(f"Slices at equal training compute, {metric}; {label}", str(error))
     if slices:
-        page.draw(
+        draw(
             section, name.replace("frontier", "isoflops"),
             f"{metric} against Gflops at {len({s.train_gmacs for s in slices})} training budgets.",
             "Each curve is one training budget, interpolated between checkpoints; a star marks an enclosed optimum.",

@@ -46,7 +46,8 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
         _figures(page, section, found, f"-{index + 1}" if index else "")
         _tables(section, found)
         page.fits[key].append(slice_values(found))
-        _summary(page, found)
+        if piece.group.label == pieces[0].group.label:  # of other ways of measuring the section tells
+            _summary(page, found)
 
 
 def _too_few(count: int) -> str:

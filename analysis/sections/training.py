@@ -72,16 +72,20 @@ def sampling(page: Page, table: pd.DataFrame) -> None:
     section = page.section("sampling", "Sampling compute")
     count = 0
     for group in comparable_groups(table, vary=["sampling_steps"]):
-        for step, rows in group.table.groupby("step"):
-            if rows["sampling_steps"].nunique() < 2:
-                continue
-            count += 1
-            caption = f"{step:,} training steps; {group.label}"
-            page.draw(
-                section, f"sampling-compute{f'-{count}' if count > 1 else ''}",
-                f"{group.metric} against the compute of sampling one image.", "As the paper’s Figure 10.",
-                lambda r=rows, g=group, c=caption: figures.sampling_compute(r, g.metric, c),  # type: ignore[misc]
-            )  # fmt: skip
+        swept = group.table[group.table.groupby("step")["sampling_steps"].transform("nunique") > 1]
+        if swept.empty:
+            continue
+        count += 1
+        step = int(swept["step"].max())
+        if swept["step"].nunique() > 1:
+            page.omit(f"{group.metric} against sampling compute before step {step:,}", "drawn for the last step only")
+        rows, caption = swept[swept["step"] == step], f"{step:,} training steps; {group.label}"
+        page.draw(
+            section, f"sampling-compute{f'-{count}' if count > 1 else ''}",
+            f"{group.metric} against the compute of sampling one image.",
+            "As the paper’s Figure 10. Where sampling seeds differ, means and one standard deviation.",
+            lambda r=rows, g=group, c=caption: figures.sampling_compute(r, g.metric, c),  # type: ignore[misc]
+        )  # fmt: skip
     if not count:
         page.omit(
             "The metric against sampling compute (Figure 10)", "all values were sampled with the same number of steps"

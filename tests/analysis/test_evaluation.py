@@ -98,12 +98,12 @@ def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
     ]  # fmt: skip
     table = load_study(write_results(tmp_path, rows))
     figure = figures.sampling_compute(table, "FD", "")
-    lines = [line for line in figure.axes[0].lines if line.get_label()[0] == "d"]
+    lines = [line for line in figure.axes[0].lines if len(line.get_ydata()) == 2 and line.get_linestyle() == "-"]
     assert len(lines) == 4
     assert all(list(line.get_ydata()) == [12, 4] for line in lines)
     assert len(figure.axes[0].collections) == 4  # bars
     guided = figures.sampling_compute(table.assign(guidance=4.0, guidance_channels="all"), "FD", "")
-    twice = [line for line in guided.axes[0].lines if line.get_label()[0] == "d"]
+    twice = [line for line in guided.axes[0].lines if len(line.get_ydata()) == 2 and line.get_linestyle() == "-"]
     for plain, line in zip(lines, twice, strict=True):  # a step of a guided sample is two passes
         assert list(line.get_xdata()) == pytest.approx([2 * x for x in plain.get_xdata()])
     found = fit_slice(scaling_slices(table)[0])
