@@ -174,7 +174,8 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     axes.set_xlim(-0.8, ticks[-1] + max(0.8, 0.6 * diameter / slot))
     axes.margins(y=0.12)
     axes.set(ylabel=f"{metric} (lower is better)", xlabel="Size")
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    low, high = min(0.0, axes.get_ylim()[0]), float(rows[METRIC].max())
+    axes.set_ylim(low, high + 0.1 * (high - low))  # room for half a bubble
     handles = [
         axes.scatter(
             [], [], s=value * scale, color="#bbbbbb", edgecolor="#222222", linewidth=0.6, label=f"{value:.3g} G"

@@ -32,7 +32,7 @@ _MOST_PANELS = 4
 
 @styled
 def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()) -> Figure:
-    """The metric of the block designs at one shape and step: a bar for the mean, a dot for each training seed.
+    """The metric of the block designs at one shape and step: a bar for the mean, a dot for each seed; ±: one SD.
 
     Args:
         table: comparable rows of one shape, batch size and step, two or more blocks.
@@ -57,13 +57,16 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
         axes.barh(index, mean, color=colour[str(block)], height=0.62)
         if len(values) > 1:
             axes.plot(values, [index] * len(values), "o", color="white", markeredgecolor="black", markersize=4)
-        text = f"{mean:.4g}" + (f"  ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else "")
+        spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
+        text = f"{mean:.4g}{spread}" + (
+            f"  ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
+        )
         axes.annotate(
             text, (max(mean, values.max()), index), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.set_yticks(range(len(means)), [block_name(str(block)) for block in means.index])
     axes.grid(False, axis="y")
-    axes.set_xlim(0, rows[METRIC].max() * (1.5 if multiplier else 1.18))
+    axes.set_xlim(0, rows[METRIC].max() * (1.55 if multiplier else 1.25))
     axes.set(xlabel=f"{metric} (lower is better)")
     title(figure, f"{metric} of the block designs", caption)
     return figure

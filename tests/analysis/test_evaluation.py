@@ -112,3 +112,20 @@ def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
     assert list(found.rows["spread"]) == pytest.approx([8**0.5] * 4)
     (points,) = figures.metric_against_gflops(found.rows, "FD", "").axes[0].containers
     assert points.has_yerr
+
+
+def test_two_processes_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = load_study(write_results(tmp_path, [result_row(*shape) for shape in SHAPES]))
+    seen = {}
+    for cores in (1, 2):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        page = Page(tmp_path / str(cores), "", "")
+        section = page.section("a", "a")
+        for index in range(5):
+            page.draw(section, f"f{index}", "", "", lambda i=index: figures.metric_against_gflops(rows, f"FD{i}", ""))
+        page.draw(section, "none", "", "", lambda: figures.bubbles(rows.head(1), "FD", ""))
+        page.finish()
+        assert page.omitted == [("Figure “none”", "a bubble chart of one model shows nothing")]
+        seen[cores] = [path.read_bytes() for path in page.paths]
+        assert [path.name for path in page.paths][:3] == ["f0.png", "f0.svg", "f1.png"]
+    assert seen[1] == seen[2]

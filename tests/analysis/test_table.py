@@ -10,6 +10,7 @@ import pytest
 from analysis.compare import compare_blocks
 from analysis.slices import LOSS, per_shape, scaling_slices
 from analysis.table import (
+    CONDITIONS,
     comparable_groups,
     load_attempts,
     load_baselines,
@@ -24,7 +25,7 @@ from analysis.table import (
     size_order,
 )
 from harness.errors import InputError
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
 
 from .conftest import BAD_MESSAGE, PAPER, SHAPES, result_row, write_csv, write_results
 
@@ -177,6 +178,10 @@ def test_slices_take_one_step_and_one_block(make_study: Callable[..., Path]) -> 
     assert [(s.block, s.step, s.shapes) for s in slices] == [("adaln-zero", 1000, 9), ("adaln", 1000, 9)]
     short = table[(table["step"] == 500) | (table["depth"] == 2)]
     assert scaling_slices(short)[0].step == 500  # more shapes there
+
+
+def test_what_the_protocol_names_is_kept_apart() -> None:
+    assert set(PROTOCOL_COLUMNS) <= set(CONDITIONS)
 
 
 def test_what_does_not_compare_is_said(tmp_path: Path) -> None:
