@@ -7,6 +7,7 @@ goes on where the last start of it left off.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,10 +118,12 @@ class _Slots:
         while True:
             for slot in slots:
                 if slot.process is not None and slot.process.poll() is not None:
-                    waiting = [*self._again(slot), *waiting]
+                    with _told():
+                        waiting = [*self._again(slot), *waiting]
                     slot.process = None
                 while slot.process is None and waiting and not self.stop.is_set():
-                    self._start(slot, waiting.pop(0))
+                    with _told():
+                        self._start(slot, waiting.pop(0))
                 if slot.process is not None and (self.stop.is_set() or slot.is_cancelled):
                     slot.process.send_signal(signal.SIGTERM)  # at every look: one that is just starting ignores it
             if all(slot.process is None for slot in slots):
@@ -141,12 +145,9 @@ class _Slots:
             preexec_fn=_ignore_stop_signals,
         )
         assert process.stdin is not None
-        try:
-            with process.stdin as pipe:
-                pickle.dump(replace(drawn, gpu=slot.gpu), pipe)
-        except BrokenPipeError:
-            pass  # killed already, as the next look tells
         slot.job, slot.process = drawn, process
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # killed already, as the next look tells
+            pickle.dump(replace(drawn, gpu=slot.gpu), pipe)
         print(f"[{now()}] {drawn.run.folder.name}: attempt {drawn.attempt} is process {process.pid}", flush=True)
 
     def _again(self, slot: _Slot) -> list[Job]:
@@ -168,6 +169,15 @@ class _Slots:
         if ended and attempt.ended is None:  # the process had no last word
             job.run.record(job.attempt, "ended", {**ended, "time": now()})
         return []
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Let trouble with the disk, or with a new process, end no more than this cell's turn; the next launch has it."""
+    try:
+        yield
+    except OSError as error:
+        print(f"[{now()}] put aside: {error}", flush=True)
 
 
 def _ignore_stop_signals() -> None:

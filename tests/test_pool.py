@@ -119,6 +119,21 @@ def test_stopped_by_a_signal_and_continued_after_the_requeue(
     assert made[2].run.attempt(1).outcome == "waited", "it is not lost"
 
 
+def test_a_cell_that_cannot_be_started_leaves_the_others_alone(
+    tmp_path: Path, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = jobs(tmp_path, "well-1", "well-2")
+
+    def draw_one(job: Job, restarts: int, again: bool) -> Job | None:
+        if job is made[0]:
+            raise OSError("no space left")
+        return draw(job, restarts, again)
+
+    monkeypatch.setattr("harness.pool.draw", draw_one)
+    assert work(made) == 1
+    assert [outcomes(job) for job in made] == [[""], ["done"]]
+
+
 def test_processes_stop_when_their_pool_is_killed(tmp_path: Path) -> None:
     made = jobs(tmp_path, "long-1")
     code = "import pickle, sys; from harness.pool import Pool; Pool(tuple(pickle.load(sys.stdin.buffer)), 1)()"
