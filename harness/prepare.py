@@ -91,7 +91,7 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         weights = autoencoders.weights_hash(vae_folder)
         folder = shared.latents_folder(autoencoders.folder_name(data))
         with exclusive(folder, "dit-harness encode"):
-            labels = _labels(data, evaluations)
+            labels = _labels(data, evaluations, sweep.resources.inception_weights)
             if latents.is_complete(data, shared, weights) and _has_distances(folder, labels):
                 latents.check_ready(data, shared, path)
                 say(f"{folder}: encoded already; {_quality(read_json(folder / latents.RECONSTRUCTION))}")
@@ -155,11 +155,11 @@ def _conditions(sweep: Sweep, folder: Path) -> tuple[str, dict[str, Any]]:
     return device, mine
 
 
-def _labels(data: Data, evaluations: tuple[Evaluation, ...]) -> set[str]:
+def _labels(data: Data, evaluations: tuple[Evaluation, ...], inception_weights: str | None) -> set[str]:
     from harness.evaluation.extractors import extractor_label
 
     names = {e.resolved(data).extractor for e in evaluations}
-    return {extractor_label(name) for name in names if name is not None}
+    return {extractor_label(name, inception_weights) for name in names if name is not None}
 
 
 def _has_distances(folder: Path, labels: set[str]) -> bool:

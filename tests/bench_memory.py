@@ -72,7 +72,7 @@ def main() -> None:
     told(f"reference, parts of {PART}")
     generated = metrics._extract(Images(n), Random(), None, lambda done, total: None)
     told(f"features of {n} images")
-    metrics._frechet(generated, reference)
+    metrics._frechet(generated, reference, lambda done, total: None)
     told("Frechet distances")
     metrics._other_metrics(generated, reference)
     told("KID, precision, recall, inception score")

@@ -181,7 +181,7 @@ class Extractor:
         self,
         images: ImageArray,
         cache: Callable[[int], Path] | None = None,
-        progress: Progress = lambda done, all: None,
+        progress: Progress = lambda done, total: None,
     ) -> Iterator[tuple[NDArray[np.uint8], Features]]:
         """Images and features of consecutive parts; at most one part a rank is in memory.
 

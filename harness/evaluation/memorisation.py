@@ -109,7 +109,7 @@ def optimal_losses(
     loss_images: int,
     device: str = "cpu",
     shared: Shared | None = None,
-    wait: Progress = lambda done, all: None,
+    wait: Progress = lambda done, total: None,
 ) -> dict[str, float | None]:
     """Loss of the optimal denoiser of the training images on both splits, as `harness.train.measure_losses` measures.
 

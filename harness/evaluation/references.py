@@ -11,6 +11,7 @@ another data set, resolution or extractor can be taken for it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -85,6 +86,7 @@ class Reference:
         step = max(1, len(self.features) // NEIGHBOUR_IMAGES) if self.evenly else 1
         return self.features[::step][:NEIGHBOUR_IMAGES]
 
+    @functools.cached_property
     def target(self) -> FrechetTarget:
         """What Frechet distances are measured to."""
         return FrechetTarget(self.mu, self.sigma)
@@ -93,27 +95,37 @@ class Reference:
         """The same for sFID."""
         return None if self.spatial is None else FrechetTarget(*self.spatial)
 
-    def floor(self, samples: int) -> float | None:
+    def floor(self, samples: int, progress: Progress = lambda done, total: None) -> float | None:
         """Frechet distance of `samples` real images, drawn at random, to all the others: what a perfect model scores.
 
         The mean of five draws, for one varies by a fifth; of one where every draw needs the extractor. None where the
-        others would be fewer, or cannot be told apart (ADM).
+        others would be fewer, or cannot be told apart (ADM). Measured once where references are kept.
         """
         if self.moments is None or self.draw is None or self.count < 2 * samples or samples < 2:
             return None
-        file = None if self.folder is None else self.folder / "floors.json"
-        known = (read_json(file) if file else None) or {}
-        if str(samples) in known:
-            return float(known[str(samples)])
+        if self.folder is None:
+            return self._measure_floor(samples)
+        file = self.folder / "floors.json"
+
+        def known() -> dict[str, float]:
+            return read_json(file) or {}
+
+        def measure() -> float:
+            found = self._measure_floor(samples)
+            write_json(file, {**known(), str(samples): found})
+            return found
+
+        return once(self.folder, "measuring a floor", lambda: known().get(str(samples)), measure, progress)
+
+    def _measure_floor(self, samples: int) -> float:
+        assert self.moments is not None
+        assert self.draw is not None
         distances = []
         for number in range(_FLOOR_DRAWS if self.complete else 1):
             drawn = _moments(self.draw(np.sort(stream("floor", number).permutation(self.count)[:samples])))
             rest = self.moments - drawn
             distances.append(FrechetTarget(rest.mean, rest.covariance).terms_of(drawn).distance)
-        found = sum(distances) / len(distances)
-        if file is not None:
-            write_json(file, {**((read_json(file)) or {}), str(samples): found})
-        return found
+        return sum(distances) / len(distances)
 
 
 def reference_of(
@@ -122,7 +134,7 @@ def reference_of(
     data: Data,
     extractor: Extractor,
     shared: Shared | None = None,
-    progress: Progress = lambda done, all: None,
+    progress: Progress = lambda done, total: None,
 ) -> Reference:
     """The reference of a split of a data set ("train", "held-out"); made by one process while others wait for it.
 
@@ -184,7 +196,7 @@ def adm_reference(
     batch: AdmReference,
     extractor: Extractor,
     shared: Shared | None = None,
-    progress: Progress = lambda done, all: None,
+    progress: Progress = lambda done, total: None,
 ) -> Reference:
     """The reference of an ADM batch: its own statistics, and our features of its images.
 
@@ -210,7 +222,7 @@ def adm_reference(
     )
 
 
-def moments_of(images: ImageArray, extractor: Extractor, progress: Progress = lambda done, all: None) -> Moments:
+def moments_of(images: ImageArray, extractor: Extractor, progress: Progress = lambda done, total: None) -> Moments:
     """Moments of the features of images (N, H, W, C)."""
     return _moments(part.pool for _, part in extractor.parts(images, progress=progress))
 
