@@ -77,7 +77,7 @@ def score(
     """Compare generated images with the real ones that `evaluation.reference` names.
 
     The same images give the same numbers, and the caller's random state is left alone. Of the images one part at a time
-    is in memory; of 50,000 images at d = 2048 the features take 0.4 GB, the sums of ten blocks 0.34 GB, and all together
+    is in memory; of 50,000 images at d = 2048 the features take 0.4 GB, the sums of ten blocks 0.34 GB, and everything
     less than 2 GB beside the extractor (`python -m tests.bench_memory` measures it).
 
     Args:
