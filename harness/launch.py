@@ -286,8 +286,9 @@ def _loop(sweep: Sweep, items: list[CellRun], to_retry: set[str], slots: int, gp
         for item in active:
             if item.refresh().state in _ACTIVE:
                 continue
-            if item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL) and item.restarts < RESTARTS:
-                item.restarts += 1
+            lost = item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL)
+            item.restarts += lost
+            if lost and item.restarts <= RESTARTS:
                 view.note(f"{item.name}: {item.now.message}; starting it again")
             elif item.cell.id not in announced and not _startable(item, to_retry):  # else another launch's is over
                 announced.add(item.cell.id)
@@ -326,7 +327,7 @@ def note_takeover(item: CellRun, view: View) -> None:
 def _startable(item: CellRun, to_retry: set[str]) -> bool:
     if item.now.state in _RETRIED:
         return item.cell.id in to_retry
-    spent = item.mine and item.restarts >= RESTARTS
+    spent = item.mine and item.restarts > RESTARTS
     return item.now.state in _STARTABLE and not spent
 
 

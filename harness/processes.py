@@ -42,7 +42,16 @@ def process_identity(pid: int | None = None) -> dict[str, Any]:
         "boot": boot_id(),
         "pid": process.pid,
         "started": process.create_time(),
+        "ticks": _ticks(process.pid),
     }
+
+
+def _ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot: unlike the time of day it stays when the clock is set."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def is_alive(identity: dict[str, Any] | None) -> bool | None:
@@ -55,7 +64,11 @@ def is_alive(identity: dict[str, Any] | None) -> bool | None:
         return False
     try:
         process = psutil.Process(int(identity["pid"]))
-        same = abs(process.create_time() - float(identity["started"])) < _START_TOLERANCE
+        ticks = identity.get("ticks")
+        if ticks is not None and (mine := _ticks(process.pid)) is not None:
+            same = mine == ticks
+        else:
+            same = abs(process.create_time() - float(identity["started"])) < _START_TOLERANCE
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, KeyError, ValueError):
         return False

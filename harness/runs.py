@@ -335,16 +335,20 @@ class Run:
         ended = read_json(part.with_suffix(".ended.json"))
         seen = None
         over = ended is not None and ended.get("outcome") != "stopped"
-        if "slurm" in claim and not over and not (self.attempts_folder / f"{number + 1:03d}.json").exists():
+        superseded = (self.attempts_folder / f"{number + 1:03d}.json").exists()
+        if "slurm" in claim and not over and not superseded:
             ticket = {"job": (submitted or {}).get("job_id"), **claim["slurm"]}  # a requeued one's claim has it
             seen = self._scheduler.look(ticket) if self._scheduler else Seen(None)
+        age = 0.0
+        if _elsewhere(started, submitted, claim):  # the heartbeat is the newest attempt's
+            age = float("inf") if superseded else self.heartbeat_age()
         return Attempt(
             number=number,
             claim=claim,
             submitted=submitted,
             started=started,
             ended=ended,
-            heartbeat_age=self.heartbeat_age() if _elsewhere(started, submitted, claim) else 0.0,
+            heartbeat_age=age,
             cancelled=read_json(part.with_suffix(".cancelled.json")),
             seen=seen,
         )

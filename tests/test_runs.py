@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from harness import files, runs
 from harness.cell import Cell, Model
 from harness.errors import DiskFullError, InputError
 from harness.files import write_json
-from harness.processes import process_identity
+from harness.processes import is_alive, process_identity
 from harness.runs import EVALUATING, Run, Seen, State, Study, SupersededError, TrainLog
 
 CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
@@ -98,7 +99,10 @@ def test_a_dead_controller_is_not_covered_by_its_living_launcher(run: Run, dead:
 
 
 def test_a_recycled_pid_is_another_process(run: Run) -> None:
-    claim(run, process={**process_identity(), "started": process_identity()["started"] - 100})
+    mine = process_identity()
+    claim(run, process={**mine, "ticks": mine["ticks"] - 100})
+    assert state(run) is State.INTERRUPTED
+    claim(run, 2, process={**mine, "started": mine["started"] - 100, "ticks": None})
     assert state(run) is State.INTERRUPTED
 
 
@@ -323,6 +327,15 @@ def test_a_released_claim_leaves_nothing(run: Run) -> None:
     claim(run, 2)
     run.release(2)
     assert state(run) is State.FAILED
+
+
+def test_a_clock_that_is_set_kills_no_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim(run)
+    create_time = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: create_time(process) + 3600)
+    assert state(run) is State.QUEUED
+    without = {key: value for key, value in process_identity().items() if key != "ticks"}
+    assert is_alive(without), "as identities were before ticks were in them"
 
 
 @pytest.mark.parametrize("off", [-7200.0, 7200.0])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness import launch
 from tests.chaos.killer import kind_of
-from tests.chaos.lab import Lab, warm
+from tests.chaos.lab import Lab, wait_for, warm
 from tests.chaos.rounds import at_each_point, check_equal, quiet, random_kills
 
 pytestmark = pytest.mark.xdist_group("chaos")  # forks of one warm process
@@ -56,6 +60,33 @@ def test_a_kill_between_the_last_weights_and_the_end_of_the_states(undisturbed: 
 
     assert lab.launch(once) == 0
     assert lab.kills()
+    check_equal(lab, undisturbed)
+
+
+def test_a_stale_claim_of_a_dead_host_is_taken_over_and_said(undisturbed: Lab, tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    assert lab.launch(lambda name, count: name == "job state renamed") == 1
+    assert lab.output().count("starting it again") == 2 * launch.RESTARTS, "of two cells"
+    assert len(lab.kills()) == 2 * (launch.RESTARTS + 1)
+    newest = [sorted(folder.glob("attempts/*.started.json"))[-1] for folder in lab.study.runs_folder.iterdir()]
+    for path, age in zip(newest, (0, 720), strict=True):  # both of another host; of one not a word for 12 minutes
+        started = json.loads(path.read_text())
+        started["process"]["host"] = "elsewhere"
+        path.write_text(json.dumps(started))
+        for file in path.parents[1].rglob("*.json"):
+            os.utime(file, (time.time() - age, time.time() - age))
+    launcher = lab.start()
+    silent = newest[1].parents[1].name.rpartition("-")[0]
+    taken = f"{silent}: taking over: attempt {int(newest[1].name[:3])} of host elsewhere has been silent for 12 min"
+    deadline = time.monotonic() + 60
+    while f"{silent}: done" not in lab.output() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert taken in lab.output()
+    assert lab.output().count("taking over") == 1, "the other one may be alive"
+    for file in newest[0].parents[1].rglob("*.json"):
+        os.utime(file, (0, 0))
+    assert wait_for(launcher) == 0
+    assert lab.output().count("taking over") == 2
     check_equal(lab, undisturbed)
 
 
