@@ -104,6 +104,7 @@ def compare_blocks(
     rows = table[table[metric].notna()]
     require_comparable(rows)
     require_repeats(rows, [*_SHAPE, "block"])
+    rows = rows[[*_SHAPE, "block", "size", "gmacs", "seed", metric]]  # rows of a whole table are slow to take
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
@@ -231,6 +232,7 @@ def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     """
     rows = table[table[metric] > 0]
     require_comparable(rows)
+    rows = rows[[*_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(["patch_size", "step", "batch_size"], dropna=False):

@@ -153,11 +153,8 @@ def load_curves(folder: Path) -> pd.DataFrame:
     Raises:
         InputError: as `load_study`.
     """
-    path = folder / "curves.csv"
-    if not path.exists():
-        return pd.DataFrame(columns=list(CURVE_COLUMNS))
-    table = _read(path, tuple(CURVE_COLUMNS), ("study", "cell", "name", "step"))
-    return table.sort_values(["name", "cell", "step"], kind="stable", ignore_index=True)
+    required = ("study", "cell", "name", "step")
+    return _read_if_there(folder / "curves.csv", CURVE_COLUMNS, required, ["name", "cell", "step"])
 
 
 def load_nested(folder: Path) -> pd.DataFrame:
@@ -166,11 +163,9 @@ def load_nested(folder: Path) -> pd.DataFrame:
     Raises:
         InputError: as `load_study`.
     """
-    path = folder / "nested.csv"
-    if not path.exists():
-        return pd.DataFrame(columns=list(NESTED_COLUMNS))
-    table = _read(path, tuple(NESTED_COLUMNS), ("study", "cell", "name", "step", "evaluation", "samples"))
-    return table.sort_values(["name", "cell", "step", "evaluation", "samples"], kind="stable", ignore_index=True)
+    required = ("study", "cell", "name", "step", "evaluation", "samples")
+    order = ["name", "cell", "step", "evaluation", "samples"]
+    return _read_if_there(folder / "nested.csv", NESTED_COLUMNS, required, order)
 
 
 def load_attempts(folder: Path) -> pd.DataFrame:
@@ -179,11 +174,8 @@ def load_attempts(folder: Path) -> pd.DataFrame:
     Raises:
         InputError: as `load_study`.
     """
-    path = folder / "attempts.csv"
-    if not path.exists():
-        return pd.DataFrame(columns=list(ATTEMPT_COLUMNS))
-    table = _read(path, tuple(ATTEMPT_COLUMNS), ("study", "cell", "name", "attempt", "outcome"))
-    return table.sort_values(["name", "cell", "attempt"], kind="stable", ignore_index=True)
+    required = ("study", "cell", "name", "attempt", "outcome")
+    return _read_if_there(folder / "attempts.csv", ATTEMPT_COLUMNS, required, ["name", "cell", "attempt"])
 
 
 def load_published(folder: Path) -> pd.DataFrame:
@@ -438,6 +430,13 @@ def _listed(words: Sequence[str]) -> str:
 
 def _sizes(table: pd.DataFrame) -> list[str]:
     return [size_name(int(depth), int(width)) for depth, width in zip(table["depth"], table["width"], strict=True)]
+
+
+def _read_if_there(path: Path, columns: Iterable[str], required: tuple[str, ...], order: list[str]) -> pd.DataFrame:
+    """A CSV file as `_read` reads it, sorted; without the file no rows."""
+    if not path.exists():
+        return pd.DataFrame(columns=list(columns))
+    return _read(path, tuple(columns), required).sort_values(order, kind="stable", ignore_index=True)
 
 
 def _read(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> pd.DataFrame:
