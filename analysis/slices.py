@@ -130,9 +130,8 @@ def _loss_groups(table: pd.DataFrame) -> list[Group]:
     sampled = [column for column in (*CONDITIONS, "evaluation", "sampling_seed", METRIC) if column not in learned]
     rows = table[table[LOSS].notna()].drop_duplicates(["cell", "step"]).drop(columns=sampled, errors="ignore")
     side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # of an image or latent
-    groups = [
-        Group({"data": data, "vae": vae}, cells) for (data, vae, _), cells in rows.groupby([*learned, side], sort=False)
-    ]
+    parts = rows.groupby([*learned, side], dropna=False, sort=False)
+    groups = [Group({"data": data, "vae": vae}, cells) for (data, vae, _), cells in parts]
     return sorted(groups, key=lambda group: -len(group.table))
 
 

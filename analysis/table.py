@@ -65,7 +65,8 @@ _TEXT = {"study", "cell", "name", "data", "block", "evaluation", "sampler", "ext
     "source", "model", "decoder", "labels", "protocol", "vae", "recipe", "cause", "diff",
 }  # fmt: skip
 _WHOLE = {"depth", "width", "heads", "patch_size", "tokens", "params", "seed", "step", "batch_size", "samples"} | {
-    "sampling_steps", "sampling_seed", "attempt", "threads", "resolution", "frechet_fold_samples"
+    "sampling_steps", "sampling_seed", "attempt", "threads", "resolution", "frechet_fold_samples",
+    "ranks",
 }  # fmt: skip
 _FLAG = {"ema"}
 _MAY_BE_ZERO = {"seed", "sampling_seed", "step"}

@@ -228,8 +228,9 @@ def test_losses_of_other_latents_are_kept_apart(tmp_path: Path) -> None:
     rows = [result_row(*shape, loss_heldout=0.2 / shape[1]) for shape in SHAPES]
     rows += [row | {"cell": f"vae {row['cell']}", "vae": "trained@0123ab"} for row in rows[:3]]
     rows += [row | {"cell": f"large {row['cell']}", "tokens": row["tokens"] * 4} for row in rows[:3]]
+    rows += [row | {"cell": f"unknown {row['cell']}", "tokens": ""} for row in rows[:2]]
     pieces = scaling_slices(load_study(write_results(tmp_path, rows)), LOSS)
-    assert [piece.shapes for piece in pieces] == [9, 3, 3]
+    assert [piece.shapes for piece in pieces] == [9, 3, 3, 2]
     assert any("latents of trained@0123ab" in piece.label for piece in pieces)
 
 
