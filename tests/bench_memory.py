@@ -1,7 +1,7 @@
 """Peak memory of scoring 50,000 images at d = 2048, beside the extractor: `python -m tests.bench_memory`.
 
-Random features stand in for Inception's. Everything else is what `score` does. About ten minutes on one core, nearly
-all of it precision and recall.
+Random features stand in for Inception's; the rest is what `score` does. A quarter of an hour on one busy core, most of
+it precision and recall.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from harness.evaluation import inception, metrics, references
 from harness.evaluation.adm import SPATIAL_DIM
 from harness.evaluation.features import PART, Extractor, Features
 from harness.evaluation.statistics import Moments
+from harness.ranks import Ranks
 
 
 class Images:
@@ -37,7 +38,7 @@ class Random(Extractor):
 
     def __init__(self) -> None:
         self.name = self.label = inception.NAME
-        self.is_inception = True
+        self.is_inception, self._ranks = True, Ranks()
         self._generator = torch.Generator().manual_seed(0)
 
     def features_of(self, images: np.ndarray) -> Features:

@@ -46,7 +46,7 @@ _FOLDS = 5
 
 _KID_SUBSET = 1000
 _IS_CHUNK = 5000
-_PRC_BATCH = 1000
+_PRC_BATCH = 250  # of 50,000 images, 1000 rows of distances would take 0.7 GB more
 _SEED = 2020
 
 
