@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness import launch
 from harness.cell import Cell, Model, Resources
 from harness.launch import CellRun, default_slots, usable_cores, visible_gpus
 from harness.processes import process_identity
@@ -370,6 +372,36 @@ def test_cells_that_run_elsewhere_take_no_slot(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     assert in_local_slot("mine", allocation="17")
     assert not in_local_slot("none")
+
+
+def test_a_lost_cell_is_started_again_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(model=Model(depth=1, width=16, patch_size=4))
+    item = CellRun("d1", cell, Run(tmp_path / "run"), ["owed@1"])
+    said = []
+
+    def lose(_sweep: object, item: CellRun, _gpu: str | None) -> bool:
+        number = len(item.run.attempt_numbers()) + 1
+        item.mine = item.run.claim(number, {"process": {**process_identity(), "boot": "of another day"}})
+        return item.mine
+
+    class View:
+        def note(self, text: str) -> None:
+            said.append(text)
+
+        def started(self, item: CellRun) -> None:
+            said.append("started")
+
+        def finished(self, item: CellRun) -> None:
+            said.append("finished")
+
+        def tick(self, items: list[CellRun]) -> None:
+            pass
+
+    monkeypatch.setattr(launch, "_start", lose)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0)
+    launch._loop(SimpleNamespace(resources=Resources()), [item], set(), 1, [], View())  # type: ignore[arg-type]
+    again = [f"d1: attempt {number} ended without a word; starting it again" for number in (1, 2)]
+    assert said == ["started", again[0], "started", again[1], "started", "finished"]
 
 
 def test_cancel_is_on_record_until_retried(long: Bench, tmp_path: Path) -> None:
