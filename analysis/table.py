@@ -100,8 +100,8 @@ def load_study(folder: Path) -> pd.DataFrame:
 
     Returns:
         One row per cell, step and evaluation, columns and units as `harness.records.RESULT_COLUMNS`, sorted by
-        compute, name, step and evaluation. Required whole numbers are int64, other whole numbers Int64, measures
-        float64 with NaN where not measured. `size` is "S", "B", "L", "XL" or "d<depth>-w<width>".
+        compute, name and step, otherwise as in the file. Required whole numbers are int64, other whole numbers Int64,
+        measures float64 with NaN where not measured. `size` is "S", "B", "L", "XL" or "d<depth>-w<width>".
 
     Raises:
         InputError: file missing or without rows, wrong columns, a wrong value, or two rows of the same cell, step
@@ -116,7 +116,7 @@ def load_study(folder: Path) -> pd.DataFrame:
         raise InputError(f"{path}: column extractor: {bad['extractor'].iloc[0]!r} is not allowed; allowed: name@hash")
     table = _without_duplicates(table, path)
     table["size"] = _sizes(table)
-    return table.sort_values(["gmacs", "name", "cell", "step", "evaluation"], kind="stable", ignore_index=True)
+    return table.sort_values(["gmacs", "name", "cell", "step"], kind="stable", ignore_index=True)
 
 
 def load_table(folder: Path) -> pd.DataFrame:
@@ -145,7 +145,7 @@ def load_studies(folders: Sequence[Path]) -> pd.DataFrame:
     derived = ("study", "protocol", "vae", "recipe", "train_seconds", "sample_seconds")
     measured = [column for column in table.columns if column not in derived]
     table = _without_duplicates(table.drop_duplicates(measured), folders[0].parent)
-    return table.sort_values(["gmacs", "name", "cell", "step", "evaluation"], kind="stable", ignore_index=True)
+    return table.sort_values(["gmacs", "name", "cell", "step"], kind="stable", ignore_index=True)
 
 
 def load_curves(folder: Path) -> pd.DataFrame:
@@ -355,8 +355,8 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         vary: conditions that may differ inside a group (for example sampling_steps for a sampling-compute figure).
 
     Returns:
-        The groups, most rows first; ties in the order of their first row. Rows that were never evaluated are left to
-        `missing_rows`.
+        The groups, most cells first; ties in the order of their first row, so that of equals what the sweep itself asks
+        for comes before what was measured later. Rows that were never evaluated are left to `missing_rows`.
     """
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
     measured = table[table["extractor"] != ""]
@@ -365,7 +365,7 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         Group(dict(zip(keys, key, strict=True)), rows, others)
         for key, rows in measured.groupby(keys, dropna=False, sort=False)
     ]
-    return sorted(groups, key=lambda group: -len(group.table))
+    return sorted(groups, key=lambda group: -group.table["cell"].nunique())
 
 
 def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:

@@ -459,8 +459,8 @@ def evaluate(
         "seed": seed,
         "ema": ema,
     }
+    everything = _items(sweep, folder)  # with the sweep's own evaluations, which the tables put first
     sweep = work.with_evaluations(sweep, protocol, options)
-    everything = _items(sweep, folder)
     chosen = [_find_cell(everything, name, folder) for name in dict.fromkeys(cell)] if cell else everything
     selection = work.select(sweep, chosen, None if at is None else work.values(at, "at"))
     for line in selection.skipped:
@@ -470,7 +470,8 @@ def evaluate(
     print(cost_line(work.cost(selection.items, everything), len(selection.items)))
     if busy := [item.name for item in selection.items if item.now.state in (State.QUEUED, State.RUNNING)]:
         told = "nothing is submitted for them now" if sweep.resources.executor == "slurm" else "waiting for it"
-        print(f"another evaluate is at work on {', '.join(busy)}: {told}", file=sys.stderr)
+        names = f"{', '.join(busy[:3])}{f' and {len(busy) - 3} more' if len(busy) > 3 else ''}"
+        print(f"another evaluate is at work on {names}: {told}", file=sys.stderr)
     items = _run_all(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
     owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
     _tell_results(sweep, folder, everything, items, f"evaluate {study}, with the same options", owed)

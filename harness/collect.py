@@ -91,7 +91,9 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
         )
     for row in rows:
         row["protocol"] = protocol_hash(row)
-    return sorted(rows, key=lambda row: (row["step"], row["evaluation"]))
+    own = [evaluation.id for evaluation in item.evaluations]  # in the order of the sweep; the others follow
+    place = {row["evaluation"]: own.index(row["evaluation"]) if row["evaluation"] in own else len(own) for row in rows}
+    return sorted(rows, key=lambda row: (row["step"], place[row["evaluation"]], row["evaluation"]))
 
 
 def _guidance_channels(evaluation: Row, channels: int) -> str | None:

@@ -455,7 +455,8 @@ class Run:
         if attempt is not None and attempt.ended is not None and attempt.ended.get("outcome") == "failed":
             return RunState(State.FAILED, attempt, str(attempt.ended.get("message", "")), self.progress())
         if attempt is not None and attempt.outcome == "cancelled":
-            return RunState(State.CANCELLED, attempt, "--retry runs it again", self.progress())
+            again = "--retry runs it again" if self.track == TRAINING else "evaluate goes on with it"
+            return RunState(State.CANCELLED, attempt, again, self.progress())
         if self.weights_file(training_steps).exists():
             message = f"{len(missing)} of {len(owed)} evaluations owed"
             return RunState(State.PARTIAL, attempt, message, None)

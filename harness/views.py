@@ -293,7 +293,8 @@ def results_table(title: str, rows: list[Row]) -> Table:
     differs has columns of its own, and the caption warns.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row["gmacs"], row["name"], row["step"])):
+    order = ("gmacs", "name", "step", "samples", "sampling_steps", "guidance", "protocol")
+    for row in sorted(rows, key=lambda row: [row[column] for column in order]):
         groups.setdefault((row["cell"], row["step"], row["protocol"]), []).append(row)
     several = len({row["protocol"] for row in rows}) > 1
     varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]

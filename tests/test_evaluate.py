@@ -128,6 +128,7 @@ def test_a_grid_of_samplers_is_measured_once_and_nothing_is_trained(trained: One
     assert {(row["step"], row["sampling_steps"], row["sampling_seed"]) for row in rows} == {
         (step, sampling, seed) for step in ("20", "40") for sampling in ("2", "3") for seed in ("0", "1", "2")
     }
+    assert [row["samples"] for row in trained.rows()].index("330") == 0  # the sweep's own comes first
     assert {row["labels"] for row in rows} == {"training"}
     assert {row["labels"] for row in trained.rows() if row["samples"] == "330"} == {"uniform"}
     assert len({row["protocol"] for row in rows}) == 2

@@ -129,3 +129,14 @@ def test_two_processes_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
         seen[cores] = [path.read_bytes() for path in page.paths]
         assert [path.name for path in page.paths][:3] == ["f0.png", "f0.svg", "f1.png"]
     assert seen[1] == seen[2]
+
+
+def test_what_is_measured_later_does_not_become_the_studys_own_fit(tmp_path: Path) -> None:
+    own = [result_row(*shape, sampling_steps=250, evaluation="z") for shape in SHAPES]
+    later = [
+        result_row(*shape, sampling_steps=16, evaluation=f"a{seed}", sampling_seed=seed, frechet=50.0 + seed)
+        for shape in SHAPES for seed in (0, 1, 2)
+    ]  # fmt: skip
+    rows = [row for shape in zip(own, later[::3], later[1::3], later[2::3], strict=True) for row in shape]
+    table = load_study(write_results(tmp_path, rows))
+    assert [int(piece.group.conditions["sampling_steps"]) for piece in scaling_slices(table)] == [250, 16]
