@@ -355,8 +355,8 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         vary: conditions that may differ inside a group (for example sampling_steps for a sampling-compute figure).
 
     Returns:
-        The groups, most cells first; ties in the order of their first row, so that of equals what the sweep itself asks
-        for comes before what was measured later. Rows that were never evaluated are left to `missing_rows`.
+        The groups, most cells and steps first (sampling seeds count once); ties in the order of their first row, so that
+        of equals what the sweep itself asks for comes before what was measured later. Rows that were never evaluated are left to `missing_rows`.
     """
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
     measured = table[table["extractor"] != ""]
@@ -365,7 +365,7 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         Group(dict(zip(keys, key, strict=True)), rows, others)
         for key, rows in measured.groupby(keys, dropna=False, sort=False)
     ]
-    return sorted(groups, key=lambda group: -group.table["cell"].nunique())
+    return sorted(groups, key=lambda group: -len(group.table[["cell", "step"]].drop_duplicates()))
 
 
 def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
