@@ -355,8 +355,9 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         vary: conditions that may differ inside a group (for example sampling_steps for a sampling-compute figure).
 
     Returns:
-        The groups, most cells and steps first (sampling seeds count once); ties in the order of their first row, so that
-        of equals what the sweep itself asks for comes before what was measured later. Rows that were never evaluated are left to `missing_rows`.
+        The groups, most cells and steps first (sampling seeds count once); ties in the order of their first row, so
+        that of equals what the sweep itself asks for comes before what was measured later. Rows that were never
+        evaluated are left to `missing_rows`.
     """
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
     measured = table[table["extractor"] != ""]
