@@ -35,7 +35,7 @@ RESULT_COLUMNS: dict[str, str] = {
     "loss_train": "denoising loss (noise MSE) of the EMA weights on the train split, mean over timesteps",
     "loss_heldout": "the same on the held-out split",
     "loss_optimal_train": "what the optimal denoiser of the training images, a pure memoriser, has as loss_train; "
-    "empty for latents and for more than 100,000 images",
+    "empty for latents, for more than 100,000 images and for more than 2 GB of them",
     "loss_optimal_heldout": "the same as loss_heldout; most of it comes from the cleanest timesteps",
     "evaluation": "id of the evaluation",
     "protocol": "short hash of what values must share to compare: N, sampler, guidance, extractor, reference, ...",

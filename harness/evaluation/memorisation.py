@@ -32,6 +32,9 @@ COPY_RATIO = 1 / 3
 #: left out.
 MOST_IMAGES = 100_000
 
+#: And beyond so many values in all, 2 GB of them: it holds the training images.
+_MOST_VALUES = 2**29
+
 _FORMAT = 1
 
 #: Distances that are in memory at once.
@@ -125,11 +128,13 @@ def optimal_losses(
 
     Returns:
         `loss_optimal_train` and `loss_optimal_heldout`; None for latents, which are drawn anew at every step, and for
-        more than 100,000 images.
+        more than 100,000 images or 2 GB of them.
     """
     names = ("train", "heldout")
     count = len(dataset.train.labels) * (2 if cell.data.horizontal_flips else 1)
-    if cell.data.vae is not None or count > MOST_IMAGES:
+    shape = cell.data.image_shape
+    values = count * shape.channels * shape.size**2
+    if cell.data.vae is not None or count > MOST_IMAGES or values > _MOST_VALUES:
         return {f"loss_optimal_{name}": None for name in names}
 
     def make() -> dict[str, Any]:

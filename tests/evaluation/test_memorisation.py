@@ -129,5 +129,8 @@ def test_measured_once(digits: Dataset, tmp_path: Path, monkeypatch: pytest.Monk
 def test_not_of_latents_nor_of_too_many_images(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = {"loss_optimal_train": None, "loss_optimal_heldout": None}
     assert optimal_losses(cell(vae={"kind": "trained", "factor": 2}), digits, 16) == nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(memorisation, "_MOST_VALUES", 1500 * 64 - 1)
+        assert optimal_losses(cell(), digits, 16) == nothing
     monkeypatch.setattr(memorisation, "MOST_IMAGES", 2999)
     assert optimal_losses(cell(horizontal_flips=True), digits, 16) == nothing
