@@ -101,6 +101,8 @@ def _measured(rows: pd.DataFrame, column: str) -> bool:
 
 
 def _table(caption: str, rows: pd.DataFrame, columns: list[tuple[str, str]]) -> Table:
+    if rows["sampling_seed"].nunique() > 1:
+        columns = [("sampling_seed", "Sampling seed"), *columns]
     printed: list[tuple[str, ...]] = []
     row: Any
     for _, row in rows.iterrows():
