@@ -159,7 +159,8 @@ def test_it_runs_beside_a_training(tmp_path: Path) -> None:
     run = bench.cell
     assert (run.attempt_numbers(), bench.evaluating()) == ([1], [1])
     asked = Evaluation(samples=330, sampler="ddim", sampling_steps=3, extractor="digits-cnn")
-    assert metrics(run, asked, 20) == undisturbed(run, asked, 20, tmp_path)
+    found = metrics(run, asked, 20)
+    assert found | undisturbed(run, asked, 20, tmp_path) == found
     assert metrics(run, asked.model_copy(update={"sampling_steps": 4}), 300)["frechet"] > 0
 
 
@@ -177,7 +178,8 @@ def test_killed_sampling_goes_on_with_the_parts_it_had(trained: OneCell) -> None
     assert "starting it again" in out
     assert 2 <= len(parts) < 6
     assert {path: path.stat().st_mtime_ns for path in parts} == parts  # not made again
-    assert metrics(run, asked, 40) == undisturbed(run, asked, 40, trained.folder)
+    found = metrics(run, asked, 40)
+    assert found | undisturbed(run, asked, 40, trained.folder) == found
 
 
 @pytest.mark.parametrize(
