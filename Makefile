@@ -37,7 +37,7 @@ notebooks: $(STAMP) ## execute analysis/notebooks on a study (DIT_STUDY=results/
 	DIT_STUDY=$(or $(DIT_STUDY),results/paper) $(BIN)/python -m analysis.notebooks
 
 test: $(STAMP) ## run the tests, two processes at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(STAMP) ## kill launchers and jobs at 100 random writes; every study must end alike (SEED=1 repeats a run)
 	$(BIN)/python -m tests.chaos.rounds --kills 100 $(if $(SEED),--seed $(SEED))
