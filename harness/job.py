@@ -26,7 +26,7 @@ from harness.cell import Cell, Evaluation, Recording, Resources
 from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import now, process_identity
-from harness.runs import EVALUATING, TRAINING, Run, Shared, SupersededError
+from harness.runs import EVALUATING, TRAINING, Attempt, Run, Shared, SupersededError
 from harness.trackers import Mirror
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ LOG_SECONDS = 15.0
 
 #: Least time between two looks of the trackers at the run's files.
 TRACKER_SECONDS = 10.0
+
+#: How often one launch, or one start of a pool, starts a cell again whose process ended without a word.
+RESTARTS = 2
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -55,6 +58,12 @@ def owed_evaluations(
     """All records a cell owes, by key, in the order of steps; of `steps` instead of those the evaluations name."""
     owed = [(e, step) for e in evaluations for step in steps or e.steps(cell.training.steps)]
     return {evaluation_key(e, step): (e, step) for e, step in sorted(owed, key=lambda pair: pair[1])}
+
+
+def claim_next(run: Run, attempt: Attempt, restarts: int) -> bool:
+    """Claim the attempt after this one for the same Slurm job, requeued so often; False when somebody else has it."""
+    ticket = {"job": attempt.job_id, **attempt.claim["slurm"], "restarts": restarts}
+    return run.claim(attempt.number + 1, {"process": process_identity(), "time": now(), "slurm": ticket})
 
 
 @dataclass(frozen=True)
@@ -119,10 +128,8 @@ class Job:
             return self  # taken over, as it will find
         if theirs["restarts"] > restarts:
             return self  # this start was thought lost
-        if theirs["restarts"] < restarts:
-            ticket = {"job": run.attempt(newest).job_id, **theirs, "restarts": restarts}
-            if run.claim(newest + 1, {"process": process_identity(), "time": now(), "slurm": ticket}):
-                newest += 1
+        if theirs["restarts"] < restarts and claim_next(run, run.attempt(newest), restarts):
+            newest += 1
         return replace(self, attempt=newest)
 
     def _enter_ranks(self) -> int:

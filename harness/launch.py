@@ -30,15 +30,12 @@ from harness import provenance, trackers
 from harness.cell import Cell, Evaluation, Resources
 from harness.errors import InputError
 from harness.flops import closed_form_macs
-from harness.job import Job, owed_evaluations
+from harness.job import RESTARTS, Job, owed_evaluations
 from harness.processes import now, process_identity
 from harness.runs import Run, RunState, Shared, State, Study
 from sweeps.grid import Sweep
 
 POLL_SECONDS = 0.3
-
-#: How often a lost job is started again by one launch.
-RESTARTS = 2
 
 #: Longest wait for the jobs to write their checkpoints after Ctrl-C.
 STOP_SECONDS = 120.0
@@ -202,9 +199,8 @@ def launch(
     if "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" not in os.environ:
         view.note("this shell has a Slurm allocation but is not on a node of it: srun dit-harness ... runs there")
     slots = default_slots(resources, gpus)
-    if (
-        chosen is not None and retry
-    ):  # what another launch, of other measurements, fails in meanwhile is tried here, too
+    if chosen is not None and retry:
+        # what another launch, of other measurements, fails in meanwhile is tried here, too
         to_retry = {item.cell.id for item in items}
     try:
         _loop(sweep, items, to_retry, slots, gpus, view)

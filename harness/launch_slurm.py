@@ -17,8 +17,8 @@ from typing import Any
 from harness import provenance, slurm
 from harness.cell import Resources
 from harness.errors import InputError
-from harness.job import Job
-from harness.launch import RESTARTS, CellRun, View, note_takeover
+from harness.job import RESTARTS, Job
+from harness.launch import CellRun, View, note_takeover
 from harness.pool import Pool
 from harness.processes import now, process_identity
 from harness.runs import State, Study

@@ -19,15 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.job import Job, StopFlag
-from harness.processes import now, process_identity
+from harness.job import RESTARTS, Job, StopFlag, claim_next
+from harness.processes import now
 from harness.runs import Attempt
 from harness.triage import Cause
 
 POLL_SECONDS = 0.5
-
-#: How often a cell whose process ended without a word is started again by one start of the pool.
-RESTARTS = 2
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,7 @@ def draw(job: Job, restarts: int, again: bool) -> Job | None:
         return None
     if not again and theirs["restarts"] == restarts:
         return replace(job, attempt=attempt.number)
-    ticket = {"job": attempt.job_id, **theirs, "restarts": restarts}
-    claimed = job.run.claim(attempt.number + 1, {"process": process_identity(), "time": now(), "slurm": ticket})
-    return replace(job, attempt=attempt.number + 1) if claimed else None
+    return replace(job, attempt=attempt.number + 1) if claim_next(job.run, attempt, restarts) else None
 
 
 def _newest(job: Job) -> Attempt:
