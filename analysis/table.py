@@ -16,26 +16,13 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS
+from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
 
 #: The metric the scaling figures show; its printed name depends on the extractor, see `metric_name`.
 METRIC = "frechet"
 
 #: Rows that differ in one of these were measured differently and are never fitted or ranked together.
-CONDITIONS = (
-    "data",
-    "vae",
-    "samples",
-    "extractor",
-    "reference",
-    "sampler",
-    "sampling_steps",
-    "guidance",
-    "guidance_channels",
-    "labels",
-    "ema",
-    "decoder",
-)
+CONDITIONS = (*PROTOCOL_COLUMNS, "decoder")
 
 _CONDITION_NAMES = {column: column.replace("_", " ") for column in CONDITIONS} | {
     "samples": "N", "vae": "autoencoder", "labels": "classes of the samples", "ema": "weights",

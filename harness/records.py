@@ -78,14 +78,14 @@ PROTOCOL_COLUMNS = (
     "data",
     "vae",
     "samples",
+    "extractor",
+    "reference",
     "sampler",
     "sampling_steps",
     "guidance",
     "guidance_channels",
     "labels",
     "ema",
-    "extractor",
-    "reference",
 )
 
 #: nested.csv: one row per row of results.csv and count of samples.
