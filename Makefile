@@ -46,9 +46,10 @@ bench: $(STAMP) ## measure what costs how much, as ratios side by side (decides 
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.analysis.bench
 
-lint: $(STAMP) ## check style and formatting
+lint: $(STAMP) ## check style, formatting, and that imports run one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(STAMP) ## check types, strictly
 	$(BIN)/mypy

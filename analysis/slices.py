@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.table import CONDITIONS, METRIC, Group, block_name, comparable_groups
 from harness.errors import InputError
 
-#: The denoising loss on held-out images; see harness.records.
+#: The denoising loss on held-out images; see harness.runs.columns.
 LOSS = "loss_heldout"
 
 

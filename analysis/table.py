@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
+from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
 
 #: The metric the scaling figures show; its printed name depends on the extractor, see `metric_name`.
 METRIC = "frechet"
@@ -86,7 +86,7 @@ def load_study(folder: Path) -> pd.DataFrame:
     """The results of a study: `folder`/results.csv, with a column `size` added.
 
     Returns:
-        One row per cell, step and evaluation, columns and units as `harness.records.RESULT_COLUMNS`, sorted by
+        One row per cell, step and evaluation, columns and units as `harness.runs.columns.RESULT_COLUMNS`, sorted by
         compute, name and step, otherwise as in the file. Required whole numbers are int64, other whole numbers Int64,
         measures float64 with NaN where not measured. `size` is "S", "B", "L", "XL" or "d<depth>-w<width>".
 
@@ -136,7 +136,7 @@ def load_studies(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def load_curves(folder: Path) -> pd.DataFrame:
-    """Losses over training: `folder`/curves.csv, columns as `harness.records.CURVE_COLUMNS`; empty without the file.
+    """Losses over training: `folder`/curves.csv, with `CURVE_COLUMNS`; empty without the file.
 
     Raises:
         InputError: as `load_study`.
@@ -157,7 +157,7 @@ def load_nested(folder: Path) -> pd.DataFrame:
 
 
 def load_attempts(folder: Path) -> pd.DataFrame:
-    """Every attempt at a cell: `folder`/attempts.csv, columns as `harness.records.ATTEMPT_COLUMNS`; empty without it.
+    """Every attempt at a cell: `folder`/attempts.csv, with `ATTEMPT_COLUMNS`; empty without it.
 
     Raises:
         InputError: as `load_study`.

@@ -1,5 +1,7 @@
 """The errors a user can cause or meet, each shown as one line."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """Bad input: nothing was started. Shown as one line, exit code 2.

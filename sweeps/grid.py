@@ -12,23 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness.cell import (
-    EXTRACTORS,
-    INCEPTION,
-    SIZES,
-    Cell,
-    Data,
-    Diffusion,
-    Evaluation,
-    Model,
-    Recording,
-    Resources,
-    Training,
-    describe_validation_error,
-    spec_id,
-    validated,
-)
 from harness.errors import InputError
+from harness.spec.cell import Cell
+from harness.spec.data import Data
+from harness.spec.diffusion import Diffusion
+from harness.spec.evaluation import EXTRACTORS, INCEPTION, Evaluation
+from harness.spec.identity import describe_validation_error, spec_id, validated
+from harness.spec.model import SIZES, Model
+from harness.spec.resources import Recording, Resources
+from harness.spec.training import Training
 from sweeps.protocols import Origin, Protocol, named, protocols
 from sweeps.protocols import evaluations as asked
 

@@ -9,8 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.cell import Data, Evaluation, PretrainedVae, validated
 from harness.errors import InputError
+from harness.spec.data import Data, PretrainedVae
+from harness.spec.evaluation import Evaluation
+from harness.spec.identity import validated
 
 BUILT_IN = Path(__file__).with_name("protocols.toml")
 

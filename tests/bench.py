@@ -20,13 +20,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from harness.cell import Cell, Data
 from harness.data.batches import batches
-from harness.data.sources import Dataset, load
+from harness.data.dataset import Dataset
+from harness.data.sources import load
 from harness.diffusion.schedule import Schedule
 from harness.evaluation.frechet import frechet_distance
-from harness.flops import count
-from harness.train import TrainState, _train_step
+from harness.model.cost import count
+from harness.spec.cell import Cell
+from harness.spec.data import Data
+from harness.training.loop import _train_step
+from harness.training.state import TrainState
 
 ROUNDS = 5
 
@@ -136,7 +139,7 @@ def thousand_cells() -> list[tuple[str, str]]:
         }
 
         def command(*arguments: str) -> Callable[[], object]:
-            whole = [sys.executable, "-m", "harness.cli", arguments[0], "big.toml", *arguments[1:]]
+            whole = [sys.executable, "-m", "harness.cli.main", arguments[0], "big.toml", *arguments[1:]]
             return lambda: subprocess.run(whole, cwd=folder, env=environment, check=True, capture_output=True)
 
         return [

@@ -17,7 +17,7 @@ from harness.evaluation import inception, metrics, references
 from harness.evaluation.adm import SPATIAL_DIM
 from harness.evaluation.features import PART, Extractor, Features
 from harness.evaluation.statistics import Moments
-from harness.ranks import Ranks
+from harness.training.ranks import Ranks
 
 
 class Images:

@@ -11,10 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.cell import ID_DIGITS, Data, PretrainedVae, TrainedVae, spec_id
 from harness.errors import InputError
 from harness.files import read_json
-from harness.runs import Shared
+from harness.runs.study import Shared
+from harness.spec.data import Data, PretrainedVae, TrainedVae
+from harness.spec.identity import ID_DIGITS, spec_id
 
 CONFIG, WEIGHTS, CARD = "config.json", "diffusion_pytorch_model.safetensors", "card.json"
 

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.data.dataset import Dataset, Images
 from harness.data.latents import Latents, LatentSplit
-from harness.data.sources import Dataset, Images
+from harness.data.pixels import to_model
 
 #: No part, but all.
 ALL = slice(None)
@@ -100,8 +101,3 @@ class LatentBatches:
         mean, std = self._split.moments(indices[part], flipped[part])
         noise = posterior.standard_normal((len(indices), *mean.shape[1:]), dtype=np.float32)[part]
         return torch.from_numpy((mean + std * noise) * self._scaling).to(self._device)
-
-
-def to_model(images: Tensor) -> Tensor:
-    """uint8 (N, S, S, C) to float32 (N, C, S, S) in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1

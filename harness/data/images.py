@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.cell import IMAGENET_CLASSES, Data
 from harness.errors import InputError
 from harness.files import read_json, write_json
+from harness.spec.data import IMAGENET_CLASSES, Data
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.cell import Data, TrainedVae
 from harness.data import autoencoders
-from harness.data.sources import FINGERPRINTS, Dataset, ImageArray
+from harness.data.dataset import Dataset, ImageArray
+from harness.data.sources import FINGERPRINTS
 from harness.errors import InputError
 from harness.files import read_json, write_atomic, write_json
-from harness.runs import Shared
+from harness.runs.study import Shared
+from harness.spec.data import Data, TrainedVae
 
 #: Images a shard: what an interrupted encoding loses at most.
 SHARD = 1024
@@ -39,7 +40,7 @@ BATCH = 32
 
 SPLITS = ("train", "heldout")
 
-#: Beside the manifest: how well the autoencoder decodes what it encoded (see `harness.vae.reconstruction`).
+#: Beside the manifest: how well the autoencoder decodes what it encoded (see `harness.evaluation.reconstruction`).
 RECONSTRUCTION = "reconstruction.json"
 
 _FORMAT = 1

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.cell import Diffusion
 from harness.errors import InputError
+from harness.spec.diffusion import Diffusion
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.sources import ImageArray
+from harness.data.dataset import ImageArray
 from harness.errors import InputError
 from harness.evaluation import inception
 from harness.files import write_atomic
@@ -35,6 +35,7 @@ STATISTICS: dict[str, tuple[int, ...]] = {
     "mu_s": (SPATIAL_DIM,),
     "sigma_s": (SPATIAL_DIM, SPATIAL_DIM),
 }
+
 IMAGES, LABELS = "arr_0", "arr_1"
 
 #: Images that are written at once.

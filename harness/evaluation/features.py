@@ -19,26 +19,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch_fidelity import register_feature_extractor
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
-from harness import checkpoint
-from harness.data.sources import ImageArray, channels_first
+from harness.data.dataset import ImageArray
+from harness.data.pixels import channels_first
 from harness.errors import InputError
 from harness.evaluation import inception
-from harness.evaluation.extractors import FEATURES, LOGITS, extractor_label
-from harness.ranks import Ranks
+from harness.evaluation.classifier import FEATURES, LOGITS
+from harness.evaluation.extractors import extractor_label
+from harness.evaluation.inception import INCEPTION_BATCH, SPATIAL, WITH_SPATIAL, InceptionWithSpatial
+from harness.training import checkpoint
+from harness.training.ranks import Ranks
 
 #: Images a part. A part of the arithmetic with Inception, whose last bits may depend on the batch.
 PART = 500
 
 _BATCH = 500
-_INCEPTION_BATCH = 64  # it sees every image at 299 x 299
-
-_SPATIAL = "spatial"
-_SPATIAL_CHANNELS = 7
-_WITH_SPATIAL = f"{inception.NAME}-with-spatial"
 
 #: What the other ranks hear when there is nothing more to do.
 _DONE = "done"
@@ -46,49 +43,8 @@ _DONE = "done"
 #: Told how many of how many images are done; may raise to stop.
 Progress = Callable[[int, int], None]
 
-
-class InceptionWithSpatial(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity has no types
-    """Inception with one more layer, `spatial`: what sFID compares (Nash et al. 2021, as in the ADM suite).
-
-    The first 7 channels of mixed_6/conv, which here is the 1x1 branch of Mixed_6d, 17 x 17, flattened in the order
-    row, column, channel: 2023 features.
-    """
-
-    features_list: list[str]
-
-    def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
-        super().__init__(name, features_list, **options)
-        self._spatial: Tensor | None = None
-        self.Mixed_6d.branch1x1.register_forward_hook(self._keep)
-
-    def _keep(self, module: object, inputs: object, output: Tensor) -> None:
-        self._spatial = output[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float()
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers."""
-        return *FeatureExtractorInceptionV3.get_provided_features_list(), _SPATIAL
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        """Compilation would change the numbers."""
-        return False
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Layers asked for, in that order, of uint8 (N, 3, H, W) images."""
-        asked = self.features_list
-        self.features_list = [layer for layer in asked if layer != _SPATIAL]
-        try:
-            layers = dict(zip(self.features_list, super().forward(x), strict=False))
-        finally:
-            self.features_list = asked
-        assert self._spatial is not None  # every forward pass goes through Mixed_6d
-        layers[_SPATIAL], self._spatial = self._spatial, None
-        return tuple(layers[layer] for layer in asked)
-
-
-if _WITH_SPATIAL not in FEATURE_EXTRACTORS_REGISTRY:  # torch-fidelity refuses a second registration
-    register_feature_extractor(_WITH_SPATIAL, InceptionWithSpatial)
+if WITH_SPATIAL not in FEATURE_EXTRACTORS_REGISTRY:  # torch-fidelity refuses a second registration
+    register_feature_extractor(WITH_SPATIAL, InceptionWithSpatial)
 
 
 @dataclass(frozen=True)
@@ -144,7 +100,7 @@ class Extractor:
         registered, layers = self.name, [FEATURES, LOGITS]
         if self._weights is not None:
             inception.check_weights(self._weights)
-            registered, layers = _WITH_SPATIAL, ["2048", "logits_unbiased", _SPATIAL]
+            registered, layers = WITH_SPATIAL, ["2048", "logits_unbiased", SPATIAL]
         with torch.random.fork_rng(devices=[]), _on(self._device):  # building a network draws random weights first
             try:
                 return create_feature_extractor(
@@ -164,7 +120,7 @@ class Extractor:
         Raises:
             InputError: the weights give values that are not finite.
         """
-        batch = _INCEPTION_BATCH if self.is_inception else _BATCH
+        batch = INCEPTION_BATCH if self.is_inception else _BATCH
         outputs = []
         # TensorFloat-32 would move Inception's features
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.evaluation.statistics import Moments
 
 _ASYMMETRY = 1e-6
+
 _NEGATIVE = 1e-6
 
 #: A line needs this many points before its spread says anything.

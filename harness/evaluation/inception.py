@@ -10,9 +10,14 @@ import functools
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
-from harness.cell import INCEPTION
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
 from harness.errors import InputError
+from harness.evaluation import inception
+from harness.spec.evaluation import INCEPTION
 
 NAME = INCEPTION
 
@@ -23,6 +28,7 @@ PUBLISHED = "6726825d"
 _LAYOUT = "d84f693f"
 
 FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
+
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 
 
@@ -86,3 +92,52 @@ def check_weights(path: Path) -> None:
 def _sha256(path: Path, modified: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+INCEPTION_BATCH = 64  # it sees every image at 299 x 299
+
+SPATIAL = "spatial"
+
+SPATIAL_CHANNELS = 7
+
+WITH_SPATIAL = f"{inception.NAME}-with-spatial"
+
+
+class InceptionWithSpatial(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity has no types
+    """Inception with one more layer, `spatial`: what sFID compares (Nash et al. 2021, as in the ADM suite).
+
+    The first 7 channels of mixed_6/conv, which here is the 1x1 branch of Mixed_6d, 17 x 17, flattened in the order
+    row, column, channel: 2023 features.
+    """
+
+    features_list: list[str]
+
+    def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
+        super().__init__(name, features_list, **options)
+        self._spatial: Tensor | None = None
+        self.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, module: object, inputs: object, output: Tensor) -> None:
+        self._spatial = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float()
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """Names of the layers."""
+        return *FeatureExtractorInceptionV3.get_provided_features_list(), SPATIAL
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Compilation would change the numbers."""
+        return False
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Layers asked for, in that order, of uint8 (N, 3, H, W) images."""
+        asked = self.features_list
+        self.features_list = [layer for layer in asked if layer != SPATIAL]
+        try:
+            layers = dict(zip(self.features_list, super().forward(x), strict=False))
+        finally:
+            self.features_list = asked
+        assert self._spatial is not None  # every forward pass goes through Mixed_6d
+        layers[SPATIAL], self._spatial = self._spatial, None
+        return tuple(layers[layer] for layer in asked)

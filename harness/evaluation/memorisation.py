@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.cell import Cell, canonical_json
 from harness.data.batches import Batches, batches
-from harness.data.order import stream
-from harness.data.sources import Dataset
+from harness.data.dataset import Dataset
+from harness.data.draws import stream
 from harness.diffusion.schedule import Schedule
 from harness.evaluation.features import Progress
 from harness.evaluation.references import once
 from harness.files import read_json, write_json
-from harness.runs import Shared
-from harness.train import LOSS_BINS, measure_losses
+from harness.runs.study import Shared
+from harness.spec.cell import Cell
+from harness.spec.identity import canonical_json
+from harness.training.losses import LOSS_BINS, measure_losses
 
 #: A sample is a copy when its nearest training image is nearer than this share of the distance to the second nearest
 #: (Yoon, Choi, Kwon & Ryu 2023, "Diffusion probabilistic models generalize when they fail to memorize").
@@ -114,7 +115,7 @@ def optimal_losses(
     shared: Shared | None = None,
     wait: Progress = lambda done, total: None,
 ) -> dict[str, float | None]:
-    """Loss of the optimal denoiser of the training images on both splits, as `harness.train.measure_losses` measures.
+    """Loss of the optimal denoiser of the training images on both splits, as `measure_losses` measures them.
 
     It is the same for every cell of the same data, so it is computed once and kept beside the references.
 

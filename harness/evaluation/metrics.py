@@ -22,8 +22,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from harness.cell import Data, Evaluation
-from harness.data.sources import Dataset, ImageArray
+from harness.data.dataset import Dataset, ImageArray
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm, inception
 from harness.evaluation.extractors import check_fits, feature_dim
@@ -33,8 +32,10 @@ from harness.evaluation.inception import metric_name
 from harness.evaluation.memorisation import nearest
 from harness.evaluation.references import Reference, adm_reference, reference_of
 from harness.evaluation.statistics import Blocks, Moments
-from harness.ranks import Ranks
-from harness.runs import Shared
+from harness.runs.study import Shared
+from harness.spec.data import Data
+from harness.spec.evaluation import Evaluation
+from harness.training.ranks import Ranks
 
 NEIGHBOURS = 3
 
@@ -45,8 +46,11 @@ _PREFIXES = 10
 _FOLDS = 5
 
 _KID_SUBSET = 1000
+
 _IS_CHUNK = 5000
+
 _PRC_BATCH = 250  # of 50,000 images, 1000 rows of distances would take 0.7 GB more
+
 _SEED = 2020
 
 
@@ -94,7 +98,7 @@ def score(
         ranks: who helps to make features, by `Extractor.assist`; this is the first of them. None: nobody.
 
     Returns:
-        Under the names of `harness.records`, None where it cannot be computed: `samples`, `extractor`, `reference`;
+        Under the names of the columns, None where it cannot be computed: `samples`, `extractor`, `reference`;
         `frechet`, its two terms, its predicted bias, its extrapolation to infinitely many samples, mean and standard
         deviation over five disjoint folds, and the floor, see `frechet` and `references.Reference.floor`;
         `frechet_train` and `frechet_heldout`, to both splits, and what `memorisation.nearest` says of the training

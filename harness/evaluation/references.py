@@ -25,10 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness import checkpoint
-from harness.cell import Data
-from harness.data.order import stream
-from harness.data.sources import Dataset, ImageArray
+from harness.data.dataset import Dataset, ImageArray
+from harness.data.draws import stream
 from harness.errors import InputError
 from harness.evaluation.adm import AdmReference
 from harness.evaluation.features import Extractor, Progress
@@ -36,7 +34,9 @@ from harness.evaluation.frechet import FrechetTarget
 from harness.evaluation.statistics import Moments
 from harness.files import read_json, write_json
 from harness.processes import HeldError, exclusive
-from harness.runs import Shared
+from harness.runs.study import Shared
+from harness.spec.data import Data
+from harness.training import checkpoint
 
 #: Real images of precision and recall at most, as the ADM suite; the cost grows with the square.
 NEIGHBOUR_IMAGES = 10_000
@@ -45,7 +45,9 @@ NEIGHBOUR_IMAGES = 10_000
 _KEPT_VALUES = 2**25
 
 _FORMAT = 1
+
 _FLOOR_DRAWS = 5
+
 _POLL_SECONDS = 0.5
 
 _T = TypeVar("_T")

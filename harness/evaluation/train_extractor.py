@@ -25,17 +25,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.cell import Data
-from harness.data.sources import Dataset, channels_first, load, to_model_range
-from harness.evaluation.extractors import (
-    ARCHITECTURES,
-    FEATURE_DIM,
-    WEIGHTS_FOLDER,
-    Classifier,
-    content_hash,
-    extract,
-)
+from harness.data.dataset import Dataset
+from harness.data.pixels import channels_first, to_model_range
+from harness.data.sources import load
+from harness.evaluation.classifier import ARCHITECTURES, FEATURE_DIM, WEIGHTS_FOLDER, Classifier, content_hash, extract
 from harness.evaluation.frechet import frechet_distance, statistics
+from harness.spec.data import Data
 
 VERSION = 1
 

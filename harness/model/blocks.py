@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.cell import Model
+from harness.spec.model import Model
 
 
 def layer_norm(width: int, affine: bool) -> nn.LayerNorm:

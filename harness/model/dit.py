@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from harness.cell import InputShape, Model
 from harness.errors import InputError
 from harness.model.blocks import BLOCKS, layer_norm, modulate, modulation
 from harness.model.embeddings import PatchEmbedding, TimestepEmbedding, sincos_positions, unpatchify
+from harness.spec.data import InputShape
+from harness.spec.model import Model
 
 
 class DiT(nn.Module):

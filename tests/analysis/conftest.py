@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
+from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, RESULT_COLUMNS
 
 PAPER = Path(__file__).parents[2] / "results" / "paper"
 

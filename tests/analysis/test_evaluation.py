@@ -13,7 +13,7 @@ from analysis.printed import seed_table
 from analysis.slices import scaling_slices
 from analysis.study import fit_slice
 from analysis.table import load_nested, load_study
-from harness.records import NESTED_COLUMNS
+from harness.runs.columns import NESTED_COLUMNS
 
 from .conftest import SHAPES, result_row, write_csv, write_results
 

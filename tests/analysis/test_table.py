@@ -25,7 +25,7 @@ from analysis.table import (
     size_order,
 )
 from harness.errors import InputError
-from harness.records import ATTEMPT_COLUMNS, CURVE_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
+from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
 
 from .conftest import BAD_MESSAGE, PAPER, SHAPES, result_row, write_csv, write_results
 

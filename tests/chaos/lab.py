@@ -1,7 +1,7 @@
 """A small sweep whose launcher and jobs are forks of one warm process, so that a kill costs a second, not ten.
 
 All else is the harness's own: claims, attempts, the loop over the slots, the job, the tables. In the place of submitit,
-which starts a new interpreter for each job, a job is forked; `tests/test_launch.py` kills the real thing.
+which starts a new interpreter for each job, a job is forked; `tests/launch/test_launch.py` kills the real thing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from typing import Any
 
 import torch
 
-from harness import checkpoint, launch, runs
-from harness.cell import Data
-from harness.collect import collect
 from harness.data.sources import load
 from harness.errors import DiskFullError
 from harness.files import read_json
-from harness.job import Job
+from harness.launch import launch, local
+from harness.launch.job import Job
 from harness.processes import is_alive
-from harness.runs import Study
+from harness.runs import layout as runs
+from harness.runs.cellruns import CellRun, cell_runs
+from harness.runs.collect import collect
+from harness.runs.state import State
+from harness.runs.study import Study
+from harness.spec.data import Data
+from harness.training import checkpoint
 from sweeps.grid import load_sweep
 from tests.chaos.killer import Killer
 
@@ -72,14 +76,14 @@ def never(name: str, count: int) -> bool:
 class Notes:
     """A view that keeps what it is told."""
 
-    def started(self, item: launch.CellRun) -> None:
+    def started(self, item: CellRun) -> None:
         """Nothing to show."""
 
-    def finished(self, item: launch.CellRun) -> None:
+    def finished(self, item: CellRun) -> None:
         """Print the end of a cell, for the one who looks for a failure."""
         print(f"{item.name}: {item.now.state} {item.now.message}", flush=True)
 
-    def tick(self, items: list[launch.CellRun]) -> None:
+    def tick(self, items: list[CellRun]) -> None:
         """Nothing to draw."""
 
     def note(self, text: str) -> None:
@@ -105,17 +109,17 @@ class Lab:
         with _forked(self.folder / "output"):
             killer = Killer(self.study.folder, self._recording(decide))
             os.chdir(self.folder)
-            launch.submitit = SimpleNamespace(LocalExecutor=_executor(killer))
-            launch.POLL_SECONDS = 0.02
+            local.submitit = SimpleNamespace(LocalExecutor=_executor(killer))
+            local.POLL_SECONDS = 0.02
             killer.watch()
             sweep = load_sweep(self.sweep)
             items = launch.launch(sweep, self.study, Notes(), retry=retry)
             try:
-                collect(self.study, launch.cell_runs(sweep, self.study))
+                collect(self.study, cell_runs(sweep, self.study))
             except DiskFullError as error:  # as the command does
                 print(error, flush=True)
                 os._exit(1)
-            os._exit(int(any(item.now.state is not runs.State.DONE for item in items)))
+            os._exit(int(any(item.now.state is not State.DONE for item in items)))
 
     def launch(self, decide: Decide = never, *, retry: bool = False) -> int:
         """Launch and wait; returns the exit code, -9 after a kill."""
@@ -243,9 +247,8 @@ def wait_for(pid: int) -> int:
 
 def warm() -> None:
     """Import and read what every job needs, once; no thread may be started, for threads do not survive a fork."""
-    import harness.evaluation.metrics
-    import harness.generate
-    import harness.train  # noqa: F401
+    import harness.evaluation.generate
+    import harness.training.loop  # noqa: F401
 
     torch.set_num_threads(1)
     load(Data(), None, False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import launch
+from harness.runs.attempts import RESTARTS
 from tests.chaos.killer import kind_of
 from tests.chaos.lab import Lab, wait_for, warm
 from tests.chaos.rounds import at_each_point, check_equal, quiet, random_kills
@@ -66,8 +66,8 @@ def test_a_kill_between_the_last_weights_and_the_end_of_the_states(undisturbed: 
 def test_a_stale_claim_of_a_dead_host_is_taken_over_and_said(undisturbed: Lab, tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     assert lab.launch(lambda name, count: name == "job state renamed") == 1
-    assert lab.output().count("starting it again") == 2 * launch.RESTARTS, "of two cells"
-    assert len(lab.kills()) == 2 * (launch.RESTARTS + 1)
+    assert lab.output().count("starting it again") == 2 * RESTARTS, "of two cells"
+    assert len(lab.kills()) == 2 * (RESTARTS + 1)
     newest = [sorted(folder.glob("attempts/*.started.json"))[-1] for folder in lab.study.runs_folder.iterdir()]
     for path, age in zip(newest, (0, 720), strict=True):  # both of another host; of one not a word for 12 minutes
         started = json.loads(path.read_text())

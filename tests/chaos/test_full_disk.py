@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import checkpoint, launch
-from harness.runs import Run, State
-from harness.views import troubles
+from harness.cli.tables import troubles
+from harness.runs.cellruns import cell_runs
+from harness.runs.layout import Run
+from harness.runs.state import State
+from harness.training import checkpoint
 from sweeps.grid import load_sweep
 from tests.chaos.lab import SWEEP, Decide, Lab, warm
 from tests.chaos.rounds import check_equal, quiet
@@ -66,7 +68,7 @@ def filling(disk: Path, room: int) -> Decide:
 def check_failed_clearly(lab: Lab) -> None:
     """Every cell that met the full disk says so, and has a good state to go on from."""
     lab.check_whole()
-    items = launch.cell_runs(load_sweep(lab.sweep), lab.study)
+    items = cell_runs(load_sweep(lab.sweep), lab.study)
     assert {item.now.state for item in items} == {State.FAILED}, lab.output()
     for item in items:
         assert "cannot be written: the disk is full (" in item.now.message
@@ -121,7 +123,7 @@ def test_a_launcher_on_a_full_disk_says_so_in_one_line(small_disk: Path) -> None
         while True:
             ballast.write(bytes(4096))
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "launch", str(lab.sweep), "--results", str(lab.study.root)],
+        [sys.executable, "-m", "harness.cli.main", "launch", str(lab.sweep), "--results", str(lab.study.root)],
         capture_output=True,
         text=True,
         check=False,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cell import Data
 from harness.data.images import ImageFiles, centre_crop, find_tree, read_image, scan, warning
 from harness.data.sources import check_available, load
 from harness.errors import InputError
+from harness.spec.data import Data
 
 
 def picture(array: Any) -> Image.Image:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.cell import Data
 from harness.data import autoencoders, latents
 from harness.data.batches import batches
+from harness.data.dataset import Dataset, Images
+from harness.data.draws import stream
 from harness.data.latents import check_ready, encode, open_latents
-from harness.data.order import stream
-from harness.data.sources import Dataset, Images
 from harness.errors import InputError
 from harness.files import write_json
-from harness.runs import Shared
+from harness.runs.study import Shared
+from harness.spec.data import Data
 
 DATA = Data.model_validate({"name": "digits", "vae": {"kind": "trained", "factor": 4, "channels": 2}})
 CONDITIONS: dict[str, Any] = {"threads": 1}

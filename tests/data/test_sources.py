@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from harness.cell import Data
 from harness.data import sources
-from harness.data.sources import channels_first, check_available, load, to_model_range
+from harness.data.dataset import Images, fingerprint_of
+from harness.data.fashion_mnist import DEBIAN_FASHION_FOLDER, load_fashion
+from harness.data.pixels import channels_first, to_model_range
+from harness.data.sources import check_available, load
 from harness.errors import InputError
+from harness.spec.data import Data
 
 DIGITS, FASHION = Data(), Data(name="fashion-mnist")
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -46,8 +49,8 @@ def no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As on a machine without the Debian package; the small files of these tests count as the real ones."""
     folder = tmp_path / "usr-share"
     monkeypatch.setattr(sources, "DEBIAN_FASHION_FOLDER", folder)
-    train, heldout = sources._fashion(write(tmp_path / "pin", small_fashion()))
-    monkeypatch.setitem(sources.FINGERPRINTS, "fashion-mnist", sources._fingerprint(train, heldout))
+    train, heldout = load_fashion(write(tmp_path / "pin", small_fashion()))
+    monkeypatch.setitem(sources.FINGERPRINTS, "fashion-mnist", fingerprint_of(train, heldout))
     return folder
 
 
@@ -94,10 +97,10 @@ def test_fingerprint_sees_pixels_labels_and_split() -> None:
     variants = [
         (train, heldout),
         (heldout, train),
-        (sources.Images(images, train.labels), heldout),
-        (sources.Images(train.images, labels), heldout),
+        (Images(images, train.labels), heldout),
+        (Images(train.images, labels), heldout),
     ]
-    assert len({sources._fingerprint(*variant) for variant in variants}) == len(variants)
+    assert len({fingerprint_of(*variant) for variant in variants}) == len(variants)
 
 
 def test_model_range() -> None:
@@ -245,7 +248,7 @@ def test_checking_starts_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.skipif(not sources.DEBIAN_FASHION_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
+@pytest.mark.skipif(not DEBIAN_FASHION_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
 def test_fashion_of_the_debian_package() -> None:
     dataset = load(FASHION)
     assert dataset.train.images.shape == (60_000, 32, 32, 1)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from harness.cell import Diffusion
-from harness.diffusion.loss import denoising_mse, hybrid_loss
+from harness.diffusion.ddpm import denoising_mse, hybrid_loss
 from harness.diffusion.schedule import Schedule
+from harness.spec.diffusion import Diffusion
 
 SCHEDULE = Schedule.of(Diffusion())
 

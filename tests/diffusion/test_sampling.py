@@ -9,11 +9,15 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from harness.cell import Diffusion, InputShape, Model
-from harness.diffusion.sampling import Denoise, guided, sample, to_uint8
+from harness.data.pixels import to_uint8
+from harness.diffusion.ddpm import sample
+from harness.diffusion.guidance import Denoise, guided
 from harness.diffusion.schedule import Schedule
 from harness.errors import InputError
 from harness.model.dit import DiT
+from harness.spec.data import InputShape
+from harness.spec.diffusion import Diffusion
+from harness.spec.model import Model
 
 PAPER = Schedule.of(Diffusion())
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cell import Diffusion
 from harness.diffusion.schedule import Schedule
 from harness.errors import InputError
+from harness.spec.diffusion import Diffusion
 
 PAPER = Schedule.of(Diffusion())
 

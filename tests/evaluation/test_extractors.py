@@ -10,24 +10,29 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from harness.cell import DEFAULT_EXTRACTORS, EXTRACTORS, INPUT_SHAPES, Data
 from harness.data import sources
-from harness.data.sources import Dataset, channels_first, load, to_model_range
+from harness.data.dataset import Dataset
+from harness.data.fashion_mnist import DEBIAN_FASHION_FOLDER
+from harness.data.pixels import channels_first, to_model_range
+from harness.data.sources import load
 from harness.errors import InputError
-from harness.evaluation import extractors, inception, train_extractor
-from harness.evaluation.extractors import (
+from harness.evaluation import inception, train_extractor
+from harness.evaluation.classifier import (
+    ARCHITECTURES,
     FEATURE_DIM,
-    available,
+    FEATURES,
+    WEIGHTS_FOLDER,
+    ClassifierExtractor,
     build,
-    check_fits,
     content_hash,
     extract,
-    extractor_label,
-    feature_dim,
     load_weights,
     read_weights,
 )
+from harness.evaluation.extractors import available, check_fits, extractor_label, feature_dim
 from harness.evaluation.frechet import frechet_distance, statistics
+from harness.spec.data import INPUT_SHAPES, Data
+from harness.spec.evaluation import DEFAULT_EXTRACTORS, EXTRACTORS
 
 DIGITS, FASHION = Data(), Data(name="fashion-mnist")
 
@@ -43,13 +48,13 @@ def to_levels(x: torch.Tensor) -> np.ndarray:
 
 
 def test_every_data_set_has_its_extractor() -> None:
-    assert set(available()) == {*extractors.ARCHITECTURES, inception.NAME} == set(EXTRACTORS)
+    assert set(available()) == {*ARCHITECTURES, inception.NAME} == set(EXTRACTORS)
     assert DEFAULT_EXTRACTORS.keys() == {*INPUT_SHAPES, "imagenet"}
     for data, shape in INPUT_SHAPES.items():
         name = DEFAULT_EXTRACTORS[data]
-        assert extractors.ARCHITECTURES[name].data == data
+        assert ARCHITECTURES[name].data == data
         assert EXTRACTORS[name][:2] == shape[:2]
-        assert feature_dim(name) == EXTRACTORS[name].dims == FEATURE_DIM == int(extractors.FEATURES)
+        assert feature_dim(name) == EXTRACTORS[name].dims == FEATURE_DIM == int(FEATURES)
 
 
 def test_inception_reads_colour_images_of_any_size() -> None:
@@ -59,9 +64,9 @@ def test_inception_reads_colour_images_of_any_size() -> None:
         check_fits(inception.NAME, Data())
 
 
-@pytest.mark.parametrize("name", sorted(extractors.ARCHITECTURES))
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_weights_file(name: str) -> None:
-    path = extractors.WEIGHTS_FOLDER / f"{name}.safetensors"
+    path = WEIGHTS_FOLDER / f"{name}.safetensors"
     assert path.stat().st_size < 1_000_000
     with safe_open(path, "pt") as file:
         assert list(file.metadata()) == ["card"]
@@ -96,7 +101,7 @@ def test_digits_card_is_true(digits: Dataset) -> None:
     assert load_weights("digits-cnn").card["heldout_accuracy"] >= 0.97
 
 
-@pytest.mark.skipif(not sources.DEBIAN_FASHION_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
+@pytest.mark.skipif(not DEBIAN_FASHION_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
 def test_fashion_extractor_on_the_real_data() -> None:
     heldout, card = load(FASHION).heldout, load_weights("fashion-cnn").card
     network, images = build("fashion-cnn"), heldout.images[:4000]
@@ -196,7 +201,7 @@ class TestTorchFidelity:
     """The contract with torch-fidelity."""
 
     @staticmethod
-    def make(*layers: str) -> extractors.ClassifierExtractor:
+    def make(*layers: str) -> ClassifierExtractor:
         return FEATURE_EXTRACTORS_REGISTRY["digits-cnn"]("digits-cnn", list(layers))
 
     @pytest.fixture
@@ -253,7 +258,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     weights = load_weights("digits-cnn")
     with pytest.raises(InputError, match="no readable"):
         read_weights(path)
-    path.write_bytes((extractors.WEIGHTS_FOLDER / path.name).read_bytes()[:-100])
+    path.write_bytes((WEIGHTS_FOLDER / path.name).read_bytes()[:-100])
     with pytest.raises(InputError, match="no readable"):
         read_weights(path)
     save_file(weights.tensors, path)

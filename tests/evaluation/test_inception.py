@@ -13,16 +13,19 @@ import pytest
 import torch
 from torch_fidelity import feature_extractor_inceptionv3 as network
 
-from harness.cell import Data, Evaluation
-from harness.data.sources import Dataset, Images, channels_first
+from harness.data.dataset import Dataset, Images
+from harness.data.pixels import channels_first
 from harness.errors import InputError
 from harness.evaluation import adm, features, inception, metrics
-from harness.evaluation.features import Extractor, InceptionWithSpatial
+from harness.evaluation.features import Extractor
 from harness.evaluation.frechet import frechet_distance, statistics
+from harness.evaluation.inception import InceptionWithSpatial
 from harness.evaluation.metrics import metric_name, score
-from harness.launch import launch
-from harness.runs import Shared, Study
-from harness.train import StoppedError
+from harness.launch.launch import launch
+from harness.runs.study import Shared, Study
+from harness.spec.data import Data
+from harness.spec.evaluation import Evaluation
+from harness.training.hooks import StoppedError
 from sweeps.grid import load_sweep
 
 DATA = Data(name="folder", resolution=16, classes=2, fingerprint="0" * 12)

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from harness.cell import Cell, Diffusion
 from harness.data.batches import batches
-from harness.data.sources import Dataset, load
+from harness.data.dataset import Dataset
+from harness.data.sources import load
 from harness.diffusion.schedule import Schedule
 from harness.evaluation import memorisation
 from harness.evaluation.memorisation import OptimalDenoiser, nearest, optimal_losses
-from harness.runs import Shared
-from harness.train import measure_losses
+from harness.runs.study import Shared
+from harness.spec.cell import Cell
+from harness.spec.diffusion import Diffusion
+from harness.training.losses import measure_losses
 
 SCHEDULE = Schedule.of(Diffusion())
 

@@ -10,15 +10,19 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch_fidelity import calculate_metrics
 
-from harness.cell import Data, Evaluation
-from harness.data.order import stream
-from harness.data.sources import Dataset, channels_first, load
+from harness.data.dataset import Dataset
+from harness.data.draws import stream
+from harness.data.pixels import channels_first
+from harness.data.sources import load
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import extractors, features, metrics, references
-from harness.evaluation.extractors import build, extract, extractor_label
+from harness.evaluation.classifier import build, extract
+from harness.evaluation.extractors import extractor_label
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.evaluation.metrics import metric_name, score
-from harness.records import RESULT_COLUMNS
+from harness.runs.columns import RESULT_COLUMNS
+from harness.spec.data import Data
+from harness.spec.evaluation import Evaluation
 
 DIGITS = Data()
 VALUES = ("frechet", "kid", "precision", "recall", "inception_score")

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.cell import Data
-from harness.data.sources import Dataset, Images, load
+from harness.data.dataset import Dataset, Images
+from harness.data.sources import load
 from harness.errors import InputError
 from harness.evaluation import features, references
-from harness.evaluation.extractors import build, extract
+from harness.evaluation.classifier import build, extract
 from harness.evaluation.features import Extractor
 from harness.evaluation.frechet import statistics
 from harness.evaluation.references import once, reference_of
 from harness.processes import exclusive
-from harness.runs import Shared
+from harness.runs.study import Shared
+from harness.spec.data import Data
 
 DATA = Data()
 

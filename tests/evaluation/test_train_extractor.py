@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.cell import Data
-from harness.data.sources import Dataset, load
+from harness.data.dataset import Dataset
+from harness.data.sources import load
 from harness.evaluation import train_extractor
-from harness.evaluation.extractors import content_hash, read_weights
+from harness.evaluation.classifier import content_hash, read_weights
 from harness.evaluation.train_extractor import RECIPES, blur, corrupt, main, train
+from harness.spec.data import Data
 
 SHORT = dataclasses.replace(RECIPES["digits-cnn"], steps=15)
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.cell import InputShape, Model
 from harness.model.blocks import BLOCKS, Attention, Block, CrossAttention
 from harness.model.dit import DiT, initialise
+from harness.spec.data import InputShape
+from harness.spec.model import Model
 
 WIDTH, HEADS, TOKENS = 24, 3, 5
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cell import InputShape, Model
 from harness.errors import InputError
 from harness.model.blocks import BLOCKS
 from harness.model.dit import DiT, initialise
+from harness.spec.data import InputShape
+from harness.spec.model import Model
 
 EVERY_BLOCK = pytest.mark.parametrize("block", sorted(BLOCKS))
 

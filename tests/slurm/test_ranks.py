@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness import checkpoint
-from harness.cell import Recording
 from harness.data.sources import load
-from harness.runs import Run
-from harness.train import Hooks, train
+from harness.runs.layout import Run
+from harness.spec.resources import Recording
+from harness.training import checkpoint
+from harness.training.hooks import Hooks
+from harness.training.loop import train
+from tests.launch.test_launch import wait_for
 from tests.slurm.test_slurm import SlurmBench, call, nothing_left, pytestmark
-from tests.test_launch import wait_for
 
 __all__ = ["nothing_left", "pytestmark"]  # this module is on Slurm, too, and leaves nothing there
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.test_launch import Bench, wait_for
+from tests.launch.test_launch import Bench, wait_for
 
 CLUSTER = Path(__file__).with_name("cluster")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cell import Evaluation
+from harness.cli.words import evaluation_lines
 from harness.errors import InputError
-from harness.views import evaluation_lines
+from harness.spec.evaluation import Evaluation
 from sweeps.grid import Sweep, load_sweep, warnings
 from sweeps.protocols import protocols
 

@@ -1,0 +1,1 @@
+"""The command `dit-harness`: parse, call, print."""

@@ -1,0 +1,89 @@
+"""The verbs that read and write files of other programs: export, import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import RESULTS, CellArgument, ResultsOption, StudyArgument, find_cell, items_of, resolve
+from harness.errors import InputError
+
+
+def export(
+    study: StudyArgument,
+    cell: CellArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to make; must not exist.")],
+    format: Annotated[
+        str, typer.Option(help="official (a .pt file), diffusers (a pipeline folder), or npz (its samples).")
+    ] = "official",
+    raw: Annotated[bool, typer.Option("--raw", help="The plain weights instead of the averaged ones (EMA).")] = False,
+    step: Annotated[int | None, typer.Option(min=1, help="A kept step. Default: the last.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="diffusers: another folder of its AutoencoderKL.")] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="npz: beginning of the evaluation's id, where there are several.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="npz: the first so many. Default: all.")] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Write a trained cell's weights as an official DiT checkpoint or a diffusers DiTPipeline folder, or its samples.
+
+    npz: the generated images as evaluators of the ADM suite take them, arr_0 uint8 (N, H, W, C), and arr_1, labels.
+
+    Weights: only of adaln-zero with labels, the others exist in neither format. Two things to know about the diffusers
+    folder. Its transformer spaces the timestep frequencies differently and so gives slightly other outputs, until
+    harness.model.diffusers.match_timesteps is called on it. And DiTPipeline drops the learned variance and fixes the
+    null class at 1000: a model of other than 1000 classes must be called with guidance_scale <= 1.
+    """
+    from harness.evaluation.export import SAMPLES_FORMAT, export_samples
+    from harness.evaluation.export import export as write
+    from harness.runs.study import Shared
+
+    sweep, folder = resolve(study, results)
+    item = find_cell(items_of(sweep, folder), cell, folder)
+    if format == SAMPLES_FORMAT:
+        if raw or vae is not None:
+            raise InputError(f"{'--raw' if raw else '--vae'}: is about weights; leave it out with --format npz")
+        told = export_samples(item.run, item.cell, output, step=step, evaluation=evaluation, count=samples)
+        print(f"{item.name}: {told}, in {output}")
+        return
+    if evaluation is not None or samples is not None:
+        raise InputError(f"{'--samples' if samples is not None else '--evaluation'}: allowed with --format npz")
+    shared = Shared(results)
+    note = write(
+        item.run, item.cell, output, format, ema=not raw, step=step, vae=vae, shared=shared, sweep=str(sweep.path)
+    )
+    print(f"{item.name}: {'plain' if raw else 'averaged'} weights in {output}")
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A .pt file, or a folder of DiTTransformer2DModel or DiTPipeline.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to make; must not exist.")],
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads; an official file of no published size needs it.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Of a training checkpoint the plain weights, not the averaged ones.")
+    ] = False,
+) -> None:
+    """Read an official DiT checkpoint or a diffusers DiT into a weights file of this harness.
+
+    Nothing in the file is executed: a pickle that carries code is refused. Weights that do not fit are refused too,
+    with every missing, unknown and misshapen tensor named. The result holds the weights (under model. and ema., as the
+    weights files of runs do) and, as metadata, the model's shape. It belongs to no study: which data, batch and steps
+    made it is not known here.
+    """
+    from harness.evaluation.export import import_weights
+
+    found = import_weights(source, output, heads=heads, ema=not raw)
+    model, shape = found.model, found.shape
+    print(
+        f"{output}: depth {model.depth}, width {model.width}, heads {model.heads}, patch_size {model.patch_size}, "
+        f"input {shape.size}x{shape.size}x{shape.channels}, {shape.classes} classes"
+    )

@@ -1,0 +1,101 @@
+"""What is going on, followed live: `status --watch` and `logs --follow`. Both only read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from harness.cli import tables as views
+from harness.runs.cellruns import CellRun
+from harness.runs.state import ACTIVE, State
+
+#: Time between two looks at a log.
+LOG_SECONDS = 0.5
+
+
+def watch(console: Console, title: str, items: list[CellRun], seconds: float) -> None:
+    """Show the states as they change, until nothing is queued or running. Reads only; Ctrl-C ends the watching.
+
+    In a terminal a table, redrawn every `seconds`; in a pipe a line whenever a cell changes its state, then the table.
+    """
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    known = {item.cell.id: State.DONE for item in items if item.now.state is State.DONE}
+    with live or contextlib.nullcontext():
+        while True:
+            if live:
+                live.update(_picture(console, title, items), refresh=True)
+            else:
+                for item in items:
+                    if item.now.state is not known.get(item.cell.id, State.MISSING):
+                        reason = f": {item.now.message}" if item.now.message else ""
+                        console.print(f"{item.name}: {item.now.state}{reason}", markup=False, soft_wrap=True)
+                known = {item.cell.id: item.now.state for item in items}
+            if not any(item.now.state in ACTIVE for item in items):
+                break
+            time.sleep(seconds)
+            for item in items:
+                if item.now.state is not State.DONE:
+                    item.refresh()
+    if not live:
+        console.print(views.status_table(title, [views.status_row(item) for item in items]))
+
+
+def _picture(console: Console, title: str, items: list[CellRun]) -> Group:
+    """The table, cut to the height of the terminal, and what went wrong."""
+    told = [Text(str(trouble), style="red") for trouble in views.troubles(items)]
+    lines = sum(1 + len(text) // console.width for text in told)
+    # a title, two lines of head, two of counts; a cell with a long message takes more, and then the end is cut
+    most = max(3, console.height - 6 - lines)
+    return Group(views.status_table(title, [views.status_row(item) for item in items], most), *told)
+
+
+def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[str], object]) -> None:
+    """Pass on what a cell's jobs print, until the cell has ended: done, failed, cancelled or interrupted.
+
+    Waits, and says so, while there is nothing yet; a log that was replaced or cut is read from its beginning.
+
+    Args:
+        item: the cell.
+        write: takes the log's text.
+        note: takes a line about the log.
+    """
+    with contextlib.ExitStack() as files:
+        log: TextIO | None = None
+        told = False
+        while True:
+            # a cell that was never launched is waited for: all of a sweep but those in the slots look like that
+            ended = item.refresh().state not in (*ACTIVE, State.MISSING)
+            if ended:
+                time.sleep(LOG_SECONDS)  # its last line comes just after its end is on record
+            if log is None or _replaced(item, log):
+                files.close()
+                log = None
+                with contextlib.suppress(FileNotFoundError):
+                    log = files.enter_context(item.run.log.open(encoding="utf-8", errors="replace"))
+            if log is not None:
+                write(log.read())
+            elif not told and not ended:
+                told = True
+                note(f"{item.name}: no log yet ({item.now.state}); waiting for it")
+            if ended:
+                if item.now.state is not State.DONE:
+                    note(f"{item.name}: {item.now.state}{': ' if item.now.message else ''}{item.now.message}")
+                return
+            time.sleep(LOG_SECONDS)
+
+
+def _replaced(item: CellRun, log: TextIO) -> bool:
+    """Whether the open file is no longer the log, or became shorter than what was read of it."""
+    mine = os.fstat(log.fileno())
+    try:
+        there = item.run.log.stat()
+    except FileNotFoundError:
+        return True
+    return (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino) or there.st_size < log.tell()

@@ -1,0 +1,59 @@
+"""The command `dit-harness`: parse, call, print. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from harness.cli.export import export, import_
+from harness.cli.launch import evaluate, launch
+from harness.cli.plan import plan
+from harness.cli.prepare import encode, train_vae
+from harness.cli.report import collect, report
+from harness.cli.status import cancel, logs, status
+from harness.errors import InputError
+
+app = typer.Typer(
+    name="dit-harness",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Scaling studies of Diffusion Transformers: from a grid of models to the GFLOPs-vs-FID plots.
+
+    A study is a sweep file (TOML), such as sweeps/quickstart.toml. Every verb takes the file, or the study's name (the
+    file's stem) once it was launched.
+
+    \b
+    dit-harness plan sweeps/quickstart.toml      what would run, and what it costs
+    dit-harness launch sweeps/quickstart.toml    train, sample and score every cell; again to resume
+    dit-harness report quickstart                table, fits, figures, report.html
+
+    Exit codes: 0 all well, 1 some cells failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C.""",
+)
+
+#: In the order of the help; an underscore stands for a dash, and a last one keeps a name from being a keyword.
+for verb in (plan, train_vae, encode, launch, evaluate, status, cancel, logs, collect, report, export, import_):
+    app.command(verb.__name__.strip("_").replace("_", "-"))(verb)
+
+
+def main() -> None:
+    """Run the command; bad input and missing permission are one line and exit code 2, a full disk is one and 1."""
+    try:
+        app()
+    except InputError as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        from harness.files import is_full
+
+        if is_full(error):
+            print(f"error: {error}; what runs goes on; make room, then the same command", file=sys.stderr)
+            sys.exit(1)
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
+        raise

@@ -1,0 +1,120 @@
+"""The verbs that look at running cells, and stop them: status, logs, cancel."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.options import (
+    RESULTS,
+    CellArgument,
+    JsonOption,
+    ResultsOption,
+    StudyArgument,
+    console,
+    find_cell,
+    items_of,
+    print_json,
+    resolve,
+)
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.runs.study import Study
+
+
+def _warn_of_silence(study: Study) -> None:
+    """Say when the states are without Slurm's word."""
+    error = getattr(study.scheduler, "error", None)
+    if error is not None:
+        print(f"Slurm does not answer: {error}; the states are what the runs' own files tell", file=sys.stderr)
+
+
+def _write_now(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def status(
+    study: StudyArgument,
+    results: ResultsOption = RESULTS,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until nothing is queued or running.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
+) -> None:
+    """Show the state of every cell, and group the failures by cause. Reads only; changes nothing.
+
+    With --watch a live table in a terminal, a line for every change in a pipe; Ctrl-C ends the watching only.
+    """
+    from harness.cli import tables as views
+    from harness.cli.follow import watch as follow
+
+    if watch and as_json:
+        raise InputError("--watch and --json: allowed: one of them")
+    sweep, folder = resolve(study, results)
+    items = items_of(sweep, folder)
+    if watch:
+        try:
+            follow(console(), sweep.title, items, every)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+    elif as_json:
+        print_json([views.status_row(item) for item in items])
+    else:
+        console().print(views.status_table(sweep.title, [views.status_row(item) for item in items]))
+    if not as_json:
+        for trouble in views.troubles(items):
+            print(trouble)
+    _warn_of_silence(folder)
+
+
+def cancel(
+    study: StudyArgument,
+    cell: Annotated[
+        str | None, typer.Argument(help="Name of the cell, or the beginning of its id. Default: all.")
+    ] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Stop what is queued or running, evaluations too; a running cell writes a checkpoint first.
+
+    `launch --retry` goes on with it, and `evaluate` with what it had begun.
+    """
+    from harness.launch.cancel import cancel as stop
+    from harness.launch.remeasure import at_work
+
+    sweep, folder = resolve(study, results)
+    items = items_of(sweep, folder)
+    chosen = [find_cell(items, cell, folder)] if cell else items
+    told = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)])
+    for line in told.problems:
+        print(line, file=sys.stderr)
+    print(f"{told.cells} cell{'s' * (told.cells != 1)} asked to stop")
+    if told.problems:
+        raise typer.Exit(1)
+
+
+def logs(
+    study: StudyArgument,
+    cell: CellArgument,
+    results: ResultsOption = RESULTS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the cell has ended.")] = False,
+    evaluating: Annotated[bool, typer.Option("--evaluating", help="Of `evaluate` instead of `launch`.")] = False,
+) -> None:
+    """Print what a cell's jobs printed; with --follow also what is to come, waiting for a first line if need be."""
+    from harness.cli.follow import follow_log
+    from harness.launch.remeasure import of_evaluating
+
+    sweep, folder = resolve(study, results)
+    item = find_cell(items_of(sweep, folder), cell, folder)
+    item = of_evaluating(item) if evaluating else item
+    if not follow:
+        if not item.run.log.exists():
+            raise InputError(f"{cell}: has no log yet (state: {item.now.state})")
+        sys.stdout.write(item.run.log.read_text(encoding="utf-8", errors="replace"))
+        return
+    try:
+        follow_log(item, _write_now, lambda line: print(line, file=sys.stderr))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

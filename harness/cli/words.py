@@ -1,0 +1,91 @@
+"""Numbers, durations and settings as words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.launch.remeasure import Cost
+    from harness.spec.evaluation import Evaluation
+    from sweeps.grid import Sweep
+
+
+Row = dict[str, Any]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 45 s, 3.2 min, 1.5 h, 2.1 d, 1.3 years."""
+    if seconds is None:
+        return ""
+    for unit, size in (("years", 365.25 * 86400), ("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size_of(count: int | None) -> str:
+    """Bytes as people say them: 512 B, 84.0 GB, 1.2 TB; "unknown" where they cannot be known."""
+    if count is None:
+        return "unknown"
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def number(value: float | None) -> str:
+    """A number to four significant digits; empty when not measured."""
+    return "" if value is None else f"{value:.4g}"
+
+
+_LABELS = {"uniform": "classes drawn evenly", "balanced": "classes in turn", "training": "classes as in training"}
+
+
+def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
+    """What is measured, a line each, sampling seeds together. `when` replaces the training steps."""
+    sources = [cell.data for _, cell in sweep.cells()]
+    lines: dict[tuple[str, str], list[int]] = {}
+    for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
+        extractors = dict.fromkeys(str(evaluation.resolved(data).extractor) for data in sources)
+        at = f"after {', '.join(f'{step:,}' for step in evaluation.at)} steps and at the end" if evaluation.at else ""
+        sampling = sampling_text(evaluation, labelled=any(data.labels for data in sources))
+        text = f"{sampling}, features of {' or '.join(extractors)}, reference {evaluation.reference}"
+        head = f"{origin.key} (protocol {origin.protocol.name})" if origin.protocol else origin.key
+        lines.setdefault((f"{head}: {text}", when or at or "at the end"), []).append(evaluation.seed)
+    return [
+        f"{text}, sampling seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {when}"
+        for (text, when), seeds in lines.items()
+    ]
+
+
+def cost_line(cost: Cost, cells: int) -> str:
+    """What `evaluate` is about to do."""
+    many = "s" * (cells != 1)
+    if cost.done == cost.total:
+        return f"{cost.total} evaluations of {cells} cell{many}, all of them done already"
+    basis = "by the records of the study" if cost.measured else "assumed"
+    return (
+        f"{cost.total} evaluations of {cells} cell{many}, {cost.done} of them done already; sampling "
+        f"{number(cost.sampling_gmacs)} GMACs, about {duration(cost.seconds)} on one slot ({basis})"
+    )
+
+
+def sampling_text(evaluation: Evaluation, *, labelled: bool = True) -> str:
+    """How samples are made, in words, without their seed."""
+    guidance = "no guidance" if evaluation.guidance == 1 else f"guidance {evaluation.guidance:g}"
+    if evaluation.guidance != 1 and evaluation.guidance_channels != "as-published":
+        guidance += f" on {evaluation.guidance_channels} channels"
+    return (
+        f"{evaluation.samples:,} samples, {evaluation.sampler.upper()} {evaluation.sampling_steps} steps, {guidance}, "
+        f"{_LABELS[evaluation.labels] + ', ' if labelled else ''}{'averaged' if evaluation.ema else 'plain'} weights"
+    )
+
+
+def gpu_hours_text(hours: float) -> str:
+    """GPU hours, whole ones from ten on."""
+    return f"{hours:,.0f} GPU hours" if hours >= 10 else f"{number(hours)} GPU hours"
+
+
+def latents_text(totals: Row) -> str:
+    """Encoded images, once for all cells that share them."""
+    return f", latents {size_of(totals['latents_bytes'])}" if totals["latents"] else ""

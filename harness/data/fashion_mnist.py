@@ -1,0 +1,139 @@
+"""Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): IDX files, zero-padded to 32x32. Imports no torch."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.dataset import Images, require_package
+from harness.errors import InputError
+from harness.spec.data import INPUT_SHAPES
+
+#: Where Debian's package dataset-fashion-mnist installs its files.
+DEBIAN_FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+_FASHION_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+_FASHION_SIDE = 28
+
+_IDX_UINT8 = 0x08
+
+_IDX_LARGEST = 2**30  # bytes; a damaged header must not ask for more memory than there is
+
+
+def find_fashion(folder: Path | None, download: bool) -> Path | None:
+    """Folder that holds all four files; None when they are to be downloaded into `folder`."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"resources.data_folder: {folder} is not a folder")
+    # torchvision keeps its downloads in FashionMNIST/raw below the folder it is given.
+    # A folder the user names is the only place to look: other data must not slip in when its name is misspelt.
+    candidates = [DEBIAN_FASHION_FOLDER] if folder is None else [folder, folder / "FashionMNIST" / "raw"]
+    for candidate in candidates:
+        missing = [name for name in _FASHION_FILES if _idx_file(candidate, name) is None]
+        if not missing:
+            return candidate
+        if len(missing) < len(_FASHION_FILES) and not download:
+            raise InputError(f"data.name fashion-mnist: {candidate / missing[0]}[.gz] is missing")
+    if download and folder is not None:
+        return None
+    raise InputError(
+        f"data.name fashion-mnist: no files in {candidates[0]}; set resources.data_folder to a folder with "
+        f"{', '.join(_FASHION_FILES)} (.gz or not), or run `apt-get install dataset-fashion-mnist`, or set "
+        "resources.data_folder and resources.data_download = true to download them with torchvision"
+    )
+
+
+def download_fashion(folder: Path) -> Path:
+    """Let torchvision download the files; returns the folder that then holds them."""
+    require_package("torchvision", "torchvision", "resources.data_download")
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        FashionMNIST(str(folder), download=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"data.name fashion-mnist: the download into {folder} failed: {reason}") from error
+    return folder / "FashionMNIST" / "raw"
+
+
+def load_fashion(folder: Path) -> tuple[Images, Images]:
+    """Both splits from the files in this folder: 60,000 and 10,000 images."""
+    train_images, train_labels, test_images, test_labels = (_present(folder, name) for name in _FASHION_FILES)
+    return _fashion_split(train_images, train_labels), _fashion_split(test_images, test_labels)
+
+
+def _fashion_split(images_file: Path, labels_file: Path) -> Images:
+    images, labels = _read_idx(images_file), _read_idx(labels_file)
+    if images.shape[1:] != (_FASHION_SIDE, _FASHION_SIDE):
+        raise InputError(f"{images_file}: images of shape {images.shape[1:]}, expected (28, 28)")
+    if len(labels) != len(images):
+        raise InputError(f"{labels_file}: {len(labels)} labels for {len(images)} images")
+    shape = INPUT_SHAPES["fashion-mnist"]
+    if labels.size and labels.max() >= shape.classes:
+        raise InputError(f"{labels_file}: label {labels.max()}, allowed: 0 to {shape.classes - 1}")
+    border = (shape.size - _FASHION_SIDE) // 2
+    padded = np.pad(images, ((0, 0), (border, border), (border, border)))
+    return Images(padded[..., None], labels.astype(np.int64))
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    """Return the file, raw or gzipped, or None."""
+    return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
+
+
+def _present(folder: Path, name: str) -> Path:
+    file = _idx_file(folder, name)
+    if file is None:
+        raise InputError(f"data.name fashion-mnist: {folder / name}[.gz] is missing")
+    return file
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[BinaryIO]:
+    """Open an IDX file, gzipped or not; what goes wrong while reading it becomes one line that names the file."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            yield cast(BinaryIO, stream)
+    except (OSError, EOFError, zlib.error, _DamagedError) as error:  # OSError includes gzip.BadGzipFile
+        raise InputError(f"{file}: {error}; get the file again") from error
+
+
+class _DamagedError(Exception):
+    """What is wrong with an IDX file, without its name."""
+
+
+def _read_shape(stream: BinaryIO) -> tuple[int, ...]:
+    """Shape of an array of bytes in the IDX format: two zero bytes, the type, the number of axes, big-endian sizes."""
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:3] != bytes([0, 0, _IDX_UINT8]) or magic[3] not in (1, 3):
+        raise _DamagedError(f"no IDX file of bytes (it starts with {magic.hex() or 'nothing'})")
+    sizes = stream.read(4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise _DamagedError("cut off in its header")
+    return tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+
+
+def _read_idx(file: Path) -> NDArray[np.uint8]:
+    with _open(file) as stream:
+        shape = _read_shape(stream)
+        expected = math.prod(shape)
+        if expected > _IDX_LARGEST:
+            raise _DamagedError(f"its header says {expected} bytes of content")
+        content = stream.read(expected + 1)  # one more than it should hold, to notice what is too long
+        if len(content) != expected:
+            found = "more" if len(content) > expected else str(len(content))
+            raise _DamagedError(f"its header says {expected} bytes of content, it holds {found}")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,0 +1,234 @@
+"""Feature extractors that are small classifiers of the data at hand; their weights ship with this package."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch_fidelity import FeatureExtractorBase
+
+from harness.data.pixels import channels_first
+from harness.errors import InputError
+from harness.spec.data import INPUT_SHAPES
+from harness.spec.evaluation import EXTRACTORS
+
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+
+#: The two layers, under the names that torch-fidelity asks for.
+FEATURES, LOGITS = "64", "logits"
+
+FEATURE_DIM = 64
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What distinguishes the classifiers.
+
+    Attributes:
+        data: the data set it was trained on, and whose images it takes.
+        widths: channels of the convolution at each resolution, from the input's down to 4x4.
+    """
+
+    data: str
+    widths: tuple[int, ...]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "digits-cnn": Architecture(data="digits", widths=(32, 64)),
+    "fashion-cnn": Architecture(data="fashion-mnist", widths=(16, 32, 64, 64)),
+}
+
+
+class Classifier(nn.Module):
+    """3x3 convolutions with SiLU, halving the resolution between them; at 4x4 a linear layer gives the features.
+
+    The features are taken before any activation: a ReLU would kill dimensions and leave a singular covariance.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        shape, widths = INPUT_SHAPES[architecture.data], architecture.widths
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(inner, outer, 3, padding=1)
+            for inner, outer in zip((shape.channels, *widths), widths, strict=False)
+        )
+        self.features = nn.Linear(widths[-1] * 4 * 4, FEATURE_DIM)
+        self.classes = nn.Linear(FEATURE_DIM, shape.classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Float images (N, C, H, W) in [-1, 1] -> features (N, 64), logits (N, classes)."""
+        for index, convolution in enumerate(self.convolutions):
+            if index:
+                x = F.avg_pool2d(x, 2)
+            x = F.silu(convolution(x))
+        features = self.features(x.flatten(1))  # (N, 64)
+        return features, self.classes(F.silu(features))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained extractor as read from its file.
+
+    Attributes:
+        tensors: state of `Classifier`.
+        card: what it is, how it was made and what was measured (see `train_extractor.py`).
+        content_hash: sha256 of the tensors' bytes in the order of their sorted names, 64 hex digits.
+    """
+
+    tensors: dict[str, Tensor]
+    card: dict[str, Any]
+    content_hash: str
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 (64 hex digits) of the tensors' bytes in the order of their sorted names."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(tensors[key].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def load_weights(name: str) -> Weights:
+    """Read an extractor's weights and card.
+
+    Raises:
+        InputError: unknown name; missing or damaged file; a content hash other than the card's.
+    """
+    architecture(name)
+    return read_weights(WEIGHTS_FOLDER / f"{name}.safetensors")
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a weights file as `train_extractor.py` writes it.
+
+    Raises:
+        InputError: missing or damaged file; a content hash other than the card's.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            card = json.loads(file.metadata()["card"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: no readable extractor weights ({error})") from error
+    found = content_hash(tensors)
+    if found != card.get("content_hash"):
+        raise InputError(f"{path}: content hash {found[:8]} differs from the card's; the file is damaged")
+    return Weights(tensors, card, found)
+
+
+def build(name: str) -> Classifier:
+    """Build the trained classifier, in evaluation mode on the CPU.
+
+    Raises:
+        InputError: unknown name, or a damaged weights file.
+    """
+    weights = load_weights(name)
+    network = Classifier(architecture(name))
+    network.load_state_dict(weights.tensors)
+    return network.requires_grad_(False).eval()
+
+
+def infer(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and logits of stored images, the same for any caller's precision settings.
+
+    The network runs in float32. What it returns is float64: torch-fidelity computes means, kernels and distances in
+    the type it is given.
+
+    Args:
+        network: a classifier in evaluation mode.
+        images: uint8 (N, C, H, W), on the network's device.
+
+    Returns:
+        Features float64 (N, 64), logits float64 (N, classes).
+    """
+    # A slice of repeated channels has strides for which the convolution takes another path, with other last bits.
+    x = images.float().clone(memory_format=torch.contiguous_format) / 127.5 - 1.0
+    # TensorFloat-32 is on by default in cuDNN's convolutions; it would move the features by about 1e-3.
+    with (
+        torch.no_grad(),
+        torch.autocast(images.device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
+        features, logits = network(x)
+    return features.double(), logits.double()
+
+
+def extract(
+    network: Classifier, images: NDArray[np.uint8], batch_size: int = 512
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Features (N, 64) and logits (N, classes) of uint8 images (N, H, W, C), on the CPU."""
+    features, logits = [], []
+    for start in range(0, len(images), batch_size):
+        f, g = infer(network, torch.from_numpy(channels_first(images[start : start + batch_size])))
+        features.append(f)
+        logits.append(g)
+    return torch.cat(features).numpy(), torch.cat(logits).numpy()
+
+
+class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
+    """What torch-fidelity calls: features for the distances, logits for the inception score."""
+
+    def __init__(self, name: str, features_list: list[str], **_: object) -> None:
+        super().__init__(name, features_list)
+        self.network = build(name)
+        self.size = EXTRACTORS[name].size
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """Names of the layers."""
+        return FEATURES, LOGITS
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """Layer that `metric` (isc, fid, kid, prc) takes."""
+        return LOGITS if metric == "isc" else FEATURES
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Compilation would change the numbers."""
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        """Never asked for, see `can_be_compiled`."""
+        raise NotImplementedError("the classifiers are not compiled")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Layers asked for, in that order, of uint8 (N, 3, H, W) images; grey ones come as three equal channels.
+
+        Raises:
+            ValueError: another type, another size, or channels that differ where the data set is grey.
+        """
+        if images.dtype != torch.uint8:
+            raise ValueError(f"{self.name} takes uint8 images, got {images.dtype}")
+        if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
+            raise ValueError(f"{self.name} takes (N, 3, {self.size}, {self.size}), got {tuple(images.shape)}")
+        grey = images[:, :1]
+        if not torch.equal(images, grey.expand_as(images)):
+            raise ValueError(f"{self.name} takes grey images: three equal channels")
+        features, logits = infer(self.network, grey)
+        layers = {FEATURES: features, LOGITS: logits}
+        return tuple(layers[layer] for layer in self.features_list)
+
+
+def architecture(name: str) -> Architecture:
+    """The classifier of this name.
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(EXTRACTORS)}")
+    return ARCHITECTURES[name]

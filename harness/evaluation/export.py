@@ -1,0 +1,220 @@
+"""What `dit-harness export` and `dit-harness import` do: weights and samples to other people's formats, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data import autoencoders
+from harness.data.latents import open_latents
+from harness.errors import CellFailedError, InputError
+from harness.evaluation import adm
+from harness.evaluation.generate import Samples, load_weights
+from harness.files import read_json, write_atomic
+from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
+from harness.model.formats import Imported, check_exportable
+from harness.model.official import read_official, write_official
+from harness.runs.layout import Run
+from harness.runs.study import Shared
+from harness.spec.cell import Cell
+from harness.spec.data import PretrainedVae
+from harness.training import checkpoint
+
+FORMATS = ("official", "diffusers")
+
+#: The format of samples.
+SAMPLES_FORMAT = "npz"
+
+
+def export(
+    run: Run,
+    cell: Cell,
+    output: Path,
+    format: str,
+    *,
+    ema: bool = True,
+    step: int | None = None,
+    vae: Path | None = None,
+    shared: Shared,
+    sweep: str,
+) -> str:
+    """Write the weights of a trained cell as an official checkpoint (a file) or as a `DiTPipeline` folder.
+
+    Args:
+        run: the cell's run folder.
+        cell: the cell.
+        output: the file or folder to make; must not exist.
+        format: "official" or "diffusers".
+        ema: the averaged weights; False: the plain ones.
+        step: of which kept step; by default the last.
+        vae: folder of the `AutoencoderKL` for a pipeline that decodes latents; by default the one the cell names.
+        shared: where that one and its latents lie.
+        sweep: the sweep, for messages that name a command.
+
+    Returns:
+        What should be known of the result, a line; empty when there is nothing.
+
+    Raises:
+        InputError: unknown format, `output` exists, no such weights, a model or VAE that the format cannot hold;
+            nothing is written.
+    """
+    if format not in FORMATS:
+        raise InputError(f"--format: {format!r}; allowed: {', '.join((*FORMATS, SAMPLES_FORMAT))}")
+    check_exportable(cell.model, cell.data.shape)
+    if vae is not None and format == "official":
+        raise InputError("--vae: an official checkpoint holds no VAE; allowed with --format diffusers")
+    if vae is not None and cell.data.vae is None:
+        raise InputError("--vae: the cell learns pixels; leave it out")
+    _require_new(output)
+    step = cell.training.steps if step is None else step
+    try:
+        dit = load_weights(run, cell, step, ema=ema, device="cpu")
+    except FileNotFoundError:
+        kept = ", ".join(str(kept) for kept in run.weights_steps()) or "none yet"
+        raise InputError(f"{run.folder}: no weights of step {step}; allowed: {kept}") from None
+    except checkpoint.CorruptCheckpointError as error:
+        raise InputError(f"{error}; the file is damaged") from None
+    except CellFailedError as error:
+        raise InputError(str(error)) from None
+    if format == "official":
+        write_atomic(output, lambda temporary: write_official(dit, temporary))
+        return ""
+    decoder, note = _decoder(cell, vae, shared, sweep)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
+    try:
+        write_diffusers(dit, temporary / "pipeline", cell.diffusion, decoder)
+        (temporary / "pipeline").replace(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return note
+
+
+def export_samples(
+    run: Run,
+    cell: Cell,
+    output: Path,
+    *,
+    step: int | None = None,
+    evaluation: str | None = None,
+    count: int | None = None,
+) -> str:
+    """Write generated images as the ADM suite takes them: an npz with `arr_0` uint8 (N, H, W, C) and `arr_1`, labels.
+
+    Args:
+        run: the cell's run folder.
+        cell: the cell.
+        output: the file to make; must not exist.
+        step: of which step; by default the last.
+        evaluation: the beginning of an evaluation's id; may be left out where there is one.
+        count: the first so many; by default all.
+
+    Returns:
+        What was written, a line.
+
+    Raises:
+        InputError: `output` exists, no such images, or fewer than asked for; nothing is written.
+    """
+    _require_new(output)
+    key = _samples_key(run, cell.training.steps if step is None else step, evaluation)
+    labels: list[NDArray[np.int64]] = []
+    found = 0
+    for first, path in run.samples_parts(key).items():
+        if first != found:
+            raise InputError(f"{path}: the part before it is missing, from sample {found} on; launch again makes it")
+        try:
+            labels.append(checkpoint.load(path)[0]["labels"].numpy())
+        except checkpoint.CorruptCheckpointError as error:
+            raise InputError(f"{error}; the file is damaged") from None
+        found += len(labels[-1])
+    if count is not None and not 0 < count <= found:
+        raise InputError(f"--samples: {count}, but {found} were generated ({key}); allowed: 1 to {found}")
+    record = read_json(run.evaluation_file(key))
+    if count is None and record is None:
+        raise InputError(f"{key}: sampling has not ended, {found} are there; --samples {found} exports these")
+    images = Samples(run, key, count or found, len(labels[0]))
+    adm.write_samples(output, images, np.concatenate(labels)[: len(images)])
+    told = f"{len(images)} samples of {key}, {'x'.join(map(str, images.shape[1:]))}"
+    return told + ("" if images.shape[3] == 3 else "; evaluators that rest on Inception want three channels")
+
+
+def _samples_key(run: Run, step: int, evaluation: str | None) -> str:
+    there = run.samples_keys()
+    keys = [key for key in there if key.endswith(f"@{step}") and key.startswith(evaluation or "")]
+    if len(keys) == 1:
+        return keys[0]
+    if keys:
+        ids = ", ".join(key.partition("@")[0] for key in keys)
+        raise InputError(f"--evaluation: several have samples of step {step}; allowed: {ids}")
+    raise InputError(
+        f"{run.folder}: no samples{f' of evaluation {evaluation}' if evaluation else ''} of step {step} here; "
+        f"there are: {', '.join(there) or 'none'}"
+    )
+
+
+def _decoder(cell: Cell, vae: Path | None, shared: Shared, sweep: str) -> tuple[Decoder | None, str]:
+    """The autoencoder for a pipeline, or None and the reason."""
+    spec = cell.data.vae
+    if spec is None:
+        return (
+            None,
+            "the folder has no VAE, since the cell learns pixels: load its transformer and scheduler by themselves",
+        )
+    try:
+        folder = autoencoders.find(cell.data, shared, sweep) if vae is None else vae
+        if isinstance(spec, PretrainedVae) and spec.scaling != "measured":
+            return Decoder(folder, float(spec.scaling)), ""
+        return Decoder(folder, open_latents(cell.data, shared).scaling), ""
+    except InputError as error:
+        if vae is not None:
+            raise
+        return None, f"the folder has no VAE ({error}); --vae FOLDER adds one"
+
+
+def import_weights(source: Path, output: Path, *, heads: int | None = None, ema: bool = True) -> Imported:
+    """Read an official checkpoint (a file) or a diffusers folder, and write it as one of this harness's weights files.
+
+    `harness.evaluation.generate.load_weights` reads such files. The same weights stand under `model.` and `ema.`; the
+    metadata names the model, the shape of the input, and the source.
+
+    Args:
+        source: a `.pt` file, or the folder of a `DiTTransformer2DModel` or a `DiTPipeline`.
+        output: the `.safetensors` file to make; must not exist.
+        heads: attention heads, which an official checkpoint tells for the published sizes only.
+        ema: of the official training script's checkpoints, the averaged weights; False: the plain ones.
+
+    Raises:
+        InputError: `output` exists, or anything `harness.model.formats` refuses; nothing is written.
+    """
+    _require_new(output)
+    if source.is_dir():
+        if heads is not None:
+            raise InputError("--heads: a diffusers folder tells the number of heads itself; leave it out")
+        imported = read_diffusers(source)
+    else:
+        imported = read_official(source, heads, ema=ema)
+    tensors = {f"model.{name}": tensor for name, tensor in imported.state.items()}
+    tensors |= {f"ema.{name}": tensor.clone() for name, tensor in imported.state.items()}
+    meta = {
+        "model": imported.model.model_dump(mode="json"),
+        "input": imported.shape._asdict(),
+        "source": source.name,
+        "sha256": None if source.is_dir() else _sha256(source),
+    }
+    checkpoint.save(output, tensors, meta)
+    return imported
+
+
+def _require_new(output: Path) -> None:
+    if output.exists():
+        raise InputError(f"{output}: exists already; give another --output")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

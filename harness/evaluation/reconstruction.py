@@ -1,0 +1,82 @@
+"""What an autoencoder alone costs: errors and distances of decoded held-out images."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harness.data.dataset import Dataset, Images
+from harness.data.pixels import to_uint8
+from harness.data.vae import DECODE_BATCH, Autoencoder
+from harness.evaluation.features import Extractor
+from harness.evaluation.frechet import FrechetTarget
+from harness.evaluation.references import moments_of
+from harness.spec.data import Data
+from harness.spec.evaluation import Evaluation
+from harness.training.hooks import Hooks
+
+
+def reconstruction(
+    autoencoder: Autoencoder,
+    data: Data,
+    dataset: Dataset,
+    evaluations: tuple[Evaluation, ...],
+    device: str,
+    hooks: Hooks,
+    inception_weights: str | None = None,
+) -> dict[str, Any]:
+    """How well held-out images survive encoding (to the mean) and decoding: a bound on what any model can reach.
+
+    Returns:
+        `samples`; `mean_absolute_error` in levels of 0..255; `psnr` in dB; `distances`: by extractor label, the
+        Frechet distance of the reconstructions to their own originals (`held-out`, usually called rFD or rFID) and to
+        the training images (`train`), and of the originals to the training images (`floor`).
+    """
+    images: Images = dataset.heldout
+    rebuilt, absolute, squared, total = [], 0.0, 0.0, len(images.images)
+    begun = time.monotonic()
+    for first in range(0, total, DECODE_BATCH):
+        batch = np.asarray(images.images[np.arange(first, min(first + DECODE_BATCH, total))])
+        mean = torch.from_numpy(autoencoder.moments(batch)[:, 0]).to(device)
+        decoded = to_uint8(autoencoder.decode(mean, 1.0)).permute(0, 2, 3, 1).cpu().numpy()
+        difference = decoded.astype(np.float64) - batch
+        absolute, squared = absolute + np.abs(difference).sum(), squared + (difference**2).sum()
+        rebuilt.append(decoded)
+        done = first + len(batch)
+        speed = done / max(time.monotonic() - begun, 1e-9)
+        hooks.report({"stage": "reconstruct", "done": done, "total": total, "images_per_s": speed})
+    values = total * math.prod(batch.shape[1:])
+    return {
+        "samples": total,
+        "mean_absolute_error": round(float(absolute) / values, 4),
+        "psnr": round(10 * math.log10(255**2 * values / float(squared)), 3) if squared else None,
+        "distances": _distances(np.concatenate(rebuilt), data, dataset, evaluations, device, inception_weights),
+    }
+
+
+def _distances(
+    rebuilt: NDArray[np.uint8],
+    data: Data,
+    dataset: Dataset,
+    evaluations: tuple[Evaluation, ...],
+    device: str,
+    inception_weights: str | None,
+) -> dict[str, dict[str, float]]:
+    out: dict[str, dict[str, float]] = {}
+    for name in sorted({e.resolved(data).extractor or "" for e in evaluations} - {""}):
+        extractor = Extractor(name, device, inception_weights)
+        decoded, heldout, train = (
+            moments_of(images, extractor) for images in (rebuilt, dataset.heldout.images, dataset.train.images)
+        )
+        to_heldout, to_train = (FrechetTarget(real.mean, real.covariance) for real in (heldout, train))
+        out[extractor.label] = {
+            "held-out": to_heldout.terms_of(decoded).distance,
+            "train": to_train.terms_of(decoded).distance,
+            "floor": to_train.terms_of(heldout).distance,
+        }
+    return out

@@ -1,0 +1,40 @@
+"""What this machine has to give: GPUs, cores, slots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from harness.spec.resources import Resources
+
+
+def visible_gpus() -> list[str]:
+    """GPUs of this machine, or of the Slurm allocation it is used in, as CUDA_VISIBLE_DEVICES names them; no torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None and "SLURM_JOB_ID" in os.environ:  # the node's other GPUs are other people's
+        chosen = os.environ.get("SLURM_STEP_GPUS", os.environ.get("SLURM_JOB_GPUS", ""))
+    if chosen is not None:
+        return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(i) for i, line in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use, within its Slurm allocation if it is in one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")  # not every cluster binds processes to it
+    return min(cores, int(allocated)) if allocated.isdigit() else cores
+
+
+def default_slots(resources: Resources, gpus: list[str]) -> int:
+    """Cells at once: `cells_per_gpu` a GPU, or as many as the cores allow at the asked threads; each rank counts."""
+    if resources.slots is not None:
+        return resources.slots
+    available = len(gpus) * resources.cells_per_gpu if gpus else usable_cores() // resources.threads
+    return max(1, available // resources.ranks)

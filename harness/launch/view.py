@@ -1,0 +1,30 @@
+"""What a launch says to the user, and through what."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from harness.runs.cellruns import CellRun
+
+
+class View(Protocol):
+    """What shows a launch to the user."""
+
+    def started(self, item: CellRun) -> None:
+        """A cell was started."""
+
+    def finished(self, item: CellRun) -> None:
+        """A cell ended, well or not."""
+
+    def tick(self, items: list[CellRun]) -> None:
+        """Called at every poll."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+def note_takeover(item: CellRun, view: View) -> None:
+    """Say when a cell that is about to be started was another launch's, whose job or host is gone."""
+    attempt = item.now.attempt
+    if attempt is not None and not item.mine and attempt.outcome == "lost":
+        view.note(f"{item.name}: taking over: {attempt.silence}")

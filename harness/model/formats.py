@@ -1,0 +1,159 @@
+"""Weights between this DiT, the official PyTorch code's checkpoints, and diffusers' `DiTTransformer2DModel`.
+
+All three compute the same adaLN-Zero model (Peebles & Xie 2023) under other names, so conversion changes no value. The
+other blocks and models without labels exist in neither, and are refused.
+
+Traps, and what is done about each:
+
+- Official checkpoints hold the fixed positions (`pos_embed`): they are compared with ours and dropped on reading, and
+  written anew on writing. They do not hold the number of heads: the published sizes are known, others must be told.
+- Checkpoints of the official training script hold weights, averaged weights, optimizer and arguments: the averaged
+  weights are read unless the plain ones are asked for.
+- diffusers splits qkv in three, and keeps a copy of timestep and label embedding in every block: on reading, copies
+  that differ are refused, since here there is one for all.
+- diffusers spaces the 128 timestep frequencies with exponent i/127, the paper's code and this one with i/128. A loaded
+  `DiTTransformer2DModel` therefore gives another output (up to some percent) until `match_timesteps` is called on it;
+  the setting is no part of its configuration and cannot be saved.
+- diffusers' default norm_eps, 1e-5, is not the model's 1e-6, which the configuration says. Its MLPs are always 4 times
+  as wide as the model; others are refused.
+- `DiTPipeline` drops the predicted variance and takes 1000 for the null class whatever the model: it cannot repeat
+  the paper's DDPM sampling, and a model of other than 1000 classes must be called with guidance_scale <= 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from harness.errors import InputError
+from harness.model.dit import DiT
+from harness.model.embeddings import TimestepEmbedding, sincos_positions
+from harness.spec.data import InputShape
+from harness.spec.identity import describe_validation_error
+from harness.spec.model import Model
+
+State = dict[str, Tensor]
+
+#: Modules outside the blocks: ours, official, diffusers ("*": a copy in every block).
+ENDS = (
+    ("patch_embedding", "x_embedder.proj", "pos_embed.proj"),
+    ("timestep_embedding.mlp.0", "t_embedder.mlp.0", "*.norm1.emb.timestep_embedder.linear_1"),
+    ("timestep_embedding.mlp.2", "t_embedder.mlp.2", "*.norm1.emb.timestep_embedder.linear_2"),
+    ("label_embedding", "y_embedder.embedding_table", "*.norm1.emb.class_embedder.embedding_table"),
+    ("final.modulation.1", "final_layer.adaLN_modulation.1", "proj_out_1"),
+    ("final.linear", "final_layer.linear", "proj_out_2"),
+)
+
+#: Modules of a block; the three of diffusers' attention stand in the order of the rows of qkv.
+BLOCK: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("attention.qkv", "attn.qkv", ("attn1.to_q", "attn1.to_k", "attn1.to_v")),
+    ("attention.projection", "attn.proj", ("attn1.to_out.0",)),
+    ("mlp.0", "mlp.fc1", ("ff.net.0.proj",)),
+    ("mlp.2", "mlp.fc2", ("ff.net.2",)),
+    ("modulation.1", "adaLN_modulation.1", ("norm1.linear",)),
+)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model read from elsewhere: its shape and its weights under our names, float32."""
+
+    model: Model
+    shape: InputShape
+    state: State
+
+    def build(self) -> DiT:
+        """The model with these weights, on the CPU, in evaluation mode."""
+        with torch.device("meta"):
+            dit = DiT(self.model, self.shape)
+        dit.load_state_dict(self.state, assign=True)
+        # the two buffers are constants, which no file of ours holds
+        dit.positions = sincos_positions(self.shape.size // self.model.patch_size, self.model.width)
+        dit.timestep_embedding.frequencies = TimestepEmbedding(1).frequencies
+        return dit.eval().requires_grad_(False)
+
+
+def check_exportable(model: Model, shape: InputShape) -> None:
+    """Check that the official and the diffusers format can hold a model.
+
+    Raises:
+        InputError: another block than adaLN-Zero, or no labels.
+    """
+    if model.block != "adaln-zero":
+        raise InputError(
+            f"a model with {model.block} blocks cannot be exported: official code and diffusers know adaln-zero only"
+        )
+    if not shape.classes:
+        raise InputError(
+            "a model without labels cannot be exported: the official code and diffusers need a label table"
+        )
+
+
+def kinds(module: str) -> tuple[str, ...]:
+    """The tensors of a module: the label embedding has no bias."""
+    return ("weight",) if module == "label_embedding" else ("weight", "bias")
+
+
+def model_of(source: str, depth: int, width: int, heads: int, patch_size: int, hidden: int) -> Model:
+    """The spec of a network whose MLP is `hidden` wide.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    ratio = hidden / width
+    if int(ratio * width) < hidden:  # a rounding error below; DiT takes the floor
+        ratio = math.nextafter(ratio, math.inf)
+    try:
+        return Model(depth=depth, width=width, heads=heads, patch_size=patch_size, mlp_ratio=ratio)
+    except ValidationError as error:
+        raise InputError(f"{source}: no valid model: {describe_validation_error(error)}") from None
+
+
+def shapes_of(model: Model, shape: InputShape) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight, by our names; nothing is allocated."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in DiT(model, shape).state_dict().items()}
+
+
+def require(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """All or nothing: every missing, extra and misshapen tensor in one message."""
+    problems = []
+    if missing := [name for name in expected if name not in state]:
+        problems.append(f"missing: {', '.join(missing)}")
+    if extra := [name for name in state if name not in expected]:
+        problems.append(f"unknown: {', '.join(extra)}")
+    if misshapen := [
+        f"{name} {tuple(state[name].shape)}, not {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]:
+        problems.append(f"misshapen: {', '.join(misshapen)}")
+    if problems:
+        raise InputError(f"{source}: does not fit, nothing was loaded; {'; '.join(problems)}")
+
+
+def load_pickle(path: Path) -> Any:
+    """Unpickle tensors and plain containers, nothing else."""
+    try:
+        # the official training script saves its arguments beside the weights; a Namespace only holds values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise InputError(f"{path}: refused, the pickle carries code ({found[1]}); allowed: tensors only") from None
+        raise InputError(f"{path}: no readable PyTorch checkpoint") from None
+    except Exception as error:  # a damaged pickle fails in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: no readable PyTorch checkpoint ({reason})") from None

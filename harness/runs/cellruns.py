@@ -1,0 +1,73 @@
+"""The cells of a sweep beside their run folders: what each owes, and where it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from harness.runs.layout import Run
+from harness.runs.state import RunState
+from harness.runs.study import Study
+from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation
+from sweeps.grid import Sweep
+
+
+def evaluation_key(evaluation: Evaluation, step: int) -> str:
+    """Name of the record of an evaluation at a step."""
+    return f"{evaluation.id}@{step}"
+
+
+def owed_evaluations(
+    cell: Cell, evaluations: tuple[Evaluation, ...], steps: tuple[int, ...] | None = None
+) -> dict[str, tuple[Evaluation, int]]:
+    """All records a cell owes, by key, in the order of steps; of `steps` instead of those the evaluations name."""
+    owed = [(e, step) for e in evaluations for step in steps or e.steps(cell.training.steps)]
+    return {evaluation_key(e, step): (e, step) for e, step in sorted(owed, key=lambda pair: pair[1])}
+
+
+@dataclass
+class CellRun:
+    """A cell of the sweep with its run folder and its last known state."""
+
+    name: str
+    cell: Cell
+    run: Run
+    owed: list[str]
+    evaluations: tuple[Evaluation, ...] = ()
+    steps: tuple[int, ...] | None = None  # to measure kept weights of, without training: see `harness.launch.remeasure`
+    now: RunState = field(init=False)
+    restarts: int = 0
+    mine: bool = False  # started by this launch
+
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> RunState:
+        """Read the state anew."""
+        self.now = self.run.state(self.owed, self.cell.training.steps)
+        return self.now
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether its last attempt is a Slurm job."""
+        return self.now.attempt is not None and "slurm" in self.now.attempt.claim
+
+    @property
+    def in_local_slot(self) -> bool:
+        """Whether its last attempt is of the local executor on this machine, in this allocation if there is one."""
+        attempt = self.now.attempt
+        if attempt is None or self.on_slurm or not attempt.host_is_here:
+            return False
+        return attempt.claim.get("allocation") == os.environ.get("SLURM_JOB_ID")
+
+
+def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:
+    """Every cell of the sweep with its run and state; reads only."""
+    known = study.run_folders()
+    items = []
+    for name, cell in sweep.cells():
+        evaluations = sweep.evaluations_of(cell)
+        owed = list(owed_evaluations(cell, evaluations))
+        items.append(CellRun(name, cell, study.run(name, cell, known), owed, evaluations))
+    return items

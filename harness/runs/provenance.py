@@ -1,0 +1,190 @@
+"""Where a result came from: code, command, packages, hardware, scheduler. Recorded with every attempt.
+
+git is asked once a launch, and what it says travels with the jobs as an `Origin`. A job whose own sources are others by
+then (a checkout that was edited while a queue waited) asks anew, so that the record is true of what ran.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_PACKAGES = ("dit-scaling-harness", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "safetensors")
+
+#: Where the code is that decides results.
+_CODE = ("harness", "sweeps", "pyproject.toml", "constraints.txt")
+
+#: Untracked files of these kinds are code.
+_UNTRACKED = (".py", ".toml")
+
+_SLURM_KEYS = (
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_STEP_ID",
+    "SLURM_JOB_NODELIST",
+    "SLURMD_NODENAME",
+    "SLURM_JOB_PARTITION",
+    "SLURM_CLUSTER_NAME",
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The code, and the command that launched it.
+
+    Attributes:
+        commit: of the harness's own checkout, with a trailing + when the code differs from it; None outside git.
+        code: hash of the sources as they lie on the disk, within git or not.
+        diff: hash of what they differ from the commit; None when nothing.
+        command: as it was typed, less the path of the program.
+    """
+
+    commit: str | None
+    code: str
+    diff: str | None
+    command: str
+
+
+@lru_cache(maxsize=1)
+def origin() -> tuple[Origin, str]:
+    """The origin of what this process launches, and the difference from the commit. Asks git once a process."""
+    commit, text = git_state(_source())
+    name = hashlib.sha256(text.encode()).hexdigest()[:12] if text else None
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return Origin(commit, code_hash(), name, command), text
+
+
+def origin_of_job(launched: Origin | None) -> tuple[Origin, str]:
+    """The origin of a job, and a difference to be kept: the launch's, which has kept it, unless the sources are others
+    by now.
+    """
+    if launched is not None and launched.code == code_hash():
+        return launched, ""
+    mine, text = origin()
+    return (mine if launched is None else replace(mine, command=launched.command)), text
+
+
+def _source() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def code_hash() -> str:
+    """Hash of the Python files that run, by name and content."""
+    source = _source()
+    digest = hashlib.sha256()
+    for folder in ("harness", "sweeps"):
+        for path in sorted((source / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(source).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def git_state(source: Path) -> tuple[str | None, str]:
+    """Commit of a checkout (12 digits, + when its code was changed) and the difference; (None, "") outside git."""
+    try:
+        # the harness may be installed into somebody else's repository: that commit would say nothing
+        top, commit = _git(source, "rev-parse", "--show-toplevel", "HEAD").split("\n")
+        if Path(top).resolve() != source:
+            return None, ""
+        changed = _git(source, "diff", "--no-color", "--no-ext-diff", "HEAD", "--", *_CODE)
+        untracked = _git(source, "ls-files", "--others", "--exclude-standard", "--", *_CODE).splitlines()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None, ""
+    added = [_as_added(source, name) for name in untracked if name.endswith(_UNTRACKED)]
+    diff = "\n".join(part for part in (changed, *added) if part)
+    return commit[:12] + ("+" if diff else ""), diff
+
+
+def _as_added(source: Path, name: str) -> str:
+    """An untracked file as a difference from nothing."""
+    try:
+        lines = (source / name).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(difflib.unified_diff([], lines, "/dev/null", f"b/{name}", lineterm=""))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=20,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that decide results."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Host, system, Python, packages, hardware and Slurm's names for this process."""
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "machine": machine(),
+        "slurm": {key: os.environ[key] for key in _SLURM_KEYS if key in os.environ},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores (all, and those this process may use), memory in GiB; GPUs with their driver where torch sees any."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "usable_cores": cores,
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+    torch = sys.modules.get("torch")  # the job has imported it; nobody else needs to know
+    if torch is not None and torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        found["driver"] = _driver_version()
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        listing = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        listing = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", listing, re.MULTILINE)
+    return name.group(1).strip() if name else platform.processor() or platform.machine()
+
+
+def _driver_version() -> str | None:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    version = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
+    return version.group(0) if version else None

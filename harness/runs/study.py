@@ -1,0 +1,146 @@
+"""The folder of a study, and what several studies share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.files import file_clock, read_json, write_json, write_text
+from harness.runs.attempts import TRACKS, Scheduler
+from harness.runs.columns import SCHEMA_VERSION
+from harness.runs.layout import Run
+from harness.spec.cell import Cell
+from harness.spec.identity import ID_DIGITS
+
+#: A half-written file of so long ago has nobody who finishes it.
+LEFTOVER_SECONDS = 600.0
+
+#: Most characters of a difference that are kept.
+DIFF_CHARACTERS = 1_000_000
+
+
+class Study:
+    """The folder of a study: `results/<study>`."""
+
+    def __init__(self, root: Path, name: str, scheduler: Scheduler | None = None) -> None:
+        self.name = name
+        self.root = root
+        self.folder = root / name
+        self.scheduler = scheduler
+
+    @classmethod
+    def of(cls, run: Run) -> Study:
+        """The study that a run is part of."""
+        return cls(run.folder.parents[2], run.folder.parents[1].name)
+
+    @property
+    def sweep_file(self) -> Path:
+        """The sweep file as it was last launched."""
+        return self.folder / "sweep.toml"
+
+    @property
+    def schema_file(self) -> Path:
+        """The version of the study's files."""
+        return self.folder / "schema.json"
+
+    @property
+    def runs_folder(self) -> Path:
+        """One folder a cell."""
+        return self.folder / "runs"
+
+    @property
+    def submitit_folder(self) -> Path:
+        """Submitit's own files of Slurm arrays, which belong to no single run."""
+        return self.folder / "submitit"
+
+    @property
+    def samples_folder(self) -> Path:
+        """Pictures of samples, for the report."""
+        return self.folder / "samples"
+
+    def table(self, name: str) -> Path:
+        """A table that `collect` writes, by its file name."""
+        return self.folder / name
+
+    def run_folders(self) -> dict[str, Run]:
+        """Every run there is, by cell id. One listing, so a study of many cells stays quick."""
+        if not self.runs_folder.is_dir():
+            return {}
+        folders = _folders(self.runs_folder)
+        return {entry.name[-ID_DIGITS:]: Run(Path(entry.path), self.scheduler) for entry in folders}
+
+    def run(self, name: str, cell: Cell, known: dict[str, Run] | None = None) -> Run:
+        """The run of a cell: the folder that ends in its id, whatever name it was given, or a new one."""
+        known = self.run_folders() if known is None else known
+        return known.get(cell.id) or Run(self.runs_folder / f"{name}-{cell.id}", self.scheduler)
+
+    def save_sweep(self, source: Path) -> None:
+        """Keep a copy of the sweep file, so that the study can be named without it."""
+        text = source.read_text(encoding="utf-8")
+        if not self.sweep_file.exists() or self.sweep_file.read_text(encoding="utf-8") != text:
+            write_text(self.sweep_file, text)
+        if not self.schema_file.exists():
+            write_json(self.schema_file, {"schema": SCHEMA_VERSION})
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed launchers left half-written, in the study's folder and among the claims; younger files may
+        be those of a launcher at work.
+        """
+        claims = (run.on(track).attempts_folder for run in self.run_folders().values() for track in TRACKS)
+        for folder in (self.folder, self.folder / "diffs", self.samples_folder, *claims):
+            for leftover in folder.glob(".*.tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    if file_clock(self.folder) - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                        leftover.unlink()
+
+    def save_diff(self, name: str | None, text: str) -> None:
+        """Keep what the code differed from its commit, once, under its hash; of a very long one the beginning."""
+        path = self.folder / "diffs" / f"{name}.diff"
+        if name and text and not path.exists():
+            cut = f"\n... and {len(text) - DIFF_CHARACTERS} characters more\n" if len(text) > DIFF_CHARACTERS else "\n"
+            write_text(path, text[:DIFF_CHARACTERS] + cut)
+
+    def check_schema(self) -> None:
+        """Refuse a study whose files a newer version of this harness has written.
+
+        Raises:
+            InputError: it is newer.
+        """
+        found = (read_json(self.schema_file) or {}).get("schema", 1)
+        if not isinstance(found, int) or found > SCHEMA_VERSION:
+            raise InputError(
+                f"{self.schema_file}: schema {found!r}, written by a newer version of this harness; "
+                f"allowed here: up to {SCHEMA_VERSION}; update the harness, or take another folder by --results"
+            )
+
+
+def _folders(parent: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(parent) as entries:
+        yield from (entry for entry in entries if entry.is_dir())
+
+
+class Shared:
+    """What several studies share: `results/_vae`, `_latents`, `_images` and `_references`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def vae_folder(self, name: str) -> Path:
+        """An autoencoder, by `<data>-<id>` or by the name of a pretrained one."""
+        return self.root / "_vae" / name
+
+    def latents_folder(self, name: str) -> Path:
+        """The latents of a data set, by `<data>-<id>`."""
+        return self.root / "_latents" / name
+
+    def reference_folder(self, name: str) -> Path:
+        """What generated images are compared with (see `harness.evaluation.references`)."""
+        return self.root / "_references" / name
+
+    @property
+    def images_folder(self) -> Path:
+        """What was found in the user's image folders, one file a folder."""
+        return self.root / "_images"

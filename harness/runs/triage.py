@@ -1,0 +1,176 @@
+"""Why attempts failed, in few words, and what helps: of an error, of an attempt, of a study. Imports no torch."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CellFailedError, DiskFullError, InputError, NonFiniteLossError
+from harness.files import is_full
+from harness.runs.attempts import Attempt
+
+#: Lines of a traceback that are kept with the attempt; the log has it all.
+TRACEBACK_LINES = 12
+
+#: Cells that a summary names before it counts the others.
+NAMED_CELLS = 3
+
+
+class Cause(StrEnum):
+    """What kind of trouble ended an attempt."""
+
+    MEMORY = "out of memory"
+    LOSS = "non-finite loss"
+    NODE = "node"
+    TIME = "time limit"
+    DISK = "disk"
+    INPUT = "bad input"
+    CODE = "code"
+    LOST = "lost"
+
+
+#: What helps, after the cause in a summary.
+ADVICE = {
+    Cause.MEMORY: "ask for more memory, or for less of it at once (sampling_batch, fewer slots); then --retry",
+    Cause.LOSS: "lower the learning rate, which makes it another cell; --retry alone ends the same way",
+    Cause.NODE: "look at the node, or avoid it; then --retry",
+    Cause.TIME: "ask for more time, or write checkpoints more often; then launch again",
+    Cause.DISK: "make room; then --retry, which goes on from the last checkpoint",
+    Cause.INPUT: "mend what the message names; then --retry",
+    Cause.CODE: "mend the code at that line (logs CELL shows the traceback); then --retry",
+    Cause.LOST: "killed by somebody, or by the system for its memory; launching again goes on from the last checkpoint",
+}
+
+#: How libraries word it, in lower case.
+_MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",
+)
+
+_NODE_WORDS = (
+    "uncorrectable ecc",
+    "no cuda-capable device",
+    "no cuda gpus are available",
+    "cuda driver",
+    "fallen off the bus",
+    "nccl",
+    "connection closed by peer",
+    "connection reset by peer",
+    "torch sees no gpu",
+    "stale file handle",
+    "input/output error",
+)
+
+_INPUT_ERRORS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+#: Slurm's words for the end of a job.
+_SLURM_CAUSES = {
+    "OUT_OF_MEMORY": Cause.MEMORY,
+    "TIMEOUT": Cause.TIME,
+    "DEADLINE": Cause.TIME,
+    "NODE_FAIL": Cause.NODE,
+    "BOOT_FAIL": Cause.NODE,
+}
+
+
+def classify(error: BaseException) -> Cause:
+    """The cause that an error of a job speaks of."""
+    text = f"{type(error).__name__}: {error}".lower()
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    # torch's own OutOfMemoryError by its name, for this module is to be light
+    if isinstance(error, MemoryError) or no_memory or type(error).__name__ == "OutOfMemoryError":
+        return Cause.MEMORY
+    if isinstance(error, NonFiniteLossError):
+        return Cause.LOSS
+    if is_full(error):
+        return Cause.DISK
+    if isinstance(error, (RuntimeError, OSError)):
+        if any(words in text for words in _MEMORY_WORDS):
+            return Cause.MEMORY
+        if any(words in text for words in _NODE_WORDS):
+            return Cause.NODE
+    if isinstance(error, (InputError, CellFailedError, *_INPUT_ERRORS)):
+        return Cause.INPUT
+    return Cause.CODE
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """What `attempts/NNN.ended.json` keeps of an error.
+
+    Returns:
+        `cause`; unless the error explains itself, also `where` (its type, file and line) and `traceback` (last lines).
+    """
+    cause = classify(error)
+    if isinstance(error, (CellFailedError, InputError, DiskFullError)):
+        return {"cause": str(cause)}
+    lines = "".join(traceback.format_exception(error)).splitlines()[-TRACEBACK_LINES:]
+    return {"cause": str(cause), "where": where(error), "traceback": lines}
+
+
+def where(error: BaseException) -> str:
+    """Type of the error, and the last line of this project that it passed: "KeyError at harness/train.py:123"."""
+    source = Path(__file__).resolve().parents[2]
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [frame for frame in frames if Path(frame.filename).is_relative_to(source / "harness")]
+    if not frames:
+        return type(error).__name__
+    frame = (here or frames)[-1]
+    path = Path(frame.filename)
+    name = path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name
+    return f"{type(error).__name__} at {name}:{frame.lineno}"
+
+
+def cause_of(attempt: Attempt) -> Cause | None:
+    """The cause on record, or what the scheduler or the silence tells; None of an attempt that neither failed nor was
+    lost, and of failures from before causes were recorded.
+    """
+    if attempt.outcome == "failed":
+        told = (attempt.ended or {}).get("cause")
+        return Cause(told) if told in set(Cause) else None
+    if attempt.outcome != "lost":
+        return None
+    word = attempt.seen.word if attempt.seen else ""
+    return _SLURM_CAUSES.get(word, Cause.LOST if attempt.host_is_here else Cause.NODE)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Cells that ended in the same way."""
+
+    cause: Cause
+    where: str  # for faults in the code, else empty
+    cells: list[str]
+    message: str  # of the first one
+
+    def __str__(self) -> str:
+        """One line: how many, what, which, an example, and what helps."""
+        count = f"{len(self.cells)} cell{'s' * (len(self.cells) != 1)}"
+        more = f" and {len(self.cells) - NAMED_CELLS} more" if len(self.cells) > NAMED_CELLS else ""
+        cause = f"{self.cause}, {self.where}" if self.where else str(self.cause)
+        named = ", ".join(self.cells[:NAMED_CELLS]) + more
+        return f"{count}: {cause} ({named}): {' '.join(self.message.split())} -> {ADVICE[self.cause]}"
+
+
+def group(ended: Iterable[tuple[str, Attempt, str]]) -> list[Trouble]:
+    """Failed and lost cells by cause, the most frequent first.
+
+    Args:
+        ended: name of the cell, its last attempt, and the message of its state.
+    """
+    groups: dict[tuple[Cause, str], Trouble] = {}
+    for name, attempt, message in ended:
+        cause = cause_of(attempt)
+        if cause is None:
+            continue
+        place = str((attempt.ended or {}).get("where", "")) if cause == Cause.CODE else ""
+        trouble = groups.setdefault((cause, place), Trouble(cause, place, [], message))
+        trouble.cells.append(name)
+    return sorted(groups.values(), key=lambda trouble: -len(trouble.cells))

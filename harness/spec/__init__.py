@@ -1,0 +1,1 @@
+"""What is asked: specs and their ids. Imports neither torch nor files."""

@@ -1,0 +1,128 @@
+"""What is learned: data sets, their shapes, autoencoders."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from harness.spec.identity import Spec
+
+
+class InputShape(NamedTuple):
+    """What a data set feeds the model: channels, pixels (or latent positions) per side, number of classes."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+#: The data sets whose images have one size. The others (imagenet, folder) are cropped to `Data.resolution`.
+INPUT_SHAPES: dict[str, InputShape] = {
+    "digits": InputShape(channels=1, size=8, classes=10),
+    "fashion-mnist": InputShape(channels=1, size=32, classes=10),
+}
+
+#: Classes of ImageNet (ILSVRC 2012).
+IMAGENET_CLASSES = 1000
+
+
+class PretrainedVae(Spec):
+    """An autoencoder trained elsewhere: a diffusers `AutoencoderKL`, by its hub name or the name of a local folder.
+
+    Where the folder lies is no part of the science; the hash of the weights stands in the records.
+    """
+
+    kind: Literal["pretrained"]
+    name: str = Field(min_length=1, description='for example "stabilityai/sd-vae-ft-mse"')
+    factor: int = Field(default=8, gt=1, description="pixels per latent position and side, a power of two")
+    channels: int = Field(default=4, gt=0, description="channels of the latent")
+    scaling: Literal["measured"] | Annotated[float, Field(gt=0)] = Field(
+        default=0.18215, description="latents are multiplied by this; measured: 1 / std over the train split"
+    )
+
+    @model_validator(mode="after")
+    def _halvings(self) -> Self:
+        _check_factor(self.factor)
+        return self
+
+
+class TrainedVae(Spec):
+    """An autoencoder that `dit-harness train-vae` makes of the data at hand. Its recipe is its identity.
+
+    Its latents are scaled by the measured 1 / std over the train split.
+    """
+
+    kind: Literal["trained"]
+    factor: int = Field(default=4, gt=1, description="pixels per latent position and side, a power of two")
+    channels: int = Field(default=4, gt=0, description="channels of the latent")
+    width: int = Field(default=32, gt=0, description="channels at full resolution, doubled at every halving")
+    steps: int = Field(default=2000, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    kl_weight: float = Field(default=1e-6, ge=0, description="weight of the KL term against the L1 error a pixel")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _halvings(self) -> Self:
+        _check_factor(self.factor)
+        return self
+
+
+Vae = PretrainedVae | TrainedVae
+
+
+def _check_factor(factor: int) -> None:
+    if factor & (factor - 1):
+        raise ValueError(f"factor {factor} is no power of two; allowed: 2, 4, 8, 16, ...")
+
+
+class Data(Spec):
+    """What is learned. Where the files lie is a resource, not a part of the science."""
+
+    name: Literal["digits", "fashion-mnist", "imagenet", "folder"] = "digits"
+    labels: bool = Field(default=True, description="false trains without labels (no classes)")
+    horizontal_flips: bool = Field(default=False, description="mirror half of the training images at random")
+    resolution: int | None = Field(default=None, gt=0, description="imagenet, folder: crop to this many pixels a side")
+    classes: int | None = Field(default=None, gt=0, description="folder: number of classes (subfolders)")
+    fingerprint: str | None = Field(
+        default=None, pattern="^[0-9a-f]{12}$", description="folder: as `python -m harness.data.images FOLDER` says"
+    )
+    vae: Annotated[Vae, Field(discriminator="kind")] | None = Field(
+        default=None, description="learn the latents of this autoencoder instead of pixels"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        wanted = {"imagenet": ("resolution",), "folder": ("resolution", "classes", "fingerprint")}.get(self.name, ())
+        for key in ("resolution", "classes", "fingerprint"):
+            given = getattr(self, key) is not None
+            if key in wanted and not given:
+                hint = ", for example 256" if key == "resolution" else ""
+                hint = "; `python -m harness.data.images FOLDER` says it" if key != "resolution" else hint
+                raise ValueError(f"name {self.name} needs {key}{hint}")
+            if given and key not in wanted:
+                raise ValueError(f"{key} is fixed for name {self.name}; leave it out")
+        size = self.image_shape.size
+        if self.vae is not None and size % self.vae.factor:
+            allowed = ", ".join(str(2**n) for n in range(1, 8) if size % 2**n == 0)
+            raise ValueError(
+                f"vae.factor {self.vae.factor} does not divide the {size}x{size} images; allowed: {allowed}"
+            )
+        return self
+
+    @property
+    def image_shape(self) -> InputShape:
+        """Channels, size and classes of the images: what is stored, and what the latents are decoded to."""
+        if self.name in INPUT_SHAPES:
+            return INPUT_SHAPES[self.name]
+        assert self.resolution is not None  # _complete refuses it missing
+        return InputShape(3, self.resolution, self.classes or IMAGENET_CLASSES)
+
+    @property
+    def shape(self) -> InputShape:
+        """Channels, size and classes of the model's input, a latent with a VAE; 0 classes when labels are not used."""
+        shape = self.image_shape
+        if self.vae is not None:
+            shape = shape._replace(channels=self.vae.channels, size=shape.size // self.vae.factor)
+        return shape if self.labels else shape._replace(classes=0)

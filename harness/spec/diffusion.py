@@ -1,0 +1,21 @@
+"""The forward process and the objective."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from harness.spec.identity import Spec
+
+
+class Diffusion(Spec):
+    """The forward process and the objective (paper, section 3.1; Nichol & Dhariwal 2021 for the hybrid loss)."""
+
+    objective: Literal["ddpm-hybrid"] = Field(
+        default="ddpm-hybrid", description="noise MSE plus the variational term that trains the learned variance"
+    )
+    schedule: Literal["linear"] = "linear"
+    timesteps: int = Field(default=1000, gt=1, description="T, steps of the forward process")
+    beta_start: float = Field(default=1e-4, gt=0, lt=1)
+    beta_end: float = Field(default=2e-2, gt=0, lt=1)

@@ -1,0 +1,90 @@
+"""How a checkpoint is measured: feature extractors, and the evaluation with its id."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from harness.spec.data import Data, InputShape
+from harness.spec.identity import Spec, spec_id
+
+
+class ExtractorShape(NamedTuple):
+    """What an extractor reads (channels, pixels per side; None: any) and how many features it gives."""
+
+    channels: int
+    size: int | None
+    dims: int
+
+    def reads(self, shape: InputShape) -> bool:
+        """Whether images of this shape are what the extractor takes."""
+        return self.channels == shape.channels and self.size in (None, shape.size)
+
+
+#: The extractor behind FID.
+INCEPTION = "inception-v3-compat"
+
+#: Every feature extractor by name.
+EXTRACTORS: dict[str, ExtractorShape] = {
+    "digits-cnn": ExtractorShape(channels=1, size=8, dims=64),
+    "fashion-cnn": ExtractorShape(channels=1, size=32, dims=64),
+    INCEPTION: ExtractorShape(channels=3, size=None, dims=2048),  # resizes what it is given
+}
+
+#: The feature extractor that fits each data set, unless the evaluation names another.
+DEFAULT_EXTRACTORS: dict[str, str] = {
+    "digits": "digits-cnn",
+    "fashion-mnist": "fashion-cnn",
+    "imagenet": INCEPTION,
+}
+
+
+class Evaluation(Spec):
+    """How a checkpoint is measured. Its id leaves `at` out: the record of one step is `<id>@<step>`."""
+
+    samples: int = Field(default=50_000, ge=2, description="N; values at different N do not compare")
+    sampler: Literal["ddpm", "ddim"] = Field(default="ddpm", description="ancestral DDPM, or deterministic DDIM")
+    sampling_steps: int = Field(default=250, gt=0, description="respaced from the training timesteps")
+    guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 means none")
+    guidance_channels: Literal["as-published", "all", "first-three"] = Field(
+        default="as-published",
+        description="which noise channels are guided; as-published: the first three of four, all of any other number",
+    )
+    extractor: str | None = Field(default=None, description="feature space; when left out, the data set's own")
+    reference: Literal["train", "held-out", "adm"] = Field(
+        default="train", description="the real images compared with; adm: the batch that resources.adm_reference names"
+    )
+    ema: bool = Field(default=True, description="sample with the averaged weights")
+    labels: Literal["uniform", "balanced", "training"] = Field(
+        default="uniform",
+        description="classes of the samples: drawn evenly (as the paper), in turn, or as often as in the train split",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides noise and label of every sample index")
+    at: tuple[int, ...] = Field(default=(), strict=False, description="training steps to measure at besides the last")
+
+    def resolved(self, data: Data) -> Evaluation:
+        """The same evaluation with the extractor filled in, where the data set has one of its own."""
+        if self.extractor is not None:
+            return self
+        return self.model_copy(update={"extractor": DEFAULT_EXTRACTORS.get(data.name)})
+
+    def guided_channels(self, channels: int) -> int:
+        """How many leading noise channels of a model of so many channels are guided.
+
+        Raises:
+            ValueError: the first three of fewer.
+        """
+        if self.guidance_channels == "first-three" and channels < 3:
+            raise ValueError(f"first-three needs at least 3 channels, the model has {channels}")
+        three = self.guidance_channels == "first-three" or (self.guidance_channels == "as-published" and channels == 4)
+        return 3 if three else channels
+
+    @property
+    def id(self) -> str:
+        """As `Cell.id`, without `at`."""
+        return spec_id(self.model_copy(update={"at": ()}))
+
+    def steps(self, training_steps: int) -> list[int]:
+        """The training steps to measure at, ascending, the last one included."""
+        return sorted({step for step in self.at if step <= training_steps} | {training_steps})

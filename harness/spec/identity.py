@@ -1,0 +1,92 @@
+"""The base of all specs, ids, and validation errors in one line.
+
+An id hashes the fields that differ from the schema's defaults, so a field added later with a default leaves every
+older id unchanged. Therefore a default never changes; a new behaviour is a new value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.errors import InputError
+
+ID_DIGITS = 12
+
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, unknown keys refused, scalars strict, floats finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _differences(spec: BaseModel) -> dict[str, Any]:
+    """What differs from the schema's defaults; required fields always count."""
+    out: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(value, BaseModel):
+            if nested := _differences(value):
+                out[name] = nested
+        elif field.is_required() or value != field.get_default(call_default_factory=True):
+            out[name] = _canonical(value)
+    return out
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float):
+        return value + 0.0  # turns -0.0 into 0.0
+    if isinstance(value, tuple):
+        return [_canonical(v) for v in value]
+    return value
+
+
+def canonical_json(spec: BaseModel) -> str:
+    """Canonical JSON of what differs from the defaults: sorted keys, no spaces, no NaN."""
+    return json.dumps(_differences(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@lru_cache(maxsize=100_000)  # a sweep asks many times for the ids of its cells, and for the same evaluation with each
+def spec_id(spec: BaseModel) -> str:
+    """First 12 hex digits of sha256 over `canonical_json`."""
+    return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:ID_DIGITS]
+
+
+def describe_validation_error(error: ValidationError, prefix: str = "") -> str:
+    """One line of a pydantic error: the key, what is wrong, what is allowed."""
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(p) for p in (prefix, *item["loc"]) if p != "")
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif item["type"] == "missing":
+            message = "is missing"
+        elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            message = "needs a kind; allowed: 'pretrained', 'trained'"  # the one union there is: vae
+        elif "ctx" not in item or "error" not in item["ctx"]:
+            message = f"{message} (got {item['input']!r})"
+        parts.append(f"{key}: {message}" if key else message)
+    return "; ".join(parts)
+
+
+def validated(spec: type[SpecT], table: Mapping[str, Any], key: str) -> SpecT:
+    """A spec from a table of its fields.
+
+    Raises:
+        InputError: one line with every key, below `key`, what is wrong, and what is allowed.
+    """
+    try:
+        return spec.model_validate(table)
+    except ValidationError as error:
+        message = describe_validation_error(error, key)
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
+            message += f"; allowed: {', '.join(spec.model_fields)}"
+        raise InputError(message) from None

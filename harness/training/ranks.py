@@ -1,0 +1,219 @@
+"""The processes that do one cell together, its ranks: who this one is, and what they tell each other.
+
+Each rank takes an equal slice of the global batch; the first one alone reads and writes the run folder, and the others
+have from it what they need. Gradients are averaged by torch's DistributedDataParallel, over NCCL between GPUs. All the
+rest, a few numbers a step, goes over gloo between CPUs: that may wait for as long as the first rank writes or scores,
+and it notices at once when a process has died. One rank needs none of this, and nothing is set up for it.
+
+torch's own environment says who is who: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from harness.errors import CellFailedError
+from harness.runs import triage
+
+T = TypeVar("T")
+
+#: How long all ranks may take to start, and a step's gradients to be averaged.
+MEETING = timedelta(minutes=10)
+
+#: How long the others wait while the first rank writes or scores. A rank that dies is noticed at once all the same.
+PATIENCE = timedelta(days=1)
+
+_FAILURE = "failure"  # key of the store under which a rank says why it leaves
+
+
+class LostRankError(RuntimeError):
+    """Another rank has ended without a word, or never came: this attempt is over, and the next one may do better."""
+
+
+class RankFailedError(CellFailedError):
+    """Another rank failed.
+
+    Attributes:
+        trouble: what it said of its error (see `harness.runs.triage.describe`).
+    """
+
+    def __init__(self, message: str, trouble: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.trouble = trouble
+
+
+class Ranks:
+    """One rank, which does everything; `Group` is several."""
+
+    rank = 0
+    world = 1
+    local_rank = 0  # among those on this node
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first rank, which reads and writes the run folder."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """The slice of this rank among `count` things, of which each rank has as many."""
+        each = count // self.world
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def averaging(self, model: nn.Module) -> nn.Module:
+        """The same model, whose backward pass averages the gradients over the ranks."""
+        return model
+
+    def apart(self, model: nn.Module) -> AbstractContextManager[object]:
+        """Forward and backward passes in here leave the gradients of a model from `averaging` as they are."""
+        return nullcontext()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank. No rank goes on before all have come here."""
+        return flag
+
+    def mean(self, value: float) -> float:
+        """Mean over the ranks; not finite when it is not finite on any."""
+        return value
+
+    def first(self, find: Callable[[], T]) -> T:
+        """What `find` finds on the first rank; the others do not look."""
+        return find()
+
+    def load(self, read: Callable[[], tuple[dict[str, Tensor], T] | None]) -> tuple[dict[str, Tensor], T] | None:
+        """Tensors on the CPU, and what belongs to them, as `read` finds them on the first rank."""
+        return read()
+
+    def gather(self, value: T) -> list[T]:
+        """On the first rank the values of all, in order; nothing on the others."""
+        return [value]
+
+    def scatter(self, values: list[T]) -> T:
+        """Each rank's own of the first rank's values, one a rank in order; what the others give does not count."""
+        return values[0]
+
+    @contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """The first rank goes before the others, so that it alone makes what they then find."""
+        yield
+
+
+class Group(Ranks):
+    """Several ranks that have met."""
+
+    def __init__(self, rank: int, world: int, local_rank: int) -> None:
+        self.rank, self.world, self.local_rank = rank, world, local_rank
+
+    def averaging(self, model: nn.Module) -> nn.Module:
+        """See `Ranks`."""
+        on_gpu = next(model.parameters()).is_cuda
+        group = dist.new_group(backend="nccl" if on_gpu else "gloo", timeout=MEETING)
+        device_ids = [torch.cuda.current_device()] if on_gpu else None
+        return DistributedDataParallel(model, device_ids=device_ids, process_group=group)
+
+    def apart(self, model: nn.Module) -> AbstractContextManager[object]:
+        """See `Ranks`."""
+        assert isinstance(model, DistributedDataParallel)
+        return model.no_sync()
+
+    def any(self, flag: bool) -> bool:
+        """See `Ranks`."""
+        value = torch.tensor(float(flag))
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return bool(value)
+
+    def mean(self, value: float) -> float:
+        """See `Ranks`."""
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total)
+        return float(total) / self.world
+
+    def first(self, find: Callable[[], T]) -> T:
+        """See `Ranks`."""
+        box: list[Any] = [find() if self.leads else None]
+        dist.broadcast_object_list(box, src=0)
+        found: T = box[0]
+        return found
+
+    def load(self, read: Callable[[], tuple[dict[str, Tensor], T] | None]) -> tuple[dict[str, Tensor], T] | None:
+        """See `Ranks`."""
+        found = read() if self.leads else None
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in found[0].items()} if found else {}
+        told = self.first(lambda: (shapes, found[1]) if found else None)
+        if told is None:
+            return None
+        tensors = (
+            found[0] if found else {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in told[0].items()}
+        )
+        for tensor in tensors.values():
+            dist.broadcast(tensor, src=0)
+        return tensors, told[1]
+
+    def gather(self, value: T) -> list[T]:
+        """See `Ranks`."""
+        values: list[Any] | None = [None] * self.world if self.leads else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
+
+    def scatter(self, values: list[T]) -> T:
+        """See `Ranks`."""
+        mine: list[Any] = [None]
+        dist.scatter_object_list(mine, values if self.leads else None, src=0)
+        found: T = mine[0]
+        return found
+
+    @contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """See `Ranks`."""
+        if not self.leads:
+            self.any(False)
+        yield
+        if self.leads:
+            self.any(False)
+
+
+@contextmanager
+def meet() -> Iterator[Ranks]:
+    """The ranks that torch's environment tells of, once all have come; they leave together when all goes well.
+
+    Raises:
+        LostRankError: one did not come, or ended without a word.
+        RankFailedError: on the first rank, when another one failed.
+    """
+    rank, world, local_rank = (int(os.environ.get(key, "0")) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=rank == 0, timeout=MEETING
+        )
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    except RuntimeError as error:
+        raise LostRankError(f"the {world} ranks did not meet: {_line(error)}") from error
+    group = Group(rank, world, local_rank)
+    try:
+        yield group
+        group.any(False)
+    except Exception as error:
+        lost = isinstance(error, RuntimeError) and "gloo" in str(error)
+        if rank > 0 and not lost:
+            store.set(_FAILURE, json.dumps([f"rank {rank}: {_line(error)}", triage.describe(error)]))
+        if not lost:
+            raise  # the others find the connection closed
+        if rank == 0 and store.check([_FAILURE]):
+            raise RankFailedError(*json.loads(store.get(_FAILURE))) from error
+        raise LostRankError(f"another of the {world} ranks ended without a word") from error
+    dist.destroy_process_group()
+
+
+def _line(error: Exception) -> str:
+    """An error as one line of a record."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CellFailedError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,100 @@
+"""What a plan takes a GPU to sustain, and how costs are said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.cli.tables import plan_table
+from harness.cli.words import duration, size_of
+from harness.files import write_json
+from harness.launch.plan import ASSUMED_TFLOPS, latents_bytes, plan, throughput, totals
+from harness.runs.cellruns import cell_runs
+from harness.runs.layout import Run
+from harness.runs.study import Study
+from harness.spec.data import Data
+from sweeps.grid import Sweep, load_sweep
+
+SWEEP = """
+[grid]
+seed = [0, 1]
+[model]
+depth = 2
+width = 32
+patch_size = 2
+[training]
+steps = 100
+batch_size = 10
+[[evaluation]]
+samples = 400
+sampling_steps = 5
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    path = tmp_path / "study.toml"
+    path.write_text(SWEEP)
+    return load_sweep(path)
+
+
+def finish(run: Run, owed: list[str], device: str, seconds: float) -> None:
+    """What a finished cell leaves, as far as a plan reads it."""
+    run.claim(1, {})
+    run.record(1, "started", {"conditions": {"device": device}})
+    run.record(1, "ended", {"outcome": "done"})
+    run.train_log.write_text(json.dumps({"step": 100, "loss": 1.0, "seconds": seconds}) + "\n")
+    for key in owed:
+        write_json(run.evaluation_file(key), {"seconds": 1.0})
+
+
+def test_throughput_is_given_measured_or_assumed(sweep: Sweep, tmp_path: Path) -> None:
+    study = Study(tmp_path / "results", "study")
+    items = cell_runs(sweep, study)
+    assert throughput(items).tflops == ASSUMED_TFLOPS
+    assert throughput(items).source == "assumed"
+    finish(items[0].run, items[0].owed, "cpu", 3.0)
+    assert throughput(cell_runs(sweep, study)).source == "assumed"  # a CPU says nothing of a GPU
+    finish(items[1].run, items[1].owed, "cuda", 4.0)
+    items = cell_runs(sweep, study)
+    found = throughput(items)
+    assert found.source == "measured on 1 finished cell"
+    row = plan(sweep, items)[1]
+    assert found.tflops == pytest.approx(2 * row["train_gmacs"] * 1e9 / 4.0 / 1e12)
+    assert found.hours(row["train_gmacs"]) == pytest.approx(4.0 / 3600)
+    assert throughput(items, 12.5) == type(found)(12.5, "given")
+
+
+def test_the_table_holds_the_totals(sweep: Sweep, tmp_path: Path) -> None:
+    rows = plan(sweep, cell_runs(sweep, Study(tmp_path / "results", "study")), 1.0)
+    total = totals(sweep, rows)
+    assert total["gpu_hours"] == pytest.approx(sum(row["gpu_hours"] for row in rows))
+    assert total["weights_bytes"] == 2 * rows[0]["weights_bytes"]
+    assert total["latents_bytes"] == 0  # there are none
+    caption = str(plan_table("t", rows, total).caption)
+    assert "at 1 TFLOP/s a GPU (given)" in caption
+    assert "latents" not in caption
+
+
+def test_latents_of_unknown_data_have_no_size() -> None:
+    vae = {"kind": "trained", "factor": 4, "channels": 2}
+    folder = {"name": "folder", "resolution": 32, "classes": 3, "fingerprint": "0" * 12, "vae": vae}
+    assert latents_bytes(Data.model_validate(folder)) is None
+    assert latents_bytes(Data()) is None
+    data = Data.model_validate({"name": "fashion-mnist", "vae": vae})
+    assert latents_bytes(data) == 70_000 * 2 * 2 * 2 * 8 * 8 * 4
+
+
+def test_sizes_and_durations_in_words() -> None:
+    assert [size_of(n) for n in (None, 0, 999, 1500, 87_200_000_000, 2e12)] == [  # type: ignore[arg-type]
+        "unknown", "0 B", "999 B", "1.5 kB", "87.2 GB", "2.0 TB"
+    ]  # fmt: skip
+    assert [duration(s) for s in (None, 45, 192, 86400 * 2.1, 86400 * 400)] == [
+        "",
+        "45 s",
+        "3.2 min",
+        "2.1 d",
+        "1.1 years",
+    ]

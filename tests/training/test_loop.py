@@ -1,0 +1,176 @@
+"""Training: exact resume, the averaged weights, the recorded losses, and a loss that explodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.data.batches import batches
+from harness.data.dataset import Dataset
+from harness.data.sources import load
+from harness.errors import CellFailedError
+from harness.runs.layout import Run
+from harness.runs.log import TrainLog
+from harness.spec.cell import Cell
+from harness.spec.data import Data
+from harness.spec.resources import Recording
+from harness.training import checkpoint
+from harness.training.hooks import Hooks, StoppedError
+from harness.training.loop import train
+from harness.training.losses import measure_losses
+from harness.training.state import TrainState, ema_decay
+
+torch.set_num_threads(1)
+
+
+def cell(**training: Any) -> Cell:
+    recipe = {"steps": 12, "batch_size": 8, "learning_rate": 1e-3, "ema_window": 0.2, **training}
+    return Cell.model_validate({"model": {"depth": 2, "width": 16, "patch_size": 4}, "training": recipe})
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load(Data())
+
+
+def go(c: Cell, run: Run, dataset: Dataset, stop_at: int | None = None, keep: list[int] | None = None) -> None:
+    seen = {"step": 0}
+
+    def report(value: dict[str, Any]) -> None:
+        seen["step"] = value["done"]
+
+    # the report of a step comes after the question whether to stop: a stop "at 5" is asked for during step 6
+    hooks = Hooks(should_stop=lambda: stop_at is not None and seen["step"] + 1 >= stop_at, report=report)
+    train(
+        c,
+        dataset,
+        run,
+        device="cpu",
+        keep=keep or [c.training.steps],
+        recording=Recording(loss_steps=(3,), loss_images=16),
+        checkpoint_seconds=1e9,
+        hooks=hooks,
+    )
+
+
+def log_without_time(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in TrainLog(run).rows()]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cell(),
+        lambda: cell(precision="bf16"),
+        lambda: cell(ema_window=None, ema_decay=0.5, weight_decay=0.1),
+        lambda: cell().model_copy(update={"data": Data(labels=False, horizontal_flips=True), "seed": 3}),
+    ],
+    ids=["plain", "bf16", "constant-ema", "unconditional-flips"],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, dataset: Dataset, make: Callable[[], Cell]) -> None:
+    c = make()
+    whole, broken = Run(tmp_path / "whole"), Run(tmp_path / "broken")
+    for run in (whole, broken):
+        run.folder.mkdir()
+    go(c, whole, dataset, keep=[6, 12])
+    for stop_at in (1, 5, 8, 11):
+        with pytest.raises(StoppedError, match=f"step {stop_at} of 12"):
+            go(c, broken, dataset, stop_at=stop_at, keep=[6, 12])
+    go(c, broken, dataset, keep=[6, 12])
+    for step in (6, 12):
+        assert whole.weights_file(step).read_bytes() == broken.weights_file(step).read_bytes()
+    assert log_without_time(whole) == log_without_time(broken)
+    assert whole.state_files() == broken.state_files() == []
+
+
+def test_a_corrupt_state_falls_back_to_the_older_one(tmp_path: Path, dataset: Dataset) -> None:
+    c, run, whole = cell(), Run(tmp_path / "r"), Run(tmp_path / "w")
+    run.folder.mkdir()
+    whole.folder.mkdir()
+    go(c, whole, dataset)
+    for stop_at in (4, 8):
+        with pytest.raises(StoppedError):
+            go(c, run, dataset, stop_at=stop_at)
+    newest, older = run.state_files()
+    newest.write_bytes(newest.read_bytes()[:-10])
+    assert older.exists()
+    go(c, run, dataset)
+    assert run.weights_file(12).read_bytes() == whole.weights_file(12).read_bytes()
+    assert log_without_time(run) == log_without_time(whole)
+
+
+def test_a_lost_kept_checkpoint_is_made_again(tmp_path: Path, dataset: Dataset) -> None:
+    c, run = cell(), Run(tmp_path / "r")
+    run.folder.mkdir()
+    go(c, run, dataset, keep=[6, 12])
+    before = run.weights_file(6).read_bytes()
+    run.weights_file(6).unlink()
+    go(c, run, dataset, keep=[6, 12])
+    assert run.weights_file(6).read_bytes() == before
+
+
+def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(tmp_path: Path, dataset: Dataset) -> None:
+    run = Run(tmp_path / "r")
+    run.folder.mkdir()
+    with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+"):
+        go(cell(learning_rate=1e30, steps=50), run, dataset)
+    assert not run.weights_file(50).exists()
+
+
+def test_weights_change_and_the_loss_falls(tmp_path: Path, dataset: Dataset) -> None:
+    c, run = cell(steps=150, batch_size=32), Run(tmp_path / "r")
+    run.folder.mkdir()
+    go(c, run, dataset)
+    rows = [row for row in TrainLog(run).rows() if "loss" in row]
+    assert np.mean([r["loss"] for r in rows[-20:]]) < 0.75 * rows[0]["loss"]
+    measured = {row["step"]: row for row in TrainLog(run).rows() if "loss_train" in row}
+    assert set(measured) == {3, 150}
+    assert measured[150]["loss_heldout"] < measured[3]["loss_heldout"]
+    assert len(measured[150]["bins_train"]) == 8
+
+
+def test_the_window_average_forgets_the_initial_weights() -> None:
+    c = cell(ema_window=0.1)
+    left = np.prod([ema_decay(c, step) for step in range(1, 1001)])
+    assert left < 1e-6  # what the constant 0.9999 leaves of them after 1,000 steps: 90 %
+    assert np.isclose(np.prod([ema_decay(cell(ema_window=None), step) for step in range(1, 1001)]), 0.9048, atol=1e-4)
+
+
+def test_the_window_is_a_share_of_the_run() -> None:
+    """The mean age of what is averaged grows in proportion to the step."""
+    c = cell(ema_window=0.1)
+
+    def mean_age(steps: int) -> float:
+        weight, ages = 1.0, []
+        for step in range(steps, 0, -1):
+            decay = ema_decay(c, step)
+            ages.append((weight * (1 - decay), steps - step))
+            weight *= decay
+        return sum(w * age for w, age in ages) / sum(w for w, _ in ages)
+
+    assert mean_age(2000) / 2000 == pytest.approx(mean_age(500) / 500, rel=0.02)
+    assert mean_age(2000) / 2000 == pytest.approx(1 / 11, rel=0.05)  # integral of (s/t)^(1/w): w / (1 + w)
+
+
+def test_a_checkpoint_of_the_average_differs_from_the_weights(tmp_path: Path, dataset: Dataset) -> None:
+    c, run = cell(), Run(tmp_path / "r")
+    run.folder.mkdir()
+    go(c, run, dataset)
+    tensors, meta = checkpoint.load(run.weights_file(12))
+    assert meta["cell"] == c.id
+    assert not torch.equal(tensors["model.patch_embedding.weight"], tensors["ema.patch_embedding.weight"])
+
+
+def test_the_measured_loss_uses_the_same_noise_for_every_cell(dataset: Dataset) -> None:
+    """An untrained model of any shape predicts zero noise: its loss is the power of the noise."""
+    shapes = [cell(), cell().model_copy(update={"seed": 9})]
+    shapes.append(Cell.model_validate({"model": {"depth": 1, "width": 32, "patch_size": 2}}))
+    data = batches(dataset, "cpu")
+    losses = [measure_losses(TrainState.initial(c, "cpu").ema, c, data, 16, "cpu") for c in shapes]
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[0]["loss_train"] == pytest.approx(1.0, abs=0.1)
