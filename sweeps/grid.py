@@ -15,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from harness.errors import InputError
 from harness.spec.cell import Cell
 from harness.spec.data import Data
-from harness.spec.diffusion import Diffusion
-from harness.spec.evaluation import EXTRACTORS, INCEPTION, Evaluation
+from harness.spec.diffusion import OBJECTIVES, Diffusion
+from harness.spec.evaluation import EXTRACTORS, INCEPTION, Evaluation, fitting
+from harness.spec.extension import Extension
 from harness.spec.identity import describe_validation_error, spec_id, validated
 from harness.spec.model import SIZES, Model
 from harness.spec.resources import Recording, Resources
@@ -27,7 +28,18 @@ from sweeps.protocols import evaluations as asked
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": Model, "diffusion": Diffusion, "data": Data, "training": Training}
-_TOP_LEVEL = ("title", "seed", "grid", *_SECTIONS, "protocol", "evaluation", "recording", "exclude", "resources")
+_TOP_LEVEL = (
+    "title",
+    "extend",
+    "seed",
+    "grid",
+    *_SECTIONS,
+    "protocol",
+    "evaluation",
+    "recording",
+    "exclude",
+    "resources",
+)
 
 #: Bare field name -> dotted name, where it is the only one of its name.
 _DOTTED = {field: f"{section}.{field}" for section, spec in _SECTIONS.items() for field in spec.model_fields}
@@ -63,6 +75,7 @@ class Sweep:
     protocols: Mapping[str, Protocol]
     recording: Recording
     resources: Resources
+    extensions: tuple[Extension, ...] = ()  # the user's own files that it names
 
     def cells(self) -> Iterator[NamedCell]:
         """The cells of the grid, lazily, the last axis fastest.
@@ -137,6 +150,7 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     title = document.get("title", study)
     if not isinstance(title, str):
         raise InputError(f"title: should be a text (got {title!r})")
+    extensions = _extensions(path.parent, document.get("extend", []))
     base: dict[str, Any] = {}
     for section in _SECTIONS:
         for key, value in _table(document, section).items():
@@ -158,7 +172,24 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
         protocols=known,
         recording=validated(Recording, _table(document, "recording"), "recording"),
         resources=validated(Resources, _table(document, "resources"), "resources"),
+        extensions=extensions,
     )
+
+
+def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
+    """The user's own files, loaded; what they define can be named from here on."""
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.endswith(".py") for name in names):
+        raise InputError(f'extend: should be a list of Python files, for example ["my_block.py"] (got {names!r})')
+    found = []
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"extend: {name}; allowed: files below the sweep file's folder")
+        try:
+            found.append(Extension(name, (folder / name).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"extend: {folder / name} cannot be read: {error}") from None
+        found[-1].load()
+    return tuple(found)
 
 
 def _axes(grid: dict[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[_Setting, ...]]:
@@ -287,6 +318,12 @@ def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
             f"{key}.sampling_steps: {evaluation.sampling_steps} exceeds diffusion.timesteps; "
             f"allowed: 1 to {cell.diffusion.timesteps}"
         )
+    samplers = OBJECTIVES.facts(cell.diffusion.objective).samplers
+    if evaluation.sampler not in samplers:
+        raise InputError(
+            f"{key}.sampler: unknown sampler {evaluation.sampler!r} for objective {cell.diffusion.objective}; "
+            f"allowed: {', '.join(samplers)}"
+        )
     if evaluation.guidance != 1 and not cell.data.labels:
         raise InputError(f"{key}.guidance: {evaluation.guidance} needs labels, and data.labels is false; allowed: 1.0")
     if evaluation.guidance != 1 and cell.training.label_dropout == 0:
@@ -300,14 +337,11 @@ def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
     except ValueError as error:
         raise InputError(f"{key}.guidance_channels: {error}; allowed: as-published, all") from None
     if evaluation.extractor is None:
-        raise InputError(f"{key}.extractor: {cell.data.name} has none of its own; name one of {', '.join(EXTRACTORS)}")
-    if evaluation.extractor not in EXTRACTORS:
         raise InputError(
-            f"{key}.extractor: unknown extractor {evaluation.extractor!r}; allowed: {', '.join(EXTRACTORS)}"
+            f"{key}.extractor: {cell.data.name} has none of its own; name one of {', '.join(EXTRACTORS.names)}"
         )
-    extractor, shape = EXTRACTORS[evaluation.extractor], cell.data.image_shape
-    if not extractor.reads(shape):
-        fits = [n for n, e in EXTRACTORS.items() if e.reads(shape)]
+    fits = fitting(cell.data.image_shape)
+    if evaluation.extractor not in fits:
         raise InputError(
             f"{key}.extractor: {evaluation.extractor} does not read {cell.data.name}; allowed: {', '.join(fits)}"
         )
@@ -326,10 +360,11 @@ def warnings(sweep: Sweep) -> list[str]:
         strays = {line for data in sources if origin.protocol for line in origin.protocol.strays(data)}
         lines += [f"{origin.key}: {line}" for line in sorted(strays)]
         for name in sorted({evaluation.resolved(data).extractor or "" for data in sources}):
-            needed = 5 * EXTRACTORS[name].dims
+            dims = EXTRACTORS.facts(name).dims
+            needed = 5 * dims
             if evaluation.samples < needed:
                 lines.append(
-                    f"{origin.key}: {evaluation.samples} samples for {EXTRACTORS[name].dims} dimensions of {name}: "
+                    f"{origin.key}: {evaluation.samples} samples for {dims} dimensions of {name}: "
                     f"the distance is biased upwards (bias of order 1/N); take at least {needed}"
                 )
     return list(dict.fromkeys(lines))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.data.dataset import Images, require_package
 from harness.errors import InputError
-from harness.spec.data import INPUT_SHAPES
+from harness.spec.data import DATA_SETS
 
 #: Where Debian's package dataset-fashion-mnist installs its files.
 DEBIAN_FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -81,7 +81,7 @@ def _fashion_split(images_file: Path, labels_file: Path) -> Images:
         raise InputError(f"{images_file}: images of shape {images.shape[1:]}, expected (28, 28)")
     if len(labels) != len(images):
         raise InputError(f"{labels_file}: {len(labels)} labels for {len(images)} images")
-    shape = INPUT_SHAPES["fashion-mnist"]
+    shape = DATA_SETS.facts("fashion-mnist").shape
     if labels.size and labels.max() >= shape.classes:
         raise InputError(f"{labels_file}: label {labels.max()}, allowed: 0 to {shape.classes - 1}")
     border = (shape.size - _FASHION_SIDE) // 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ def sample(
     denoise: Denoise,
     noise: Tensor,
     schedule: Schedule,
-    sampler: Literal["ddpm", "ddim"],
+    sampler: str,
     step_noise: Callable[[int], Tensor],
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:

@@ -20,7 +20,7 @@ from torch_fidelity import FeatureExtractorBase
 
 from harness.data.pixels import channels_first
 from harness.errors import InputError
-from harness.spec.data import INPUT_SHAPES
+from harness.spec.data import DATA_SETS
 from harness.spec.evaluation import EXTRACTORS
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        shape, widths = INPUT_SHAPES[architecture.data], architecture.widths
+        shape, widths = DATA_SETS.facts(architecture.data).shape, architecture.widths
         self.convolutions = nn.ModuleList(
             nn.Conv2d(inner, outer, 3, padding=1)
             for inner, outer in zip((shape.channels, *widths), widths, strict=False)
@@ -183,7 +183,7 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-
     def __init__(self, name: str, features_list: list[str], **_: object) -> None:
         super().__init__(name, features_list)
         self.network = build(name)
-        self.size = EXTRACTORS[name].size
+        self.size = EXTRACTORS.facts(name).size
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -230,5 +230,5 @@ def architecture(name: str) -> Architecture:
         InputError: unknown name.
     """
     if name not in ARCHITECTURES:
-        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(EXTRACTORS)}")
+        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(EXTRACTORS.names)}")
     return ARCHITECTURES[name]

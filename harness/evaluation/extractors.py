@@ -14,12 +14,12 @@ from harness.errors import InputError
 from harness.evaluation import inception
 from harness.evaluation.classifier import ARCHITECTURES, ClassifierExtractor, architecture, load_weights
 from harness.spec.data import Data
-from harness.spec.evaluation import EXTRACTORS
+from harness.spec.evaluation import EXTRACTORS, fitting
 
 
 def available() -> tuple[str, ...]:
     """Names of all extractors."""
-    return tuple(EXTRACTORS)
+    return EXTRACTORS.names
 
 
 def feature_dim(name: str) -> int:
@@ -28,9 +28,9 @@ def feature_dim(name: str) -> int:
     Raises:
         InputError: unknown name.
     """
-    if name not in EXTRACTORS:
+    if name not in EXTRACTORS.names:
         architecture(name)  # says what is allowed
-    return EXTRACTORS[name].dims
+    return EXTRACTORS.facts(name).dims
 
 
 def extractor_label(name: str, inception_weights: str | None = None) -> str:
@@ -53,15 +53,15 @@ def check_fits(name: str, data: Data) -> None:
         InputError: otherwise; the message lists the extractors that fit.
     """
     shape = data.image_shape
-    fitting = ", ".join(n for n, takes in EXTRACTORS.items() if takes.reads(shape))
-    if name not in EXTRACTORS:
-        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed for {data.name}: {fitting}")
-    takes = EXTRACTORS[name]
-    if not takes.reads(shape):
+    fits = fitting(shape)
+    if name not in EXTRACTORS.names:
+        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed for {data.name}: {', '.join(fits)}")
+    takes = EXTRACTORS.facts(name)
+    if name not in fits:
         size = f"{takes.size}x{takes.size}x{takes.channels}" if takes.size else f"{takes.channels}-channel"
         raise InputError(
             f"evaluation.extractor: {name} takes {size} images, {data.name} has "
-            f"{shape.size}x{shape.size}x{shape.channels}; allowed: {fitting}"
+            f"{shape.size}x{shape.size}x{shape.channels}; allowed: {', '.join(fits)}"
         )
 
 

@@ -68,7 +68,7 @@ def launch(
     study.check_schema()
     check_writable(study)
     if chosen is None:
-        study.save_sweep(sweep.path)
+        study.save_sweep(sweep.path, sweep.extensions)
     study.remove_leftovers()
     origin, changed = provenance.origin()
     study.save_diff(origin.diff, changed)

@@ -13,6 +13,7 @@ from harness.runs.attempts import TRACKS, Scheduler
 from harness.runs.columns import SCHEMA_VERSION
 from harness.runs.layout import Run
 from harness.spec.cell import Cell
+from harness.spec.extension import Extension
 from harness.spec.identity import ID_DIGITS
 
 #: A half-written file of so long ago has nobody who finishes it.
@@ -77,8 +78,10 @@ class Study:
         known = self.run_folders() if known is None else known
         return known.get(cell.id) or Run(self.runs_folder / f"{name}-{cell.id}", self.scheduler)
 
-    def save_sweep(self, source: Path) -> None:
-        """Keep a copy of the sweep file, so that the study can be named without it."""
+    def save_sweep(self, source: Path, extensions: tuple[Extension, ...] = ()) -> None:
+        """Keep a copy of the sweep file and of what it extends, so that the study can be named without them."""
+        for extension in extensions:
+            write_text(self.folder / extension.name, extension.text)
         text = source.read_text(encoding="utf-8")
         if not self.sweep_file.exists() or self.sweep_file.read_text(encoding="utf-8") != text:
             write_text(self.sweep_file, text)

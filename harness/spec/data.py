@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from harness.spec.identity import Spec
+from harness.spec.kinds import Kind
 
 
 class InputShape(NamedTuple):
@@ -17,14 +18,48 @@ class InputShape(NamedTuple):
     classes: int
 
 
-#: The data sets whose images have one size. The others (imagenet, folder) are cropped to `Data.resolution`.
-INPUT_SHAPES: dict[str, InputShape] = {
-    "digits": InputShape(channels=1, size=8, classes=10),
-    "fashion-mnist": InputShape(channels=1, size=32, classes=10),
-}
-
 #: Classes of ImageNet (ILSVRC 2012).
 IMAGENET_CLASSES = 1000
+
+#: Stands for what a sweep says itself: images are cropped to `resolution`, `classes` are counted in the folder.
+ASKED = 0
+
+
+class DataSetFacts(NamedTuple):
+    """Where a data set is, and what it feeds the model.
+
+    Attributes:
+        at: its loader.
+        shape: of its images; `ASKED` where the sweep says it.
+        extractor: the feature extractor that fits it, unless the evaluation names another.
+        needs: fields of `Data` that it cannot do without.
+    """
+
+    at: str
+    shape: InputShape
+    extractor: str | None = None
+    needs: tuple[str, ...] = ()
+
+
+DATA_SETS = Kind(
+    "DATA_SETS",
+    {
+        "digits": DataSetFacts("harness.data.digits:DIGITS", InputShape(1, 8, 10), "digits-cnn"),
+        "fashion-mnist": DataSetFacts("harness.data.fashion_mnist:FASHION_MNIST", InputShape(1, 32, 10), "fashion-cnn"),
+        "imagenet": DataSetFacts(
+            "harness.data.imagenet:IMAGENET",
+            InputShape(3, ASKED, IMAGENET_CLASSES),
+            "inception-v3-compat",
+            ("resolution",),
+        ),
+        "folder": DataSetFacts(
+            "harness.data.folder:FOLDER",
+            InputShape(3, ASKED, ASKED),
+            None,
+            ("resolution", "classes", "fingerprint"),
+        ),
+    },
+)
 
 
 class PretrainedVae(Spec):
@@ -80,7 +115,7 @@ def _check_factor(factor: int) -> None:
 class Data(Spec):
     """What is learned. Where the files lie is a resource, not a part of the science."""
 
-    name: Literal["digits", "fashion-mnist", "imagenet", "folder"] = "digits"
+    name: Annotated[str, DATA_SETS] = "digits"
     labels: bool = Field(default=True, description="false trains without labels (no classes)")
     horizontal_flips: bool = Field(default=False, description="mirror half of the training images at random")
     resolution: int | None = Field(default=None, gt=0, description="imagenet, folder: crop to this many pixels a side")
@@ -94,7 +129,7 @@ class Data(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        wanted = {"imagenet": ("resolution",), "folder": ("resolution", "classes", "fingerprint")}.get(self.name, ())
+        wanted = DATA_SETS.facts(self.name).needs
         for key in ("resolution", "classes", "fingerprint"):
             given = getattr(self, key) is not None
             if key in wanted and not given:
@@ -114,10 +149,8 @@ class Data(Spec):
     @property
     def image_shape(self) -> InputShape:
         """Channels, size and classes of the images: what is stored, and what the latents are decoded to."""
-        if self.name in INPUT_SHAPES:
-            return INPUT_SHAPES[self.name]
-        assert self.resolution is not None  # _complete refuses it missing
-        return InputShape(3, self.resolution, self.classes or IMAGENET_CLASSES)
+        shape = DATA_SETS.facts(self.name).shape
+        return shape._replace(size=self.resolution or shape.size, classes=self.classes or shape.classes)
 
     @property
     def shape(self) -> InputShape:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from harness.spec.identity import Spec
+from harness.spec.kinds import Kind
+
+
+class ObjectiveFacts(NamedTuple):
+    """Where an objective is, and the samplers that go with it."""
+
+    at: str
+    samplers: tuple[str, ...]
+
+
+OBJECTIVES = Kind("OBJECTIVES", {"ddpm-hybrid": ObjectiveFacts("harness.diffusion.ddpm:DdpmHybrid", ("ddpm", "ddim"))})
 
 
 class Diffusion(Spec):
     """The forward process and the objective (paper, section 3.1; Nichol & Dhariwal 2021 for the hybrid loss)."""
 
-    objective: Literal["ddpm-hybrid"] = Field(
+    objective: Annotated[str, OBJECTIVES] = Field(
         default="ddpm-hybrid", description="noise MSE plus the variational term that trains the learned variance"
     )
     schedule: Literal["linear"] = "linear"

@@ -2,56 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from harness.spec.data import Data, InputShape
+from harness.spec.data import DATA_SETS, Data, InputShape
 from harness.spec.identity import Spec, spec_id
+from harness.spec.kinds import Kind
 
 
-class ExtractorShape(NamedTuple):
-    """What an extractor reads (channels, pixels per side; None: any) and how many features it gives."""
+class ExtractorFacts(NamedTuple):
+    """Where an extractor is, what it reads (channels, pixels a side; None: any), and how many features it gives."""
 
+    at: str
     channels: int
     size: int | None
     dims: int
-
-    def reads(self, shape: InputShape) -> bool:
-        """Whether images of this shape are what the extractor takes."""
-        return self.channels == shape.channels and self.size in (None, shape.size)
 
 
 #: The extractor behind FID.
 INCEPTION = "inception-v3-compat"
 
-#: Every feature extractor by name.
-EXTRACTORS: dict[str, ExtractorShape] = {
-    "digits-cnn": ExtractorShape(channels=1, size=8, dims=64),
-    "fashion-cnn": ExtractorShape(channels=1, size=32, dims=64),
-    INCEPTION: ExtractorShape(channels=3, size=None, dims=2048),  # resizes what it is given
-}
+EXTRACTORS = Kind(
+    "EXTRACTORS",
+    {
+        "digits-cnn": ExtractorFacts("harness.evaluation.classifier:DIGITS_CNN", 1, 8, 64),
+        "fashion-cnn": ExtractorFacts("harness.evaluation.classifier:FASHION_CNN", 1, 32, 64),
+        INCEPTION: ExtractorFacts("harness.evaluation.inception:INCEPTION", 3, None, 2048),  # resizes what it is given
+    },
+    noun="extractor",
+)
 
-#: The feature extractor that fits each data set, unless the evaluation names another.
-DEFAULT_EXTRACTORS: dict[str, str] = {
-    "digits": "digits-cnn",
-    "fashion-mnist": "fashion-cnn",
-    "imagenet": INCEPTION,
-}
+
+def fitting(shape: InputShape) -> list[str]:
+    """The extractors that take images of this shape."""
+    facts = ((name, EXTRACTORS.facts(name)) for name in EXTRACTORS.names)
+    return [name for name, takes in facts if takes.channels == shape.channels and takes.size in (None, shape.size)]
 
 
 class Evaluation(Spec):
     """How a checkpoint is measured. Its id leaves `at` out: the record of one step is `<id>@<step>`."""
 
     samples: int = Field(default=50_000, ge=2, description="N; values at different N do not compare")
-    sampler: Literal["ddpm", "ddim"] = Field(default="ddpm", description="ancestral DDPM, or deterministic DDIM")
+    sampler: str = Field(default="ddpm", description="ancestral DDPM, or deterministic DDIM")
     sampling_steps: int = Field(default=250, gt=0, description="respaced from the training timesteps")
     guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 means none")
     guidance_channels: Literal["as-published", "all", "first-three"] = Field(
         default="as-published",
         description="which noise channels are guided; as-published: the first three of four, all of any other number",
     )
-    extractor: str | None = Field(default=None, description="feature space; when left out, the data set's own")
+    extractor: Annotated[str | None, EXTRACTORS] = Field(
+        default=None, description="feature space; when left out, the data set's own"
+    )
     reference: Literal["train", "held-out", "adm"] = Field(
         default="train", description="the real images compared with; adm: the batch that resources.adm_reference names"
     )
@@ -67,7 +69,7 @@ class Evaluation(Spec):
         """The same evaluation with the extractor filled in, where the data set has one of its own."""
         if self.extractor is not None:
             return self
-        return self.model_copy(update={"extractor": DEFAULT_EXTRACTORS.get(data.name)})
+        return self.model_copy(update={"extractor": DATA_SETS.facts(data.name).extractor})
 
     def guided_channels(self, channels: int) -> int:
         """How many leading noise channels of a model of so many channels are guided.

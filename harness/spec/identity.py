@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import InputError
+from harness.spec.kinds import Kind
 
 ID_DIGITS = 12
 
@@ -36,7 +37,8 @@ def _differences(spec: BaseModel) -> dict[str, Any]:
             if nested := _differences(value):
                 out[name] = nested
         elif field.is_required() or value != field.get_default(call_default_factory=True):
-            out[name] = _canonical(value)
+            kind = next((given for given in field.metadata if isinstance(given, Kind)), None)
+            out[name] = kind.identity(value) if kind else _canonical(value)
     return out
 
 

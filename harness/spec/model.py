@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from harness.spec.identity import Spec
+from harness.spec.kinds import Kind
+
+
+class BlockFacts(NamedTuple):
+    """Where a block is."""
+
+    at: str
+
 
 #: The four designs of the paper, and adaln-gate: adaLN-Zero's gates without its zero initialisation.
-Block = Literal["in-context", "cross-attention", "adaln", "adaln-zero", "adaln-gate"]
+BLOCKS = Kind(
+    "BLOCKS",
+    {
+        "in-context": BlockFacts("harness.model.blocks:InContextBlock"),
+        "cross-attention": BlockFacts("harness.model.blocks:CrossAttentionBlock"),
+        "adaln": BlockFacts("harness.model.blocks:AdaLNBlock"),
+        "adaln-zero": BlockFacts("harness.model.blocks:AdaLNZeroBlock"),
+        "adaln-gate": BlockFacts("harness.model.blocks:AdaLNGateBlock"),
+    },
+)
 
 #: The published sizes (Peebles & Xie 2023, Table 1): depth, width, heads.
 SIZES: dict[str, dict[str, int]] = {
@@ -40,7 +57,7 @@ class Model(Spec):
     width: int = Field(gt=0, description="hidden size D")
     heads: int = Field(gt=0, description="attention heads; when left out, about 64 channels a head")
     patch_size: int = Field(gt=0, description="side p of a square patch; tokens T = (size / p)^2")
-    block: Block = Field(default="adaln-zero", description="how timestep and label condition a block")
+    block: Annotated[str, BLOCKS] = Field(default="adaln-zero", description="how timestep and label condition a block")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP over width")
 
     @model_validator(mode="before")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from harness.spec.identity import Spec
+from harness.spec.kinds import Kind
 
 
 class Recording(Spec):
@@ -34,10 +35,22 @@ class Recording(Spec):
 _SLURM_WORD = r"^[!-~]+$"
 
 
+class ExecutorFacts(NamedTuple):
+    """Where an executor is."""
+
+    at: str
+
+
+EXECUTORS = Kind(
+    "EXECUTORS",
+    {"local": ExecutorFacts("harness.launch.local:LOCAL"), "slurm": ExecutorFacts("harness.launch.slurm:SLURM")},
+)
+
+
 class Resources(Spec):
     """What the cells run on. Outside every id: the same cell on other resources is the same cell."""
 
-    executor: Literal["local", "slurm"] = "local"
+    executor: Annotated[str, EXECUTORS] = "local"
     slots: int | None = Field(default=None, gt=0, description="cells at once; by default what cores or GPUs allow")
     threads: int = Field(default=1, gt=0, description="CPU threads of a rank")
     ranks: int = Field(default=1, gt=0, description="processes of one cell on each node; each has a GPU of its own")

@@ -31,8 +31,8 @@ from harness.evaluation.classifier import (
 )
 from harness.evaluation.extractors import available, check_fits, extractor_label, feature_dim
 from harness.evaluation.frechet import frechet_distance, statistics
-from harness.spec.data import INPUT_SHAPES, Data
-from harness.spec.evaluation import DEFAULT_EXTRACTORS, EXTRACTORS
+from harness.spec.data import DATA_SETS, Data
+from harness.spec.evaluation import EXTRACTORS
 
 DIGITS, FASHION = Data(), Data(name="fashion-mnist")
 
@@ -48,13 +48,14 @@ def to_levels(x: torch.Tensor) -> np.ndarray:
 
 
 def test_every_data_set_has_its_extractor() -> None:
-    assert set(available()) == {*ARCHITECTURES, inception.NAME} == set(EXTRACTORS)
-    assert DEFAULT_EXTRACTORS.keys() == {*INPUT_SHAPES, "imagenet"}
-    for data, shape in INPUT_SHAPES.items():
-        name = DEFAULT_EXTRACTORS[data]
-        assert ARCHITECTURES[name].data == data
-        assert EXTRACTORS[name][:2] == shape[:2]
-        assert feature_dim(name) == EXTRACTORS[name].dims == FEATURE_DIM == int(FEATURES)
+    assert set(available()) == {*ARCHITECTURES, inception.NAME} == set(EXTRACTORS.names)
+    own = {data: facts.extractor for data, facts in DATA_SETS.built_in.items()}
+    assert own == {"digits": "digits-cnn", "fashion-mnist": "fashion-cnn", "imagenet": inception.NAME, "folder": None}
+    for name, architecture in ARCHITECTURES.items():
+        data, takes = DATA_SETS.facts(architecture.data), EXTRACTORS.facts(name)
+        assert data.extractor == name
+        assert (takes.channels, takes.size) == data.shape[:2]
+        assert feature_dim(name) == takes.dims == FEATURE_DIM == int(FEATURES)
 
 
 def test_inception_reads_colour_images_of_any_size() -> None:

@@ -1,0 +1,57 @@
+"""Files of the user's own that a sweep names (`extend`): what they define is used like what is built in."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from dataclasses import dataclass
+from types import ModuleType
+
+from harness.errors import InputError
+from harness.spec.identity import ID_DIGITS, spec_id
+from harness.spec.kinds import Kind
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A Python file: as the sweep names it, and its content."""
+
+    name: str
+    text: str
+
+    @property
+    def content_hash(self) -> str:
+        """First 12 hex digits of sha256; part of the id of whatever uses the file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:ID_DIGITS]
+
+    def load(self) -> None:
+        """Run the file, and take up what its dicts BLOCKS, NETWORKS, OBJECTIVES, ... define. Twice is as good as once.
+
+        Raises:
+            InputError: it does not run, defines nothing, or defines a name that is built in.
+        """
+        module = ModuleType(f"dit_harness_extension_{self.content_hash}")
+        module.__file__ = self.name
+        if module.__name__ in sys.modules:
+            module = sys.modules[module.__name__]
+        else:
+            sys.modules[module.__name__] = module  # dataclasses and pydantic look themselves up there
+            try:
+                exec(compile(self.text, self.name, "exec"), module.__dict__)
+            except Exception as error:
+                del sys.modules[module.__name__]
+                line = traceback.extract_tb(error.__traceback__)[-1].lineno if error.__traceback__ else None
+                line = error.lineno if isinstance(error, SyntaxError) else line
+                raise InputError(f"extend: {self.name}, line {line}: {type(error).__name__}: {error}") from error
+        found = {
+            table: getattr(module, table) for table in Kind.tables if isinstance(getattr(module, table, None), dict)
+        }
+        if not any(found.values()):
+            raise InputError(f"extend: {self.name} defines nothing; allowed: a dict named {', '.join(sorted(Kind.tables))}")
+        for table, entries in found.items():
+            for name, value in entries.items():
+                if name in Kind.tables[table].built_in:
+                    raise InputError(f"extend: {self.name}: {table}: {name!r} is built in; choose another name")
+                Kind.tables[table].add(name, value, self.content_hash)
+        spec_id.cache_clear()  # the same name may stand for other content now
