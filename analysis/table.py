@@ -16,7 +16,14 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError
-from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
+from harness.runs.columns import (
+    ATTEMPT_COLUMNS,
+    CURVE_COLUMNS,
+    NESTED_COLUMNS,
+    PROTOCOL_COLUMNS,
+    RESULT_COLUMNS,
+    metric_name,
+)
 
 #: The metric the scaling figures show; its printed name depends on the extractor, see `metric_name`.
 METRIC = "frechet"
@@ -40,9 +47,6 @@ BLOCK_NAMES = {
     "in-context": "In-context",
     "adaln-gate": "adaLN-gate",
 }
-
-#: The label of the published Inception weights in a study, as in harness.evaluation.metrics (which imports torch).
-PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
 
 #: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
@@ -236,38 +240,6 @@ def load_baselines(folder: Path) -> pd.DataFrame:
     table = _read(path, _BASELINE_COLUMNS, ("source", "model", "resolution", "fid")).rename(columns={"fid": METRIC})
     table["gmacs"] = table["model"].map(BASELINE_GFLOPS).where(table["resolution"] == 256).astype(float)
     return table
-
-
-# --- names ---------------------------------------------------------------------------------------------------------
-
-
-def metric_name(extractor: str) -> str:
-    """What the Frechet distance in this feature space is called.
-
-    "FID" only for the published Inception: in the literature's own table, where it carries no hash, and in a study
-    that scored with those very weights. Any other `name@hash` is "FD-name": another feature space is another metric.
-    """
-    if extractor in ("inception-v3", PUBLISHED_INCEPTION):
-        return "FID"
-    name = extractor.split("@")[0]
-    return f"FD-{name}" if name else "FD"
-
-
-def metric_labels(extractor: str) -> dict[str, str]:
-    """Column to printed name of every metric of generated images: the published names only for the published Inception.
-
-    In the order of the paper's Figure 12, with the kernel distance.
-    """
-    own = extractor.split("@")[0]
-    is_fid = metric_name(extractor) == "FID"
-    return {
-        METRIC: metric_name(extractor),
-        "sfid": "sFID" if is_fid else f"sFD-{own}",
-        "kid": "KID" if is_fid else f"KD-{own}",
-        "inception_score": "IS" if is_fid else f"IS-{own}",
-        "precision": "Precision",
-        "recall": "Recall",
-    }
 
 
 def block_name(block: str) -> str:

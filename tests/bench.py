@@ -139,7 +139,7 @@ def thousand_cells() -> list[tuple[str, str]]:
         }
 
         def command(*arguments: str) -> Callable[[], object]:
-            whole = [sys.executable, "-m", "harness.cli.main", arguments[0], "big.toml", *arguments[1:]]
+            whole = [sys.executable, "-m", "harness.cli", arguments[0], "big.toml", *arguments[1:]]
             return lambda: subprocess.run(whole, cwd=folder, env=environment, check=True, capture_output=True)
 
         return [

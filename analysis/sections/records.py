@@ -8,7 +8,8 @@ import pandas as pd
 
 from analysis import figures
 from analysis.page import Page, Table, number
-from analysis.table import METRIC, block_name, comparable_groups, metric_labels, missing_rows
+from analysis.table import METRIC, block_name, comparable_groups, missing_rows
+from harness.runs.columns import metric_labels
 
 _MOST_PICTURES = 36  # on the contact sheet; where there are more, one seed per model
 

@@ -21,7 +21,8 @@ from analysis.printed import (
 )
 from analysis.slices import LOSS, Slice, per_shape, scaling_slices
 from analysis.study import SliceFits, fit_slice
-from analysis.table import METRIC, block_name, metric_labels
+from analysis.table import METRIC, block_name
+from harness.runs.columns import metric_labels
 
 
 def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:

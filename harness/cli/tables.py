@@ -8,11 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from harness.cli.words import Row, duration, gpu_hours_text, latents_text, number, size_of
-from harness.evaluation.inception import metric_name
 from harness.runs import triage
 from harness.runs.attempts import EVALUATING, Attempt
 from harness.runs.cellruns import CellRun
-from harness.runs.columns import PROTOCOL_COLUMNS
+from harness.runs.columns import PROTOCOL_COLUMNS, metric_name
 from harness.runs.state import State
 
 _COLOURS = {

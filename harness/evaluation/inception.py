@@ -16,13 +16,13 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from harness.errors import InputError
-from harness.evaluation import inception
+from harness.runs.columns import PUBLISHED_INCEPTION
 from harness.spec.evaluation import INCEPTION
 
 NAME = INCEPTION
 
 #: The published weights: first 8 hex digits of the file's sha256, which its own name carries.
-PUBLISHED = "6726825d"
+PUBLISHED = PUBLISHED_INCEPTION.rpartition("@")[2]
 
 #: First 8 hex digits of sha256 over the sorted lines `name shape` of the network's tensors.
 _LAYOUT = "d84f693f"
@@ -30,15 +30,6 @@ _LAYOUT = "d84f693f"
 FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
 
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
-
-
-def metric_name(extractor: str) -> str:
-    """Name of the Frechet distance in a feature space: FID for the published Inception weights, FD-<extractor> else.
-
-    Args:
-        extractor: name of an extractor, or the label `name@hash` of a record.
-    """
-    return "FID" if extractor == f"{NAME}@{PUBLISHED}" else f"FD-{extractor.partition('@')[0]}"
 
 
 def find_weights(configured: str | None) -> Path:
@@ -100,7 +91,7 @@ SPATIAL = "spatial"
 
 SPATIAL_CHANNELS = 7
 
-WITH_SPATIAL = f"{inception.NAME}-with-spatial"
+WITH_SPATIAL = f"{NAME}-with-spatial"
 
 
 class InceptionWithSpatial(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity has no types

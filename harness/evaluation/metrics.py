@@ -28,10 +28,10 @@ from harness.evaluation import adm, inception
 from harness.evaluation.extractors import check_fits, feature_dim
 from harness.evaluation.features import Extractor, Progress
 from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, extrapolate
-from harness.evaluation.inception import metric_name
 from harness.evaluation.memorisation import nearest
 from harness.evaluation.references import Reference, adm_reference, reference_of
 from harness.evaluation.statistics import Blocks, Moments
+from harness.runs.columns import metric_name
 from harness.runs.study import Shared
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation

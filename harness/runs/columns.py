@@ -138,3 +138,36 @@ def protocol_hash(row: Mapping[str, Any]) -> str:
     """First 6 hex digits of sha256 over the `PROTOCOL_COLUMNS` of a row of results.csv."""
     values = {column: row.get(column) for column in PROTOCOL_COLUMNS}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
+
+
+#: The published weights of Inception: name and first 8 hex digits of the file's sha256.
+PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
+
+
+def metric_name(extractor: str) -> str:
+    """What the Frechet distance in this feature space is called.
+
+    "FID" only for the published Inception: in the literature's own table, where it carries no hash, and in a study
+    that scored with those very weights. Any other `name@hash` is "FD-name": another feature space is another metric.
+    """
+    if extractor in ("inception-v3", PUBLISHED_INCEPTION):
+        return "FID"
+    name = extractor.split("@")[0]
+    return f"FD-{name}" if name else "FD"
+
+
+def metric_labels(extractor: str) -> dict[str, str]:
+    """Column to printed name of every metric of generated images: the published names only for the published Inception.
+
+    In the order of the paper's Figure 12, with the kernel distance.
+    """
+    own = extractor.split("@")[0]
+    is_fid = metric_name(extractor) == "FID"
+    return {
+        "frechet": metric_name(extractor),
+        "sfid": "sFID" if is_fid else f"sFD-{own}",
+        "kid": "KID" if is_fid else f"KD-{own}",
+        "inception_score": "IS" if is_fid else f"IS-{own}",
+        "precision": "Precision",
+        "recall": "Recall",
+    }

@@ -48,7 +48,9 @@ class Extension:
             table: getattr(module, table) for table in Kind.tables if isinstance(getattr(module, table, None), dict)
         }
         if not any(found.values()):
-            raise InputError(f"extend: {self.name} defines nothing; allowed: a dict named {', '.join(sorted(Kind.tables))}")
+            raise InputError(
+                f"extend: {self.name} defines nothing; allowed: a dict named {', '.join(sorted(Kind.tables))}"
+            )
         for table, entries in found.items():
             for name, value in entries.items():
                 if name in Kind.tables[table].built_in:

@@ -17,7 +17,6 @@ from analysis.table import (
     load_curves,
     load_published,
     load_study,
-    metric_name,
     missing_rows,
     mixture_warning,
     require_comparable,
@@ -25,7 +24,7 @@ from analysis.table import (
     size_order,
 )
 from harness.errors import InputError
-from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS
+from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS, metric_name
 
 from .conftest import BAD_MESSAGE, PAPER, SHAPES, result_row, write_csv, write_results
 

@@ -123,7 +123,7 @@ def test_a_launcher_on_a_full_disk_says_so_in_one_line(small_disk: Path) -> None
         while True:
             ballast.write(bytes(4096))
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli.main", "launch", str(lab.sweep), "--results", str(lab.study.root)],
+        [sys.executable, "-m", "harness.cli", "launch", str(lab.sweep), "--results", str(lab.study.root)],
         capture_output=True,
         text=True,
         check=False,

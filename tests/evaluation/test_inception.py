@@ -20,8 +20,9 @@ from harness.evaluation import adm, features, inception, metrics
 from harness.evaluation.features import Extractor
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.evaluation.inception import InceptionWithSpatial
-from harness.evaluation.metrics import metric_name, score
+from harness.evaluation.metrics import score
 from harness.launch.launch import launch
+from harness.runs.columns import metric_name
 from harness.runs.study import Shared, Study
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation

@@ -15,12 +15,12 @@ from harness.data.draws import stream
 from harness.data.pixels import channels_first
 from harness.data.sources import load
 from harness.errors import CellFailedError, InputError
-from harness.evaluation import extractors, features, metrics, references
+from harness.evaluation import features, metrics, references
 from harness.evaluation.classifier import build, extract
 from harness.evaluation.extractors import extractor_label
 from harness.evaluation.frechet import frechet_distance, statistics
-from harness.evaluation.metrics import metric_name, score
-from harness.runs.columns import RESULT_COLUMNS
+from harness.evaluation.metrics import score
+from harness.runs.columns import RESULT_COLUMNS, metric_name
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation
 
@@ -265,7 +265,7 @@ def test_what_is_not_finite_is_none(measure, noisy: np.ndarray, monkeypatch: pyt
 def test_features_that_are_not_finite_are_refused(measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     broken = build("digits-cnn")
     broken.features.bias[0] = float("nan")
-    monkeypatch.setattr(extractors, "build", lambda _: broken)
+    monkeypatch.setattr("harness.evaluation.classifier.build", lambda _: broken)
     with pytest.raises(InputError, match=r"digits-cnn@\w{8}: the weights give features that are not finite"):
         measure(noisy)
 

@@ -50,7 +50,7 @@ checkpoint_seconds = {checkpoint}
 sampling_batch = 100
 """
 
-HARNESS = [sys.executable, "-m", "harness.cli.main"]
+HARNESS = [sys.executable, "-m", "harness.cli"]
 
 
 class Bench:

@@ -111,7 +111,7 @@ def test_one_cell_of_a_pool_is_cancelled(tmp_path: Path) -> None:
 
 def test_the_local_executor_keeps_to_its_allocation(tmp_path: Path) -> None:
     bench = PoolBench(tmp_path / "local", [0, 1, 2], steps=20)
-    command = [sys.executable, "-m", "harness.cli.main", "launch", str(bench.sweep)]
+    command = [sys.executable, "-m", "harness.cli", "launch", str(bench.sweep)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     allocated = ["srun", "--ntasks=1", "--cpus-per-task=2", "--time=5"]
     done = subprocess.run(
