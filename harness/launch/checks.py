@@ -8,14 +8,15 @@ from harness.errors import InputError
 from harness.runs.cellruns import CellRun
 from harness.runs.state import State
 from harness.runs.study import Study
+from harness.spec.evaluation import INCEPTION
 from sweeps.grid import Sweep
 
 
 def check_inception(sweep: Sweep, items: list[CellRun]) -> None:
     """Days of training should not end in an evaluation that cannot be done: its weights must be there and readable."""
-    from harness.evaluation import inception
+    if any(e.extractor == INCEPTION for i in items if i.now.state is not State.DONE for e in i.evaluations):
+        from harness.evaluation import inception  # imports torch
 
-    if any(e.extractor == inception.NAME for i in items if i.now.state is not State.DONE for e in i.evaluations):
         try:
             inception.check_weights(inception.find_weights(sweep.resources.inception_weights))
         except InputError as error:

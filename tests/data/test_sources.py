@@ -48,7 +48,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray], zipped: bool = False) -> 
 def no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As on a machine without the Debian package; the small files of these tests count as the real ones."""
     folder = tmp_path / "usr-share"
-    monkeypatch.setattr(sources, "DEBIAN_FASHION_FOLDER", folder)
+    monkeypatch.setattr("harness.data.fashion_mnist.DEBIAN_FASHION_FOLDER", folder)
     train, heldout = load_fashion(write(tmp_path / "pin", small_fashion()))
     monkeypatch.setitem(sources.FINGERPRINTS, "fashion-mnist", fingerprint_of(train, heldout))
     return folder
@@ -242,7 +242,7 @@ def test_failed_download_is_one_line(no_debian: Path, tmp_path: Path, monkeypatc
 
 def test_checking_starts_without_torch() -> None:
     code = (
-        "import sys; from harness.cell import Data; from harness.data.sources import check_available;"
+        "import sys; from harness.spec.data import Data; from harness.data.sources import check_available;"
         "check_available(Data()); assert not {'torch', 'torchvision', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

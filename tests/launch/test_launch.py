@@ -185,7 +185,7 @@ def test_again_trains_nothing(quiet: Bench) -> None:
 @pytest.mark.parametrize(("verb", "heavy"), [("launch", {"torch"}), ("status", {"torch", "numpy"})])
 def test_what_finds_everything_done_imports_nothing_heavy(quiet: Bench, verb: str, heavy: set[str]) -> None:
     code = (
-        "import sys; from harness.cli import app\n"
+        "import sys; from harness.cli.main import app\n"
         f"try: app([{verb!r}, {str(quiet.sweep)!r}, '--results', {str(quiet.study.parent)!r}])\n"
         "except SystemExit as e: assert e.code == 0\n"
         f"assert not {heavy!r} & set(sys.modules)"
@@ -334,7 +334,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
 
 def test_help_imports_no_heavy_package() -> None:
     code = (
-        "import sys; from harness.cli import app\n"
+        "import sys; from harness.cli.main import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'pandas', 'matplotlib', 'submitit'} & set(sys.modules)"

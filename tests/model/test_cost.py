@@ -113,7 +113,7 @@ def test_an_uncounted_matrix_product_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(blocks.BLOCKS, "adaln", Leaky)
     flops._traced.cache_clear()
     try:
-        with pytest.raises(RuntimeError, match=r"aten::mv.*harness/flops\.py"):
+        with pytest.raises(RuntimeError, match=r"aten::mv.*harness/model/cost\.py"):
             flops.count(Model(depth=3, width=8, patch_size=1, block="adaln"), InputShape(1, 2, 3))
     finally:
         flops._traced.cache_clear()
@@ -129,8 +129,8 @@ def test_counting_is_silent(capfd: pytest.CaptureFixture[str], recwarn: pytest.W
 def test_closed_forms_need_no_torch() -> None:
     code = (
         "import sys\n"
-        "from harness import flops\n"
-        "from harness.cell import InputShape, Model\n"
+        "from harness.model import cost as flops\n"
+        "from harness.spec.data import InputShape\nfrom harness.spec.model import Model\n"
         "model, shape = Model(depth=2, width=8, patch_size=1), InputShape(1, 2, 3)\n"
         "assert flops.closed_form_macs(model, shape) > 0 and flops.closed_form_params(model, shape) > 0\n"
         "sys.exit('torch' in sys.modules)\n"

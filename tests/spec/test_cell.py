@@ -63,7 +63,7 @@ def test_there_are_no_first_three_of_fewer(channels: int) -> None:
 
 
 def test_ids_are_the_same_in_another_process() -> None:
-    code = f"from harness.cell import Cell; print(Cell.model_validate({SMALL!r}).id)"
+    code = f"from harness.spec.cell import Cell; print(Cell.model_validate({SMALL!r}).id)"
     out = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env={"PYTHONHASHSEED": "7"}
     )

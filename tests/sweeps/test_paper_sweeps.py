@@ -91,7 +91,7 @@ def run_plan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     From /proc: what getrusage tells of a new process is not less than what its parent had.
     """
     code = (
-        "import re, sys; from pathlib import Path; from harness.cli import main\n"
+        "import re, sys; from pathlib import Path; from harness.cli.main import main\n"
         "sys.argv[0] = 'dit-harness'\n"
         "try: main()\n"
         "finally: print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1], file=sys.stderr)"
