@@ -1,29 +1,42 @@
-"""The 8x8 handwritten digits that ship with scikit-learn.
+"""The 8x8 handwritten digits that ship with scikit-learn. Imports no torch.
 
-Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", its test part. Imports no torch.
+Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", its test part.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from harness.data.dataset import Images, require_package
+from harness.data.dataset import DataSet, Dataset, Images, Source, require_package
+from harness.spec.data import Data
 
-_DIGITS_TRAIN = 1500
+_TRAIN = 1500
 
-_DIGITS_SPLIT_SEED = 0
+_SPLIT_SEED = 0
 
 
-def digits() -> tuple[Images, Images]:
-    """Both splits: 1,500 images to learn from, 297 held out."""
-    require_package("sklearn", "scikit-learn", "data.name digits")
-    from sklearn.datasets import load_digits
+class Digits(DataSet):
+    """1,500 images to learn from, 297 held out."""
 
-    bunch = load_digits()
-    # 17 levels, 0..16; np.rint so that no level depends on truncation.
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = bunch.target.astype(np.int64)
-    # The legacy generator: its stream is guaranteed never to change between numpy releases.
-    order = np.random.RandomState(_DIGITS_SPLIT_SEED).permutation(len(images))
-    train, heldout = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
-    return Images(images[train], labels[train]), Images(images[heldout], labels[heldout])
+    fingerprint = "634488df5c7b"
+
+    def check(self, data: Data, source: Source) -> None:
+        """See `DataSet`."""
+        require_package("sklearn", "scikit-learn", f"data.name {data.name}")
+
+    def load(self, data: Data, source: Source) -> Dataset:
+        """See `DataSet`."""
+        self.check(data, source)
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        # 17 levels, 0..16; np.rint so that no level depends on truncation.
+        images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+        labels = bunch.target.astype(np.int64)
+        # The legacy generator: its stream is guaranteed never to change between numpy releases.
+        order = np.random.RandomState(_SPLIT_SEED).permutation(len(images))
+        train, heldout = order[:_TRAIN], order[_TRAIN:]
+        return self.loaded(data, Images(images[train], labels[train]), Images(images[heldout], labels[heldout]))
+
+
+DIGITS = Digits()

@@ -13,78 +13,105 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.dataset import Images, require_package
+from harness.data.dataset import DataSet, Dataset, Images, Source, require_package
 from harness.errors import InputError
-from harness.spec.data import DATA_SETS
+from harness.spec.data import DATA_SETS, Data
 
 #: Where Debian's package dataset-fashion-mnist installs its files.
-DEBIAN_FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-_FASHION_FILES = (
+_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
 
-_FASHION_SIDE = 28
+_SIDE = 28
 
 _IDX_UINT8 = 0x08
 
 _IDX_LARGEST = 2**30  # bytes; a damaged header must not ask for more memory than there is
 
 
-def find_fashion(folder: Path | None, download: bool) -> Path | None:
-    """Folder that holds all four files; None when they are to be downloaded into `folder`."""
+class FashionMnist(DataSet):
+    """60,000 images to learn from, 10,000 held out."""
+
+    fingerprint = "7fec39a87114"
+
+    def check(self, data: Data, source: Source) -> None:
+        """See `DataSet`."""
+        found = _find(source)
+        if found is None:
+            require_package("torchvision", "torchvision", "resources.data_download")
+            return
+        for name in _FILES:
+            with _open(_present(found, name)) as stream:
+                _read_shape(stream)
+
+    def load(self, data: Data, source: Source) -> Dataset:
+        """See `DataSet`."""
+        return self.loaded(
+            data, *read_files(_find(source) or _download(source)), "; MNIST's files carry the same names"
+        )
+
+
+FASHION_MNIST = FashionMnist()
+
+
+def _find(source: Source) -> Path | None:
+    """Folder that holds all four files; None when they are to be downloaded into `source.folder`."""
+    folder = source.folder
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"resources.data_folder: {folder} is not a folder")
     # torchvision keeps its downloads in FashionMNIST/raw below the folder it is given.
     # A folder the user names is the only place to look: other data must not slip in when its name is misspelt.
-    candidates = [DEBIAN_FASHION_FOLDER] if folder is None else [folder, folder / "FashionMNIST" / "raw"]
+    candidates = [DEBIAN_FOLDER] if folder is None else [folder, folder / "FashionMNIST" / "raw"]
     for candidate in candidates:
-        missing = [name for name in _FASHION_FILES if _idx_file(candidate, name) is None]
+        missing = [name for name in _FILES if _idx_file(candidate, name) is None]
         if not missing:
             return candidate
-        if len(missing) < len(_FASHION_FILES) and not download:
+        if len(missing) < len(_FILES) and not source.download:
             raise InputError(f"data.name fashion-mnist: {candidate / missing[0]}[.gz] is missing")
-    if download and folder is not None:
+    if source.download and folder is not None:
         return None
     raise InputError(
         f"data.name fashion-mnist: no files in {candidates[0]}; set resources.data_folder to a folder with "
-        f"{', '.join(_FASHION_FILES)} (.gz or not), or run `apt-get install dataset-fashion-mnist`, or set "
+        f"{', '.join(_FILES)} (.gz or not), or run `apt-get install dataset-fashion-mnist`, or set "
         "resources.data_folder and resources.data_download = true to download them with torchvision"
     )
 
 
-def download_fashion(folder: Path) -> Path:
+def _download(source: Source) -> Path:
     """Let torchvision download the files; returns the folder that then holds them."""
     require_package("torchvision", "torchvision", "resources.data_download")
     from torchvision.datasets import FashionMNIST
 
+    assert source.folder is not None  # _find raises without one
     try:
-        FashionMNIST(str(folder), download=True)
+        FashionMNIST(str(source.folder), download=True)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"data.name fashion-mnist: the download into {folder} failed: {reason}") from error
-    return folder / "FashionMNIST" / "raw"
+        raise InputError(f"data.name fashion-mnist: the download into {source.folder} failed: {reason}") from error
+    return source.folder / "FashionMNIST" / "raw"
 
 
-def load_fashion(folder: Path) -> tuple[Images, Images]:
-    """Both splits from the files in this folder: 60,000 and 10,000 images."""
-    train_images, train_labels, test_images, test_labels = (_present(folder, name) for name in _FASHION_FILES)
-    return _fashion_split(train_images, train_labels), _fashion_split(test_images, test_labels)
+def read_files(folder: Path) -> tuple[Images, Images]:
+    """Both splits from the files in this folder."""
+    train_images, train_labels, test_images, test_labels = (_present(folder, name) for name in _FILES)
+    return _split(train_images, train_labels), _split(test_images, test_labels)
 
 
-def _fashion_split(images_file: Path, labels_file: Path) -> Images:
+def _split(images_file: Path, labels_file: Path) -> Images:
     images, labels = _read_idx(images_file), _read_idx(labels_file)
-    if images.shape[1:] != (_FASHION_SIDE, _FASHION_SIDE):
+    if images.shape[1:] != (_SIDE, _SIDE):
         raise InputError(f"{images_file}: images of shape {images.shape[1:]}, expected (28, 28)")
     if len(labels) != len(images):
         raise InputError(f"{labels_file}: {len(labels)} labels for {len(images)} images")
     shape = DATA_SETS.facts("fashion-mnist").shape
     if labels.size and labels.max() >= shape.classes:
         raise InputError(f"{labels_file}: label {labels.max()}, allowed: 0 to {shape.classes - 1}")
-    border = (shape.size - _FASHION_SIDE) // 2
+    border = (shape.size - _SIDE) // 2
     padded = np.pad(images, ((0, 0), (border, border), (border, border)))
     return Images(padded[..., None], labels.astype(np.int64))
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from harness.data.dataset import DataSet, Dataset, Images, Progress, Source
 from harness.errors import InputError
 from harness.files import read_json, write_json
-from harness.spec.data import IMAGENET_CLASSES, Data
+from harness.spec.data import Data
+
+_LOG = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
@@ -41,9 +45,6 @@ _HELDOUT_OF = 10
 
 #: Files checked between two reports.
 _CHUNK = 200
-
-#: Told how many of how many files are checked.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -127,19 +128,63 @@ def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
-def find_tree(folder: Path | None, data: Data | None = None) -> Tree:
+class ImageFolder(DataSet):
+    """Base of the data sets that are folders of images."""
+
+    def __init__(self, *, own_split: bool) -> None:
+        """`own_split`: a folder without train/ and val/ is one, too; a tenth of every class is held out."""
+        self._own_split = own_split
+
+    def check(self, data: Data, source: Source) -> None:
+        """See `DataSet`."""
+        self._tree(data, source)
+
+    def check_content(self, data: Data, source: Source) -> None:
+        """See `DataSet`: every file is read."""
+        self.load(data, source)
+
+    def load(self, data: Data, source: Source) -> Dataset:
+        """See `DataSet`; the fingerprint is that of the files, not of their pixels."""
+        tree = self._tree(data, source)
+        found = scan(tree, source.cache, source.progress)
+        if data.fingerprint is not None and found.fingerprint != data.fingerprint:
+            raise InputError(
+                f"{tree.root}: this is other data (fingerprint {found.fingerprint}, "
+                f"data.fingerprint is {data.fingerprint})"
+            )
+        if line := warning(tree, found):
+            _LOG.warning("warning: %s", line)
+        out = set(found.unreadable)
+
+        def split(files: tuple[tuple[str, int], ...]) -> Images:
+            kept = [(path, label) for path, label in files if path not in out]
+            images = ImageFiles(tree.root, [path for path, _ in kept], data.image_shape.size)
+            return Images(images, np.array([label for _, label in kept], dtype=np.int64))
+
+        return Dataset(data.name, split(tree.train), split(tree.heldout), found.fingerprint)
+
+    def _tree(self, data: Data, source: Source) -> Tree:
+        key = f"data.name {data.name}"
+        tree = find_tree(source.folder, key, own_split=self._own_split)
+        if len(tree.classes) != data.image_shape.classes:
+            expected = data.image_shape.classes
+            raise InputError(f"{tree.root}: {len(tree.classes)} classes (subfolders), but {key} says {expected}")
+        return tree
+
+
+def find_tree(folder: Path | None, key: str = "FOLDER", *, own_split: bool = True) -> Tree:
     """List a folder of images: train/ and val/ (ImageNet's layout), or one subfolder a class.
 
     Without train/ and val/ a tenth of every class is held out, chosen by the hash of the path.
 
     Args:
-        folder: where the images lie (`resources.data_folder`).
-        data: what they should be; None takes whatever is there.
+        folder: where the images are (`resources.data_folder`).
+        key: what needs the folder, for messages.
+        own_split: False: train/ and val/ must be there.
 
     Raises:
-        InputError: no such folder, no classes, no images, classes that differ between train and val or from `data`.
+        InputError: no such folder, no classes, no images, or classes that differ between train and val.
     """
-    key = f"data.name {data.name}" if data else "FOLDER"
     if folder is None:
         raise InputError(f"{key}: set resources.data_folder (or --data-folder) to the folder with the images")
     if not folder.is_dir():
@@ -157,7 +202,7 @@ def find_tree(folder: Path | None, data: Data | None = None) -> Tree:
             )
         train = _files(folder, "train/", classes)
         heldout = _files(folder, "val/", classes)
-    elif data is not None and data.name == "imagenet":
+    elif not own_split:
         raise InputError(f"{folder}: has no train/ and val/, as ImageNet's layout has, one subfolder a class in each")
     else:
         classes = _classes(folder)
@@ -165,9 +210,6 @@ def find_tree(folder: Path | None, data: Data | None = None) -> Tree:
     for split, files in (("training", train), ("held-out", heldout)):
         if not files:
             raise InputError(f"{folder}: no {split} images; allowed: {', '.join(SUFFIXES)}")
-    expected = (data.classes or IMAGENET_CLASSES) if data else len(classes)
-    if len(classes) != expected:
-        raise InputError(f"{folder}: {len(classes)} classes (subfolders), but {key} says {expected}")
     return Tree(folder, classes, tuple(train), tuple(heldout))
 
 

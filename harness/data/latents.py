@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from harness.data import autoencoders
 from harness.data.dataset import Dataset, ImageArray
-from harness.data.sources import FINGERPRINTS
+from harness.data.sources import data_set
 from harness.errors import InputError
 from harness.files import read_json, write_atomic, write_json
 from harness.runs.study import Shared
@@ -316,7 +316,7 @@ def _require_same(
         raise InputError(
             f"{folder}: encoded by another VAE (weights {manifest['weights']}, the sweep's are {weights}); {again}"
         )
-    wanted = fingerprint or data.fingerprint or FINGERPRINTS.get(data.name)
+    wanted = fingerprint or data.fingerprint or data_set(data).fingerprint
     if wanted is not None and manifest["fingerprint"] != wanted:
         raise InputError(
             f"{folder}: encoded from other data (fingerprint {manifest['fingerprint']}, wanted {wanted}); {again}"

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from harness.errors import InputError
 from harness.runs.cellruns import CellRun
 from harness.runs.state import State
-from harness.runs.study import Study
+from harness.runs.study import Shared, Study
 from harness.spec.evaluation import INCEPTION
 from sweeps.grid import Sweep
+
+
+def check_data(sweep: Sweep, study: Study) -> None:
+    """Every data set is there, or its latents are. What takes long to check is checked here, once for all jobs.
+
+    Raises:
+        InputError: it is not; one line that says what to do.
+    """
+    from harness.data import sources  # numpy, which `status` can do without
+    from harness.data.dataset import Source
+    from harness.data.latents import check_ready
+
+    resources, shared = sweep.resources, Shared(study.root)
+    folder = Path(resources.data_folder) if resources.data_folder else None
+    for data in {cell.data for _, cell in sweep.cells()}:
+        sources.check_available(data, folder, resources.data_download)
+        if data.vae is not None:
+            check_ready(data, shared, str(sweep.path))
+        else:
+            sources.data_set(data).check_content(data, Source(folder, cache=shared.images_folder))
 
 
 def check_inception(sweep: Sweep, items: list[CellRun]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 import traceback
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellFailedError, DiskFullError, InputError
-from harness.files import write_json
 from harness.launch.console import Reporter, log_to
 from harness.launch.signals import StopFlag
 from harness.processes import now, process_identity
@@ -218,10 +216,17 @@ class Job:
                 micro_batch=self.resources.micro_batch,
                 ranks=ranks,
             )
+        from harness.evaluation.measure import Subject, measure  # slow to import, and training can do without
+
+        loss_images = self.recording.loss_images
+        subject = Subject(self.cell, run, dataset, self._shared, self.resources, loss_images, conditions, hooks, ranks)
         for key in missing:
             if not ranks.first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track
                 continue
-            self._evaluate(run, key, *owed[key], dataset, conditions, hooks, ranks)
+            evaluation, step = owed[key]
+            if record := measure(subject, evaluation, step):
+                distance = record["metrics"]["frechet"]
+                print(f"[{now()}] step {step}: {evaluation.extractor} distance {distance}", flush=True)
 
     def _begin(self, run: Run, conditions: dict[str, Any]) -> None:
         """Put on record that the attempt has started, and how; what a killed one left behind goes."""
@@ -244,140 +249,9 @@ class Job:
         ranks = f", {conditions['ranks']} ranks" if conditions["ranks"] > 1 else ""
         print(f"[{now()}] attempt {self.attempt} of {run.folder.name} on {conditions['hardware']}{ranks}", flush=True)
 
-    def _evaluate(
-        self,
-        run: Run,
-        key: str,
-        evaluation: Evaluation,
-        step: int,
-        dataset: Any,
-        conditions: dict[str, Any],
-        hooks: Any,
-        ranks: Ranks,
-    ) -> None:
-        import numpy as np
-
-        from harness.data.pixels import UINT8_RULE
-        from harness.evaluation.generate import generate, load_weights, pixels, save_grid
-        from harness.model.cost import count
-        from harness.training.checkpoint import CorruptCheckpointError
-
-        begun = time.monotonic()
-        device = conditions["device"]
-        try:
-            dit = load_weights(run, self.cell, step, ema=evaluation.ema, device=device, ranks=ranks)
-        except FileNotFoundError:
-            raise CellFailedError(f"the weights of step {step} are gone; kept: {run.weights_steps()}") from None
-        except CorruptCheckpointError as error:
-            if self.steps is not None:
-                raise CellFailedError(
-                    f"{error}; without it, `launch` trains the cell anew where records are owed"
-                ) from error
-            run.weights_file(step).unlink(missing_ok=True)
-            raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
-        batch = conditions["sampling_batch"]
-        decode = self._decoder(device) if self.cell.data.vae else pixels
-        made = generate(
-            dit,
-            self.cell,
-            evaluation,
-            run,
-            key,
-            device=device,
-            batch=batch,
-            hooks=hooks,
-            decode=decode,
-            class_counts=np.bincount(dataset.train.labels, minlength=self.cell.data.image_shape.classes),
-            ranks=ranks,
-        )
-        if made is None:
-            self._assist_scoring(evaluation, device, ranks)
-            return
-        images, labels = made
-        metrics = self._score(run, key, evaluation, images, dataset, device, hooks, ranks)
-        cost = count(self.cell.model, self.cell.data.shape)
-        hooks.before_write()
-        save_grid(run, key, images, labels)
-        record = {
-            "cell": self.cell.id,
-            "step": step,
-            "evaluation": evaluation.model_dump(mode="json", exclude={"at"}),
-            "params": cost.params,
-            "macs": cost.macs,
-            "metrics": metrics,
-            "uint8": UINT8_RULE,
-            "seconds": round(time.monotonic() - begun, 3),
-            "conditions": conditions,
-            "packages": provenance.packages(),
-        }
-        write_json(run.evaluation_file(key), record)
-        run.remove_features(key)
-        print(f"[{now()}] step {step}: {evaluation.extractor} distance {metrics['frechet']}", flush=True)
-
-    def _assist_scoring(self, evaluation: Evaluation, device: str, ranks: Ranks) -> None:
-        """What the other ranks do while the first one scores."""
-        from harness.evaluation.features import Extractor
-
-        name = evaluation.resolved(self.cell.data).extractor
-        assert name is not None  # resolved() fills it in
-        Extractor(name, device, self.resources.inception_weights, ranks).assist()
-
-    def _score(
-        self,
-        run: Run,
-        key: str,
-        evaluation: Evaluation,
-        images: Any,
-        dataset: Any,
-        device: str,
-        hooks: Any,
-        ranks: Ranks,
-    ) -> dict[str, Any]:
-        from harness.data.latents import reconstruction_distance
-        from harness.evaluation import inception
-        from harness.evaluation.memorisation import optimal_losses
-        from harness.evaluation.metrics import score
-        from harness.training.hooks import StoppedError
-
-        def features_file(first: int) -> Path:
-            hooks.before_write()
-            return run.features_part(key, first)
-
-        def progress(done: int, total: int) -> None:
-            hooks.report({"stage": "score", "done": done, "total": total})
-            if hooks.should_stop():
-                raise StoppedError("stopped while scoring; the next launch goes on there")
-
-        data = self.cell.data
-        progress(0, evaluation.samples)
-        metrics = score(
-            images,
-            evaluation,
-            data,
-            dataset,
-            device,
-            self.resources.inception_weights,
-            adm_file=self.resources.adm_reference,
-            shared=self._shared,
-            cache=features_file
-            if evaluation.resolved(data).extractor == inception.NAME
-            else None,  # the others are quick
-            progress=progress,
-            ranks=ranks,
-        )
-        metrics |= optimal_losses(self.cell, dataset, self.recording.loss_images, device, self._shared, progress)
-        if data.vae:
-            metrics["reconstruction_frechet"] = reconstruction_distance(data, self._shared, metrics)
-        return metrics
-
     @property
     def _shared(self) -> Shared:
         return Shared(Path(self.results))
-
-    def _decoder(self, device: str) -> Any:
-        from harness.data.vae import decoder
-
-        return decoder(self.cell.data, self._shared, device)
 
     def _device(self, ranks: Ranks) -> str:
         import torch

@@ -11,10 +11,9 @@ and stop.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from harness.errors import InputError
-from harness.launch.checks import check_adm_reference, check_inception, check_ranks, check_writable
+from harness.launch.checks import check_adm_reference, check_data, check_inception, check_ranks, check_writable
 from harness.launch.local import run_to_end, stop_all
 from harness.launch.machine import default_slots, visible_gpus
 from harness.launch.view import View
@@ -22,7 +21,7 @@ from harness.model.cost import closed_form_macs
 from harness.runs import provenance, trackers
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.state import RETRIED
-from harness.runs.study import Shared, Study
+from harness.runs.study import Study
 from sweeps.grid import Sweep
 
 
@@ -45,9 +44,6 @@ def launch(
             cannot share the work, or Slurm refuses; nothing was started unless the message says so.
         KeyboardInterrupt: after Ctrl-C, once the running jobs have stopped; on Slurm they go on.
     """
-    from harness.data.latents import check_ready  # numpy, which `status` can do without
-    from harness.data.sources import check_available, load
-
     resources = sweep.resources
     on_slurm = resources.executor == "slurm"
     gpus = [] if resources.device == "cpu" or on_slurm else visible_gpus()
@@ -58,13 +54,7 @@ def launch(
     check_inception(sweep, items)
     trackers.check_installed(sweep.recording.trackers, str(sweep.path))
     check_adm_reference(sweep, items)
-    folder = Path(resources.data_folder) if resources.data_folder else None
-    for data in {cell.data for _, cell in sweep.cells()}:
-        check_available(data, folder, resources.data_download)
-        if data.vae is not None:
-            check_ready(data, Shared(study.root), str(sweep.path))
-        elif data.name in ("imagenet", "folder"):  # checked here once, rather than by every job at the same time
-            load(data, folder, cache=Shared(study.root).images_folder)
+    check_data(sweep, study)
     study.check_schema()
     check_writable(study)
     if chosen is None:

@@ -170,7 +170,7 @@ def test_the_module_says_what_a_sweep_needs(tmp_path: Path) -> None:
 # what is wrong with a folder
 
 
-def test_unreadable_files_are_named_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_files_are_named_counted_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path, {"a": 20, "b": 20})
     whole = (tmp_path / "a" / "003.png").read_bytes()
     (tmp_path / "a" / "003.png").write_bytes(whole[: len(whole) // 2])
@@ -178,7 +178,7 @@ def test_unreadable_files_are_named_counted_and_left_out(tmp_path: Path, capsys:
     data = data_of(tmp_path, 2)
     dataset = load(data, tmp_path)
     assert len(dataset.train.images) + len(dataset.heldout.images) == 38
-    line = capsys.readouterr().err
+    line = caplog.text
     assert "2 of 40 files are no readable images: a/003.png, b/004.png; left out" in line
     assert len(dataset.train.images) == len(dataset.train.labels)
     found = scan(find_tree(tmp_path))

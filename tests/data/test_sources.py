@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from harness.data import sources
+from harness.data import fashion_mnist
 from harness.data.dataset import Images, fingerprint_of
-from harness.data.fashion_mnist import DEBIAN_FASHION_FOLDER, load_fashion
+from harness.data.digits import DIGITS as DIGITS_SET
+from harness.data.fashion_mnist import DEBIAN_FOLDER, FASHION_MNIST, read_files
 from harness.data.pixels import channels_first, to_model_range
 from harness.data.sources import check_available, load
 from harness.errors import InputError
@@ -48,9 +49,9 @@ def write(folder: Path, arrays: dict[str, np.ndarray], zipped: bool = False) -> 
 def no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As on a machine without the Debian package; the small files of these tests count as the real ones."""
     folder = tmp_path / "usr-share"
-    monkeypatch.setattr("harness.data.fashion_mnist.DEBIAN_FASHION_FOLDER", folder)
-    train, heldout = load_fashion(write(tmp_path / "pin", small_fashion()))
-    monkeypatch.setitem(sources.FINGERPRINTS, "fashion-mnist", fingerprint_of(train, heldout))
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", folder)
+    train, heldout = read_files(write(tmp_path / "pin", small_fashion()))
+    monkeypatch.setattr(FASHION_MNIST, "fingerprint", fingerprint_of(train, heldout))
     return folder
 
 
@@ -83,7 +84,7 @@ def test_digits_labels_belong_to_their_images() -> None:
 
 
 def test_other_content_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sources.FINGERPRINTS, "digits", "000000000000")
+    monkeypatch.setattr(DIGITS_SET, "fingerprint", "000000000000")
     with pytest.raises(InputError, match=r"digits: .*634488df5c7b, expected 000000000000"):
         load(DIGITS)
 
@@ -134,7 +135,7 @@ def test_fashion_is_the_same_from_every_source(where: str, no_debian: Path, tmp_
         write(tmp_path / below, arrays, zipped=where == "gzipped")
     check_available(FASHION, folder)
     dataset = load(FASHION, folder)
-    assert dataset.fingerprint == sources.FINGERPRINTS["fashion-mnist"]
+    assert dataset.fingerprint == FASHION_MNIST.fingerprint
     assert dataset.train.images.shape == (12, 32, 32, 1)
     assert np.array_equal(dataset.train.images[:, 2:-2, 2:-2, 0], arrays[NAMES[0]])
     assert dataset.train.images.sum() == arrays[NAMES[0]].sum()  # so the border is 0
@@ -227,7 +228,7 @@ def test_download_fills_the_folder(no_debian: Path, tmp_path: Path, monkeypatch:
     check_available(FASHION, folder, download=True)
     assert not folder.exists()  # checking downloads nothing
     dataset = load(FASHION, folder, download=True)
-    assert dataset.fingerprint == sources.FINGERPRINTS["fashion-mnist"]
+    assert dataset.fingerprint == FASHION_MNIST.fingerprint
     assert load(FASHION, folder).fingerprint == dataset.fingerprint  # and is found again
 
 
@@ -248,7 +249,7 @@ def test_checking_starts_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.skipif(not DEBIAN_FASHION_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
+@pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
 def test_fashion_of_the_debian_package() -> None:
     dataset = load(FASHION)
     assert dataset.train.images.shape == (60_000, 32, 32, 1)

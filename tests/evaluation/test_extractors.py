@@ -10,11 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from harness.data import sources
 from harness.data.dataset import Dataset
-from harness.data.fashion_mnist import DEBIAN_FASHION_FOLDER
+from harness.data.fashion_mnist import DEBIAN_FOLDER
 from harness.data.pixels import channels_first, to_model_range
-from harness.data.sources import load
+from harness.data.sources import data_set, load
 from harness.errors import InputError
 from harness.evaluation import inception, train_extractor
 from harness.evaluation.classifier import (
@@ -77,7 +76,7 @@ def test_weights_file(name: str) -> None:
     assert digest == load_weights(name).content_hash == card["content_hash"]
     assert extractor_label(name) == f"{name}@{digest[:8]}"
     assert card["name"] == name
-    assert card["data_fingerprint"] == sources.FINGERPRINTS[card["data"]]
+    assert card["data_fingerprint"] == data_set(Data(name=card["data"])).fingerprint
     assert card["recipe"] == vars(train_extractor.RECIPES[name])
     assert card["parameters"] == sum(p.numel() for p in build(name).parameters())
     assert card["covariance_rank"] == card["feature_dim"] == FEATURE_DIM
@@ -102,7 +101,7 @@ def test_digits_card_is_true(digits: Dataset) -> None:
     assert load_weights("digits-cnn").card["heldout_accuracy"] >= 0.97
 
 
-@pytest.mark.skipif(not DEBIAN_FASHION_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
+@pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="package dataset-fashion-mnist not installed")
 def test_fashion_extractor_on_the_real_data() -> None:
     heldout, card = load(FASHION).heldout, load_weights("fashion-cnn").card
     network, images = build("fashion-cnn"), heldout.images[:4000]

@@ -141,7 +141,10 @@ def test_a_cell_that_cannot_be_started_leaves_the_others_alone(
 
 def test_processes_stop_when_their_pool_is_killed(tmp_path: Path) -> None:
     made = jobs(tmp_path, "long-1")
-    code = "import pickle, sys; from harness.launch.slurm_pool import Pool; Pool(tuple(pickle.load(sys.stdin.buffer)), 1)()"
+    code = (
+        "import pickle, sys; from harness.launch.slurm_pool import Pool; "
+        "Pool(tuple(pickle.load(sys.stdin.buffer)), 1)()"
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as pool:
         assert pool.stdin is not None

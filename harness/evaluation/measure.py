@@ -1,0 +1,183 @@
+"""One evaluation of a checkpoint from start to end: sample, score, record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.data.dataset import Dataset, ImageArray
+from harness.data.latents import reconstruction_distance
+from harness.data.pixels import UINT8_RULE
+from harness.errors import CellFailedError
+from harness.evaluation import inception
+from harness.evaluation.features import Extractor
+from harness.evaluation.generate import Decode, generate, load_weights, pixels, save_grid
+from harness.evaluation.memorisation import optimal_losses
+from harness.evaluation.metrics import score
+from harness.files import write_json
+from harness.model.cost import count
+from harness.model.dit import DiT
+from harness.runs import provenance
+from harness.runs.attempts import TRAINING
+from harness.runs.cellruns import evaluation_key
+from harness.runs.layout import Run
+from harness.runs.study import Shared
+from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation
+from harness.spec.resources import Resources
+from harness.training.checkpoint import CorruptCheckpointError
+from harness.training.hooks import Hooks, StoppedError
+from harness.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A cell whose checkpoints are measured, and what is needed for it.
+
+    Attributes:
+        cell: the cell.
+        run: its run folder.
+        dataset: its data, loaded.
+        shared: where autoencoders, latents and references lie.
+        resources: names the files of Inception's weights and of the reference adm.
+        loss_images: images of each split on which the optimal denoiser is measured, as in `Recording`.
+        conditions: what decides the bits; device and sampling batch are taken from it, and the record holds them all.
+        hooks: ask whether to stop, and report progress.
+        ranks: the processes that share the work.
+    """
+
+    cell: Cell
+    run: Run
+    dataset: Dataset
+    shared: Shared
+    resources: Resources
+    loss_images: int
+    conditions: dict[str, Any]
+    hooks: Hooks
+    ranks: Ranks
+
+    @property
+    def device(self) -> str:
+        """Where models and extractors run: "cpu" or "cuda"."""
+        return str(self.conditions["device"])
+
+
+def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, Any] | None:
+    """Measure the weights of `step`, and write the record and a picture of samples; what is there is not made again.
+
+    Every rank calls this; the first one writes.
+
+    Returns:
+        The record, on the first rank; None on the others.
+
+    Raises:
+        CellFailedError: the weights are gone or damaged, or nothing can be measured.
+        StoppedError: asked to stop; what is done is kept.
+    """
+    begun = time.monotonic()
+    cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
+    dit = _weights(subject, evaluation, step)
+    made = generate(
+        dit,
+        cell,
+        evaluation,
+        run,
+        key,
+        device=subject.device,
+        batch=subject.conditions["sampling_batch"],
+        hooks=subject.hooks,
+        decode=_decoder(subject),
+        class_counts=np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes),
+        ranks=subject.ranks,
+    )
+    if made is None:
+        _assist(subject, evaluation)
+        return None
+    images, labels = made
+    metrics = _score(subject, evaluation, key, images)
+    cost = count(cell.model, cell.data.shape)
+    subject.hooks.before_write()
+    save_grid(run, key, images, labels)
+    record = {
+        "cell": cell.id,
+        "step": step,
+        "evaluation": evaluation.model_dump(mode="json", exclude={"at"}),
+        "params": cost.params,
+        "macs": cost.macs,
+        "metrics": metrics,
+        "uint8": UINT8_RULE,
+        "seconds": round(time.monotonic() - begun, 3),
+        "conditions": subject.conditions,
+        "packages": provenance.packages(),
+    }
+    write_json(run.evaluation_file(key), record)
+    run.remove_features(key)
+    return record
+
+
+def _weights(subject: Subject, evaluation: Evaluation, step: int) -> DiT:
+    run = subject.run
+    try:
+        return load_weights(run, subject.cell, step, ema=evaluation.ema, device=subject.device, ranks=subject.ranks)
+    except FileNotFoundError:
+        raise CellFailedError(f"the weights of step {step} are gone; kept: {run.weights_steps()}") from None
+    except CorruptCheckpointError as error:
+        if run.track != TRAINING:
+            raise CellFailedError(
+                f"{error}; without it, `launch` trains the cell anew where records are owed"
+            ) from error
+        run.weights_file(step).unlink(missing_ok=True)
+        raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
+
+
+def _decoder(subject: Subject) -> Decode:
+    if subject.cell.data.vae is None:
+        return pixels
+    from harness.data.vae import decoder  # diffusers is slow to import
+
+    return decoder(subject.cell.data, subject.shared, subject.device)
+
+
+def _assist(subject: Subject, evaluation: Evaluation) -> None:
+    """What the other ranks do while the first one scores."""
+    name = evaluation.resolved(subject.cell.data).extractor
+    assert name is not None  # resolved() fills it in
+    Extractor(name, subject.device, subject.resources.inception_weights, subject.ranks).assist()
+
+
+def _score(subject: Subject, evaluation: Evaluation, key: str, images: ImageArray) -> dict[str, Any]:
+    hooks, data = subject.hooks, subject.cell.data
+
+    def features_file(first: int) -> Path:
+        hooks.before_write()
+        return subject.run.features_part(key, first)
+
+    def progress(done: int, total: int) -> None:
+        hooks.report({"stage": "score", "done": done, "total": total})
+        if hooks.should_stop():
+            raise StoppedError("stopped while scoring; the next launch goes on there")
+
+    progress(0, evaluation.samples)
+    metrics = score(
+        images,
+        evaluation,
+        data,
+        subject.dataset,
+        subject.device,
+        subject.resources.inception_weights,
+        adm_file=subject.resources.adm_reference,
+        shared=subject.shared,
+        cache=features_file if evaluation.resolved(data).extractor == inception.NAME else None,  # the others are quick
+        progress=progress,
+        ranks=subject.ranks,
+    )
+    metrics |= optimal_losses(
+        subject.cell, subject.dataset, subject.loss_images, subject.device, subject.shared, progress
+    )
+    if data.vae:
+        metrics["reconstruction_frechet"] = reconstruction_distance(data, subject.shared, metrics)
+    return metrics
