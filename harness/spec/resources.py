@@ -16,13 +16,16 @@ class Recording(Spec):
     loss_steps: tuple[int, ...] = Field(
         default=(),
         strict=False,
-        description="steps at which the denoising loss is measured; by default 1/4 and 1/2; always at evaluated ones",
+        description="steps at which the denoising loss is measured, besides those of evaluations; "
+        "by default a quarter and a half of the training",
     )
-    loss_images: int = Field(default=256, gt=0, description="images of each split in the denoising loss")
+    loss_images: int = Field(
+        default=256, gt=0, description="images of each split that the denoising loss is measured on"
+    )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         default=(),
         strict=False,
-        description="where losses, images/s and metrics are copied to; see harness/trackers.py",
+        description="programs that losses, images/s and metrics are copied to",
     )
 
     def steps(self, training_steps: int, evaluated: list[int]) -> set[int]:
@@ -31,8 +34,14 @@ class Recording(Spec):
         return {step for step in chosen if 0 < step <= training_steps} | set(evaluated)
 
 
-#: Names that Slurm knows, and expressions of constraints: one printable word, so that it stays one line of a script.
-_SLURM_WORD = r"^[!-~]+$"
+#: Marks of fields, for the command line and the docs: read by Slurm only; the name of a file or folder.
+_SLURM = Field(json_schema_extra={"executor": "slurm"})
+_PATH = Field(json_schema_extra={"format": "path"})
+
+#: One printable word, so that it stays one line of a script.
+_SlurmWord = Annotated[
+    str | None, _SLURM, Field(pattern=r"^[!-~]+$", description="a name or expression, as sbatch takes it")
+]
 
 
 class ExecutorFacts(NamedTuple):
@@ -50,39 +59,61 @@ EXECUTORS = Kind(
 class Resources(Spec):
     """What the cells run on. Outside every id: the same cell on other resources is the same cell."""
 
-    executor: Annotated[str, EXECUTORS] = "local"
-    slots: int | None = Field(default=None, gt=0, description="cells at once; by default what cores or GPUs allow")
-    threads: int = Field(default=1, gt=0, description="CPU threads of a rank")
-    ranks: int = Field(default=1, gt=0, description="processes of one cell on each node; each has a GPU of its own")
-    nodes: int = Field(default=1, gt=0, description="nodes of one cell; more than one on Slurm only")
+    executor: Annotated[str, EXECUTORS] = Field(default="local", description="what runs the cells")
+    slots: int | None = Field(
+        default=None, gt=0, description="cells at once on this machine; by default as many as its cores or GPUs allow"
+    )
+    threads: int = Field(default=1, gt=0, description="CPU threads of a cell, or of each of its ranks")
+    ranks: int = Field(
+        default=1, gt=0, description="processes that share one cell on each node, each with a GPU of its own"
+    )
+    nodes: Annotated[int, _SLURM] = Field(default=1, gt=0, description="nodes of one cell, each with `ranks` processes")
     micro_batch: int | None = Field(
-        default=None, gt=0, description="images of a rank per forward and backward pass; by default its whole share"
+        default=None,
+        gt=0,
+        description="images that a rank trains on at once; gradients add up to the global batch; by default its share",
     )
     cells_per_gpu: int = Field(default=1, gt=0, description="cells that share one GPU")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_seconds: float = Field(default=120.0, ge=0, description="time between checkpoints; 0: every step")
-    sampling_batch: int = Field(default=250, gt=0, description="images sampled at once; sampling resumes on its bounds")
-    data_folder: str | None = Field(default=None, description="folder with the data set's files")
-    data_download: bool = Field(default=False, description="let torchvision download what is missing")
-    inception_weights: str | None = Field(default=None, description="file of the weights of inception-v3-compat")
-    adm_reference: str | None = Field(default=None, description='file behind reference = "adm": mu, sigma, ..., arr_0')
-    # the request of one cell, which is a Slurm job or has a slot of one; without meaning to the local executor
-    partition: str | None = Field(default=None, pattern=_SLURM_WORD)
-    account: str | None = Field(default=None, pattern=_SLURM_WORD)
-    qos: str | None = Field(default=None, pattern=_SLURM_WORD)
-    constraint: str | None = Field(default=None, pattern=_SLURM_WORD)
-    time: int = Field(default=1440, gt=0, description="minutes; a longer cell is checkpointed and requeued")
-    mem_gb: float | None = Field(
-        default=None, gt=0, description="GiB of a cell on each node; by default the partition's"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="what computes; auto: a GPU where one is visible, else the CPU"
     )
-    gpus: int | None = Field(
-        default=None, ge=0, description='of each node, one a rank; by default `ranks` with device = "cuda", else none'
+    checkpoint_seconds: float = Field(
+        default=120.0, ge=0, description="seconds between two checkpoints; 0 writes one at every step"
     )
-    cells_per_job: int | None = Field(
-        default=None, gt=0, description="slots of a job that runs cell after cell in each; by default one job a cell"
+    sampling_batch: int = Field(
+        default=250, gt=0, description="images sampled at once; interrupted sampling goes on after the last whole batch"
     )
-    max_parallel: int | None = Field(
-        default=None, gt=0, description="jobs of one launch at once; by default all, with cells_per_job one"
+    data_folder: Annotated[str | None, _PATH] = Field(default=None, description="folder with the data set's files")
+    data_download: bool = Field(default=False, description="download missing data (torchvision)")
+    inception_weights: Annotated[str | None, _PATH] = Field(
+        default=None, description="file with the weights of inception-v3-compat"
+    )
+    adm_reference: Annotated[str | None, _PATH] = Field(
+        default=None, description='file behind reference = "adm": an .npz with mu, sigma and arr_0'
+    )
+    # what one cell asks of Slurm, as a job of its own or a slot of a job
+    partition: _SlurmWord = None
+    account: _SlurmWord = None
+    qos: _SlurmWord = None
+    constraint: _SlurmWord = None
+    time: Annotated[int, _SLURM] = Field(
+        default=1440, gt=0, description="minutes of a job; a cell that takes longer writes a checkpoint and is requeued"
+    )
+    mem_gb: Annotated[float | None, _SLURM] = Field(
+        default=None, gt=0, description="GiB of a cell on each node; by default what the partition gives"
+    )
+    gpus: Annotated[int | None, _SLURM] = Field(
+        default=None,
+        ge=0,
+        description='GPUs of a node: 0, or one for each rank; by default 0, with device = "cuda" one for each rank',
+    )
+    cells_per_job: Annotated[int | None, _SLURM] = Field(
+        default=None,
+        gt=0,
+        description="slots of a job, each of which runs cell after cell; by default every cell is a job",
+    )
+    max_parallel: Annotated[int | None, _SLURM] = Field(
+        default=None, gt=0, description="jobs at once; by default all, with `cells_per_job` one"
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,88 @@
+"""What the fields of a spec are, for the command line and the docs: type, default, bounds, allowed names, help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from harness.spec.kinds import Kind
+
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    """One field of a spec.
+
+    Attributes:
+        name: as in a sweep file.
+        types: of its values, or of the values of its list; `str` where names are chosen; a spec where it is a table.
+        many: whether it is a list.
+        required: whether it has no default.
+        default: None where it is required, or where leaving it out has a meaning of its own.
+        bounds: of a number, for example "x>=1"; else empty.
+        allowed: the names that can be chosen; empty where any text is allowed.
+        help: what it means.
+        marks: what else the spec says of it: `format` ("path"), `executor` (the one that reads it).
+    """
+
+    name: str
+    types: tuple[type, ...]
+    many: bool
+    required: bool
+    default: Any
+    bounds: str
+    allowed: tuple[str, ...]
+    help: str
+    marks: dict[str, Any]
+
+
+def fields_of(spec: type[BaseModel]) -> dict[str, FieldFacts]:
+    """The fields of a spec by name, in its order."""
+    return {name: _facts(name, field) for name, field in spec.model_fields.items()}
+
+
+def _facts(name: str, field: FieldInfo) -> FieldFacts:
+    leaves = list(_leaves(field.annotation))
+    kinds = [mark for mark in field.metadata if isinstance(mark, Kind)]
+    names = [leaf for leaf in leaves if not isinstance(leaf, type)]
+    types = dict.fromkeys(leaf if isinstance(leaf, type) else str for leaf in leaves)
+    return FieldFacts(
+        name=name,
+        types=tuple(types),
+        many=get_origin(field.annotation) is tuple,
+        required=field.is_required(),
+        default=None if field.is_required() else field.default,
+        bounds=_bounds(field.metadata, whole=int in types),
+        allowed=(*(name for kind in kinds for name in kind.names), *names),
+        help=field.description or "",
+        marks=field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {},
+    )
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types, and the values of `Literal`, that an annotation is made of; None and marks left out."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from inner
+    elif origin is Annotated:
+        yield from _leaves(inner[0])
+    elif origin in (Union, UnionType, tuple):
+        for part in inner:
+            yield from () if part in (type(None), ...) else _leaves(part)
+    else:
+        yield annotation
+
+
+def _bounds(marks: list[Any], *, whole: bool) -> str:
+    """The bounds among a field's marks, as "x>=0, x<1"; a whole number above 0 is at least 1."""
+    found = []
+    for key, sign in _SIGNS.items():
+        for limit in (value for mark in marks if (value := getattr(mark, key, None)) is not None):
+            found.append(f"x>={limit + 1}" if whole and key == "gt" else f"x{sign}{limit}")
+    return ", ".join(found)
