@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import RESULTS, CellArgument, ResultsOption, StudyArgument, find_cell, items_of, resolve
+from harness.cli import options as cli
 from harness.errors import InputError
 
 
 def export(
-    study: StudyArgument,
-    cell: CellArgument,
+    study: cli.StudyArgument,
+    cell: cli.CellArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to make; must not exist.")],
     format: Annotated[
         str, typer.Option(help="official (a .pt file), diffusers (a pipeline folder), or npz (its samples).")
@@ -26,7 +26,7 @@ def export(
         str | None, typer.Option(help="npz: beginning of the evaluation's id, where there are several.")
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="npz: the first so many. Default: all.")] = None,
-    results: ResultsOption = RESULTS,
+    results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
     """Write a trained cell's weights as an official DiT checkpoint or a diffusers DiTPipeline folder, or its samples.
 
@@ -41,8 +41,8 @@ def export(
     from harness.evaluation.export import export as write
     from harness.runs.study import Shared
 
-    sweep, folder = resolve(study, results)
-    item = find_cell(items_of(sweep, folder), cell, folder)
+    sweep, folder = cli.resolve(study, results)
+    item = cli.find_cell(cli.items_of(sweep, folder), cell, folder)
     if format == SAMPLES_FORMAT:
         if raw or vae is not None:
             raise InputError(f"{'--raw' if raw else '--vae'}: is about weights; leave it out with --format npz")

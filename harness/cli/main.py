@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 
 import typer
 
 from harness.cli.export import export, import_
 from harness.cli.launch import evaluate, launch
+from harness.cli.options import Verbs
 from harness.cli.plan import plan
 from harness.cli.prepare import encode, train_vae
 from harness.cli.report import collect, report
@@ -17,6 +19,7 @@ from harness.errors import InputError
 
 app = typer.Typer(
     name="dit-harness",
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,7 +43,11 @@ for verb in (plan, train_vae, encode, launch, evaluate, status, cancel, logs, co
 
 
 def main() -> None:
-    """Run the command; bad input and missing permission are one line and exit code 2, a full disk is one and 1."""
+    """Run the command; bad input and missing permission are one line and exit code 2, a full disk is one and 1.
+
+    What a library has to say through `logging` is a line on stderr, too.
+    """
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:
         app()
     except InputError as error:

@@ -1,21 +1,33 @@
-"""Options and arguments that several verbs share, and what every verb does first."""
+"""Options and arguments that several verbs share, and what every verb does first.
+
+An option about resources or evaluations is a field of a spec: name, type, bounds, allowed names and help are read from
+there. The specs are read when a verb's options are needed, and not for the list of the verbs, which takes half as long.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from harness.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from harness.runs.cellruns import CellRun
     from harness.runs.study import Study
+    from harness.spec.fields import FieldFacts
     from sweeps.grid import Sweep
 
+VerbT = TypeVar("VerbT", bound=Callable[..., None])
 
 StudyArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file (.toml), or the name of a study.")]
 
@@ -27,53 +39,74 @@ ResultsOption = Annotated[
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-DataFolderOption = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
-
-DownloadOption = Annotated[bool, typer.Option("--download", help="Download missing data (torchvision).")]
-
-ExecutorOption = Annotated[str | None, typer.Option(help="local or slurm.")]
-
-SlurmOption = Annotated[str | None, typer.Option(help="Slurm: as sbatch takes it.", rich_help_panel="Slurm")]
-
-TimeOption = Annotated[
-    int | None, typer.Option(help="Slurm: minutes of a job; a longer cell is requeued.", rich_help_panel="Slurm")
-]
-
-MemoryOption = Annotated[float | None, typer.Option(help="Slurm: GiB of a cell on each node.", rich_help_panel="Slurm")]
-
-GpusOption = Annotated[
-    int | None, typer.Option(help="Slurm: GPUs of a node: 0, or one for each of --ranks.", rich_help_panel="Slurm")
-]
-
-NodesOption = Annotated[
-    int | None, typer.Option(help="Slurm: nodes of one cell, each with --ranks processes.", rich_help_panel="Slurm")
-]
-
-RanksOption = Annotated[
-    int | None, typer.Option(min=1, help="Processes that share one cell on each node, each on a GPU of its own.")
-]
-
-CellsPerGpuOption = Annotated[int | None, typer.Option(min=1, help="Cells that share a GPU. Default: 1.")]
-
-CellsPerJobOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Slurm: slots of a job, each for cell after cell. Default: a job a cell.", rich_help_panel="Slurm"
-    ),
-]
-
-MaxParallelOption = Annotated[
-    int | None,
-    typer.Option(help="Slurm: jobs at once. Default: all, or with --cells-per-job one.", rich_help_panel="Slurm"),
-]
-
-WaitOption = Annotated[bool, typer.Option("--wait", help="Slurm: follow until all has ended.", rich_help_panel="Slurm")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Follow until all jobs have ended.", rich_help_panel="Slurm")]
 
 RESULTS = Path("results")
 
+#: Panel of the options that are fields of an evaluation.
+EVALUATION = "Evaluation (several values with commas between: their product)"
 
-def resolve(argument: str, results: Path) -> tuple[Sweep, Study]:
-    """The sweep and the study an argument names."""
+#: Options that have another name than their field.
+_FLAGS = {"data_download": "--download"}
+
+
+def takes_fields(*, resources: tuple[str, ...] = (), evaluation: tuple[str, ...] = ()) -> Callable[[VerbT], VerbT]:
+    """Give a verb an option for each of these fields of `Resources`, and of `Evaluation`, there as lists.
+
+    The verb takes them as `**given`: by the field's name what was given, or None.
+    """
+
+    def mark(verb: VerbT) -> VerbT:
+        signature = inspect.signature(verb, eval_str=True)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        vars(verb).update(__signature__=signature.replace(parameters=own), fields=(resources, evaluation))
+        return verb
+
+    return mark
+
+
+class Verbs(TyperGroup):
+    """The verbs; one gets its options of `takes_fields` when it is asked for."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The name of the verb, its command, and the other arguments."""
+        name, command, others = super().resolve_command(ctx, args)
+        verb = inspect.unwrap(command.callback) if command is not None and command.callback is not None else None
+        if verb is None or not hasattr(verb, "fields"):
+            return name, command, others
+        from harness.spec.evaluation import Evaluation
+        from harness.spec.fields import fields_of
+        from harness.spec.resources import Resources
+
+        resources, evaluation = vars(verb).pop("fields")
+        options = [_option(fields_of(Evaluation)[field], several=True) for field in evaluation]
+        options += [_option(fields_of(Resources)[field]) for field in resources]
+        signature = inspect.signature(verb)
+        vars(verb).update(__signature__=signature.replace(parameters=[*signature.parameters.values(), *options]))
+        app = typer.Typer(add_completion=False, rich_markup_mode=self.rich_markup_mode)
+        app.command(name)(verb)
+        return name, typer.main.get_command(app), others
+
+
+def _option(field: FieldFacts, *, several: bool = False) -> inspect.Parameter:
+    """The parameter that typer makes a field's option of. Bounds are shown here and checked by the spec."""
+    kind = field.types[0]
+    metavar = f"<{kind.__name__} range> [{field.bounds}]" if field.bounds else None
+    metavar = "<path>" if field.marks.get("format") == "path" else metavar
+    panel = str(field.marks["executor"]).capitalize() if "executor" in field.marks else None
+    if several and kind is not bool:
+        kind, panel, metavar = str, EVALUATION, None
+    flag = f"--{field.name.replace('_', '-')}"
+    names = f"{flag}/--no-{flag[2:]}" if kind is bool and field.default else _FLAGS.get(field.name, flag)
+    text = re.sub(r"`(\w+)`", lambda other: f"--{other[1].replace('_', '-')}", field.help)
+    allowed = f" (allowed: {', '.join(field.allowed)})" if field.allowed else ""
+    text = f"{text[0].upper()}{text[1:]}{allowed}."
+    option = typer.Option(None, names, metavar=metavar, help=text, rich_help_panel=panel)
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
+
+
+def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None) -> tuple[Sweep, Study]:
+    """The sweep, with the resources that are given in place of its own, and the study that an argument names."""
     from harness.launch.slurm_commands import Queue
     from harness.runs.study import Study
     from sweeps.grid import load_sweep, study_name
@@ -81,12 +114,26 @@ def resolve(argument: str, results: Path) -> tuple[Sweep, Study]:
     name = study_name(argument)
     study = Study(results, name, Queue(name))
     study.check_schema()
-    if argument.endswith(".toml"):
-        return load_sweep(Path(argument)), study
-    for path in (study.sweep_file, Path("sweeps") / f"{name}.toml"):
-        if path.exists():
-            return load_sweep(path, name), study
-    raise InputError(f"{argument}: no study of this name in {results}, and no sweeps/{name}.toml; give a sweep file")
+    path: Path | None = Path(argument)
+    if not argument.endswith(".toml"):
+        path = next((path for path in (study.sweep_file, Path("sweeps") / f"{name}.toml") if path.exists()), None)
+    if path is None:
+        raise InputError(
+            f"{argument}: no study of this name in {results}, and no sweeps/{name}.toml; give a sweep file"
+        )
+    return _with_resources(load_sweep(path, name), given or {}), study
+
+
+def _with_resources(sweep: Sweep, given: Mapping[str, Any]) -> Sweep:
+    """The sweep with the resources that are given in place of its own, validated as in the file."""
+    from dataclasses import replace
+
+    from harness.spec.identity import validated
+    from harness.spec.resources import Resources
+
+    asked = {key: value for key, value in given.items() if key in Resources.model_fields and value is not None}
+    fields = {**sweep.resources.model_dump(), **asked}
+    return replace(sweep, resources=validated(Resources, fields, "command line, resources")) if asked else sweep
 
 
 def items_of(sweep: Sweep, study: Study) -> list[CellRun]:
@@ -97,7 +144,11 @@ def items_of(sweep: Sweep, study: Study) -> list[CellRun]:
 
 
 def find_cell(items: list[CellRun], cell: str, study: Study) -> CellRun:
-    """The one cell of this name, or whose id begins so."""
+    """The one cell of this name, or whose id begins so.
+
+    Raises:
+        InputError: there is none, or several.
+    """
     found = [item for item in items if item.name == cell or item.cell.id.startswith(cell)]
     if len(found) != 1:
         problem = "no cell" if not found else "several cells"
@@ -106,17 +157,12 @@ def find_cell(items: list[CellRun], cell: str, study: Study) -> CellRun:
     return found[0]
 
 
-def with_resources(sweep: Sweep, **asked: Any) -> Sweep:
-    """The sweep with the resources that the command line asks for in their place, validated as in the file."""
-    from dataclasses import replace
+def print_warnings(sweep: Sweep) -> None:
+    """Print what is allowed but should be known before the sweep is started."""
+    from sweeps.grid import warnings
 
-    from harness.spec.identity import validated
-    from harness.spec.resources import Resources
-
-    asked = {key: value for key, value in asked.items() if value is not None and value is not False}
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
-    fields = {**sweep.resources.model_dump(), **given}
-    return replace(sweep, resources=validated(Resources, fields, "command line, resources"))
+    for line in warnings(sweep):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -124,7 +170,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
-def console() -> Any:
+def console() -> Console:
     """Where tables and bars are drawn."""
     from rich.console import Console
 

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Annotated
 
 import typer
 
-from harness.cli.options import (
-    RESULTS,
-    JsonOption,
-    ResultsOption,
-    StudyArgument,
-    console,
-    items_of,
-    print_json,
-    resolve,
-)
+from harness.cli import options as cli
 from harness.errors import InputError
 
 
 def plan(
-    study: StudyArgument,
-    results: ResultsOption = RESULTS,
+    study: cli.StudyArgument,
+    results: cli.ResultsOption = cli.RESULTS,
     tflops: Annotated[
         float | None,
         typer.Option(help="What a GPU sustains, 1e12 operations/s. Default: as finished cells did, or assumed 100."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: cli.JsonOption = False,
 ) -> None:
     """Show every cell: shape, tokens, parameters, GMACs, cost, GPU hours, disk, estimated time and state.
 
@@ -39,17 +29,15 @@ def plan(
     from harness.cli.words import evaluation_lines
     from harness.launch.plan import plan as price
     from harness.launch.plan import totals
-    from sweeps.grid import warnings
 
-    sweep, folder = resolve(study, results)
+    sweep, folder = cli.resolve(study, results)
     if tflops is not None and not 0 < tflops < math.inf:
         raise InputError(f"--tflops: {tflops}; allowed: a finite number above 0")
-    rows = price(sweep, items_of(sweep, folder), tflops)
+    rows = price(sweep, cli.items_of(sweep, folder), tflops)
     if as_json:
-        print_json(rows)
+        cli.print_json(rows)
         return
-    console().print(plan_table(sweep.title, rows, totals(sweep, rows)))
+    cli.console().print(plan_table(sweep.title, rows, totals(sweep, rows)))
     for line in evaluation_lines(sweep):
         print(line)
-    for line in warnings(sweep):
-        print(f"warning: {line}", file=sys.stderr)
+    cli.print_warnings(sweep)

@@ -7,30 +7,30 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import RESULTS, ResultsOption, StudyArgument, items_of, resolve
+from harness.cli import options as cli
 from harness.errors import InputError
 
 
-def collect(study: StudyArgument, results: ResultsOption = RESULTS) -> None:
+def collect(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS) -> None:
     """Write results.csv, nested.csv, curves.csv, attempts.csv and samples/*.png from the run folders."""
     from harness.runs.collect import collect as write_tables
 
-    sweep, folder = resolve(study, results)
-    rows = write_tables(folder, items_of(sweep, folder))
+    sweep, folder = cli.resolve(study, results)
+    rows = write_tables(folder, cli.items_of(sweep, folder))
     print(f"{len(rows)} rows in {folder.table('results.csv')}")
 
 
 def report(
     study: Annotated[str, typer.Argument(help="A sweep file, a study's name, or a folder of tables (results/paper).")],
-    results: ResultsOption = RESULTS,
+    results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
     """Draw the figures (PNG and SVG), fit the laws (fits.json) and write one self-contained report.html."""
     from harness.runs.collect import collect as write_tables
 
     folder = Path(study)
     if not (folder.is_dir() and any((folder / name).exists() for name in ("published.csv", "results.csv"))):
-        sweep, runs = resolve(study, results)
-        if not write_tables(runs, items_of(sweep, runs)):
+        sweep, runs = cli.resolve(study, results)
+        if not write_tables(runs, cli.items_of(sweep, runs)):
             raise InputError(f"{study}: no cell is evaluated yet; first: dit-harness launch {study}")
         folder = runs.folder
     from analysis.report import write_report

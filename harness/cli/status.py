@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import (
-    RESULTS,
-    CellArgument,
-    JsonOption,
-    ResultsOption,
-    StudyArgument,
-    console,
-    find_cell,
-    items_of,
-    print_json,
-    resolve,
-)
+from harness.cli import options as cli
 from harness.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,9 +27,9 @@ def _write_now(text: str) -> None:
 
 
 def status(
-    study: StudyArgument,
-    results: ResultsOption = RESULTS,
-    as_json: JsonOption = False,
+    study: cli.StudyArgument,
+    results: cli.ResultsOption = cli.RESULTS,
+    as_json: cli.JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until nothing is queued or running.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
 ) -> None:
@@ -53,17 +42,17 @@ def status(
 
     if watch and as_json:
         raise InputError("--watch and --json: allowed: one of them")
-    sweep, folder = resolve(study, results)
-    items = items_of(sweep, folder)
+    sweep, folder = cli.resolve(study, results)
+    items = cli.items_of(sweep, folder)
     if watch:
         try:
-            follow(console(), sweep.title, items, every)
+            follow(cli.console(), sweep.title, items, every)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
     elif as_json:
-        print_json([views.status_row(item) for item in items])
+        cli.print_json([views.status_row(item) for item in items])
     else:
-        console().print(views.status_table(sweep.title, [views.status_row(item) for item in items]))
+        cli.console().print(views.status_table(sweep.title, [views.status_row(item) for item in items]))
     if not as_json:
         for trouble in views.troubles(items):
             print(trouble)
@@ -71,11 +60,11 @@ def status(
 
 
 def cancel(
-    study: StudyArgument,
+    study: cli.StudyArgument,
     cell: Annotated[
         str | None, typer.Argument(help="Name of the cell, or the beginning of its id. Default: all.")
     ] = None,
-    results: ResultsOption = RESULTS,
+    results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
     """Stop what is queued or running, evaluations too; a running cell writes a checkpoint first.
 
@@ -84,9 +73,9 @@ def cancel(
     from harness.launch.cancel import cancel as stop
     from harness.launch.remeasure import at_work
 
-    sweep, folder = resolve(study, results)
-    items = items_of(sweep, folder)
-    chosen = [find_cell(items, cell, folder)] if cell else items
+    sweep, folder = cli.resolve(study, results)
+    items = cli.items_of(sweep, folder)
+    chosen = [cli.find_cell(items, cell, folder)] if cell else items
     told = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)])
     for line in told.problems:
         print(line, file=sys.stderr)
@@ -96,9 +85,9 @@ def cancel(
 
 
 def logs(
-    study: StudyArgument,
-    cell: CellArgument,
-    results: ResultsOption = RESULTS,
+    study: cli.StudyArgument,
+    cell: cli.CellArgument,
+    results: cli.ResultsOption = cli.RESULTS,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the cell has ended.")] = False,
     evaluating: Annotated[bool, typer.Option("--evaluating", help="Of `evaluate` instead of `launch`.")] = False,
 ) -> None:
@@ -106,8 +95,8 @@ def logs(
     from harness.cli.follow import follow_log
     from harness.launch.remeasure import of_evaluating
 
-    sweep, folder = resolve(study, results)
-    item = find_cell(items_of(sweep, folder), cell, folder)
+    sweep, folder = cli.resolve(study, results)
+    item = cli.find_cell(cli.items_of(sweep, folder), cell, folder)
     item = of_evaluating(item) if evaluating else item
     if not follow:
         if not item.run.log.exists():

@@ -43,27 +43,35 @@ def fitting(shape: InputShape) -> list[str]:
 class Evaluation(Spec):
     """How a checkpoint is measured. Its id leaves `at` out: the record of one step is `<id>@<step>`."""
 
-    samples: int = Field(default=50_000, ge=2, description="N; values at different N do not compare")
-    sampler: str = Field(default="ddpm", description="ancestral DDPM, or deterministic DDIM")
-    sampling_steps: int = Field(default=250, gt=0, description="respaced from the training timesteps")
-    guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 means none")
+    samples: int = Field(
+        default=50_000, ge=2, description="images to generate, N; values at different N do not compare"
+    )
+    sampler: str = Field(
+        default="ddpm",
+        description="how samples are drawn: ddpm (ancestral) or ddim (deterministic), as the objective allows",
+    )
+    sampling_steps: int = Field(
+        default=250, gt=0, description="steps of the sampler, spread evenly over the training timesteps"
+    )
+    guidance: float = Field(default=1.0, ge=0, description="scale of classifier-free guidance; 1 means none")
     guidance_channels: Literal["as-published", "all", "first-three"] = Field(
         default="as-published",
-        description="which noise channels are guided; as-published: the first three of four, all of any other number",
+        description="noise channels that are guided; as-published: the first three of four, all of any other number",
     )
     extractor: Annotated[str | None, EXTRACTORS] = Field(
-        default=None, description="feature space; when left out, the data set's own"
+        default=None, description="feature extractor; by default the one that fits the data set"
     )
     reference: Literal["train", "held-out", "adm"] = Field(
-        default="train", description="the real images compared with; adm: the batch that resources.adm_reference names"
+        default="train",
+        description="real images to compare with; adm: those of the file that resources.adm_reference names",
     )
-    ema: bool = Field(default=True, description="sample with the averaged weights")
+    ema: bool = Field(default=True, description="sample with the averaged weights (EMA), else with the plain ones")
     labels: Literal["uniform", "balanced", "training"] = Field(
         default="uniform",
-        description="classes of the samples: drawn evenly (as the paper), in turn, or as often as in the train split",
+        description="classes of the samples: drawn evenly as in the paper, in turn, or as often as in the train split",
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="decides noise and label of every sample index")
-    at: tuple[int, ...] = Field(default=(), strict=False, description="training steps to measure at besides the last")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="sampling seed: decides noise and label of every sample")
+    at: tuple[int, ...] = Field(default=(), strict=False, description="training steps to measure at, besides the last")
 
     def resolved(self, data: Data) -> Evaluation:
         """The same evaluation with the extractor filled in, where the data set has one of its own."""
