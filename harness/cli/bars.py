@@ -1,79 +1,94 @@
-"""One bar for work that is no cell: loss and images/s, in a terminal; a line now and then in a pipe."""
+"""How far work is: bars in a terminal, lines in a pipe."""
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from harness.cli.words import duration
+from harness.cli.words import duration, state_line
 from harness.runs.cellruns import CellRun
-from harness.runs.state import State
+from harness.runs.state import ACTIVE, State
 
 #: Least time between two lines in a pipe.
 LINE_SECONDS = 15.0
 
 
-class WorkBar:
-    """Shows what `harness.training.hooks.Hooks.report` is told; a new stage gets a new bar."""
+class _Bars(Progress):
+    """A bar for each thing at work: its name, how much is done, a note, and a clock."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
+    def __init__(self, console: Console, clock: ProgressColumn) -> None:
+        super().__init__(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
+            clock,
             console=console,
+            refresh_per_second=4,
             disable=not console.is_terminal,
         )
-        self._task: TaskID | None = None
+        self._known: dict[str, TaskID] = {}
+
+    def show(self, key: str, name: str, done: int, total: int | None, note: str) -> None:
+        """Draw the bar of this key; the first time, add it."""
+        if key not in self._known:
+            self._known[key] = self.add_task(name, note=note)
+        self.update(self._known[key], completed=done, total=total, note=note)
+
+    def drop(self, key: str) -> None:
+        """Remove the bar of this key, if there is one."""
+        if key in self._known:
+            self.remove_task(self._known.pop(key))
+
+
+def _note(loss: float | None, images_per_s: float | None, seconds_left: float | None = None) -> str:
+    """Loss, speed and time left, those that are known."""
+    known = (
+        f"loss {loss:.4f}" if loss is not None else "",
+        f"{images_per_s:.0f} images/s" if images_per_s else "",
+        f"{duration(seconds_left)} left" if seconds_left is not None else "",
+    )
+    return ", ".join(part for part in known if part)
+
+
+class WorkBar(_Bars):
+    """The bar of work that is no cell, in stages; in a pipe a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, TimeRemainingColumn())
         self._stage, self._begun, self._begun_at, self._printed = "", 0.0, 0, 0.0
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
     def say(self, text: str) -> None:
-        """A line above the bar."""
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        """Print a line above the bar."""
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def report(self, value: dict[str, Any]) -> None:
-        """How far a stage is: `stage`, `done`, `total`, and `loss` and `images_per_s` where known."""
-        moment, done, total = time.monotonic(), value["done"], value["total"]
-        if value["stage"] != self._stage:
-            self._stage, self._begun, self._begun_at, self._printed = value["stage"], moment, done, moment
-            self._task = self._progress.add_task(self._stage, total=total, note="")
-        assert self._task is not None
+        """Show how far a stage is: `stage`, `done`, `total`, and `loss` and `images_per_s` where they are known."""
+        moment, stage, done, total = time.monotonic(), value["stage"], value["done"], value["total"]
+        if stage != self._stage:
+            self._stage, self._begun, self._begun_at, self._printed = stage, moment, done, moment
         speed = value.get("images_per_s") or (done - self._begun_at) / max(moment - self._begun, 1e-3)
-        loss = f"loss {value['loss']:.4f}, " if value.get("loss") is not None else ""
-        note = f"{loss}{speed:.0f} images/s"
-        self._progress.update(self._task, completed=done, note=note)
-        if not self._console.is_terminal and (moment - self._printed >= LINE_SECONDS or done == total):
+        note = _note(value.get("loss"), speed)
+        self.show(stage, stage, done, total, note)
+        if self.disable and (moment - self._printed >= LINE_SECONDS or done == total):
             self._printed = moment
-            self.say(f"{self._stage} {done}/{total}, {note}")
+            self.say(f"{stage} {done}/{total}, {note}")
 
 
 class PlainView:
-    """A line whenever something begins or ends: for logs and pipes."""
+    """A line whenever a cell begins or ends: for logs and pipes."""
 
     def __init__(self, console: Console, items: list[CellRun]) -> None:
         self._console, self._total = console, len(items)
@@ -95,8 +110,7 @@ class PlainView:
     def finished(self, item: CellRun) -> None:
         """A cell ended."""
         self._done += item.now.state is State.DONE
-        reason = f": {item.now.message}" if item.now.message else ""
-        self.note(f"{item.name}: {item.now.state}{reason} ({self._done}/{self._total} done)")
+        self.note(f"{state_line(item)} ({self._done}/{self._total} done)")
 
     def tick(self, items: list[CellRun]) -> None:
         """Plain lines show no progress in between."""
@@ -107,53 +121,31 @@ class PlainView:
 
 
 class LiveView(PlainView):
-    """One bar for the sweep and one for each running cell, with loss, images/s and time left."""
+    """The lines, and below them a bar for the sweep and one for each cell at work."""
 
     def __init__(self, console: Console, items: list[CellRun]) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self._live = Live(self._progress, console=console, refresh_per_second=4)
-        self._tasks: dict[str, TaskID] = {}
+        self._bars = _Bars(console, TimeElapsedColumn())
         super().__init__(console, items)
-        self._sweep = self._progress.add_task("[bold]sweep", total=self._total, completed=self._done, detail="")
+        self._bars.show("", "[bold]sweep", self._done, self._total, "")
 
     def __enter__(self) -> LiveView:
         """Start drawing."""
-        self._live.start()
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop drawing."""
-        self._live.stop()
+        self._bars.stop()
 
     def finished(self, item: CellRun) -> None:
-        """A cell ended: its bar goes."""
+        """A cell ended: its bar is removed."""
         super().finished(item)
-        if (task := self._tasks.pop(item.cell.id, None)) is not None:
-            self._progress.remove_task(task)
+        self._bars.drop(item.cell.id)
 
     def tick(self, items: list[CellRun]) -> None:
-        """Draw what the running cells tell."""
-        self._progress.update(self._sweep, completed=self._done)
-        for item in items:
-            told = item.now.progress
-            if item.now.state not in (State.RUNNING, State.QUEUED):
-                continue
-            if item.cell.id not in self._tasks:
-                self._tasks[item.cell.id] = self._progress.add_task(item.name, total=None, detail="starting")
-            if told:
-                loss = f"loss {told['loss']:.4f} " if told.get("loss") is not None else ""
-                speed = f"{told['images_per_s']:.0f} images/s " if told.get("images_per_s") else ""
-                left = f"{duration(told['seconds_left'])} left" if told.get("seconds_left") is not None else ""
-                self._progress.update(
-                    self._tasks[item.cell.id],
-                    total=told["total"],
-                    completed=told["done"],
-                    detail=f"{told['stage']} {loss}{speed}{left}",
-                )
+        """Draw how far the cells at work are."""
+        self._bars.show("", "[bold]sweep", self._done, self._total, "")
+        for item in (item for item in items if item.now.state in ACTIVE):
+            at = item.now.progress or {"stage": "starting", "done": 0, "total": None}
+            note = _note(at.get("loss"), at.get("images_per_s"), at.get("seconds_left"))
+            self._bars.show(item.cell.id, item.name, at["done"], at["total"], f"{at['stage']} {note}")

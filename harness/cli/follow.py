@@ -12,7 +12,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from harness.cli import tables as views
+from harness.cli import tables
+from harness.cli.words import state_line
 from harness.runs.cellruns import CellRun
 from harness.runs.state import ACTIVE, State
 
@@ -34,8 +35,7 @@ def watch(console: Console, title: str, items: list[CellRun], seconds: float) ->
             else:
                 for item in items:
                     if item.now.state is not known.get(item.cell.id, State.MISSING):
-                        reason = f": {item.now.message}" if item.now.message else ""
-                        console.print(f"{item.name}: {item.now.state}{reason}", markup=False, soft_wrap=True)
+                        console.print(state_line(item), markup=False, soft_wrap=True)
                 known = {item.cell.id: item.now.state for item in items}
             if not any(item.now.state in ACTIVE for item in items):
                 break
@@ -44,16 +44,16 @@ def watch(console: Console, title: str, items: list[CellRun], seconds: float) ->
                 if item.now.state is not State.DONE:
                     item.refresh()
     if not live:
-        console.print(views.status_table(title, [views.status_row(item) for item in items]))
+        console.print(tables.status_table(title, [tables.status_row(item) for item in items]))
 
 
 def _picture(console: Console, title: str, items: list[CellRun]) -> Group:
     """The table, cut to the height of the terminal, and what went wrong."""
-    told = [Text(str(trouble), style="red") for trouble in views.troubles(items)]
+    told = [Text(str(trouble), style="red") for trouble in tables.troubles(items)]
     lines = sum(1 + len(text) // console.width for text in told)
     # a title, two lines of head, two of counts; a cell with a long message takes more, and then the end is cut
     most = max(3, console.height - 6 - lines)
-    return Group(views.status_table(title, [views.status_row(item) for item in items], most), *told)
+    return Group(tables.status_table(title, [tables.status_row(item) for item in items], most), *told)
 
 
 def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[str], object]) -> None:
@@ -86,7 +86,7 @@ def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[st
                 note(f"{item.name}: no log yet ({item.now.state}); waiting for it")
             if ended:
                 if item.now.state is not State.DONE:
-                    note(f"{item.name}: {item.now.state}{': ' if item.now.message else ''}{item.now.message}")
+                    note(state_line(item))
                 return
             time.sleep(LOG_SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,11 +22,6 @@ def _warn_of_silence(study: Study) -> None:
         print(f"Slurm does not answer: {error}; the states are what the runs' own files tell", file=sys.stderr)
 
 
-def _write_now(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def status(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
@@ -37,7 +33,7 @@ def status(
 
     With --watch a live table in a terminal, a line for every change in a pipe; Ctrl-C ends the watching only.
     """
-    from harness.cli import tables as views
+    from harness.cli import tables
     from harness.cli.follow import watch as follow
 
     if watch and as_json:
@@ -50,11 +46,11 @@ def status(
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
     elif as_json:
-        cli.print_json([views.status_row(item) for item in items])
+        cli.print_json([tables.status_row(item) for item in items])
     else:
-        cli.console().print(views.status_table(sweep.title, [views.status_row(item) for item in items]))
+        cli.console().print(tables.status_table(sweep.title, [tables.status_row(item) for item in items]))
     if not as_json:
-        for trouble in views.troubles(items):
+        for trouble in tables.troubles(items):
             print(trouble)
     _warn_of_silence(folder)
 
@@ -104,6 +100,6 @@ def logs(
         sys.stdout.write(item.run.log.read_text(encoding="utf-8", errors="replace"))
         return
     try:
-        follow_log(item, _write_now, lambda line: print(line, file=sys.stderr))
+        follow_log(item, partial(print, end="", flush=True), lambda line: print(line, file=sys.stderr))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -2,108 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal, TypedDict
 
+from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.words import Row, duration, gpu_hours_text, latents_text, number, size_of
+from harness.cli.words import duration, number, size_of
 from harness.runs import triage
 from harness.runs.attempts import EVALUATING, Attempt
 from harness.runs.cellruns import CellRun
 from harness.runs.columns import PROTOCOL_COLUMNS, metric_name
 from harness.runs.state import State
 
+#: The colours of the states, those where something happens first.
 _COLOURS = {
-    State.DONE: "green",
     State.RUNNING: "cyan",
+    State.FAILED: "red",
+    State.INTERRUPTED: "yellow",
     State.QUEUED: "cyan",
     State.PARTIAL: "yellow",
-    State.INTERRUPTED: "yellow",
-    State.FAILED: "red",
     State.CANCELLED: "yellow",
+    State.DONE: "green",
     State.MISSING: "dim",
 }
 
-#: All states, those where something happens first.
-_LIVELY = (
-    State.RUNNING,
-    State.FAILED,
-    State.INTERRUPTED,
-    State.QUEUED,
-    State.PARTIAL,
-    State.CANCELLED,
-    State.DONE,
-    State.MISSING,
-)
+#: A row of a table: value by column.
+Row = Mapping[str, Any]
 
 #: States that a failed or lost attempt leaves behind.
 _TROUBLED = (State.FAILED, State.INTERRUPTED, State.PARTIAL)
 
 
-def _table(title: str, columns: list[tuple[str, bool]]) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
-    for name, numeric in columns:
-        table.add_column(
-            name, justify="right" if numeric else "left", overflow="fold", no_wrap=not numeric and name == "cell"
-        )
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, the text of a row in it, and where that stands."""
+
+    title: str
+    text: Callable[[Row], str]
+    justify: Literal["left", "right"] = "left"
+
+
+def _left(title: str, key: str = "", show: Callable[[Any], str] = str) -> Column:
+    """A column of the value under `key`, by default the title, in words."""
+    return Column(title, lambda row: show(row[key or title]))
+
+
+def _right(title: str, key: str = "", show: Callable[[Any], str] = str) -> Column:
+    """As `_left`, for numbers."""
+    return Column(title, lambda row: show(row[key or title]), "right")
+
+
+def _table(title: str, columns: Sequence[Column], rows: Iterable[Row], caption: str) -> Table:
+    table = Table(title=title, title_justify="left", caption=caption, header_style="bold", pad_edge=False)
+    table.caption_justify = "left"
+    for column in columns:
+        table.add_column(column.title, justify=column.justify, overflow="fold", no_wrap=column.title == "cell")
+    for row in rows:
+        table.add_row(*(column.text(row) for column in columns))
     return table
 
 
-def state_text(state: str) -> str:
+def _state_text(state: str) -> str:
     """A state in its colour."""
     colour = _COLOURS[State(state)]
     return f"[{colour}]{state}[/{colour}]"
 
 
-def plan_table(title: str, rows: list[Row], totals: Row) -> Table:
+_PLAN_COLUMNS = (
+    _left("cell", "name"),
+    _left("id"),
+    _left("block"),
+    _right("depth"),
+    _right("width"),
+    _right("heads"),
+    _right("patch", "patch_size"),
+    _right("tokens"),
+    _right("params (M)", "params_m", number),
+    _right("GMACs", "gmacs", number),
+    _right("train GMACs", "train_gmacs", number),
+    _right("sampling GMACs", "sampling_gmacs", number),
+    _right("GPU hours", "gpu_hours", number),
+    _right("est. time", "estimated_s", duration),
+    _left("state", show=_state_text),
+)
+
+
+def plan_table(title: str, rows: Sequence[Row], totals: Row) -> Table:
     """The grid with its prices, and the totals."""
-    table = _table(
-        title,
-        [
-            ("cell", False),
-            ("id", False),
-            ("block", False),
-            ("depth", True),
-            ("width", True),
-            ("heads", True),
-            ("patch", True),
-            ("tokens", True),
-            ("params (M)", True),
-            ("GMACs", True),
-            ("train GMACs", True),
-            ("sampling GMACs", True),
-            ("GPU hours", True),
-            ("est. time", True),
-            ("state", False),
-        ],
-    )
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["id"],
-            row["block"],
-            *(str(row[k]) for k in ("depth", "width", "heads", "patch_size", "tokens")),
-            *(number(row[k]) for k in ("params_m", "gmacs", "train_gmacs", "sampling_gmacs", "gpu_hours")),
-            duration(row["estimated_s"]),
-            state_text(row["state"]),
-        )
-    table.caption = (
+    hours, assumed = totals["gpu_hours"], totals["throughput"] == "assumed"
+    latents = f", latents {size_of(totals['latents_bytes'])}" if totals["latents"] else ""
+    caption = (
         f"{totals['cells']} cell{'s' * (totals['cells'] != 1)}; training {number(totals['train_gmacs'])} GMACs, "
         f"sampling {number(totals['sampling_gmacs'])} GMACs; what is not done takes about "
         f"{duration(totals['estimated_s'])} on {totals['slots']} slots of this machine. "
         "GMACs: 1e9 multiply-adds of one forward pass of one image (the paper's Gflops).\n"
-        f"{gpu_hours_text(totals['gpu_hours'])} at {number(totals['tflops'])} TFLOP/s a GPU ({totals['throughput']}"
-        f"{'; --tflops N to state another' if totals['throughput'] == 'assumed' else ''}). Disk: weights "
+        f"{f'{hours:,.0f}' if hours >= 10 else number(hours)} GPU hours at {number(totals['tflops'])} TFLOP/s a GPU "
+        f"({totals['throughput']}{'; --tflops N to state another' if assumed else ''}). Disk: weights "
         f"{size_of(totals['weights_bytes'])}, samples {size_of(totals['samples_bytes'])}, states while training "
-        f"{size_of(totals['states_bytes'])}{latents_text(totals)}."
+        f"{size_of(totals['states_bytes'])}{latents}."
     )
-    table.caption_justify = "left"
-    return table
+    return _table(title, _PLAN_COLUMNS, rows, caption)
 
 
-def status_row(item: CellRun) -> Row:
-    """What `status` tells of a cell."""
+class StatusRow(TypedDict):
+    """What `status` says of a cell; None where it is not known."""
+
+    id: str
+    name: str
+    state: str
+    stage: str | None
+    done: int | None
+    total: int | None
+    loss: float | None
+    images_per_s: float | None
+    seconds_left: float | None
+    attempt: int | None
+    host: str | None
+    node: str | None
+    cause: str | None
+    message: str
+
+
+def status_row(item: CellRun) -> StatusRow:
+    """The row of a cell."""
     state, attempt = item.now, item.now.attempt
     progress = state.progress or {}
     return {
@@ -145,50 +169,32 @@ def troubles(items: list[CellRun]) -> list[triage.Trouble]:
     return triage.group((name, attempt, message) for name, attempt, message in found if attempt)
 
 
-def status_table(title: str, rows: list[Row], most: int | None = None) -> Table:
+_STATUS_COLUMNS = (
+    _left("cell", "name"),
+    _left("id"),
+    _left("state", show=_state_text),
+    Column("progress", lambda row: f"{row['stage']} {row['done']}/{row['total']}" if row["stage"] else ""),
+    _right("loss", show=number),
+    _right("images/s", "images_per_s", number),
+    _right("left", "seconds_left", duration),
+    _right("attempt", show=lambda number: str(number or "")),
+    _left("node", show=lambda name: name or ""),
+    _left("message", show=escape),
+)
+
+
+def status_table(title: str, rows: Sequence[StatusRow], most: int | None = None) -> Table:
     """The state of every cell; of more than `most`, those where something happens, in the order of the grid."""
-    table = _table(
-        title,
-        [
-            ("cell", False),
-            ("id", False),
-            ("state", False),
-            ("progress", False),
-            ("loss", True),
-            ("images/s", True),
-            ("left", True),
-            ("attempt", True),
-            ("node", False),
-            ("message", False),
-        ],
-    )
-    shown = rows
-    if most is not None and len(rows) > most:
-        liveliest = {row["id"] for row in sorted(rows, key=lambda row: _LIVELY.index(State(row["state"])))[:most]}
-        shown = [row for row in rows if row["id"] in liveliest]
-    for row in shown:
-        progress = f"{row['stage']} {row['done']}/{row['total']}" if row["stage"] else ""
-        table.add_row(
-            row["name"],
-            row["id"],
-            state_text(row["state"]),
-            progress,
-            number(row["loss"]),
-            number(row["images_per_s"]),
-            duration(row["seconds_left"]),
-            str(row["attempt"] or ""),
-            row["node"] or "",
-            row["message"].replace("[", "\\["),
-        )
+    lively = sorted(rows, key=lambda row: [*_COLOURS].index(State(row["state"])))
+    shown = {row["id"] for row in lively[:most]}
     counts = {state: sum(row["state"] == state for row in rows) for state in State}
-    table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     if len(shown) < len(rows):
-        table.caption += f"; {len(rows) - len(shown)} of them are not shown here"
-    table.caption_justify = "left"
-    return table
+        caption += f"; {len(rows) - len(shown)} of them are not shown here"
+    return _table(title, _STATUS_COLUMNS, [row for row in rows if row["id"] in shown], caption)
 
 
-#: Columns of a results table: name in results.csv, title.
+#: Measures in a results table besides the distance: name in results.csv, title.
 _MEASURES = {
     "kid": "KID",
     "precision": "precision",
@@ -200,7 +206,7 @@ _MEASURES = {
 _CONDITIONS = {column: column.replace("_", " ") for column in PROTOCOL_COLUMNS} | {"samples": "N", "ema": "EMA"}
 
 
-def results_table(title: str, rows: list[Row]) -> Table:
+def results_table(title: str, rows: Sequence[Row]) -> Table:
     """One row a cell, step and protocol, ordered by GMACs; the distance carries its metric's name.
 
     Over several sampling seeds: mean and standard deviation, never the best. Where rows were measured differently, what
@@ -210,43 +216,31 @@ def results_table(title: str, rows: list[Row]) -> Table:
     order = ("gmacs", "name", "step", "samples", "sampling_steps", "guidance", "protocol")
     for row in sorted(rows, key=lambda row: [row[column] for column in order]):
         groups.setdefault((row["cell"], row["step"], row["protocol"]), []).append(row)
-    several = len({row["protocol"] for row in rows}) > 1
     varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]
     seeds = max(len(group) for group in groups.values())
-    metrics = sorted({metric_name(row["extractor"]) for row in rows})
-    table = _table(
-        title,
-        [
-            ("cell", False),
-            ("step", True),
-            *((_CONDITIONS[column], True) for column in varying),
-            *([("protocol", False)] if several else []),
-            ("params (M)", True),
-            ("GMACs", True),
-            (" / ".join(metrics), True),
-            *((title, True) for title in _MEASURES.values()),
-            *([("seeds", True)] if seeds > 1 else []),
-            ("time", True),
-        ],
+    columns = (
+        _left("cell", "name"),
+        _right("step"),
+        *(_right(_CONDITIONS[column], column, lambda value: "" if value is None else str(value)) for column in varying),
+        *([_left("protocol")] if len({row["protocol"] for row in rows}) > 1 else []),
+        _right("params (M)", "params_m", number),
+        _right("GMACs", "gmacs", number),
+        _right(" / ".join(sorted({metric_name(row["extractor"]) for row in rows})), "frechet"),
+        *(_right(title, column) for column, title in _MEASURES.items()),
+        *([_right("seeds")] if seeds > 1 else []),
+        _right("time", "seconds", duration),
     )
-    for group in groups.values():
-        row = group[0]
-        table.add_row(
-            row["name"],
-            str(row["step"]),
-            *("" if row[column] is None else str(row[column]) for column in varying),
-            *([row["protocol"]] if several else []),
-            *(number(row[column]) for column in ("params_m", "gmacs")),
-            *(_over_seeds([row[column] for row in group]) for column in ("frechet", *_MEASURES)),
-            *([str(len(group))] if seeds > 1 else []),
-            duration((row["train_seconds"] or 0) + sum(row["sample_seconds"] for row in group)),
-        )
-    table.caption = _results_caption(rows[0], varying, seeds)
-    table.caption_justify = "left"
-    return table
+    return _table(title, columns, map(_over_seeds, groups.values()), _results_caption(rows[0], varying, seeds))
 
 
-def _over_seeds(values: list[float | None]) -> str:
+def _over_seeds(group: list[Row]) -> Row:
+    """One row of the rows of several sampling seeds: the measures in words, the time of all of them."""
+    measured = {column: _mean([row[column] for row in group]) for column in ("frechet", *_MEASURES)}
+    seconds = (group[0]["train_seconds"] or 0) + sum(row["sample_seconds"] for row in group)
+    return {**group[0], **measured, "seeds": len(group), "seconds": seconds}
+
+
+def _mean(values: list[float | None]) -> str:
     """Mean and standard deviation of what was measured."""
     found = [value for value in values if value is not None]
     if len(found) < 2 or len(set(found)) == 1:

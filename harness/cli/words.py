@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.launch.remeasure import Cost
+    from harness.runs.cellruns import CellRun
     from harness.spec.evaluation import Evaluation
     from sweeps.grid import Sweep
-
-
-Row = dict[str, Any]
 
 
 def duration(seconds: float | None) -> str:
@@ -36,6 +34,11 @@ def size_of(count: int | None) -> str:
 def number(value: float | None) -> str:
     """A number to four significant digits; empty when not measured."""
     return "" if value is None else f"{value:.4g}"
+
+
+def state_line(item: CellRun) -> str:
+    """A cell, its state, and what explains it."""
+    return f"{item.name}: {item.now.state}{f': {item.now.message}' if item.now.message else ''}"
 
 
 _LABELS = {"uniform": "classes drawn evenly", "balanced": "classes in turn", "training": "classes as in training"}
@@ -79,13 +82,3 @@ def sampling_text(evaluation: Evaluation, *, labelled: bool = True) -> str:
         f"{evaluation.samples:,} samples, {evaluation.sampler.upper()} {evaluation.sampling_steps} steps, {guidance}, "
         f"{_LABELS[evaluation.labels] + ', ' if labelled else ''}{'averaged' if evaluation.ema else 'plain'} weights"
     )
-
-
-def gpu_hours_text(hours: float) -> str:
-    """GPU hours, whole ones from ten on."""
-    return f"{hours:,.0f} GPU hours" if hours >= 10 else f"{number(hours)} GPU hours"
-
-
-def latents_text(totals: Row) -> str:
-    """Encoded images, once for all cells that share them."""
-    return f", latents {size_of(totals['latents_bytes'])}" if totals["latents"] else ""
