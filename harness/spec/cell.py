@@ -26,7 +26,12 @@ class Cell(Spec):
     diffusion: Diffusion = Diffusion()
     data: Data = Data()
     training: Training = Training()
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="decides initialisation, order, timesteps, noise, flips and label dropout",
+    )
 
     @model_validator(mode="after")
     def _patches_tile_the_input(self) -> Self:

@@ -68,8 +68,10 @@ class PretrainedVae(Spec):
     Where the folder lies is no part of the science; the hash of the weights stands in the records.
     """
 
-    kind: Literal["pretrained"]
-    name: str = Field(min_length=1, description='for example "stabilityai/sd-vae-ft-mse"')
+    kind: Literal["pretrained"] = Field(description="where the autoencoder is from")
+    name: str = Field(
+        min_length=1, description='name on the Hugging Face hub, such as "stabilityai/sd-vae-ft-mse", or of a folder'
+    )
     factor: int = Field(default=8, gt=1, description="pixels per latent position and side, a power of two")
     channels: int = Field(default=4, gt=0, description="channels of the latent")
     scaling: Literal["measured"] | Annotated[float, Field(gt=0)] = Field(
@@ -88,15 +90,17 @@ class TrainedVae(Spec):
     Its latents are scaled by the measured 1 / std over the train split.
     """
 
-    kind: Literal["trained"]
+    kind: Literal["trained"] = Field(description="where the autoencoder is from")
     factor: int = Field(default=4, gt=1, description="pixels per latent position and side, a power of two")
     channels: int = Field(default=4, gt=0, description="channels of the latent")
     width: int = Field(default=32, gt=0, description="channels at full resolution, doubled at every halving")
-    steps: int = Field(default=2000, gt=0)
-    batch_size: int = Field(default=64, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    kl_weight: float = Field(default=1e-6, ge=0, description="weight of the KL term against the L1 error a pixel")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    steps: int = Field(default=2000, gt=0, description="optimizer steps")
+    batch_size: int = Field(default=64, gt=0, description="images of a step")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="learning rate of AdamW at the start; falls to 0 along a cosine"
+    )
+    kl_weight: float = Field(default=1e-6, ge=0, description="weight of the KL term beside the L1 error of a pixel")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides initialisation, order and noise")
 
     @model_validator(mode="after")
     def _halvings(self) -> Self:
@@ -115,13 +119,17 @@ def _check_factor(factor: int) -> None:
 class Data(Spec):
     """What is learned. Where the files lie is a resource, not a part of the science."""
 
-    name: Annotated[str, DATA_SETS] = "digits"
-    labels: bool = Field(default=True, description="false trains without labels (no classes)")
+    name: Annotated[str, DATA_SETS] = Field(default="digits", description="data set")
+    labels: bool = Field(default=True, description="train on the classes, too; false: without any")
     horizontal_flips: bool = Field(default=False, description="mirror half of the training images at random")
-    resolution: int | None = Field(default=None, gt=0, description="imagenet, folder: crop to this many pixels a side")
-    classes: int | None = Field(default=None, gt=0, description="folder: number of classes (subfolders)")
+    resolution: int | None = Field(
+        default=None, gt=0, description="imagenet, folder: pixels a side that images are cropped to"
+    )
+    classes: int | None = Field(default=None, gt=0, description="folder: number of its subfolders, each a class")
     fingerprint: str | None = Field(
-        default=None, pattern="^[0-9a-f]{12}$", description="folder: as `python -m harness.data.images FOLDER` says"
+        default=None,
+        pattern="^[0-9a-f]{12}$",
+        description="folder: hash of its images, as `python -m harness.data.images FOLDER` prints it",
     )
     vae: Annotated[Vae, Field(discriminator="kind")] | None = Field(
         default=None, description="learn the latents of this autoencoder instead of pixels"

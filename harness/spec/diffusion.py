@@ -24,9 +24,12 @@ class Diffusion(Spec):
     """The forward process and the objective (paper, section 3.1; Nichol & Dhariwal 2021 for the hybrid loss)."""
 
     objective: Annotated[str, OBJECTIVES] = Field(
-        default="ddpm-hybrid", description="noise MSE plus the variational term that trains the learned variance"
+        default="ddpm-hybrid",
+        description="loss; ddpm-hybrid: noise MSE plus the variational term that trains the learned variance",
     )
-    schedule: Literal["linear"] = "linear"
-    timesteps: int = Field(default=1000, gt=1, description="T, steps of the forward process")
-    beta_start: float = Field(default=1e-4, gt=0, lt=1)
-    beta_end: float = Field(default=2e-2, gt=0, lt=1)
+    schedule: Literal["linear"] = Field(
+        default="linear", description="how beta, the variance of the added noise, goes from beta_start to beta_end"
+    )
+    timesteps: int = Field(default=1000, gt=1, description="steps T of the forward process")
+    beta_start: float = Field(default=1e-4, gt=0, lt=1, description="beta at the first timestep")
+    beta_end: float = Field(default=2e-2, gt=0, lt=1, description="beta at the last timestep")

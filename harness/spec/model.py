@@ -53,12 +53,12 @@ class Model(Spec):
         ValidationError: `width` not divisible by `heads`, or by 4 (sin-cos positions need sine and cosine of two axes).
     """
 
-    depth: int = Field(gt=0, description="number of transformer blocks")
+    depth: int = Field(gt=0, description="transformer blocks")
     width: int = Field(gt=0, description="hidden size D")
-    heads: int = Field(gt=0, description="attention heads; when left out, about 64 channels a head")
+    heads: int = Field(gt=0, description="attention heads", json_schema_extra={"default": "about 64 channels a head"})
     patch_size: int = Field(gt=0, description="side p of a square patch; tokens T = (size / p)^2")
     block: Annotated[str, BLOCKS] = Field(default="adaln-zero", description="how timestep and label condition a block")
-    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP over width")
+    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP, as a multiple of width")
 
     @model_validator(mode="before")
     @classmethod
