@@ -16,13 +16,17 @@ from harness.spec.identity import validated
 
 BUILT_IN = Path(__file__).with_name("protocols.toml")
 
-#: Keys of a protocol that are no fields of an evaluation.
-_MEANT_FOR = ("data", "vae")
-
 
 @dataclass(frozen=True)
 class Protocol:
-    """Fields of an evaluation under a name, and what it is meant for: any data and autoencoder where empty or None."""
+    """Fields of an evaluation under a name, and what it is meant for.
+
+    Attributes:
+        name: as evaluations give it.
+        fields: by name; a list stands for several values.
+        data: data sets that it is meant for; empty: any.
+        vae: name of the autoencoder that it is meant for; None: any.
+    """
 
     name: str
     fields: Mapping[str, Any]
@@ -30,7 +34,7 @@ class Protocol:
     vae: str | None = None
 
     def strays(self, data: Data) -> Iterator[str]:
-        """Where this data is not what the protocol is meant for, one line each."""
+        """What of this data the protocol is not meant for, one line each."""
         if self.data and data.name not in self.data:
             yield f"protocol {self.name} is meant for {', '.join(self.data)}, not for {data.name}"
         vae = data.vae
@@ -52,25 +56,26 @@ def protocols(own: Mapping[str, Any]) -> dict[str, Protocol]:
     Raises:
         InputError: a name is taken, or a field is wrong.
     """
-    found = {}
     built_in = tomllib.loads(BUILT_IN.read_text(encoding="utf-8"))
-    for name, table in (*built_in.items(), *own.items()):
-        key = f"protocol.{name}"
-        if name in found:
-            raise InputError(
-                f"{key}: this name is taken by a built-in protocol ({', '.join(built_in)}); choose another"
-            )
-        if not isinstance(table, dict):
-            raise InputError(f"{key}: should be a table [{key}] (got {table!r})")
-        fields = {field: value for field, value in table.items() if field not in _MEANT_FOR}
-        evaluations(fields, key)
-        data, vae = table.get("data", []), table.get("vae")
-        if not isinstance(data, list) or not all(isinstance(entry, str) for entry in data):
-            raise InputError(f"{key}.data: should be a list of names of data sets (got {data!r})")
-        if vae is not None and not isinstance(vae, str):
-            raise InputError(f"{key}.vae: should be the name of an autoencoder (got {vae!r})")
-        found[name] = Protocol(name, fields, tuple(data), vae)
-    return found
+    if taken := sorted(built_in.keys() & own.keys()):
+        allowed = f"({', '.join(built_in)}); choose another"
+        raise InputError(f"protocol.{taken[0]}: this name is taken by a built-in protocol {allowed}")
+    return {name: _protocol(name, table) for name, table in (*built_in.items(), *own.items())}
+
+
+def _protocol(name: str, table: Any) -> Protocol:
+    """A protocol from its table; whether the fields make evaluations is checked."""
+    key = f"protocol.{name}"
+    if not isinstance(table, dict):
+        raise InputError(f"{key}: should be a table [{key}] (got {table!r})")
+    fields = dict(table)
+    data, vae = fields.pop("data", []), fields.pop("vae", None)
+    evaluations(fields, key)
+    if not isinstance(data, list) or not all(isinstance(entry, str) for entry in data):
+        raise InputError(f"{key}.data: should be a list of names of data sets (got {data!r})")
+    if vae is not None and not isinstance(vae, str):
+        raise InputError(f"{key}.vae: should be the name of an autoencoder (got {vae!r})")
+    return Protocol(name, fields, tuple(data), vae)
 
 
 def named(name: Any, known: Mapping[str, Protocol], key: str) -> Protocol:
@@ -85,18 +90,18 @@ def named(name: Any, known: Mapping[str, Protocol], key: str) -> Protocol:
 
 
 def evaluations(fields: Mapping[str, Any], key: str) -> list[Evaluation]:
-    """The evaluations of a table of fields. A field that is a list (`at` apart) gives one for each of its values, and
-    several such fields give their product, the last one fastest.
+    """The evaluations of a table of fields.
+
+    A field with a list of values (other than `at`) stands for one evaluation a value; several such fields stand for
+    their product, the last one fastest.
 
     Raises:
         InputError: one line naming `key`, the field and what is allowed.
     """
-    axes: dict[str, list[Any]] = {}
-    for field, value in fields.items():
-        values = value if isinstance(value, list) and field != "at" else [value]
+    axes = {field: value if isinstance(value, list) and field != "at" else [value] for field, value in fields.items()}
+    for field, values in axes.items():
         if not values:
             raise InputError(f"{key}.{field}: is an empty list")
         if any(other == one for i, one in enumerate(values) for other in values[:i]):
             raise InputError(f"{key}.{field}: a value stands twice in {values}; every value once")
-        axes[field] = values
     return [validated(Evaluation, dict(zip(axes, values, strict=True)), key) for values in product(*axes.values())]
