@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Self
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from harness.cli.words import duration, state_line
 from harness.runs.cellruns import CellRun
@@ -25,27 +16,31 @@ from harness.runs.state import ACTIVE, State
 LINE_SECONDS = 15.0
 
 
-class _Bars(Progress):
+class _Bars(progress.Progress):
     """A bar for each thing at work: its name, how much is done, a note, and a clock."""
 
-    def __init__(self, console: Console, clock: ProgressColumn) -> None:
+    def __init__(self, console: Console, clock: progress.ProgressColumn) -> None:
         super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[note]}"),
             clock,
             console=console,
             refresh_per_second=4,
             disable=not console.is_terminal,
         )
-        self._known: dict[str, TaskID] = {}
+        self._known: dict[str, progress.TaskID] = {}
 
     def show(self, key: str, name: str, done: int, total: int | None, note: str) -> None:
         """Draw the bar of this key; the first time, add it."""
         if key not in self._known:
-            self._known[key] = self.add_task(name, note=note)
+            self._known[key] = self.add_task(name, total=total, note=note)
         self.update(self._known[key], completed=done, total=total, note=note)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bars."""
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def drop(self, key: str) -> None:
         """Remove the bar of this key, if there is one."""
@@ -67,12 +62,8 @@ class WorkBar(_Bars):
     """The bar of work that is no cell, in stages; in a pipe a line now and then."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console, TimeRemainingColumn())
+        super().__init__(console, progress.TimeRemainingColumn())
         self._stage, self._begun, self._begun_at, self._printed = "", 0.0, 0, 0.0
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def report(self, value: dict[str, Any]) -> None:
         """Show how far a stage is: `stage`, `done`, `total`, and `loss` and `images_per_s` where they are known."""
@@ -87,21 +78,25 @@ class WorkBar(_Bars):
             self.say(f"{stage} {done}/{total}, {note}")
 
 
-class PlainView:
-    """A line whenever a cell begins or ends: for logs and pipes."""
+class LaunchView:
+    """A line whenever a cell begins or ends; in a terminal, below them, a bar for the sweep and each cell at work."""
 
     def __init__(self, console: Console, items: list[CellRun]) -> None:
-        self._console, self._total = console, len(items)
+        self._bars = _Bars(console, progress.TimeElapsedColumn())
+        self._total = len(items)
         self._done = sum(item.now.state is State.DONE for item in items)
         if self._done:
             self.note(f"{self._done} of {self._total} cells are done already")
 
-    def __enter__(self) -> PlainView:
-        """Nothing to open."""
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self._bars.start()
+        self.tick([])
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
+        """Stop drawing."""
+        self._bars.stop()
 
     def started(self, item: CellRun) -> None:
         """A cell was started."""
@@ -111,41 +106,17 @@ class PlainView:
         """A cell ended."""
         self._done += item.now.state is State.DONE
         self.note(f"{state_line(item)} ({self._done}/{self._total} done)")
-
-    def tick(self, items: list[CellRun]) -> None:
-        """Plain lines show no progress in between."""
-
-    def note(self, text: str) -> None:
-        """Print one line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class LiveView(PlainView):
-    """The lines, and below them a bar for the sweep and one for each cell at work."""
-
-    def __init__(self, console: Console, items: list[CellRun]) -> None:
-        self._bars = _Bars(console, TimeElapsedColumn())
-        super().__init__(console, items)
-        self._bars.show("", "[bold]sweep", self._done, self._total, "")
-
-    def __enter__(self) -> LiveView:
-        """Start drawing."""
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop drawing."""
-        self._bars.stop()
-
-    def finished(self, item: CellRun) -> None:
-        """A cell ended: its bar is removed."""
-        super().finished(item)
         self._bars.drop(item.cell.id)
+        self.tick([])
 
     def tick(self, items: list[CellRun]) -> None:
-        """Draw how far the cells at work are."""
+        """Draw how far the sweep is, and the cells at work."""
         self._bars.show("", "[bold]sweep", self._done, self._total, "")
         for item in (item for item in items if item.now.state in ACTIVE):
             at = item.now.progress or {"stage": "starting", "done": 0, "total": None}
             note = _note(at.get("loss"), at.get("images_per_s"), at.get("seconds_left"))
             self._bars.show(item.cell.id, item.name, at["done"], at["total"], f"{at['stage']} {note}")
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        self._bars.say(text)

@@ -11,20 +11,18 @@ import typer
 from harness.cli import options as cli
 from harness.errors import InputError
 
+RawOption = Annotated[bool, typer.Option("--raw", help="The plain weights instead of the averaged ones (EMA).")]
+
 
 def export(
     study: cli.StudyArgument,
     cell: cli.CellArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to make; must not exist.")],
-    format: Annotated[
-        str, typer.Option(help="official (a .pt file), diffusers (a pipeline folder), or npz (its samples).")
-    ] = "official",
-    raw: Annotated[bool, typer.Option("--raw", help="The plain weights instead of the averaged ones (EMA).")] = False,
+    format: Annotated[str, typer.Option(help="official (.pt file), diffusers (folder) or npz (samples).")] = "official",
+    raw: RawOption = False,
     step: Annotated[int | None, typer.Option(min=1, help="A kept step. Default: the last.")] = None,
     vae: Annotated[Path | None, typer.Option(help="diffusers: another folder of its AutoencoderKL.")] = None,
-    evaluation: Annotated[
-        str | None, typer.Option(help="npz: beginning of the evaluation's id, where there are several.")
-    ] = None,
+    evaluation: Annotated[str | None, typer.Option(help="npz: beginning of its id, if there are several.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="npz: the first so many. Default: all.")] = None,
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
@@ -46,8 +44,8 @@ def export(
     if format == SAMPLES_FORMAT:
         if raw or vae is not None:
             raise InputError(f"{'--raw' if raw else '--vae'}: is about weights; leave it out with --format npz")
-        told = export_samples(item.run, item.cell, output, step=step, evaluation=evaluation, count=samples)
-        print(f"{item.name}: {told}, in {output}")
+        made = export_samples(item.run, item.cell, output, step=step, evaluation=evaluation, count=samples)
+        print(f"{item.name}: {made}, in {output}")
         return
     if evaluation is not None or samples is not None:
         raise InputError(f"{'--samples' if samples is not None else '--evaluation'}: allowed with --format npz")
@@ -65,12 +63,8 @@ def import_(
         Path, typer.Argument(metavar="SOURCE", help="A .pt file, or a folder of DiTTransformer2DModel or DiTPipeline.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to make; must not exist.")],
-    heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads; an official file of no published size needs it.")
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Of a training checkpoint the plain weights, not the averaged ones.")
-    ] = False,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where an official file needs it.")] = None,
+    raw: RawOption = False,
 ) -> None:
     """Read an official DiT checkpoint or a diffusers DiT into a weights file of this harness.
 

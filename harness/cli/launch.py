@@ -76,6 +76,7 @@ def evaluate(
     from harness.cli.words import cost_line, evaluation_lines
     from harness.launch import remeasure
     from harness.runs.state import ACTIVE
+    from harness.spec.resources import EXECUTORS
 
     sweep, folder = cli.resolve(study, results, given)
     everything = cli.items_of(sweep, folder)  # with the sweep's own evaluations, which the tables put first
@@ -88,9 +89,10 @@ def evaluate(
         print(line)
     print(cost_line(remeasure.cost(selection.items, everything), len(selection.items)))
     if busy := [item.name for item in selection.items if item.now.state in ACTIVE]:
-        told = "nothing is submitted for them now" if sweep.resources.executor == "slurm" else "waiting for it"
+        detached = EXECUTORS.facts(sweep.resources.executor).detached
         names = f"{', '.join(busy[:3])}{f' and {len(busy) - 3} more' if len(busy) > 3 else ''}"
-        print(f"another evaluate is at work on {names}: {told}", file=sys.stderr)
+        plan = "nothing is submitted for them now" if detached else "waiting for it"
+        print(f"another evaluate is at work on {names}: {plan}", file=sys.stderr)
     ended = _run(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
     owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
     _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed)
@@ -102,26 +104,26 @@ def _run(
     """Launch behind a view of these cells, and return them as they ended.
 
     Raises:
-        Exit: with code 0 once all is submitted to Slurm, without `wait`; with code 130 after Ctrl-C.
+        Exit: with code 0 once all is submitted, without `wait`, where jobs go on by themselves; with 130 after Ctrl-C.
     """
-    from harness.cli.bars import LiveView, PlainView
+    from harness.cli.bars import LaunchView
     from harness.launch.launch import launch as run_all
+    from harness.spec.resources import EXECUTORS
 
-    on_slurm = sweep.resources.executor == "slurm"
+    executor = sweep.resources.executor
+    detached = EXECUTORS.facts(executor).detached
     cli.print_warnings(sweep)
-    screen = cli.console()
-    view_type = LiveView if screen.is_terminal else PlainView
     try:
-        with view_type(screen, items) as view:
+        with LaunchView(cli.console(), items) as view:
             ended = run_all(sweep, study, view, retry=retry, wait=wait, chosen=chosen)
     except KeyboardInterrupt:
-        told = "the Slurm jobs go on" if on_slurm else "stopped; the same command goes on from the checkpoints"
-        print(told, file=sys.stderr)
+        jobs = f"the {executor.capitalize()} jobs go on"
+        print(jobs if detached else "stopped; the same command goes on from the checkpoints", file=sys.stderr)
         raise typer.Exit(130) from None
-    if on_slurm and not wait:
-        counts = Counter(str(item.now.state) for item in ended)
-        told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        print(f"{told}; to follow: dit-harness status {study.name}, or the same command with --wait")
+    if detached and not wait:
+        states = Counter(str(item.now.state) for item in ended)
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        print(f"{counts}; to follow: dit-harness status {study.name}, or the same command with --wait")
         raise typer.Exit(0)
     return ended
 

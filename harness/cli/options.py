@@ -70,9 +70,10 @@ class Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The name of the verb, its command, and the other arguments."""
+        command: Any
         name, command, others = super().resolve_command(ctx, args)
-        verb = inspect.unwrap(command.callback) if command is not None and command.callback is not None else None
-        if verb is None or not hasattr(verb, "fields"):
+        verb = inspect.unwrap(command.callback)
+        if not hasattr(verb, "fields"):
             return name, command, others
         from harness.spec.evaluation import Evaluation
         from harness.spec.fields import fields_of
@@ -91,11 +92,12 @@ class Verbs(TyperGroup):
 def _option(field: FieldFacts, *, several: bool = False) -> inspect.Parameter:
     """The parameter that typer makes a field's option of. Bounds are shown here and checked by the spec."""
     kind = field.types[0]
-    metavar = f"<{kind.__name__} range> [{field.bounds}]" if field.bounds else None
-    metavar = "<path>" if field.marks.get("format") == "path" else metavar
     panel = str(field.marks["executor"]).capitalize() if "executor" in field.marks else None
+    metavar = "<path>" if "format" in field.marks else None
     if several and kind is not bool:
-        kind, panel, metavar = str, EVALUATION, None
+        kind, panel = str, EVALUATION
+    elif field.bounds:
+        metavar = f"<{kind.__name__} range> [{field.bounds}]"
     flag = f"--{field.name.replace('_', '-')}"
     names = f"{flag}/--no-{flag[2:]}" if kind is bool and field.default else _FLAGS.get(field.name, flag)
     text = re.sub(r"`(\w+)`", lambda other: f"--{other[1].replace('_', '-')}", field.help)

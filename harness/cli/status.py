@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from harness.cli import options as cli
 from harness.errors import InputError
-
-if TYPE_CHECKING:
-    from harness.runs.study import Study
-
-
-def _warn_of_silence(study: Study) -> None:
-    """Say when the states are without Slurm's word."""
-    error = getattr(study.scheduler, "error", None)
-    if error is not None:
-        print(f"Slurm does not answer: {error}; the states are what the runs' own files tell", file=sys.stderr)
 
 
 def status(
@@ -52,13 +42,14 @@ def status(
     if not as_json:
         for trouble in tables.troubles(items):
             print(trouble)
-    _warn_of_silence(folder)
+    if (error := getattr(folder.scheduler, "error", None)) is not None:
+        print(f"Slurm does not answer: {error}; the states are what the runs' own files tell", file=sys.stderr)
 
 
 def cancel(
     study: cli.StudyArgument,
     cell: Annotated[
-        str | None, typer.Argument(help="Name of the cell, or the beginning of its id. Default: all.")
+        str | None, typer.Argument(help="Name of a cell, or the beginning of its id. Default: all.")
     ] = None,
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
@@ -72,11 +63,11 @@ def cancel(
     sweep, folder = cli.resolve(study, results)
     items = cli.items_of(sweep, folder)
     chosen = [cli.find_cell(items, cell, folder)] if cell else items
-    told = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)])
-    for line in told.problems:
+    stopped = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)])
+    for line in stopped.problems:
         print(line, file=sys.stderr)
-    print(f"{told.cells} cell{'s' * (told.cells != 1)} asked to stop")
-    if told.problems:
+    print(f"{stopped.cells} cell{'s' * (stopped.cells != 1)} asked to stop")
+    if stopped.problems:
         raise typer.Exit(1)
 
 

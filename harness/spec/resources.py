@@ -45,14 +45,18 @@ _SlurmWord = Annotated[
 
 
 class ExecutorFacts(NamedTuple):
-    """Where an executor is."""
+    """Where an executor is, and whether its jobs go on without the launch that started them."""
 
     at: str
+    detached: bool
 
 
 EXECUTORS = Kind(
     "EXECUTORS",
-    {"local": ExecutorFacts("harness.launch.local:LOCAL"), "slurm": ExecutorFacts("harness.launch.slurm:SLURM")},
+    {
+        "local": ExecutorFacts("harness.launch.local:LOCAL", detached=False),
+        "slurm": ExecutorFacts("harness.launch.slurm:SLURM", detached=True),
+    },
 )
 
 
