@@ -1,4 +1,4 @@
-"""What is going on, followed live: `status --watch` and `logs --follow`. Both only read."""
+"""What happens now, followed live: `status --watch` and `logs --follow`. Both only read."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def watch(console: Console, title: str, items: list[CellRun], seconds: float) ->
 
 def _picture(console: Console, title: str, items: list[CellRun]) -> Group:
     """The table, cut to the height of the terminal, and what went wrong."""
-    told = [Text(str(trouble), style="red") for trouble in tables.troubles(items)]
-    lines = sum(1 + len(text) // console.width for text in told)
+    causes = [Text(str(trouble), style="red") for trouble in tables.troubles(items)]
+    lines = sum(1 + len(text) // console.width for text in causes)
     # a title, two lines of head, two of counts; a cell with a long message takes more, and then the end is cut
     most = max(3, console.height - 6 - lines)
-    return Group(tables.status_table(title, [tables.status_row(item) for item in items], most), *told)
+    return Group(tables.status_table(title, [tables.status_row(item) for item in items], most), *causes)
 
 
 def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[str], object]) -> None:
@@ -68,12 +68,12 @@ def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[st
     """
     with contextlib.ExitStack() as files:
         log: TextIO | None = None
-        told = False
+        waiting = False
         while True:
             # a cell that was never launched is waited for: all of a sweep but those in the slots look like that
             ended = item.refresh().state not in (*ACTIVE, State.MISSING)
             if ended:
-                time.sleep(LOG_SECONDS)  # its last line comes just after its end is on record
+                time.sleep(LOG_SECONDS)  # its last line is written just after its end is on record
             if log is None or _replaced(item, log):
                 files.close()
                 log = None
@@ -81,8 +81,8 @@ def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[st
                     log = files.enter_context(item.run.log.open(encoding="utf-8", errors="replace"))
             if log is not None:
                 write(log.read())
-            elif not told and not ended:
-                told = True
+            elif not waiting and not ended:
+                waiting = True
                 note(f"{item.name}: no log yet ({item.now.state}); waiting for it")
             if ended:
                 if item.now.state is not State.DONE:

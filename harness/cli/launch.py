@@ -41,7 +41,7 @@ def launch(
 
     A cell that is too large or too slow for one GPU is trained by several ranks (--ranks, on Slurm also --nodes), which
     divide its global batch, and in pieces that fit (--micro-batch). Neither changes what is trained: the same cell on
-    another number of ranks agrees up to the order of float summation, and a cell begun on two goes on on one.
+    another number of ranks agrees up to the order of float summation, and one rank can finish what two began.
     """
     from harness.runs.state import RETRIED
 

@@ -1,4 +1,4 @@
-"""The command `dit-harness`: parse, call, print. Heavy imports wait until a verb needs them."""
+"""The command `dit-harness`: parse, call, print. A verb imports what is heavy when it runs."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         from harness.files import is_full

@@ -153,8 +153,8 @@ def _measuring(item: CellRun) -> str:
     run = item.run.on(EVALUATING)
     if run.live() is None:
         return ""
-    told = run.progress()
-    return f"evaluating: {told['stage']} {told['done']}/{told['total']}" if told else "evaluating"
+    progress = run.progress()
+    return f"evaluating: {progress['stage']} {progress['done']}/{progress['total']}" if progress else "evaluating"
 
 
 def _node(attempt: Attempt) -> str | None:
