@@ -48,41 +48,42 @@ def fields_of(spec: type[BaseModel]) -> dict[str, FieldFacts]:
 
 
 def _facts(name: str, field: FieldInfo) -> FieldFacts:
-    leaves = list(_leaves(field.annotation))
-    kinds = [mark for mark in field.metadata if isinstance(mark, Kind)]
-    names = [leaf for leaf in leaves if not isinstance(leaf, type)]
-    types = dict.fromkeys(leaf if isinstance(leaf, type) else str for leaf in leaves)
+    parts = [*_parts(field.annotation), *field.metadata]
+    types = dict.fromkeys(part if isinstance(part, type) else str for part in parts if isinstance(part, (type, str)))
+    kinds = [part for part in parts if isinstance(part, Kind)]
     return FieldFacts(
         name=name,
         types=tuple(types),
         many=get_origin(field.annotation) is tuple,
         required=field.is_required(),
         default=None if field.is_required() else field.default,
-        bounds=_bounds(field.metadata, whole=int in types),
-        allowed=(*(name for kind in kinds for name in kind.names), *names),
+        bounds=_bounds(parts, whole=int in types),
+        allowed=(*(name for kind in kinds for name in kind.names), *(part for part in parts if isinstance(part, str))),
         help=field.description or "",
         marks=field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {},
     )
 
 
-def _leaves(annotation: Any) -> Iterator[Any]:
-    """The types, and the values of `Literal`, that an annotation is made of; None and marks left out."""
+def _parts(annotation: Any) -> Iterator[Any]:
+    """What an annotation is made of: types, texts of `Literal`, and marks; None is left out."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         yield from inner
     elif origin is Annotated:
-        yield from _leaves(inner[0])
+        yield from _parts(inner[0])
+        for mark in inner[1:]:
+            yield from mark.metadata if isinstance(mark, FieldInfo) else [mark]
     elif origin in (Union, UnionType, tuple):
         for part in inner:
-            yield from () if part in (type(None), ...) else _leaves(part)
+            yield from () if part in (type(None), ...) else _parts(part)
     else:
         yield annotation
 
 
-def _bounds(marks: list[Any], *, whole: bool) -> str:
-    """The bounds among a field's marks, as "x>=0, x<1"; a whole number above 0 is at least 1."""
+def _bounds(parts: list[Any], *, whole: bool) -> str:
+    """The bounds among the parts of a field, as "x>=0, x<1"; a whole number above 0 is at least 1."""
     found = []
     for key, sign in _SIGNS.items():
-        for limit in (value for mark in marks if (value := getattr(mark, key, None)) is not None):
+        for limit in (value for part in parts if (value := getattr(part, key, None)) is not None):
             found.append(f"x>={limit + 1}" if whole and key == "gt" else f"x{sign}{limit}")
     return ", ".join(found)
