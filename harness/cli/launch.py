@@ -67,7 +67,7 @@ def evaluate(
     wait: cli.WaitOption = False,
     **given: Any,
 ) -> None:
-    """Measure kept weights again, otherwise: other samplers, steps, guidance, seeds, labels, references, protocols.
+    """Measure kept weights again, with other samplers, steps, guidance, seeds, labels, references or protocols.
 
     Trains nothing, and may run beside a training; --slots counts only the cells that are measured. What has no weights
     kept is named and left out; what is measured already is not measured again. The rows are in results.csv beside the
