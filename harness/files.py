@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def file_hash(path: Path) -> str:
+    """Sha256 of a file's content, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def large_file_hash(path: Path) -> str:
+    """As `file_hash`; as long as size and time of the file stay, it is read once."""
+    status = path.stat()
+    return _known_hash(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _known_hash(path: Path, modified: int, size: int) -> str:
+    return file_hash(path)
 
 
 def fsync(path: Path) -> None:

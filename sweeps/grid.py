@@ -16,7 +16,7 @@ from harness.errors import InputError
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.diffusion import OBJECTIVES, Diffusion
-from harness.spec.evaluation import EXTRACTORS, INCEPTION, Evaluation, fitting
+from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
 from harness.spec.extension import Extension
 from harness.spec.identity import describe_validation_error, spec_id, validated
 from harness.spec.model import SIZES, Model
@@ -336,20 +336,7 @@ def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
         evaluation.guided_channels(cell.data.shape.channels)
     except ValueError as error:
         raise InputError(f"{key}.guidance_channels: {error}; allowed: as-published, all") from None
-    if evaluation.extractor is None:
-        raise InputError(
-            f"{key}.extractor: {cell.data.name} has none of its own; name one of {', '.join(EXTRACTORS.names)}"
-        )
-    fits = fitting(cell.data.image_shape)
-    if evaluation.extractor not in fits:
-        raise InputError(
-            f"{key}.extractor: {evaluation.extractor} does not read {cell.data.name}; allowed: {', '.join(fits)}"
-        )
-    if evaluation.reference == "adm" and evaluation.extractor != INCEPTION:
-        raise InputError(
-            f"{key}.reference: adm holds features of {INCEPTION}, the evaluation's extractor is "
-            f"{evaluation.extractor}; allowed: train, held-out"
-        )
+    check_fits(evaluation, cell.data, key)
 
 
 def warnings(sweep: Sweep) -> list[str]:

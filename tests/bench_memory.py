@@ -15,7 +15,7 @@ import torch
 
 from harness.evaluation import inception, metrics, references
 from harness.evaluation.adm import SPATIAL_DIM
-from harness.evaluation.features import PART, Extractor, Features
+from harness.evaluation.features import PART, Extraction, Features
 from harness.evaluation.statistics import Moments
 from harness.training.ranks import Ranks
 
@@ -33,16 +33,16 @@ class Images:
         return np.random.default_rng(int(index[0])).integers(0, 256, (len(index), 1, 1, 3), dtype=np.uint8)
 
 
-class Random(Extractor):
+class Random(Extraction):
     """Features as many and as wide as Inception's."""
 
     def __init__(self) -> None:
         self.name = self.label = inception.NAME
-        self.is_inception, self._ranks = True, Ranks()
+        self.evenly, self._ranks = True, Ranks()
         self._generator = torch.Generator().manual_seed(0)
 
     def features_of(self, images: np.ndarray) -> Features:
-        """As `Extractor.features_of`."""
+        """As `Extraction.features_of`."""
         pool, logits, spatial = (
             torch.rand(len(images), d, generator=self._generator) for d in (2048, 1008, SPATIAL_DIM)
         )

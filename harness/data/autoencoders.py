@@ -6,13 +6,12 @@ here has a `card.json` too, written last. It is known by its recipe or hub name,
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.files import read_json
+from harness.files import file_hash, read_json
 from harness.runs.study import Shared
 from harness.spec.data import Data, PretrainedVae, TrainedVae
 from harness.spec.identity import ID_DIGITS, spec_id
@@ -90,8 +89,7 @@ def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> P
 
 def weights_hash(folder: Path) -> str:
     """First 12 hex digits of sha256 over the weights file."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:ID_DIGITS]
+    return file_hash(folder / WEIGHTS)[:ID_DIGITS]
 
 
 def check_fits(folder: Path, data: Data) -> None:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 
-def to_model(images: Tensor) -> Tensor:
-    """uint8 (N, S, S, C) to float32 (N, C, S, S) in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-_Level = TypeVar("_Level", np.uint8, np.float32)
-
-
-def to_model_range(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def to_model_range(images: Tensor) -> Tensor:
     """Map levels 0..255 to float32 in [-1, 1] (x / 127.5 - 1), any shape.
 
     Raises:
         TypeError: `images` is not uint8, so its range is unknown.
     """
-    if images.dtype != np.uint8:
-        raise TypeError(f"images must be uint8, got {images.dtype}")
-    return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {str(images.dtype).removeprefix('torch.')}")
+    return images.float() / 127.5 - 1
 
 
-def channels_first(images: NDArray[_Level]) -> NDArray[_Level]:
+def to_model(images: Tensor) -> Tensor:
+    """uint8 (N, S, S, C) to float32 (N, C, S, S) in [-1, 1]."""
+    return to_model_range(images.permute(0, 3, 1, 2))
+
+
+def channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, H, W, C) -> (N, C, H, W), contiguous."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 

@@ -7,8 +7,6 @@ uint8 (N, H, W, 3), and here `arr_1`, their labels. Nothing in a file is unpickl
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -20,8 +18,8 @@ from numpy.typing import NDArray
 
 from harness.data.dataset import ImageArray
 from harness.errors import InputError
-from harness.evaluation import inception
-from harness.files import write_atomic
+from harness.files import large_file_hash, write_atomic
+from harness.spec.evaluation import INCEPTION
 
 #: Dimensions of the spatial features: 7 channels of 17 x 17.
 SPATIAL_DIM = 7 * 17 * 17
@@ -57,8 +55,7 @@ class AdmReference:
     @property
     def content_hash(self) -> str:
         """Sha256 of the file, 64 hex digits."""
-        status = self.path.stat()
-        return _sha256(self.path, status.st_mtime_ns, status.st_size)
+        return large_file_hash(self.path)
 
     @property
     def label(self) -> str:
@@ -117,7 +114,7 @@ def find(configured: str | None, size: int) -> AdmReference:
         if shape != wanted or dtype.kind != "f":
             raise InputError(
                 f"{path}: {name} is {dtype} {shape}, wanted floats {wanted}: statistics of another extractor than "
-                f"{inception.NAME}"
+                f"{INCEPTION}"
             )
     shape, dtype = found[IMAGES]
     if dtype != np.uint8 or len(shape) != 4 or shape[1:] != (size, size, 3):
@@ -203,9 +200,3 @@ def _read(path: Path, name: str) -> NDArray[Any]:
 def _damaged(path: Path, error: Exception) -> InputError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputError(f"{path}: no whole npz ({reason}); get the file again")
-
-
-@functools.cache
-def _sha256(path: Path, modified: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

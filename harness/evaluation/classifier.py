@@ -16,17 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch_fidelity import FeatureExtractorBase
 
-from harness.data.pixels import channels_first
+from harness.data.pixels import channels_first, to_model_range
 from harness.errors import InputError
+from harness.evaluation.extractors import Extractor, Features, Network, find
 from harness.spec.data import DATA_SETS
-from harness.spec.evaluation import EXTRACTORS
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-
-#: The two layers, under the names that torch-fidelity asks for.
-FEATURES, LOGITS = "64", "logits"
 
 FEATURE_DIM = 64
 
@@ -154,7 +150,7 @@ def infer(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
         Features float64 (N, 64), logits float64 (N, classes).
     """
     # A slice of repeated channels has strides for which the convolution takes another path, with other last bits.
-    x = images.float().clone(memory_format=torch.contiguous_format) / 127.5 - 1.0
+    x = to_model_range(images.clone(memory_format=torch.contiguous_format))
     # TensorFloat-32 is on by default in cuDNN's convolutions; it would move the features by about 1e-3.
     with (
         torch.no_grad(),
@@ -177,50 +173,22 @@ def extract(
     return torch.cat(features).numpy(), torch.cat(logits).numpy()
 
 
-class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
-    """What torch-fidelity calls: features for the distances, logits for the inception score."""
+class ClassifierExtractor(Extractor):
+    """A classifier as an extractor. Its data set is in no order, so the first real images are as good as any."""
 
-    def __init__(self, name: str, features_list: list[str], **_: object) -> None:
-        super().__init__(name, features_list)
-        self.network = build(name)
-        self.size = EXTRACTORS.facts(name).size
+    evenly = False
 
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers."""
-        return FEATURES, LOGITS
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        """Layer that `metric` (isc, fid, kid, prc) takes."""
-        return LOGITS if metric == "isc" else FEATURES
+    def weights_hash(self, weights: str | None) -> str:
+        """See `Extractor`: of the values of its tensors."""
+        return load_weights(self._name).content_hash
 
-    @staticmethod
-    def can_be_compiled() -> bool:
-        """Compilation would change the numbers."""
-        return False
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        """Never asked for, see `can_be_compiled`."""
-        raise NotImplementedError("the classifiers are not compiled")
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Layers asked for, in that order, of uint8 (N, 3, H, W) images; grey ones come as three equal channels.
-
-        Raises:
-            ValueError: another type, another size, or channels that differ where the data set is grey.
-        """
-        if images.dtype != torch.uint8:
-            raise ValueError(f"{self.name} takes uint8 images, got {images.dtype}")
-        if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
-            raise ValueError(f"{self.name} takes (N, 3, {self.size}, {self.size}), got {tuple(images.shape)}")
-        grey = images[:, :1]
-        if not torch.equal(images, grey.expand_as(images)):
-            raise ValueError(f"{self.name} takes grey images: three equal channels")
-        features, logits = infer(self.network, grey)
-        layers = {FEATURES: features, LOGITS: logits}
-        return tuple(layers[layer] for layer in self.features_list)
+    def build(self, device: str, weights: str | None) -> Network:
+        """See `Extractor`."""
+        network = build(self._name).to(device)
+        return lambda images: Features(*infer(network, images))
 
 
 def architecture(name: str) -> Architecture:
@@ -229,6 +197,8 @@ def architecture(name: str) -> Architecture:
     Raises:
         InputError: unknown name.
     """
-    if name not in ARCHITECTURES:
-        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(EXTRACTORS.names)}")
+    find(name)
     return ARCHITECTURES[name]
+
+
+DIGITS_CNN, FASHION_CNN = map(ClassifierExtractor, ARCHITECTURES)

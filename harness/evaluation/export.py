@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from harness.data.latents import open_latents
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
 from harness.evaluation.generate import Samples, load_weights
-from harness.files import read_json, write_atomic
+from harness.files import file_hash, read_json, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.formats import Imported, check_exportable
 from harness.model.official import read_official, write_official
@@ -204,7 +203,7 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
         "model": imported.model.model_dump(mode="json"),
         "input": imported.shape._asdict(),
         "source": source.name,
-        "sha256": None if source.is_dir() else _sha256(source),
+        "sha256": None if source.is_dir() else file_hash(source),
     }
     checkpoint.save(output, tensors, meta)
     return imported
@@ -213,8 +212,3 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
 def _require_new(output: Path) -> None:
     if output.exists():
         raise InputError(f"{output}: exists already; give another --output")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,70 +1,113 @@
-"""Feature extractors: one small classifier per data set, whose penultimate layer spans the feature space.
+"""What a feature extractor is: it turns images into the features in which distances are measured.
 
-Inception's features do not fit grey 8x8 or 32x32 images. The practice for such data is a classifier of the data set
-itself ("Frechet LeNet distance"); a distance in its space is never called FID. `train_extractor.py` made the weights;
-the card inside each file says how, and what the extractor is worth.
+Each extractor has a file of its own in this folder, and a line in `harness.spec.evaluation`.
 """
 
 from __future__ import annotations
 
-from torch_fidelity import register_feature_extractor
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
 
 from harness.errors import InputError
-from harness.evaluation import inception
-from harness.evaluation.classifier import ARCHITECTURES, ClassifierExtractor, architecture, load_weights
-from harness.spec.data import Data
-from harness.spec.evaluation import EXTRACTORS, fitting
+from harness.files import file_hash
+from harness.spec.evaluation import EXTRACTORS
 
 
-def available() -> tuple[str, ...]:
-    """Names of all extractors."""
-    return EXTRACTORS.names
+@dataclass(frozen=True)
+class Features:
+    """What the metrics are made of, of n images.
+
+    Attributes:
+        pool: (n, d), for the distances.
+        logits: (n, classes), for the inception score; None: the extractor knows no classes.
+        spatial: (n, 2023), for sFID; None from extractors other than Inception.
+    """
+
+    pool: Tensor
+    logits: Tensor | None = None
+    spatial: Tensor | None = None
 
 
-def feature_dim(name: str) -> int:
-    """Dimension of the extractor's feature space.
+#: Images uint8 (n, C, H, W) on the device to their features: (n, d) alone, or more of them.
+Network = Callable[[Tensor], Tensor | Features]
+
+
+class Extractor(ABC):
+    """A feature extractor.
+
+    Attributes:
+        channels: of the images it reads, see `harness.spec.evaluation.ExtractorFacts`; this and the next four are read
+            of an extractor from a user's file, those of a built-in one stand in its line of `harness.spec.evaluation`.
+        size: pixels a side that it reads; None: any.
+        dims: how many features it gives.
+        references: published statistics of its features that images can be compared with.
+        external: whether its weights are not part of a package, so that a launch checks that they are there.
+        batch: images it sees at once; a part of the arithmetic.
+        slow: whether its features are kept in files, so that scoring that was interrupted goes on after them.
+        evenly: whether precision and recall take real images evenly; False: the first ones.
+    """
+
+    channels: int
+    size: int | None = None
+    dims: int
+    references: tuple[str, ...] = ()
+    external: bool = False
+    batch: int = 500
+    slow: bool = False
+    evenly: bool = True
+
+    @abstractmethod
+    def build(self, device: str, weights: str | None) -> Network:
+        """The network on a device; its random numbers and "the current GPU" are taken care of.
+
+        Args:
+            device: "cpu", "cuda" or "cuda:<index>".
+            weights: the file that `resources.inception_weights` names, if any.
+
+        Raises:
+            InputError: its weights are missing or damaged.
+        """
+
+    def weights_hash(self, weights: str | None) -> str | None:
+        """Hash of the weights, 8 hex digits at least; None: that of the file in which the extractor is defined."""
+        return None
+
+    def check(self, weights: str | None) -> None:  # noqa: B027  # nothing to find: the weights are in a package
+        """Check that the weights are there and can be read.
+
+        Raises:
+            InputError: one line that says where to get them.
+        """
+
+
+def find(name: str) -> Extractor:
+    """The extractor of this name.
 
     Raises:
-        InputError: unknown name.
+        InputError: there is none.
     """
     if name not in EXTRACTORS.names:
-        architecture(name)  # says what is allowed
-    return EXTRACTORS.facts(name).dims
+        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(EXTRACTORS.names)}")
+    extractor: Extractor = EXTRACTORS.load(name)
+    return extractor
 
 
-def extractor_label(name: str, inception_weights: str | None = None) -> str:
-    """`<name>@<first 8 hex digits of the content hash>`: identifies the feature space in records.
+def extractor_label(name: str, weights: str | None = None) -> str:
+    """`<name>@<first 8 hex digits of the hash of its weights>`: identifies the feature space in records.
 
-    For Inception the hash is the file's, see `harness.evaluation.inception.find_weights`.
+    Args:
+        name: the extractor.
+        weights: the file that `resources.inception_weights` names, if any.
 
     Raises:
         InputError: unknown name, or a missing or damaged weights file.
     """
-    if name == inception.NAME:
-        return inception.weights_label(inception.find_weights(inception_weights))
-    return f"{name}@{load_weights(name).content_hash[:8]}"
-
-
-def check_fits(name: str, data: Data) -> None:
-    """Check that the extractor exists and takes the data set's images.
-
-    Raises:
-        InputError: otherwise; the message lists the extractors that fit.
-    """
-    shape = data.image_shape
-    fits = fitting(shape)
-    if name not in EXTRACTORS.names:
-        raise InputError(f"evaluation.extractor: unknown {name!r}; allowed for {data.name}: {', '.join(fits)}")
-    takes = EXTRACTORS.facts(name)
-    if name not in fits:
-        size = f"{takes.size}x{takes.size}x{takes.channels}" if takes.size else f"{takes.channels}-channel"
-        raise InputError(
-            f"evaluation.extractor: {name} takes {size} images, {data.name} has "
-            f"{shape.size}x{shape.size}x{shape.channels}; allowed: {', '.join(fits)}"
-        )
-
-
-for _name in ARCHITECTURES:
-    if _name not in FEATURE_EXTRACTORS_REGISTRY:  # torch-fidelity refuses a second registration, as after a reload
-        register_feature_extractor(_name, ClassifierExtractor)
+    extractor = find(name)
+    _, _, of_user_file = str(EXTRACTORS.identity(name)).partition("#")
+    found = extractor.weights_hash(weights) or of_user_file or file_hash(Path(inspect.getfile(type(extractor))))
+    return f"{name}@{found[:8]}"

@@ -1,25 +1,25 @@
-"""The Inception network behind FID: where its weights lie, and whether they are the published ones.
+"""The Inception network behind FID: where its weights are, and whether they are the published ones.
 
 The network is torch-fidelity's `inception-v3-compat`, a port of the TensorFlow graph of 2015 that the literature's FIDs
-rest on. Its weights are not shipped here. Torch is imported only when they are read.
+rest on. Its weights are not shipped here.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from harness.errors import InputError
+from harness.evaluation.extractors import Extractor, Features, Network
+from harness.files import large_file_hash
 from harness.runs.columns import PUBLISHED_INCEPTION
-from harness.spec.evaluation import INCEPTION
-
-NAME = INCEPTION
+from harness.spec.evaluation import INCEPTION as NAME
 
 #: The published weights: first 8 hex digits of the file's sha256, which its own name carries.
 PUBLISHED = PUBLISHED_INCEPTION.rpartition("@")[2]
@@ -30,6 +30,42 @@ _LAYOUT = "d84f693f"
 FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
 
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+
+SPATIAL = "spatial"
+
+SPATIAL_CHANNELS = 7
+
+
+class Inception(Extractor):
+    """Features of pool_3 for FID, logits for the inception score, and spatial features for sFID."""
+
+    batch = 64  # it sees every image at 299 x 299
+    slow = True
+
+    def weights_hash(self, weights: str | None) -> str:
+        """See `Extractor`: of the file."""
+        return large_file_hash(find_weights(weights))
+
+    def check(self, weights: str | None) -> None:
+        """See `Extractor`."""
+        check_weights(find_weights(weights))
+
+    def build(self, device: str, weights: str | None) -> Network:
+        """See `Extractor`."""
+        path = find_weights(weights)
+        check_weights(path)
+        try:
+            network = InceptionWithSpatial(
+                NAME, ["2048", "logits_unbiased", SPATIAL], feature_extractor_weights_path=str(path)
+            )
+        except RuntimeError as error:  # a state dict that does not fit
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: other weights than {NAME} has ({reason})") from None
+        network.requires_grad_(False).eval().to(device)
+        return lambda images: Features(*network(images))
+
+
+INCEPTION = Inception()
 
 
 def find_weights(configured: str | None) -> Path:
@@ -53,12 +89,6 @@ def find_weights(configured: str | None) -> Path:
     return path
 
 
-def weights_label(path: Path) -> str:
-    """`inception-v3-compat@<first 8 hex digits of the file's sha256>`: identifies the feature space in records."""
-    status = path.stat()
-    return f"{NAME}@{_sha256(path, status.st_mtime_ns, status.st_size)[:8]}"
-
-
 def check_weights(path: Path) -> None:
     """Check that the file holds the network's weights and nothing that would be executed.
 
@@ -67,8 +97,6 @@ def check_weights(path: Path) -> None:
     Raises:
         InputError: a pickle that carries code, a damaged file, or other tensors.
     """
-    import torch
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
         lines = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not k.endswith("num_batches_tracked")]
@@ -77,21 +105,6 @@ def check_weights(path: Path) -> None:
         raise InputError(f"{path}: no readable Inception weights ({reason}); allowed: a copy of {URL}") from None
     if hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:8] != _LAYOUT:
         raise InputError(f"{path}: other weights than {NAME} has; allowed: a copy of {URL}")
-
-
-@functools.cache
-def _sha256(path: Path, modified: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-INCEPTION_BATCH = 64  # it sees every image at 299 x 299
-
-SPATIAL = "spatial"
-
-SPATIAL_CHANNELS = 7
-
-WITH_SPATIAL = f"{NAME}-with-spatial"
 
 
 class InceptionWithSpatial(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity has no types
@@ -115,11 +128,6 @@ class InceptionWithSpatial(FeatureExtractorInceptionV3):  # type: ignore[misc]  
     def get_provided_features_list() -> tuple[str, ...]:
         """Names of the layers."""
         return *FeatureExtractorInceptionV3.get_provided_features_list(), SPATIAL
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        """Compilation would change the numbers."""
-        return False
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Layers asked for, in that order, of uint8 (N, 3, H, W) images."""

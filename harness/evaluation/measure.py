@@ -13,11 +13,9 @@ from harness.data.dataset import Dataset, ImageArray
 from harness.data.latents import reconstruction_distance
 from harness.data.pixels import UINT8_RULE
 from harness.errors import CellFailedError
-from harness.evaluation import inception
-from harness.evaluation.features import Extractor
 from harness.evaluation.generate import Decode, generate, load_weights, pixels, save_grid
 from harness.evaluation.memorisation import optimal_losses
-from harness.evaluation.metrics import score
+from harness.evaluation.metrics import Setup, score
 from harness.files import write_json
 from harness.model.cost import count
 from harness.model.dit import DiT
@@ -94,11 +92,12 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
         class_counts=np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes),
         ranks=subject.ranks,
     )
+    setup = _setup(subject, key)
     if made is None:
-        _assist(subject, evaluation)
+        setup.extraction(evaluation, cell.data).assist()  # while the first rank scores
         return None
     images, labels = made
-    metrics = _score(subject, evaluation, key, images)
+    metrics = _score(subject, evaluation, setup, images)
     cost = count(cell.model, cell.data.shape)
     subject.hooks.before_write()
     save_grid(run, key, images, labels)
@@ -142,15 +141,8 @@ def _decoder(subject: Subject) -> Decode:
     return decoder(subject.cell.data, subject.shared, subject.device)
 
 
-def _assist(subject: Subject, evaluation: Evaluation) -> None:
-    """What the other ranks do while the first one scores."""
-    name = evaluation.resolved(subject.cell.data).extractor
-    assert name is not None  # resolved() fills it in
-    Extractor(name, subject.device, subject.resources.inception_weights, subject.ranks).assist()
-
-
-def _score(subject: Subject, evaluation: Evaluation, key: str, images: ImageArray) -> dict[str, Any]:
-    hooks, data = subject.hooks, subject.cell.data
+def _setup(subject: Subject, key: str) -> Setup:
+    hooks, resources = subject.hooks, subject.resources
 
     def features_file(first: int) -> Path:
         hooks.before_write()
@@ -161,22 +153,23 @@ def _score(subject: Subject, evaluation: Evaluation, key: str, images: ImageArra
         if hooks.should_stop():
             raise StoppedError("stopped while scoring; the next launch goes on there")
 
-    progress(0, evaluation.samples)
-    metrics = score(
-        images,
-        evaluation,
-        data,
-        subject.dataset,
+    return Setup(
         subject.device,
-        subject.resources.inception_weights,
-        adm_file=subject.resources.adm_reference,
-        shared=subject.shared,
-        cache=features_file if evaluation.resolved(data).extractor == inception.NAME else None,  # the others are quick
-        progress=progress,
-        ranks=subject.ranks,
+        resources.inception_weights,
+        resources.adm_reference,
+        subject.shared,
+        features_file,
+        progress,
+        subject.ranks,
     )
+
+
+def _score(subject: Subject, evaluation: Evaluation, setup: Setup, images: ImageArray) -> dict[str, Any]:
+    data = subject.cell.data
+    setup.progress(0, evaluation.samples)
+    metrics = score(images, evaluation, data, subject.dataset, setup)
     metrics |= optimal_losses(
-        subject.cell, subject.dataset, subject.loss_images, subject.device, subject.shared, progress
+        subject.cell, subject.dataset, subject.loss_images, subject.device, subject.shared, setup.progress
     )
     if data.vae:
         metrics["reconstruction_frechet"] = reconstruction_distance(data, subject.shared, metrics)

@@ -24,17 +24,16 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from harness.data.dataset import Dataset, ImageArray
 from harness.errors import CellFailedError, InputError
-from harness.evaluation import adm, inception
-from harness.evaluation.extractors import check_fits, feature_dim
-from harness.evaluation.features import Extractor, Progress
+from harness.evaluation import adm
+from harness.evaluation.features import Extraction, Progress
 from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, extrapolate
 from harness.evaluation.memorisation import nearest
-from harness.evaluation.references import Reference, adm_reference, reference_of
+from harness.evaluation.references import Reference, adm_reference, moments_with, reference_of
 from harness.evaluation.statistics import Blocks, Moments
 from harness.runs.columns import metric_name
 from harness.runs.study import Shared
 from harness.spec.data import Data
-from harness.spec.evaluation import Evaluation
+from harness.spec.evaluation import Evaluation, check_fits
 from harness.training.ranks import Ranks
 
 NEIGHBOURS = 3
@@ -59,24 +58,47 @@ class _Generated:
     """The generated images as the metrics need them: sums for the distances, features for the rest."""
 
     pool: Tensor  # (N, d)
-    logits: Tensor  # (N, classes)
+    logits: Tensor | None  # (N, classes)
     blocks: Blocks
     spatial: Moments | None
 
 
+@dataclass(frozen=True)
+class Setup:
+    """Where features are made, and where what takes long is kept.
+
+    Attributes:
+        device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
+        inception_weights: the file that `resources.inception_weights` names.
+        adm_file: the file that `resources.adm_reference` names.
+        shared: where references are kept; None: they are made anew.
+        cache: file for the features of the part of `features.PART` images that begins at an index, of an extractor that
+            is slow; None: none is kept.
+        progress: is called with how many images are done; may raise to stop.
+        ranks: who helps to make features, by `Extraction.assist`; this is the first of them. None: nobody.
+    """
+
+    device: str = "cpu"
+    inception_weights: str | None = None
+    adm_file: str | None = None
+    shared: Shared | None = None
+    cache: Callable[[int], Path] | None = None
+    progress: Progress = lambda done, total: None
+    ranks: Ranks | None = None
+
+    def extraction(self, evaluation: Evaluation, data: Data) -> Extraction:
+        """The extractor of an evaluation at work.
+
+        Raises:
+            InputError: its weights or the device are not there.
+        """
+        name = evaluation.resolved(data).extractor
+        assert name is not None  # resolved() fills it in
+        return Extraction(name, self.device, self.inception_weights, self.ranks)
+
+
 def score(
-    images: ImageArray,
-    evaluation: Evaluation,
-    data: Data,
-    dataset: Dataset,
-    device: str = "cpu",
-    inception_weights: str | None = None,
-    *,
-    adm_file: str | None = None,
-    shared: Shared | None = None,
-    cache: Callable[[int], Path] | None = None,
-    progress: Progress = lambda done, total: None,
-    ranks: Ranks | None = None,
+    images: ImageArray, evaluation: Evaluation, data: Data, dataset: Dataset, setup: Setup | None = None
 ) -> dict[str, Any]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
@@ -89,13 +111,7 @@ def score(
         evaluation: names extractor and reference; its `samples` must be N.
         data: the data set the images imitate.
         dataset: the same, loaded.
-        device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
-        inception_weights: the file, for the extractor inception-v3-compat; see `harness.evaluation.inception`.
-        adm_file: the file, for the reference adm.
-        shared: where references are kept; None: they are made anew.
-        cache: file for the features of the part of `features.PART` images that begins at an index; None: none is kept.
-        progress: told how many images are done; may raise to stop.
-        ranks: who helps to make features, by `Extractor.assist`; this is the first of them. None: nobody.
+        setup: where features are made and kept; by default on the CPU, and nowhere.
 
     Returns:
         Under the names of the columns, None where it cannot be computed: `samples`, `extractor`, `reference`;
@@ -104,43 +120,41 @@ def score(
         `frechet_train` and `frechet_heldout`, to both splits, and what `memorisation.nearest` says of the training
         images (not with ADM); `sfid` (Inception);
         `kid` (mean over 10 to 100 subsets of at most 1000 images), `precision` and `recall` (k = 3, against
-        the first 10,000 real images at most, or with Inception as many taken evenly), `inception_score` (mean over
-        chunks of at least 5000 images, on the extractor's own classes). And `nested`, the distance at every tenth of
-        the samples, and `warnings`, a list of lines.
+        the first 10,000 real images at most, or as many taken evenly, see `Extractor.evenly`), `inception_score` (mean
+        over chunks of at least 5000 images, on the extractor's own classes). And `nested`, the distance at every tenth
+        of the samples, and `warnings`, a list of lines.
 
     Raises:
         InputError: images of another type, shape or number; an extractor or a reference that does not fit the data,
             or whose file is not there.
         CellFailedError: all images are the same, so that there is no distribution to measure.
     """
-    evaluation = evaluation.resolved(data)
-    assert evaluation.extractor is not None  # resolved() fills it in
-    check_fits(evaluation.extractor, data)
+    setup, evaluation = setup or Setup(), evaluation.resolved(data)
+    check_fits(evaluation, data)
     _check_shape(images, evaluation, data)
-    extractor = Extractor(evaluation.extractor, device, inception_weights, ranks)
-    if evaluation.reference == "adm":
-        if not extractor.is_inception:
-            raise InputError(f"evaluation.reference: adm holds features of {inception.NAME}, not of {extractor.name}")
-        batch = adm.find(adm_file, data.image_shape.size)
-
-    generated = _extract(images, extractor, cache, progress)
+    extraction = setup.extraction(evaluation, data)
+    published = evaluation.reference == "adm"
+    batch = adm.find(setup.adm_file, data.image_shape.size) if published else None
+    generated = _extract(images, extraction, setup.cache if extraction.slow else None, setup.progress)
 
     @functools.cache
     def own(split: str) -> Reference:
-        return reference_of(dataset, split, data, extractor, shared, progress)
+        return reference_of(dataset, split, data, extraction, setup.shared, setup.progress)
 
-    if evaluation.reference == "adm":
-        reference = adm_reference(batch, extractor, shared, progress)
-    else:
+    if batch is None:
         reference = own(evaluation.reference)
-    record: dict[str, Any] = {"samples": len(images), "extractor": extractor.label, "reference": reference.label}
-    record |= _frechet(generated, reference, progress)
-    progress(len(images), len(images))  # between what takes minutes with many images
+    else:
+        reference = adm_reference(batch, extraction, setup.shared, setup.progress)
+    record: dict[str, Any] = {"samples": len(images), "extractor": extraction.label, "reference": reference.label}
+    record |= _frechet(generated, reference, setup.progress)
+    setup.progress(len(images), len(images))  # between what takes minutes with many images
     record |= _other_metrics(generated, reference)
-    progress(len(images), len(images))
-    record |= _memorisation(generated, dataset, None if evaluation.reference == "adm" else own)
-    record["warnings"] = _warnings(record, len(images), reference, evaluation.extractor)
-    extractor.dismiss()
+    setup.progress(len(images), len(images))
+    record |= dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
+    if batch is None:
+        record |= _memorisation(generated, dataset, own, {evaluation.reference: record["frechet"]})
+    record["warnings"] = _warnings(record, reference, generated)
+    extraction.dismiss()
     return record
 
 
@@ -157,26 +171,33 @@ def _check_shape(images: ImageArray, evaluation: Evaluation, data: Data) -> None
 
 
 def _extract(
-    images: ImageArray, extractor: Extractor, cache: Callable[[int], Path] | None, progress: Progress
+    images: ImageArray, extraction: Extraction, cache: Callable[[int], Path] | None, progress: Progress
 ) -> _Generated:
     n = len(images)
     bounds = sorted({n * k // _PREFIXES for k in range(1, _PREFIXES + 1)} - {0})
-    blocks, spatial, pool, logits, constant, done = Blocks(bounds), None, torch.empty(0), torch.empty(0), True, 0
+    blocks, constant, done = Blocks(bounds), True, 0
+    pool: Tensor | None = None
+    logits: Tensor | None = None
+    spatial: Moments | None = None
     first = np.asarray(images[np.arange(1)])
-    for part, features in extractor.parts(images, cache, progress):
+    for part, features in extraction.parts(images, cache, progress):
         constant = constant and bool((part == first).all())
-        if not done:  # room for all at once: gathered from pieces, they would be there twice
-            pool = features.pool.new_empty(n, features.pool.shape[1])
-            logits = features.logits.new_empty(n, features.logits.shape[1])
-        pool[done : done + len(part)], logits[done : done + len(part)] = features.pool, features.logits
+        pool, logits = _put(features.pool, pool, n, done), _put(features.logits, logits, n, done)
         blocks.add(features.pool.numpy())
-        if features.spatial is not None:
-            new = Moments.of(features.spatial.numpy(), None if spatial is None else spatial.shift)
-            spatial = new if spatial is None else spatial + new
+        spatial = moments_with(spatial, features.spatial)
         done += len(part)
     if constant:
         raise CellFailedError(f"all {n} generated images are the same image; no metric is defined")
+    assert pool is not None
     return _Generated(pool, logits, blocks, spatial)
+
+
+def _put(values: Tensor | None, into: Tensor | None, n: int, at: int) -> Tensor | None:
+    """The values (count, d) from row `at` on, in room for all n: gathered from pieces, they would be there twice."""
+    if values is not None:
+        into = values.new_empty(n, values.shape[1]) if into is None else into
+        into[at : at + len(values)] = values
+    return into
 
 
 def _frechet(generated: _Generated, reference: Reference, progress: Progress) -> dict[str, Any]:
@@ -208,15 +229,21 @@ def _frechet(generated: _Generated, reference: Reference, progress: Progress) ->
     }
 
 
-def _memorisation(generated: _Generated, dataset: Dataset, own: Callable[[str], Reference] | None) -> dict[str, Any]:
-    """Distances to what the model saw and to what it did not, and how near its samples are to the training images."""
-    found: dict[str, Any] = dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
-    whole = generated.blocks.whole
+def _memorisation(
+    generated: _Generated, dataset: Dataset, own: Callable[[str], Reference], known: dict[str, float]
+) -> dict[str, Any]:
+    """Distances to what the model saw and to what it did not, and how near its samples are to the training images.
+
+    `known`: the distances to splits that are measured already.
+    """
+    found: dict[str, Any] = {}
     for split, images, key in (("train", dataset.train, "train"), ("held-out", dataset.heldout, "heldout")):
-        if own is None or len(images.images) < 2:
+        if len(images.images) < 2:
             continue
         reference = own(split)
-        found[f"frechet_{key}"] = reference.target.terms_of(whole).distance
+        if split not in known:
+            known[split] = reference.target.terms_of(generated.blocks.whole).distance
+        found[f"frechet_{key}"] = known[split]
         if split == "train" and reference.complete:
             near = nearest(generated.pool, reference.features)
             found |= {"nearest_ratio": near.ratio, "copies": near.copies}
@@ -250,7 +277,7 @@ def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any
         "kid": _finite(kid[KEY_METRIC_KID_MEAN]),
         "precision": _finite(neighbours.get(KEY_METRIC_PRECISION)),
         "recall": _finite(neighbours.get(KEY_METRIC_RECALL)),
-        "inception_score": _finite(_inception_score(generated.logits)),
+        "inception_score": None if generated.logits is None else _finite(_inception_score(generated.logits)),
     }
 
 
@@ -265,17 +292,18 @@ def _inception_score(logits: Tensor) -> float:
     return float(np.mean([chunk[KEY_METRIC_ISC_MEAN] for chunk in scores]))
 
 
-def _warnings(record: dict[str, Any], n: int, reference: Reference, extractor: str) -> list[str]:
+def _warnings(record: dict[str, Any], reference: Reference, generated: _Generated) -> list[str]:
     lines = []
-    name, enough = metric_name(str(record["extractor"])), SAMPLES_PER_DIMENSION * feature_dim(extractor)
+    n, dims = generated.pool.shape
+    name, enough = metric_name(str(record["extractor"])), SAMPLES_PER_DIMENSION * dims
     own = reference.moments is not None  # how many images an ADM batch's statistics are of, it does not say
     for count, what in ((n, "generated"), (reference.count if own else enough, "real")):
         if count < enough:
             lines.append(
                 f"{name} from {count} {what} images is biased upward, by an amount of order 1/N: fewer than five times "
-                f"the {feature_dim(extractor)} feature dimensions ({enough}); compare it at the same N only"
+                f"the {dims} feature dimensions ({enough}); compare it at the same N only"
             )
-    metrics = ("frechet", "kid", "precision", "recall", "inception_score")
+    metrics = ["frechet", "kid", "precision", "recall", *([] if generated.logits is None else ["inception_score"])]
     if missing := [key for key in metrics if record[key] is None]:
         lines.append(f"not computable from {n} generated and {reference.count} real images: {', '.join(missing)}")
     if own and record["frechet_floor"] is None:

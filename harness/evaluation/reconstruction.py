@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.data.dataset import Dataset, Images
 from harness.data.pixels import to_uint8
 from harness.data.vae import DECODE_BATCH, Autoencoder
-from harness.evaluation.features import Extractor
+from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
 from harness.evaluation.references import moments_of
 from harness.spec.data import Data
@@ -69,12 +69,12 @@ def _distances(
 ) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {}
     for name in sorted({e.resolved(data).extractor or "" for e in evaluations} - {""}):
-        extractor = Extractor(name, device, inception_weights)
+        extraction = Extraction(name, device, inception_weights)
         decoded, heldout, train = (
-            moments_of(images, extractor) for images in (rebuilt, dataset.heldout.images, dataset.train.images)
+            moments_of(images, extraction) for images in (rebuilt, dataset.heldout.images, dataset.train.images)
         )
         to_heldout, to_train = (FrechetTarget(real.mean, real.covariance) for real in (heldout, train))
-        out[extractor.label] = {
+        out[extraction.label] = {
             "held-out": to_heldout.terms_of(decoded).distance,
             "train": to_train.terms_of(decoded).distance,
             "floor": to_train.terms_of(heldout).distance,

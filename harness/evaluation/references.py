@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from harness.data.dataset import Dataset, ImageArray
 from harness.data.draws import stream
 from harness.errors import InputError
 from harness.evaluation.adm import AdmReference
-from harness.evaluation.features import Extractor, Progress
+from harness.evaluation.features import Extraction, Progress
 from harness.evaluation.frechet import FrechetTarget
 from harness.evaluation.statistics import Moments
 from harness.files import read_json, write_json
@@ -45,6 +46,8 @@ NEIGHBOUR_IMAGES = 10_000
 _KEPT_VALUES = 2**25
 
 _FORMAT = 1
+
+_LOG = logging.getLogger(__name__)
 
 _FLOOR_DRAWS = 5
 
@@ -134,7 +137,7 @@ def reference_of(
     dataset: Dataset,
     split: str,
     data: Data,
-    extractor: Extractor,
+    extraction: Extraction,
     shared: Shared | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Reference:
@@ -144,7 +147,7 @@ def reference_of(
         dataset: the data set.
         split: which of its images.
         data: the same, as the spec names it.
-        extractor: gives the features.
+        extraction: gives the features.
         shared: where references are kept; None: this one is not.
         progress: told while it is made, and while another process makes it; may raise to stop.
 
@@ -161,10 +164,10 @@ def reference_of(
         "split": split,
         "images": len(images),
         "transform": _transform(data),
-        "extractor": extractor.label,
+        "extractor": extraction.label,
     }
     tensors, folder = _kept(
-        f"{dataset.name}-{split}", card, shared, lambda: _extract(images, extractor, progress), progress
+        f"{dataset.name}-{split}", card, shared, lambda: _extract(images, extraction, progress), progress
     )
     arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name != "features"}
     moments = Moments.from_arrays(arrays, "pool_")
@@ -176,7 +179,7 @@ def reference_of(
         if complete:
             yield features[torch.from_numpy(indices)]
         else:
-            for _, part in extractor.parts(_Chosen(images, indices), progress=progress):
+            for _, part in extraction.parts(_Chosen(images, indices), progress=progress):
                 yield part.pool
 
     return Reference(
@@ -187,7 +190,7 @@ def reference_of(
         spatial=None if spatial is None else (spatial.mean, spatial.covariance),
         features=features,
         complete=complete,
-        evenly=extractor.is_inception or not complete,
+        evenly=extraction.evenly or not complete,
         moments=moments,
         folder=folder,
         draw=draw,
@@ -196,7 +199,7 @@ def reference_of(
 
 def adm_reference(
     batch: AdmReference,
-    extractor: Extractor,
+    extraction: Extraction,
     shared: Shared | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Reference:
@@ -205,10 +208,10 @@ def adm_reference(
     Raises:
         InputError: the file is damaged.
     """
-    card = {"format": _FORMAT, "adm": batch.content_hash, "images": batch.count, "extractor": extractor.label}
+    card = {"format": _FORMAT, "adm": batch.content_hash, "images": batch.count, "extractor": extraction.label}
 
     def make() -> dict[str, Tensor]:
-        return {"features": torch.cat([part.pool for _, part in extractor.parts(batch.images(), progress=progress)])}
+        return {"features": torch.cat([part.pool for _, part in extraction.parts(batch.images(), progress=progress)])}
 
     tensors, _ = _kept("adm", card, shared, make, progress)
     mu, sigma = batch.statistics()
@@ -224,9 +227,9 @@ def adm_reference(
     )
 
 
-def moments_of(images: ImageArray, extractor: Extractor, progress: Progress = lambda done, total: None) -> Moments:
+def moments_of(images: ImageArray, extraction: Extraction, progress: Progress = lambda done, total: None) -> Moments:
     """Moments of the features of images (N, H, W, C)."""
-    return _moments(part.pool for _, part in extractor.parts(images, progress=progress))
+    return _moments(part.pool for _, part in extraction.parts(images, progress=progress))
 
 
 def once(folder: Path, work: str, read: Callable[[], _T | None], make: Callable[[], _T], wait: Progress) -> _T:
@@ -268,7 +271,7 @@ def _kept(
         except FileNotFoundError:
             return None
         except checkpoint.CorruptCheckpointError as error:
-            print(f"making a damaged reference anew: {error}", flush=True)
+            _LOG.warning("making a damaged reference anew: %s", error)
             return None
         return tensors if found == card else None
 
@@ -282,17 +285,16 @@ def _kept(
     return once(folder, "making a reference", read, write, progress), folder
 
 
-def _extract(images: ImageArray, extractor: Extractor, progress: Progress) -> dict[str, Tensor]:
+def _extract(images: ImageArray, extraction: Extraction, progress: Progress) -> dict[str, Tensor]:
     """Moments of all images, and the features of all or of some, in one pass."""
     pool: Moments | None = None
     spatial: Moments | None = None
     kept: list[Tensor] = []
     step, first = 1, 0
-    for _, part in extractor.parts(images, progress=progress):
+    for _, part in extraction.parts(images, progress=progress):
         if pool is None and len(images) * part.pool.shape[1] > _KEPT_VALUES:
             step = max(1, len(images) // NEIGHBOUR_IMAGES)
-        pool = _added(pool, part.pool)
-        spatial = spatial if part.spatial is None else _added(spatial, part.spatial)
+        pool, spatial = moments_with(pool, part.pool), moments_with(spatial, part.spatial)
         kept.append(part.pool[-first % step :: step].clone())
         first += len(part.pool)
     assert pool is not None
@@ -305,12 +307,15 @@ def _extract(images: ImageArray, extractor: Extractor, progress: Progress) -> di
 def _moments(pieces: Iterator[Tensor]) -> Moments:
     found: Moments | None = None
     for piece in pieces:
-        found = _added(found, piece)
+        found = moments_with(found, piece)
     assert found is not None
     return found
 
 
-def _added(moments: Moments | None, features: Tensor) -> Moments:
+def moments_with(moments: Moments | None, features: Tensor | None) -> Moments | None:
+    """The moments of all that they were of, and of these features (n, d), too; either may be none yet."""
+    if features is None:
+        return moments
     return Moments.of(features.numpy()) if moments is None else moments + Moments.of(features.numpy(), moments.shift)
 
 

@@ -90,7 +90,7 @@ def train(name: str, dataset: Dataset, recipe: Recipe) -> Classifier:
 
 
 def _train(network: Classifier, dataset: Dataset, recipe: Recipe) -> Classifier:
-    images = torch.from_numpy(channels_first(to_model_range(dataset.train.array())))
+    images = to_model_range(torch.from_numpy(channels_first(dataset.train.array())))
     labels = torch.from_numpy(dataset.train.labels)
     corruption_head = nn.Linear(FEATURE_DIM, 2)  # noise, blur; both in [0, 1]
     optimizer = torch.optim.AdamW(

@@ -9,7 +9,7 @@ from harness.errors import InputError
 from harness.runs.cellruns import CellRun
 from harness.runs.state import State
 from harness.runs.study import Shared, Study
-from harness.spec.evaluation import INCEPTION
+from harness.spec.evaluation import EXTRACTORS
 from sweeps.grid import Sweep
 
 
@@ -33,27 +33,27 @@ def check_data(sweep: Sweep, study: Study) -> None:
             sources.data_set(data).check_content(data, Source(folder, cache=shared.images_folder))
 
 
-def check_inception(sweep: Sweep, items: list[CellRun]) -> None:
-    """Days of training should not end in an evaluation that cannot be done: its weights must be there and readable."""
-    if any(e.extractor == INCEPTION for i in items if i.now.state is not State.DONE for e in i.evaluations):
-        from harness.evaluation import inception  # imports torch
+def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:
+    """The weights and references of what is to be measured are there: no training ends in what cannot be measured.
 
-        try:
-            inception.check_weights(inception.find_weights(sweep.resources.inception_weights))
-        except InputError as error:
-            raise InputError(f"{sweep.path}: {error}") from None
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    due = {(e, item.cell.data) for item in items if item.now.state is not State.DONE for e in item.evaluations}
+    outside = {e.extractor for e, _ in due if e.extractor and EXTRACTORS.facts(e.extractor).external}
+    sizes = {data.image_shape.size for e, data in due if e.reference == "adm"}
+    resources = sweep.resources
+    try:
+        for name in sorted(outside):
+            from harness.evaluation import extractors  # imports torch
 
+            extractors.find(name).check(resources.inception_weights)
+        for size in sorted(sizes):
+            from harness.evaluation import adm
 
-def check_adm_reference(sweep: Sweep, items: list[CellRun]) -> None:
-    """As `check_inception`, of the reference batch."""
-    from harness.evaluation import adm
-
-    due = [i for i in items if i.now.state is not State.DONE and any(e.reference == "adm" for e in i.evaluations)]
-    for size in {item.cell.data.image_shape.size for item in due}:
-        try:
-            adm.find(sweep.resources.adm_reference, size)
-        except InputError as error:
-            raise InputError(f"{sweep.path}: {error}") from None
+            adm.find(resources.adm_reference, size)
+    except InputError as error:
+        raise InputError(f"{sweep.path}: {error}") from None
 
 
 def check_ranks(sweep: Sweep, gpus: list[str]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from harness.errors import InputError
-from harness.launch.checks import check_adm_reference, check_data, check_inception, check_ranks, check_writable
+from harness.launch.checks import check_data, check_evaluations, check_ranks, check_writable
 from harness.launch.local import run_to_end, stop_all
 from harness.launch.machine import default_slots, visible_gpus
 from harness.launch.view import View
@@ -51,9 +51,8 @@ def launch(
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
     items = cell_runs(sweep, study) if chosen is None else chosen
     check_ranks(sweep, gpus)
-    check_inception(sweep, items)
+    check_evaluations(sweep, items)
     trackers.check_installed(sweep.recording.trackers, str(sweep.path))
-    check_adm_reference(sweep, items)
     check_data(sweep, study)
     study.check_schema()
     check_writable(study)

@@ -6,18 +6,30 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from harness.errors import InputError
 from harness.spec.data import DATA_SETS, Data, InputShape
 from harness.spec.identity import Spec, spec_id
 from harness.spec.kinds import Kind
 
 
 class ExtractorFacts(NamedTuple):
-    """Where an extractor is, what it reads (channels, pixels a side; None: any), and how many features it gives."""
+    """Where an extractor is, and what must be known of it before anything is measured.
+
+    Attributes:
+        at: the extractor.
+        channels: of the images it reads.
+        size: pixels a side that it reads; None: any.
+        dims: how many features it gives.
+        references: published statistics of its features, besides the data set's own splits.
+        external: whether its weights are not part of this package, so that a launch checks that they are there.
+    """
 
     at: str
     channels: int
     size: int | None
     dims: int
+    references: tuple[str, ...] = ()
+    external: bool = False
 
 
 #: The extractor behind FID.
@@ -28,7 +40,7 @@ EXTRACTORS = Kind(
     {
         "digits-cnn": ExtractorFacts("harness.evaluation.classifier:DIGITS_CNN", 1, 8, 64),
         "fashion-cnn": ExtractorFacts("harness.evaluation.classifier:FASHION_CNN", 1, 32, 64),
-        INCEPTION: ExtractorFacts("harness.evaluation.inception:INCEPTION", 3, None, 2048),  # resizes what it is given
+        INCEPTION: ExtractorFacts("harness.evaluation.inception:INCEPTION", 3, None, 2048, ("adm",), external=True),
     },
     noun="extractor",
 )
@@ -98,3 +110,29 @@ class Evaluation(Spec):
     def steps(self, training_steps: int) -> list[int]:
         """The training steps to measure at, ascending, the last one included."""
         return sorted({step for step in self.at if step <= training_steps} | {training_steps})
+
+
+def check_fits(evaluation: Evaluation, data: Data, key: str = "evaluation") -> None:
+    """Check that an evaluation's extractor reads the images of `data`, and that its reference has such features.
+
+    Args:
+        evaluation: with the extractor filled in, see `Evaluation.resolved`.
+        data: what the generated images imitate.
+        key: where the evaluation stands, for messages.
+
+    Raises:
+        InputError: otherwise; the message lists what is allowed.
+    """
+    name, reference = evaluation.extractor, evaluation.reference
+    if name is None:
+        raise InputError(f"{key}.extractor: {data.name} has none of its own; name one of {', '.join(EXTRACTORS.names)}")
+    fits = fitting(data.image_shape)
+    if name not in fits:
+        raise InputError(f"{key}.extractor: {name} does not read {data.name}; allowed: {', '.join(fits)}")
+    allowed = ("train", "held-out", *EXTRACTORS.facts(name).references)
+    if reference not in allowed:
+        holders = [other for other in EXTRACTORS.names if reference in EXTRACTORS.facts(other).references]
+        raise InputError(
+            f"{key}.reference: {reference} holds features of {', '.join(holders)}, the evaluation's extractor is "
+            f"{name}; allowed: {', '.join(allowed)}"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from harness.data import fashion_mnist
@@ -106,13 +107,13 @@ def test_fingerprint_sees_pixels_labels_and_split() -> None:
 
 def test_model_range() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
-    x = to_model_range(levels)
+    x = to_model_range(torch.from_numpy(levels)).numpy()
     assert x.dtype == np.float32
     assert x.shape == levels.shape
     assert (x.min(), x.max()) == (-1.0, 1.0)
     assert np.array_equal(np.rint((x.astype(np.float64) + 1) * 127.5), levels)
     with pytest.raises(TypeError, match="uint8, got float32"):
-        to_model_range(x)  # type: ignore[arg-type]
+        to_model_range(torch.from_numpy(x))
 
 
 def test_channels_first() -> None:

@@ -126,7 +126,7 @@ def test_samples_read_back(tmp_path: Path) -> None:
 
 def test_a_launch_without_the_reference_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.data.sources.check_available", lambda *_: None)
-    monkeypatch.setattr("harness.launch.launch.check_inception", lambda *_: None)
+    monkeypatch.setattr("harness.evaluation.inception.Inception.check", lambda *_: None)
     sweep = SWEEP.replace("samples = 10\n", 'samples = 10\nreference = "adm"\n')
     file = tmp_path / "study.toml"
 

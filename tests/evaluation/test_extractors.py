@@ -19,19 +19,18 @@ from harness.evaluation import inception, train_extractor
 from harness.evaluation.classifier import (
     ARCHITECTURES,
     FEATURE_DIM,
-    FEATURES,
     WEIGHTS_FOLDER,
-    ClassifierExtractor,
     build,
     content_hash,
     extract,
     load_weights,
     read_weights,
 )
-from harness.evaluation.extractors import available, check_fits, extractor_label, feature_dim
+from harness.evaluation.extractors import extractor_label
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.spec.data import DATA_SETS, Data
-from harness.spec.evaluation import EXTRACTORS
+from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
+from tests.evaluation.fidelity import FEATURES, ForTorchFidelity
 
 DIGITS, FASHION = Data(), Data(name="fashion-mnist")
 
@@ -47,21 +46,22 @@ def to_levels(x: torch.Tensor) -> np.ndarray:
 
 
 def test_every_data_set_has_its_extractor() -> None:
-    assert set(available()) == {*ARCHITECTURES, inception.NAME} == set(EXTRACTORS.names)
+    assert {*ARCHITECTURES, inception.NAME} == set(EXTRACTORS.names)
     own = {data: facts.extractor for data, facts in DATA_SETS.built_in.items()}
     assert own == {"digits": "digits-cnn", "fashion-mnist": "fashion-cnn", "imagenet": inception.NAME, "folder": None}
     for name, architecture in ARCHITECTURES.items():
         data, takes = DATA_SETS.facts(architecture.data), EXTRACTORS.facts(name)
         assert data.extractor == name
         assert (takes.channels, takes.size) == data.shape[:2]
-        assert feature_dim(name) == takes.dims == FEATURE_DIM == int(FEATURES)
+        assert takes.dims == FEATURE_DIM == int(FEATURES)
 
 
 def test_inception_reads_colour_images_of_any_size() -> None:
-    assert feature_dim(inception.NAME) == 2048
-    check_fits(inception.NAME, Data(name="imagenet", resolution=512))
-    with pytest.raises(InputError, match="inception-v3-compat takes 3-channel images, digits has 8x8x1; allowed: dig"):
-        check_fits(inception.NAME, Data())
+    assert EXTRACTORS.facts(inception.NAME).dims == 2048
+    reads = Evaluation(extractor=inception.NAME)
+    check_fits(reads, Data(name="imagenet", resolution=512))
+    with pytest.raises(InputError, match="inception-v3-compat does not read digits; allowed: digits-cnn"):
+        check_fits(reads, Data())
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -117,7 +117,7 @@ def test_fashion_extractor_on_the_real_data() -> None:
 
     noise = np.random.default_rng(0).standard_normal(few.shape)
     noisy = [np.clip(np.rint(few + sigma * noise), 0, 255).astype(np.uint8) for sigma in (0, 10, 20, 40)]
-    x = torch.from_numpy(channels_first(to_model_range(few)))
+    x = to_model_range(torch.from_numpy(channels_first(few)))
     blurred = [few, *(to_levels(x + mix * (train_extractor.blur(x) - x)) for mix in (0.3, 1.0))]
     dropped = [few, *(few[heldout.labels[:1000] >= first] for first in (2, 5))]
     for worse in (noisy, blurred, dropped):
@@ -158,7 +158,7 @@ def test_distance_rises_with_noise(distance, noisy) -> None:  # type: ignore[no-
 
 
 def test_distance_rises_with_blur(digits: Dataset, distance) -> None:  # type: ignore[no-untyped-def]
-    x = torch.from_numpy(channels_first(to_model_range(digits.train.images)))
+    x = to_model_range(torch.from_numpy(channels_first(digits.train.images)))
     mixed = [to_levels(x + mix * (train_extractor.blur(x) - x)) for mix in (0.0, 0.1, 0.25, 0.5, 1.0)]
     twice = to_levels(train_extractor.blur(train_extractor.blur(x)))
     assert rise([distance(images) for images in [*mixed, twice]])
@@ -201,7 +201,7 @@ class TestTorchFidelity:
     """The contract with torch-fidelity."""
 
     @staticmethod
-    def make(*layers: str) -> ClassifierExtractor:
+    def make(*layers: str) -> ForTorchFidelity:
         return FEATURE_EXTRACTORS_REGISTRY["digits-cnn"]("digits-cnn", list(layers))
 
     @pytest.fixture
@@ -243,12 +243,12 @@ class TestTorchFidelity:
 
 def test_unknown_or_unfit_extractor_lists_what_is_allowed() -> None:
     for name, data in (("digits-cnn", DIGITS), ("fashion-cnn", FASHION)):
-        check_fits(name, data)
-    with pytest.raises(InputError, match=r"unknown 'inception'; allowed for digits: digits-cnn$"):
-        check_fits("inception", DIGITS)
-    with pytest.raises(InputError, match=r"takes 32x32x1 images, digits has 8x8x1; allowed: digits-cnn$"):
-        check_fits("fashion-cnn", DIGITS)
-    for ask in (feature_dim, extractor_label, load_weights, build):
+        check_fits(Evaluation(extractor=name), data)
+    with pytest.raises(ValueError, match=r"unknown extractor 'inception'; allowed: digits-cnn"):
+        Evaluation(extractor="inception")
+    with pytest.raises(InputError, match=r"extractor: fashion-cnn does not read digits; allowed: digits-cnn$"):
+        check_fits(Evaluation(extractor="fashion-cnn"), DIGITS)
+    for ask in (extractor_label, load_weights, build):
         with pytest.raises(InputError, match="allowed: digits-cnn, fashion-cnn"):
             ask("inception")
 

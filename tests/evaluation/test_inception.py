@@ -17,10 +17,11 @@ from harness.data.dataset import Dataset, Images
 from harness.data.pixels import channels_first
 from harness.errors import InputError
 from harness.evaluation import adm, features, inception, metrics
-from harness.evaluation.features import Extractor
+from harness.evaluation.extractors import extractor_label
+from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.evaluation.inception import InceptionWithSpatial
-from harness.evaluation.metrics import score
+from harness.evaluation.metrics import Setup, score
 from harness.launch.launch import launch
 from harness.runs.columns import metric_name
 from harness.runs.study import Shared, Study
@@ -76,7 +77,7 @@ def dataset(real: np.ndarray) -> Dataset:
 def record(weights: Path) -> dict[str, Any]:
     """Of 8 images against 10."""
     evaluation = Evaluation(samples=8, extractor=inception.NAME)
-    return score(noise(8, 2), evaluation, DATA, dataset(noise(10, 0)), inception_weights=str(weights))
+    return score(noise(8, 2), evaluation, DATA, dataset(noise(10, 0)), Setup(inception_weights=str(weights)))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def by_hand(weights: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarra
 
 def test_the_way_through_and_its_name(weights: Path, record: dict[str, Any]) -> None:
     label = str(record["extractor"])
-    assert label == inception.weights_label(weights)
+    assert label == extractor_label(inception.NAME, str(weights))
     assert metric_name(label) == "FD-inception-v3-compat"  # by no means FID
     assert isinstance(record["frechet"], float)
     assert isinstance(record["inception_score"], float)
@@ -136,10 +137,8 @@ def test_an_adm_reference_and_exported_samples(
     adm.write_samples(tmp_path / "samples.npz", noise(8, 2), np.arange(8))
     samples, _ = adm.read_samples(tmp_path / "samples.npz")
     evaluation = Evaluation(samples=8, extractor=inception.NAME, reference="adm")
-    found = score(
-        samples, evaluation, DATA, dataset(noise(10, 5)), inception_weights=str(weights), adm_file=str(path),
-        shared=Shared(tmp_path),
-    )  # fmt: skip
+    setup = Setup(inception_weights=str(weights), adm_file=str(path), shared=Shared(tmp_path))
+    found = score(samples, evaluation, DATA, dataset(noise(10, 5)), setup)
     assert found["reference"] == f"adm/VIRTUAL(10)@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     for key in ("frechet", "sfid", "precision", "recall", "kid", "inception_score", "frechet_bias"):
         assert found[key] == pytest.approx(record[key], rel=1e-5, abs=1e-9)
@@ -150,16 +149,16 @@ def test_an_adm_reference_and_exported_samples(
 
 
 def test_a_file_with_the_published_hash_gives_an_fid(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert metric_name(Extractor(inception.NAME, inception_weights=str(weights)).label) == "FD-inception-v3-compat"
-    monkeypatch.setattr(inception, "_sha256", lambda *_: inception.PUBLISHED + "0" * 56)
-    assert metric_name(Extractor(inception.NAME, inception_weights=str(weights)).label) == "FID"
+    assert metric_name(Extraction(inception.NAME, weights=str(weights)).label) == "FD-inception-v3-compat"
+    monkeypatch.setattr(inception, "large_file_hash", lambda _: inception.PUBLISHED + "0" * 56)
+    assert metric_name(Extraction(inception.NAME, weights=str(weights)).label) == "FID"
 
 
 def test_interrupted_scoring_goes_on_after_its_last_part(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "PART", 2)
-    extractor, extracted = Extractor(inception.NAME, inception_weights=str(weights)), []
+    extractor, extracted = Extraction(inception.NAME, weights=str(weights)), []
     original = extractor.features_of
     monkeypatch.setattr(extractor, "features_of", lambda images: extracted.append(len(images)) or original(images))
 

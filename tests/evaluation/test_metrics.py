@@ -19,10 +19,11 @@ from harness.evaluation import features, metrics, references
 from harness.evaluation.classifier import build, extract
 from harness.evaluation.extractors import extractor_label
 from harness.evaluation.frechet import frechet_distance, statistics
-from harness.evaluation.metrics import score
+from harness.evaluation.metrics import Setup, score
 from harness.runs.columns import RESULT_COLUMNS, metric_name
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation
+from tests.evaluation import fidelity  # noqa: F401  # registers digits-cnn with torch-fidelity
 
 DIGITS = Data()
 VALUES = ("frechet", "kid", "precision", "recall", "inception_score")
@@ -302,7 +303,7 @@ def test_device_must_exist(noisy: np.ndarray, digits: Dataset, monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:1", "mps"):
         with pytest.raises(InputError, match="allowed: cpu, cuda"):
-            score(noisy, Evaluation(samples=400), DIGITS, digits, device)
+            score(noisy, Evaluation(samples=400), DIGITS, digits, Setup(device))
 
 
 def test_neighbours_are_of_so_many_real_images(measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

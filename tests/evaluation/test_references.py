@@ -15,7 +15,7 @@ from harness.data.sources import load
 from harness.errors import InputError
 from harness.evaluation import features, references
 from harness.evaluation.classifier import build, extract
-from harness.evaluation.features import Extractor
+from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import statistics
 from harness.evaluation.references import once, reference_of
 from harness.processes import exclusive
@@ -31,31 +31,31 @@ def digits() -> Dataset:
 
 
 @pytest.fixture
-def extractor() -> Extractor:
-    return Extractor("digits-cnn")
+def extractor() -> Extraction:
+    return Extraction("digits-cnn")
 
 
 @pytest.fixture
 def extractions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images were extracted, call by call."""
     calls: list[int] = []
-    original = Extractor.features_of
+    original = Extraction.features_of
 
-    def counted(self: Extractor, images: np.ndarray) -> Any:
+    def counted(self: Extraction, images: np.ndarray) -> Any:
         calls.append(len(images))
         return original(self, images)
 
-    monkeypatch.setattr(Extractor, "features_of", counted)
+    monkeypatch.setattr(Extraction, "features_of", counted)
     return calls
 
 
 def test_is_what_numpy_says_and_made_once(
-    digits: Dataset, extractor: Extractor, extractions: list[int], tmp_path: Path
+    digits: Dataset, extractor: Extraction, extractions: list[int], tmp_path: Path
 ) -> None:
     shared = Shared(tmp_path)
     first = reference_of(digits, "train", DATA, extractor, shared)
     assert sum(extractions) == 1500
-    again = reference_of(digits, "train", DATA, Extractor("digits-cnn"), shared)
+    again = reference_of(digits, "train", DATA, Extraction("digits-cnn"), shared)
     assert sum(extractions) == 1500
     real = extract(build("digits-cnn"), digits.train.images)[0]
     mu, sigma = statistics(real)
@@ -69,9 +69,9 @@ def test_is_what_numpy_says_and_made_once(
     assert folder.name.startswith("digits-train-digits-cnn-")
 
 
-def test_whatever_is_other_has_another_key(digits: Dataset, extractor: Extractor, tmp_path: Path) -> None:
+def test_whatever_is_other_has_another_key(digits: Dataset, extractor: Extraction, tmp_path: Path) -> None:
     shared = Shared(tmp_path)
-    other_weights = Extractor("digits-cnn")
+    other_weights = Extraction("digits-cnn")
     other_weights.label = "digits-cnn@00000000"
     for dataset, split, with_ in (
         (digits, "train", extractor),
@@ -91,7 +91,7 @@ def test_transform_is_part_of_the_key() -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "replaced"])
 def test_a_damaged_one_is_made_anew(
-    damage: str, digits: Dataset, extractor: Extractor, extractions: list[int], tmp_path: Path
+    damage: str, digits: Dataset, extractor: Extraction, extractions: list[int], tmp_path: Path
 ) -> None:
     shared = Shared(tmp_path)
     before = reference_of(digits, "held-out", DATA, extractor, shared)
@@ -113,7 +113,7 @@ def test_a_damaged_one_is_made_anew(
 
 
 def test_floors_are_kept(
-    digits: Dataset, extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Dataset, extractor: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = reference_of(digits, "train", DATA, extractor, Shared(tmp_path))
     floor = reference.floor(300)
@@ -126,7 +126,7 @@ def test_floors_are_kept(
 
 
 def test_of_many_images_some_features_are_kept(
-    digits: Dataset, extractor: Extractor, monkeypatch: pytest.MonkeyPatch
+    digits: Dataset, extractor: Extraction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The statistics are of all, the floor is the same, and what is held does not grow with the data."""
     whole = reference_of(digits, "train", DATA, extractor)
@@ -142,7 +142,7 @@ def test_of_many_images_some_features_are_kept(
     assert some.floor(100) == pytest.approx(whole.floor(100), rel=1e-4)
 
 
-def test_at_least_two_real_images(digits: Dataset, extractor: Extractor) -> None:
+def test_at_least_two_real_images(digits: Dataset, extractor: Extraction) -> None:
     one = Images(digits.train.images[:1], digits.train.labels[:1])
     with pytest.raises(InputError, match="digits/train: a reference needs at least two images, there are 1"):
         reference_of(replace(digits, train=one), "train", DATA, extractor)
@@ -176,7 +176,7 @@ def test_others_wait_for_the_one_that_makes_it(tmp_path: Path) -> None:
     assert waits
 
 
-def test_an_unwritable_place_is_one_line(digits: Dataset, extractor: Extractor, tmp_path: Path) -> None:
+def test_an_unwritable_place_is_one_line(digits: Dataset, extractor: Extraction, tmp_path: Path) -> None:
     (tmp_path / "_references").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         reference_of(digits, "train", DATA, extractor, Shared(tmp_path))

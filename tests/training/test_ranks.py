@@ -20,9 +20,9 @@ import torch
 
 from harness.data.sources import load
 from harness.errors import InputError
-from harness.evaluation.features import Extractor
+from harness.evaluation.features import Extraction
 from harness.evaluation.generate import generate, load_weights
-from harness.evaluation.metrics import score
+from harness.evaluation.metrics import Setup, score
 from harness.launch.checks import check_ranks
 from harness.launch.local import _free_gpus
 from harness.launch.machine import default_slots
@@ -91,7 +91,7 @@ def sampled(run: Run, ranks: Ranks | None = None, key: str = "k") -> Any:
 
 def scores(images: Any, ranks: Ranks | None = None) -> dict[str, Any]:
     """Of the 8 samples against 1500 real images, which are three parts."""
-    return score(images, EVALUATION, Data(), load(Data()), ranks=ranks)
+    return score(images, EVALUATION, Data(), load(Data()), Setup(ranks=ranks))
 
 
 class Countdown:
@@ -123,7 +123,7 @@ def agreeing(rank: int, folder: Path, note: Callable[[str, Callable[[], Any]], N
         note("non-finite", partial(go, folder / "bad", ranks, learning_rate=1e30))
         made = sampled(Run(folder / "sampled"), ranks)
         if made is None:
-            Extractor("digits-cnn", ranks=ranks).assist()
+            Extraction("digits-cnn", ranks=ranks).assist()
         else:
             np.savez(folder / f"sampled{rank}.npz", images=made[0].array(), labels=made[1])
             (folder / "scores.json").write_text(json.dumps(scores(made[0], ranks)))
