@@ -44,15 +44,13 @@ def export(
     if format == SAMPLES_FORMAT:
         if raw or vae is not None:
             raise InputError(f"{'--raw' if raw else '--vae'}: is about weights; leave it out with --format npz")
-        made = export_samples(item.run, item.cell, output, step=step, evaluation=evaluation, count=samples)
+        made = export_samples(item, output, step=step, evaluation=evaluation, count=samples)
         print(f"{item.name}: {made}, in {output}")
         return
     if evaluation is not None or samples is not None:
         raise InputError(f"{'--samples' if samples is not None else '--evaluation'}: allowed with --format npz")
     shared = Shared(results)
-    note = write(
-        item.run, item.cell, output, format, ema=not raw, step=step, vae=vae, shared=shared, sweep=str(sweep.path)
-    )
+    note = write(item, output, format, ema=not raw, step=step, vae=vae, shared=shared, sweep=str(sweep.path))
     print(f"{item.name}: {'plain' if raw else 'averaged'} weights in {output}")
     if note:
         print(f"note: {note}", file=sys.stderr)

@@ -102,19 +102,13 @@ def check_fits(folder: Path, data: Data) -> None:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or "latent_channels" not in config:
         raise InputError(f"{folder / CONFIG}: no configuration of a diffusers AutoencoderKL")
-    found = {
-        "images' channels": config.get("in_channels", 3),
-        "vae.channels": config["latent_channels"],
-        "vae.factor": 2 ** (len(config.get("block_out_channels", (64,))) - 1),
-    }
-    wanted = {
-        "images' channels": data.image_shape.channels,
-        "vae.channels": data.vae.channels,
-        "vae.factor": data.vae.factor,
-    }
-    for what, value in found.items():
-        if value != wanted[what]:
-            raise InputError(f"data.vae: does not fit: {what} {wanted[what]}, but {folder} has {value}")
+    for what, value, wanted in (
+        ("images' channels", config.get("in_channels", 3), data.image_shape.channels),
+        ("vae.channels", config["latent_channels"], data.vae.channels),
+        ("vae.factor", 2 ** (len(config.get("block_out_channels", (64,))) - 1), data.vae.factor),
+    ):
+        if value != wanted:
+            raise InputError(f"data.vae: does not fit: {what} {wanted}, but {folder} has {value}")
     if config.get("shift_factor") is not None or config.get("latents_mean") is not None:
         raise InputError(f"{folder / CONFIG}: shifted latents (shift_factor, latents_mean) are not supported")
 

@@ -16,19 +16,17 @@ from harness.data.pixels import to_model
 #: No part, but all.
 ALL = slice(None)
 
+Indices = NDArray[np.int64]
+
+Mirror = NDArray[np.bool_]
+
 
 class Batches(Protocol):
     """One split on a device."""
 
     labels: Tensor  # (N,) int64, on the device
 
-    def x0(
-        self,
-        indices: NDArray[np.int64],
-        mirror: NDArray[np.bool_] | None,
-        posterior: np.random.Generator,
-        part: slice = ALL,
-    ) -> Tensor:
+    def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
         """The model's clean input, float32 (n, C, S, S) on the device, of these images or of their mirror images.
 
         Args:
@@ -64,13 +62,7 @@ class PixelBatches:
         self._resident = torch.from_numpy(split.images).to(device) if isinstance(split.images, np.ndarray) else None
         self._images = split.images
 
-    def x0(
-        self,
-        indices: NDArray[np.int64],
-        mirror: NDArray[np.bool_] | None,
-        posterior: np.random.Generator,
-        part: slice = ALL,
-    ) -> Tensor:
+    def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
         """See `Batches`."""
         if self._resident is not None:
             images = self._resident[torch.from_numpy(indices[part]).to(self._device)]
@@ -89,13 +81,7 @@ class LatentBatches:
         self.labels = torch.from_numpy(split.labels).to(device)
         self._split, self._scaling, self._device = split, np.float32(scaling), device
 
-    def x0(
-        self,
-        indices: NDArray[np.int64],
-        mirror: NDArray[np.bool_] | None,
-        posterior: np.random.Generator,
-        part: slice = ALL,
-    ) -> Tensor:
+    def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
         """See `Batches`."""
         flipped = np.zeros(len(indices), bool) if mirror is None else mirror
         mean, std = self._split.moments(indices[part], flipped[part])

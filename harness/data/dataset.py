@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from harness.errors import InputError
 from harness.spec.data import Data, InputShape
 from harness.spec.identity import ID_DIGITS
+from harness.spec.resources import Resources
 
 #: Is called with how many of how many files are checked.
 Progress = Callable[[int, int], None]
@@ -87,6 +88,12 @@ class Source:
     download: bool = False
     cache: Path | None = None
     progress: Progress | None = None
+
+    @classmethod
+    def of(cls, resources: Resources, cache: Path | None = None, progress: Progress | None = None) -> Self:
+        """Where `resources` says that the files are."""
+        folder = Path(resources.data_folder) if resources.data_folder else None
+        return cls(folder, resources.data_download, cache, progress)
 
 
 class DataSet(ABC):

@@ -17,7 +17,6 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +161,6 @@ def encode(
     conditions: dict[str, Any],
     sweep: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    shard_size: int = SHARD,
 ) -> dict[str, Any]:
     """Encode both splits; shards that are there and whole are kept. The caller holds the folder.
 
@@ -174,8 +172,7 @@ def encode(
         weights: hash of the autoencoder's weights.
         conditions: what decides the bits, for the record.
         sweep: for the commands that messages name.
-        progress: told how many of how many images are done.
-        shard_size: images a shard.
+        progress: is called with how many of how many images are done.
 
     Returns:
         The manifest.
@@ -200,11 +197,14 @@ def encode(
         }
     _require_same(folder, manifest, data, weights, dataset.fingerprint, sweep)
     splits = {"train": dataset.train, "heldout": dataset.heldout}
-    total = sum(len(split.images) for split in splits.values())
-    done = 0
+    total, done = sum(len(split.images) for split in splits.values()), 0
+
+    def report(more: int) -> None:
+        progress(done + more, total)
+
     manifest["complete"] = False
     for name, split in splits.items():
-        entry = manifest["splits"].setdefault(name, {"count": len(split.images), "shard_size": shard_size})
+        entry = manifest["splits"].setdefault(name, {"count": len(split.images), "shard_size": SHARD})
         kept = {s["file"]: s for s in entry.get("shards", []) if _is_whole(folder / s["file"], s["crc32"])}
         entry["shards"] = []
         size = int(entry["shard_size"])
@@ -213,14 +213,13 @@ def encode(
         for first in range(0, len(split.images), size):
             count = min(size, len(split.images) - first)
             file = f"{name}-{first // size:05d}.npy"
-            if file not in kept:
-                moments = _shard(split.images, first, count, encoder, partial(_report, progress, done, total))
-                kept[file] = _write_shard(folder / file, moments)
+            if file in kept:
                 entry["shards"].append(kept[file])
-                write_json(folder / "manifest.json", manifest)
+                report(count)
             else:
-                entry["shards"].append(kept[file])
-                progress(done + count, total)
+                moments = _shard(split.images, first, count, encoder, report)
+                entry["shards"].append(_write_shard(folder / file, moments))
+                write_json(folder / "manifest.json", manifest)
             done += count
     manifest |= {"measured_scaling": _measured_scaling(manifest), "complete": True}
     write_json(folder / "manifest.json", manifest)
@@ -238,10 +237,6 @@ def is_complete(data: Data, shared: Shared, weights: str) -> bool:
         and all(_is_whole(folder / shard["file"], shard["crc32"]) for shard in split["shards"])
         for name, split in manifest["splits"].items()
     )
-
-
-def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    progress(before + done, total)
 
 
 def _shard(
@@ -301,8 +296,7 @@ def _require_checksum(path: Path, checksum: str) -> None:
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    manifest: dict[str, Any] | None = read_json(folder / "manifest.json")
-    return manifest
+    return read_json(folder / "manifest.json")
 
 
 def _require_same(

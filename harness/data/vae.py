@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,7 +37,7 @@ class Autoencoder:
         Raises:
             InputError: it cannot be read.
         """
-        network: Any = AutoencoderKL
+        network: Any = _architecture()
         try:
             network = network.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
@@ -62,12 +61,21 @@ class Autoencoder:
         return torch.cat(parts)
 
 
+def _architecture() -> Any:
+    """AutoencoderKL; diffusers is slow to import, and has no types."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL
+
+
 def decoder(data: Data, shared: Shared, device: str) -> Callable[[Tensor], Tensor]:
-    """What turns the latents of `data` into images.
+    """What turns the model's output, pixels or latents of `data`, into images.
 
     Raises:
         InputError: the autoencoder is missing, or not the one that made the latents.
     """
+    if data.vae is None:
+        return lambda x: x
     latents = open_latents(data, shared)
     folder = autoencoders.find(data, shared, "SWEEP")
     found = autoencoders.weights_hash(folder)
@@ -86,7 +94,7 @@ def build(spec: TrainedVae, shape: InputShape) -> Any:
     levels = int(math.log2(spec.factor)) + 1
     with torch.random.fork_rng(devices=[]):  # diffusers draws from the global generator
         torch.manual_seed(spec.seed)
-        network: Any = AutoencoderKL  # diffusers has no types
+        network: Any = _architecture()
         return network(
             in_channels=shape.channels,
             out_channels=shape.channels,

@@ -165,25 +165,6 @@ def write_samples(path: Path, images: ImageArray, labels: NDArray[np.int64]) -> 
     write_atomic(path, write)
 
 
-def read_samples(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (N, H, W, C) and labels (N,), zeros where the file has none, of an npz of samples.
-
-    Raises:
-        InputError: not there, not whole, or no uint8 images in `arr_0`.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    found = headers(path)
-    if IMAGES not in found:
-        raise InputError(f"{path}: no samples, it lacks {IMAGES} (has {', '.join(found) or 'nothing'})")
-    shape, dtype = found[IMAGES]
-    if dtype != np.uint8 or len(shape) != 4:
-        raise InputError(f"{path}: {IMAGES} is {dtype} {shape}, wanted uint8 (N, H, W, C)")
-    images = _read(path, IMAGES)
-    labels = _read(path, LABELS) if LABELS in found else np.zeros(len(images), dtype=np.int64)
-    return images, labels.astype(np.int64)
-
-
 def _header_2_0(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return np.lib.format.read_array_header_2_0(file)
 

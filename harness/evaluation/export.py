@@ -18,6 +18,7 @@ from harness.files import file_hash, read_json, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.formats import Imported, check_exportable
 from harness.model.official import read_official, write_official
+from harness.runs.cellruns import CellRun
 from harness.runs.layout import Run
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
@@ -31,8 +32,7 @@ SAMPLES_FORMAT = "npz"
 
 
 def export(
-    run: Run,
-    cell: Cell,
+    item: CellRun,
     output: Path,
     format: str,
     *,
@@ -45,8 +45,7 @@ def export(
     """Write the weights of a trained cell as an official checkpoint (a file) or as a `DiTPipeline` folder.
 
     Args:
-        run: the cell's run folder.
-        cell: the cell.
+        item: the cell and its run folder.
         output: the file or folder to make; must not exist.
         format: "official" or "diffusers".
         ema: the averaged weights; False: the plain ones.
@@ -62,6 +61,7 @@ def export(
         InputError: unknown format, `output` exists, no such weights, a model or VAE that the format cannot hold;
             nothing is written.
     """
+    run, cell = item.run, item.cell
     if format not in FORMATS:
         raise InputError(f"--format: {format!r}; allowed: {', '.join((*FORMATS, SAMPLES_FORMAT))}")
     check_exportable(cell.model, cell.data.shape)
@@ -95,8 +95,7 @@ def export(
 
 
 def export_samples(
-    run: Run,
-    cell: Cell,
+    item: CellRun,
     output: Path,
     *,
     step: int | None = None,
@@ -106,8 +105,7 @@ def export_samples(
     """Write generated images as the ADM suite takes them: an npz with `arr_0` uint8 (N, H, W, C) and `arr_1`, labels.
 
     Args:
-        run: the cell's run folder.
-        cell: the cell.
+        item: the cell and its run folder.
         output: the file to make; must not exist.
         step: of which step; by default the last.
         evaluation: the beginning of an evaluation's id; may be left out where there is one.
@@ -120,6 +118,7 @@ def export_samples(
         InputError: `output` exists, no such images, or fewer than asked for; nothing is written.
     """
     _require_new(output)
+    run, cell = item.run, item.cell
     key = _samples_key(run, cell.training.steps if step is None else step, evaluation)
     labels: list[NDArray[np.int64]] = []
     found = 0
@@ -160,10 +159,8 @@ def _decoder(cell: Cell, vae: Path | None, shared: Shared, sweep: str) -> tuple[
     """The autoencoder for a pipeline, or None and the reason."""
     spec = cell.data.vae
     if spec is None:
-        return (
-            None,
-            "the folder has no VAE, since the cell learns pixels: load its transformer and scheduler by themselves",
-        )
+        reason = "since the cell learns pixels: load its transformer and scheduler by themselves"
+        return None, f"the folder has no VAE, {reason}"
     try:
         folder = autoencoders.find(cell.data, shared, sweep) if vae is None else vae
         if isinstance(spec, PretrainedVae) and spec.scaling != "measured":

@@ -96,21 +96,24 @@ class Extraction:
         images: ImageArray,
         cache: Callable[[int], Path] | None = None,
         progress: Progress = lambda done, total: None,
+        chosen: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[NDArray[np.uint8], Features]]:
         """Images and features of consecutive parts; at most one part a rank is in memory.
 
         Args:
             images: uint8 (N, H, W, C).
             cache: file for the features of the part that begins at an index; those that are there are not made again.
-            progress: told after every part.
+            progress: is called after every part.
+            chosen: (n,), indices of some of the images; None: all.
         """
-        starts = list(range(0, len(images), PART))
+        chosen = np.arange(len(images)) if chosen is None else chosen
+        starts = list(range(0, len(chosen), PART))
         for turn in range(0, len(starts), self._ranks.world):
             now = starts[turn : turn + self._ranks.world]
-            parts = [np.asarray(images[np.arange(first, min(first + PART, len(images)))]) for first in now]
+            parts = [np.asarray(images[chosen[first : first + PART]]) for first in now]
             for first, part, features in zip(now, parts, self._turn(now, parts, cache), strict=True):
                 yield part, features
-                progress(first + len(part), len(images))
+                progress(first + len(part), len(chosen))
 
     def assist(self) -> None:
         """Work for the first rank until it is done with scoring (`dismiss`)."""

@@ -31,8 +31,6 @@ FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
 
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 
-SPATIAL = "spatial"
-
 SPATIAL_CHANNELS = 7
 
 
@@ -51,18 +49,29 @@ class Inception(Extractor):
         check_weights(find_weights(weights))
 
     def build(self, device: str, weights: str | None) -> Network:
-        """See `Extractor`."""
+        """See `Extractor`.
+
+        The spatial features are what sFID compares (Nash et al. 2021, as in the ADM suite): the first 7 channels of
+        mixed_6/conv, which here is the 1x1 branch of Mixed_6d, 17 x 17, flattened in the order row, column, channel.
+        """
         path = find_weights(weights)
         check_weights(path)
         try:
-            network = InceptionWithSpatial(
-                NAME, ["2048", "logits_unbiased", SPATIAL], feature_extractor_weights_path=str(path)
+            network: Any = FeatureExtractorInceptionV3(
+                NAME, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
             )
         except RuntimeError as error:  # a state dict that does not fit
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: other weights than {NAME} has ({reason})") from None
         network.requires_grad_(False).eval().to(device)
-        return lambda images: Features(*network(images))
+        branch: list[Tensor] = []
+        network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: branch.append(output))
+
+        def features(images: Tensor) -> Features:
+            pool, logits = network(images)
+            return Features(pool, logits, branch.pop()[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float())
+
+        return features
 
 
 INCEPTION = Inception()
@@ -105,38 +114,3 @@ def check_weights(path: Path) -> None:
         raise InputError(f"{path}: no readable Inception weights ({reason}); allowed: a copy of {URL}") from None
     if hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:8] != _LAYOUT:
         raise InputError(f"{path}: other weights than {NAME} has; allowed: a copy of {URL}")
-
-
-class InceptionWithSpatial(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity has no types
-    """Inception with one more layer, `spatial`: what sFID compares (Nash et al. 2021, as in the ADM suite).
-
-    The first 7 channels of mixed_6/conv, which here is the 1x1 branch of Mixed_6d, 17 x 17, flattened in the order
-    row, column, channel: 2023 features.
-    """
-
-    features_list: list[str]
-
-    def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
-        super().__init__(name, features_list, **options)
-        self._spatial: Tensor | None = None
-        self.Mixed_6d.branch1x1.register_forward_hook(self._keep)
-
-    def _keep(self, module: object, inputs: object, output: Tensor) -> None:
-        self._spatial = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float()
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers."""
-        return *FeatureExtractorInceptionV3.get_provided_features_list(), SPATIAL
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Layers asked for, in that order, of uint8 (N, 3, H, W) images."""
-        asked = self.features_list
-        self.features_list = [layer for layer in asked if layer != SPATIAL]
-        try:
-            layers = dict(zip(self.features_list, super().forward(x), strict=False))
-        finally:
-            self.features_list = asked
-        assert self._spatial is not None  # every forward pass goes through Mixed_6d
-        layers[SPATIAL], self._spatial = self._spatial, None
-        return tuple(layers[layer] for layer in asked)

@@ -12,8 +12,9 @@ import numpy as np
 from harness.data.dataset import Dataset, ImageArray
 from harness.data.latents import reconstruction_distance
 from harness.data.pixels import UINT8_RULE
+from harness.data.vae import decoder
 from harness.errors import CellFailedError
-from harness.evaluation.generate import Decode, generate, load_weights, pixels, save_grid
+from harness.evaluation.generate import generate, load_weights, save_grid
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import Setup, score
 from harness.files import write_json
@@ -88,7 +89,7 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
         device=subject.device,
         batch=subject.conditions["sampling_batch"],
         hooks=subject.hooks,
-        decode=_decoder(subject),
+        decode=decoder(cell.data, subject.shared, subject.device),
         class_counts=np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes),
         ranks=subject.ranks,
     )
@@ -131,14 +132,6 @@ def _weights(subject: Subject, evaluation: Evaluation, step: int) -> DiT:
             ) from error
         run.weights_file(step).unlink(missing_ok=True)
         raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
-
-
-def _decoder(subject: Subject) -> Decode:
-    if subject.cell.data.vae is None:
-        return pixels
-    from harness.data.vae import decoder  # diffusers is slow to import
-
-    return decoder(subject.cell.data, subject.shared, subject.device)
 
 
 def _setup(subject: Subject, key: str) -> Setup:

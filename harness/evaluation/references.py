@@ -179,7 +179,7 @@ def reference_of(
         if complete:
             yield features[torch.from_numpy(indices)]
         else:
-            for _, part in extraction.parts(_Chosen(images, indices), progress=progress):
+            for _, part in extraction.parts(images, progress=progress, chosen=indices):
                 yield part.pool
 
     return Reference(
@@ -323,21 +323,3 @@ def _transform(data: Data) -> str:
     """What is done to an image of the source before an extractor sees it."""
     shape = data.image_shape
     return f"{shape.size}x{shape.size}x{shape.channels} uint8" + ("" if data.resolution is None else ", centre crop")
-
-
-class _Chosen:
-    """Some of the images, as an `ImageArray`."""
-
-    def __init__(self, images: ImageArray, indices: NDArray[np.int64]) -> None:
-        self._images, self._indices = images, indices
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, H, W, C)."""
-        return (len(self._indices), *self._images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: Any, /) -> Any:
-        return self._images[self._indices[index]]

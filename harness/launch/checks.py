@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from harness.errors import InputError
 from harness.runs.cellruns import CellRun
@@ -23,14 +22,14 @@ def check_data(sweep: Sweep, study: Study) -> None:
     from harness.data.dataset import Source
     from harness.data.latents import check_ready
 
-    resources, shared = sweep.resources, Shared(study.root)
-    folder = Path(resources.data_folder) if resources.data_folder else None
+    shared = Shared(study.root)
+    source = Source.of(sweep.resources, shared.images_folder)
     for data in {cell.data for _, cell in sweep.cells()}:
-        sources.check_available(data, folder, resources.data_download)
+        sources.check_available(data, source.folder, source.download)
         if data.vae is not None:
             check_ready(data, shared, str(sweep.path))
         else:
-            sources.data_set(data).check_content(data, Source(folder, cache=shared.images_folder))
+            sources.data_set(data).check_content(data, source)
 
 
 def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.data import autoencoders, latents
-from harness.data.dataset import Dataset
-from harness.data.sources import load
+from harness.data.dataset import Dataset, Source
+from harness.data.sources import data_set
 from harness.errors import InputError
 from harness.files import read_json, write_json
 from harness.processes import exclusive
@@ -22,17 +21,24 @@ from sweeps.grid import Sweep
 Say = Callable[[str], None]
 
 
-def latent_data(sweep: Sweep) -> list[tuple[Data, tuple[Evaluation, ...]]]:
-    """Every data set that the sweep sees through an autoencoder, once, with the evaluations of its cells.
+class Latent(NamedTuple):
+    """A data set that a sweep sees through an autoencoder, and the evaluations of the cells that learn it."""
+
+    data: Data
+    evaluations: tuple[Evaluation, ...]
+
+
+def latent_data(sweep: Sweep) -> list[Latent]:
+    """Every data set that the sweep sees through an autoencoder, once.
 
     Raises:
         InputError: the sweep learns pixels only.
     """
-    found: dict[str, tuple[Data, tuple[Evaluation, ...]]] = {}
+    found: dict[str, Latent] = {}
     for _, cell in sweep.cells():
         if cell.data.vae is not None:
             name = autoencoders.folder_name(cell.data)
-            found.setdefault(name, (autoencoders.science(cell.data), sweep.evaluations_of(cell)))
+            found.setdefault(name, Latent(autoencoders.science(cell.data), sweep.evaluations_of(cell)))
     if not found:
         raise InputError(f"{sweep.path}: data.vae is not set: this sweep learns pixels and needs nothing encoded")
     return list(found.values())
@@ -46,13 +52,14 @@ def train_vaes(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         StoppedError: asked to stop; the state is written.
         CellFailedError: a loss became non-finite.
     """
-    wanted = [(data, evaluations) for data, evaluations in latent_data(sweep) if isinstance(data.vae, TrainedVae)]
+    wanted = [latent for latent in latent_data(sweep) if isinstance(latent.data.vae, TrainedVae)]
     if not wanted:
         raise InputError(
             f"{sweep.path}: data.vae is pretrained: nothing to train; next: dit-harness encode {sweep.path}"
         )
     shared = Shared(study.root)
-    for data, evaluations in wanted:
+    for latent in wanted:
+        data = latent.data
         folder = shared.vae_folder(autoencoders.folder_name(data))
         with exclusive(folder, "dit-harness train-vae"):
             card = read_json(folder / autoencoders.CARD)
@@ -60,27 +67,16 @@ def train_vaes(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
                 autoencoders.find(data, shared, str(sweep.path))  # whole?
                 say(f"{folder}: trained already; {_quality(card['reconstruction'])}")
                 continue
-            from harness.evaluation.reconstruction import reconstruction
             from harness.training.vae import train_vae
 
-            dataset = _load(sweep, data, shared, hooks)
-            device, conditions = _conditions(sweep, folder)
-            inception = sweep.resources.inception_weights
+            bench = _bench(sweep, latent, shared, folder, hooks, say)
             card = train_vae(
                 data,
-                dataset,
+                bench.dataset,
                 folder,
-                device=device,
-                conditions=conditions,
-                measure=partial(
-                    reconstruction,
-                    data=data,
-                    dataset=dataset,
-                    evaluations=evaluations,
-                    device=device,
-                    hooks=hooks,
-                    inception_weights=inception,
-                ),
+                device=bench.device,
+                conditions=bench.conditions,
+                measure=bench.measure,
                 checkpoint_seconds=sweep.resources.checkpoint_seconds,
                 hooks=hooks,
             )
@@ -94,57 +90,69 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         InputError: an autoencoder or the data is missing or does not fit; another process encodes it just now.
     """
     shared, path = Shared(study.root), str(sweep.path)
-    wanted = [
-        (data, evaluations, autoencoders.find(data, shared, path, download=True))
-        for data, evaluations in latent_data(sweep)
-    ]
-    for data, evaluations, vae_folder in wanted:
+    wanted = [(latent, autoencoders.find(latent.data, shared, path, download=True)) for latent in latent_data(sweep)]
+    for latent, vae_folder in wanted:
+        data = latent.data
         weights = autoencoders.weights_hash(vae_folder)
         folder = shared.latents_folder(autoencoders.folder_name(data))
         with exclusive(folder, "dit-harness encode"):
-            labels = _labels(data, evaluations, sweep.resources.inception_weights)
-            if latents.is_complete(data, shared, weights) and _has_distances(folder, labels):
+            known = read_json(folder / latents.RECONSTRUCTION)
+            labels = _labels(latent, sweep.resources.inception_weights)
+            if latents.is_complete(data, shared, weights) and known is not None and labels <= known["distances"].keys():
                 latents.check_ready(data, shared, path)
-                say(f"{folder}: encoded already; {_quality(read_json(folder / latents.RECONSTRUCTION))}")
+                say(f"{folder}: encoded already; {_quality(known)}")
                 continue
             from harness.data.vae import Autoencoder
-            from harness.evaluation.reconstruction import reconstruction
 
-            dataset = _load(sweep, data, shared, hooks)
-            device, conditions = _conditions(sweep, folder)
-            autoencoder = Autoencoder.load(vae_folder, device)
+            bench = _bench(sweep, latent, shared, folder, hooks, say)
+            autoencoder = Autoencoder.load(vae_folder, bench.device)
             manifest = latents.encode(
                 data,
-                dataset,
+                bench.dataset,
                 autoencoder.moments,
                 shared,
                 weights=weights,
-                conditions=conditions,
+                conditions=bench.conditions,
                 sweep=path,
-                progress=lambda done, total: hooks.report({"stage": "encode", "done": done, "total": total}),
+                progress=_reporter(hooks, "encode"),
             )
             measured = (read_json(vae_folder / autoencoders.CARD) or {}).get("reconstruction", {})
             if not labels <= measured.get("distances", {}).keys():
-                inception = sweep.resources.inception_weights
-                measured = reconstruction(autoencoder, data, dataset, evaluations, device, hooks, inception)
+                measured = bench.measure(autoencoder)
             write_json(folder / latents.RECONSTRUCTION, measured)
             scaling = latents.scaling(data, manifest)
             images = sum(split["count"] for split in manifest["splits"].values())
             say(f"{folder}: {images} images, each both ways; scaling {scaling:.6g}; {_quality(measured)}")
 
 
-def _load(sweep: Sweep, data: Data, shared: Shared, hooks: Hooks) -> Dataset:
-    resources = sweep.resources
-    return load(
-        data,
-        Path(resources.data_folder) if resources.data_folder else None,
-        resources.data_download,
-        shared.images_folder,
-        lambda done, total: hooks.report({"stage": "check files", "done": done, "total": total}),
-    )
+class _Bench(NamedTuple):
+    """What an autoencoder is trained, used and measured with."""
+
+    dataset: Dataset
+    device: str
+    conditions: dict[str, Any]
+    measure: Callable[[Any], dict[str, Any]]
 
 
-def _conditions(sweep: Sweep, folder: Path) -> tuple[str, dict[str, Any]]:
+def _bench(sweep: Sweep, latent: Latent, shared: Shared, folder: Path, hooks: Hooks, say: Say) -> _Bench:
+    from harness.evaluation.reconstruction import reconstruction
+
+    resources, (data, evaluations) = sweep.resources, latent
+    source = Source.of(resources, shared.images_folder, _reporter(hooks, "check files"))
+    dataset = data_set(data).load(data, source)
+    device, conditions = _conditions(sweep, folder, say)
+
+    def measure(autoencoder: Any) -> dict[str, Any]:
+        return reconstruction(autoencoder, data, dataset, evaluations, device, hooks, resources.inception_weights)
+
+    return _Bench(dataset, device, conditions, measure)
+
+
+def _reporter(hooks: Hooks, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: hooks.report({"stage": stage, "done": done, "total": total})
+
+
+def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, dict[str, Any]]:
     """Device, and what decides the bits: as when this folder was begun, as far as this machine allows."""
     import torch
 
@@ -156,28 +164,21 @@ def _conditions(sweep: Sweep, folder: Path) -> tuple[str, dict[str, Any]]:
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
     device = "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
     first = read_json(folder / "conditions.json")
-    threads = int(first["threads"]) if first else sweep.resources.threads
-    mine = numeric_conditions(threads, DECODE_BATCH, device)
+    mine = numeric_conditions(int(first["threads"]) if first else sweep.resources.threads, DECODE_BATCH, device)
     if first is None:
         write_json(folder / "conditions.json", mine)
-    elif first != mine:
-        odd = ", ".join(f"{key} was {first[key]} and is {mine[key]}" for key in mine if first.get(key) != mine[key])
-        print(f"note: {folder.name}: {odd}; results agree within rounding, not bit for bit", flush=True)
+    elif odd := ", ".join(f"{key} was {first[key]} and is {mine[key]}" for key in mine if first.get(key) != mine[key]):
+        say(f"note: {folder.name}: {odd}; results agree within rounding, not bit for bit")
     torch.set_num_threads(mine["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     return device, mine
 
 
-def _labels(data: Data, evaluations: tuple[Evaluation, ...], inception_weights: str | None) -> set[str]:
+def _labels(latent: Latent, inception_weights: str | None) -> set[str]:
     from harness.evaluation.extractors import extractor_label
 
-    names = {e.resolved(data).extractor for e in evaluations}
+    names = {e.resolved(latent.data).extractor for e in latent.evaluations}
     return {extractor_label(name, inception_weights) for name in names if name is not None}
-
-
-def _has_distances(folder: Path, labels: set[str]) -> bool:
-    found = read_json(folder / latents.RECONSTRUCTION)
-    return found is not None and labels <= found["distances"].keys()
 
 
 def _quality(measured: dict[str, Any] | None) -> str:

@@ -63,9 +63,11 @@ def put_vae(shared: Shared, content: bytes, data: Data = DATA) -> str:
 def go(shared: Shared, encoder: Any = moments, **options: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "weights": hashlib.sha256(WEIGHTS).hexdigest()[:12], "conditions": CONDITIONS, "sweep": "s.toml",
-        "shard_size": 32, "dataset": dataset(), **options,
+        "dataset": dataset(), **options,
     }  # fmt: skip
-    return encode(DATA, given.pop("dataset"), encoder, shared, **given)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "SHARD", 32)
+        return encode(DATA, given.pop("dataset"), encoder, shared, **given)
 
 
 def folder_of(shared: Shared) -> Path:

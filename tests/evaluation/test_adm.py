@@ -15,6 +15,7 @@ from harness.evaluation import adm
 from harness.launch.launch import launch
 from harness.runs.study import Study
 from sweeps.grid import load_sweep
+from tests.evaluation.samples import read_samples
 from tests.evaluation.test_inception import SWEEP
 
 
@@ -96,7 +97,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     np.savez("evil.npz", arr_0=np.array([Code()], dtype=object))
     with pytest.raises(InputError, match="arr_0 is object"):
-        adm.read_samples(Path("evil.npz"))
+        read_samples(Path("evil.npz"))
     with pytest.raises(InputError, match="allow_pickle"):
         adm._read(Path("evil.npz"), "arr_0")
     assert not Path("was-executed").exists()
@@ -110,18 +111,18 @@ def test_samples_read_back(tmp_path: Path) -> None:
     with np.load(path, allow_pickle=False) as plain:  # anybody's reader
         assert sorted(plain) == ["arr_0", "arr_1"]
         assert np.array_equal(plain["arr_0"], images)
-    back = adm.read_samples(path)
+    back = read_samples(path)
     assert np.array_equal(back[0], images)
     assert np.array_equal(back[1], labels)
     np.savez(tmp_path / "unlabelled.npz", images)
-    assert adm.read_samples(tmp_path / "unlabelled.npz")[1].tolist() == [0] * 5
+    assert read_samples(tmp_path / "unlabelled.npz")[1].tolist() == [0] * 5
     np.savez(tmp_path / "other.npz", images=images)
     with pytest.raises(InputError, match=r"it lacks arr_0 \(has images\)"):
-        adm.read_samples(tmp_path / "other.npz")
+        read_samples(tmp_path / "other.npz")
     with zipfile.ZipFile(tmp_path / "zip.npz", "w") as archive:
         archive.writestr("notes.txt", "no array at all")
     with pytest.raises(InputError, match="no whole npz"):
-        adm.read_samples(tmp_path / "zip.npz")
+        read_samples(tmp_path / "zip.npz")
 
 
 def test_a_launch_without_the_reference_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from safetensors import safe_open
 
 from harness.cli import main as cli
 from harness.data.sources import load
-from harness.evaluation.adm import read_samples
 from harness.evaluation.generate import generate, load_weights
 from harness.evaluation.metrics import score
 from harness.files import write_json
@@ -25,6 +24,7 @@ from harness.spec.evaluation import Evaluation
 from harness.training import checkpoint
 from harness.training.hooks import Hooks
 from sweeps.grid import load_sweep
+from tests.evaluation.samples import read_samples
 
 ZERO = "d1-w16-p4-adaln-zero"
 

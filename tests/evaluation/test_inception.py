@@ -17,10 +17,9 @@ from harness.data.dataset import Dataset, Images
 from harness.data.pixels import channels_first
 from harness.errors import InputError
 from harness.evaluation import adm, features, inception, metrics
-from harness.evaluation.extractors import extractor_label
+from harness.evaluation.extractors import Features, extractor_label
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import frechet_distance, statistics
-from harness.evaluation.inception import InceptionWithSpatial
 from harness.evaluation.metrics import Setup, score
 from harness.launch.launch import launch
 from harness.runs.columns import metric_name
@@ -29,6 +28,7 @@ from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation
 from harness.training.hooks import StoppedError
 from sweeps.grid import load_sweep
+from tests.evaluation.samples import read_samples
 
 DATA = Data(name="folder", resolution=16, classes=2, fingerprint="0" * 12)
 SWEEP = """
@@ -116,13 +116,11 @@ def test_distances_are_of_the_right_layers(record: dict[str, Any], by_hand: Any)
     assert generated[1].shape == (8, adm.SPATIAL_DIM)
 
 
-def test_torch_fidelity_gets_the_layers_it_asks_for(weights: Path) -> None:
+def test_the_network_gives_all_layers(weights: Path) -> None:
     images = torch.from_numpy(channels_first(noise(2, 0)))
-    layers = ["spatial", "2048"]
-    extractor = InceptionWithSpatial("any", layers, feature_extractor_weights_path=str(weights))
-    spatial, pool = extractor(images)
-    assert (spatial.shape, pool.shape) == ((2, 2023), (2, 2048))
-    assert extractor.convert_features_tuple_to_dict((spatial, pool)).keys() == set(layers)
+    found = inception.INCEPTION.build("cpu", str(weights))(images)
+    assert isinstance(found, Features)
+    assert (found.spatial.shape, found.pool.shape) == ((2, 2023), (2, 2048))
 
 
 def test_an_adm_reference_and_exported_samples(
@@ -135,7 +133,7 @@ def test_an_adm_reference_and_exported_samples(
     (mu, sigma), (mu_s, sigma_s) = statistics(pool), statistics(spatial)
     np.savez(path, arr_0=real, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
     adm.write_samples(tmp_path / "samples.npz", noise(8, 2), np.arange(8))
-    samples, _ = adm.read_samples(tmp_path / "samples.npz")
+    samples, _ = read_samples(tmp_path / "samples.npz")
     evaluation = Evaluation(samples=8, extractor=inception.NAME, reference="adm")
     setup = Setup(inception_weights=str(weights), adm_file=str(path), shared=Shared(tmp_path))
     found = score(samples, evaluation, DATA, dataset(noise(10, 5)), setup)

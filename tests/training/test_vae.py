@@ -161,7 +161,7 @@ def rgb(count: int) -> Images:
     return Images(rng.integers(0, 256, (count, 16, 16, 3), np.uint8), rng.integers(0, 2, count))
 
 
-def test_a_pretrained_folder_encodes_and_decodes(tmp_path: Path) -> None:
+def test_a_pretrained_folder_encodes_and_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way of ImageNet, at 16 pixels: a diffusers folder by its hub name, its fixed scaling, its decoder."""
     shared = Shared(tmp_path)
     data = pretrained("someone/vae", shared.vae_folder("someone/vae"))
@@ -169,7 +169,8 @@ def test_a_pretrained_folder_encodes_and_decodes(tmp_path: Path) -> None:
     autoencoder = Autoencoder.load(folder, "cpu")
     images = Dataset("folder", rgb(40), rgb(5), "0123456789ab")
     weights = autoencoders.weights_hash(folder)
-    encode(data, images, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml", shard_size=16)
+    monkeypatch.setattr("harness.data.latents.SHARD", 16)
+    encode(data, images, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml")
     check_ready(data, shared, "s.toml")
     latents = open_latents(data, shared)
     assert latents.scaling == 0.18215
@@ -289,7 +290,7 @@ def test_a_folder_is_held_by_one_process_and_let_go_by_a_dead_one(tmp_path: Path
         pass
 
 
-def test_images_of_any_folder_can_be_encoded(tmp_path: Path) -> None:
+def test_images_of_any_folder_can_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are decoded when asked for go through the encoder as arrays do."""
     from harness.data.images import find_tree, scan
 
@@ -305,7 +306,8 @@ def test_images_of_any_folder_can_be_encoded(tmp_path: Path) -> None:
     folder = autoencoders.find(data, shared, "s.toml")
     autoencoder, dataset = Autoencoder.load(folder, "cpu"), load(data, tmp_path / "images")
     weights = autoencoders.weights_hash(folder)
-    encode(data, dataset, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml", shard_size=8)
+    monkeypatch.setattr("harness.data.latents.SHARD", 8)
+    encode(data, dataset, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml")
     check_ready(data, shared, "s.toml")
     latents = open_latents(data, shared)
     expected = autoencoder.moments(dataset.train.images[np.array([5])])
