@@ -15,7 +15,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from harness.data.dataset import DataSet, Dataset, Images, Progress, Source
 from harness.errors import InputError
 from harness.files import read_json, write_json
 from harness.spec.data import Data
+from harness.spec.identity import ID_DIGITS
 
 _LOG = logging.getLogger(__name__)
 
@@ -280,26 +281,20 @@ def _listing(tree: Tree, files: list[tuple[str, int]]) -> str:
 def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -> dict[str, Any]:
     digest = hashlib.sha256("\0".join(tree.classes).encode())
     unreadable = []
-    for done, (path, label, content, whole) in enumerate(_checked(tree.root, files), 1):
-        digest.update(f"\n{path}\0{label}\0{content}".encode())
-        if not whole:
-            unreadable.append(path)
-        if progress is not None and (done % _CHUNK == 0 or done == len(files)):
-            progress(done, len(files))
-    return {"fingerprint": digest.hexdigest()[:12], "unreadable": unreadable}
-
-
-def _checked(root: Path, files: list[tuple[str, int]]) -> Iterator[tuple[str, int, str, bool]]:
-    """Path, label, hash of the bytes and whether Pillow can read them, in the order of the files."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and decoding let go of the interpreter
         for first in range(0, len(files), _CHUNK):
             chunk = files[first : first + _CHUNK]
-            results = pool.map(_check, [root / path for path, _ in chunk])
+            results = pool.map(_check, [tree.root / path for path, _ in chunk])
             for (path, label), (content, whole) in zip(chunk, results, strict=True):
-                yield path, label, content, whole
+                digest.update(f"\n{path}\0{label}\0{content}".encode())
+                unreadable += [] if whole else [path]
+            if progress is not None:
+                progress(first + len(chunk), len(files))
+    return {"fingerprint": digest.hexdigest()[:ID_DIGITS], "unreadable": unreadable}
 
 
 def _check(path: Path) -> tuple[str, bool]:
+    """Hash of a file's bytes, and whether Pillow can read them."""
     try:
         content = path.read_bytes()
     except OSError:

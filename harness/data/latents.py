@@ -107,8 +107,7 @@ def check_ready(data: Data, shared: Shared, sweep: str) -> None:
         InputError: with the command to run first.
     """
     vae = autoencoders.find(data, shared, sweep)
-    folder = shared.latents_folder(autoencoders.folder_name(data))
-    manifest = _manifest(folder)
+    folder, manifest = _found(data, shared)
     again = f"dit-harness encode {sweep}"
     if manifest is None:
         raise InputError(f"data.vae: the images are not encoded yet; first: {again}")
@@ -129,8 +128,7 @@ def open_latents(data: Data, shared: Shared) -> Latents:
     Raises:
         InputError: they are not there, not whole, or a file is damaged.
     """
-    folder = shared.latents_folder(autoencoders.folder_name(data))
-    manifest = _manifest(folder)
+    folder, manifest = _found(data, shared)
     if manifest is None or not manifest["complete"]:
         raise InputError(f"{folder}: no whole set of latents; first: dit-harness encode")
     train, heldout = (LatentSplit(folder, name, manifest["splits"][name]) for name in SPLITS)
@@ -181,8 +179,7 @@ def encode(
         InputError: the folder holds latents of other data or of another autoencoder.
         OSError: the disk is full; what was written stays and the next call goes on there.
     """
-    folder = shared.latents_folder(autoencoders.folder_name(data))
-    manifest = _manifest(folder)
+    folder, manifest = _found(data, shared)
     if manifest is None:
         manifest = {
             "format": _FORMAT,
@@ -228,8 +225,7 @@ def encode(
 
 def is_complete(data: Data, shared: Shared, weights: str) -> bool:
     """Whether everything is encoded by this autoencoder and every shard matches its checksum."""
-    folder = shared.latents_folder(autoencoders.folder_name(data))
-    manifest = _manifest(folder)
+    folder, manifest = _found(data, shared)
     if manifest is None or not manifest["complete"] or manifest["weights"] != weights:
         return False
     return all(
@@ -295,8 +291,10 @@ def _require_checksum(path: Path, checksum: str) -> None:
         raise InputError(f"{path}: missing or damaged (its checksum differs); make it again: dit-harness encode")
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    return read_json(folder / "manifest.json")
+def _found(data: Data, shared: Shared) -> tuple[Path, dict[str, Any] | None]:
+    """The folder of the latents of `data`, and its manifest, if there is one."""
+    folder = shared.latents_folder(autoencoders.folder_name(data))
+    return folder, read_json(folder / "manifest.json")
 
 
 def _require_same(

@@ -137,8 +137,8 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
             for member in archive.namelist():
                 with archive.open(member) as file:
                     version = np.lib.format.read_magic(file)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2_0
-                    shape, _, dtype = read(file)
+                    reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+                    shape, _, dtype = getattr(np.lib.format, reader)(file)
                 found[member.removesuffix(".npy")] = (shape, dtype)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, error) from None
@@ -163,10 +163,6 @@ def write_samples(path: Path, images: ImageArray, labels: NDArray[np.int64]) -> 
                 np.lib.format.write_array(file, labels, allow_pickle=False)
 
     write_atomic(path, write)
-
-
-def _header_2_0(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    return np.lib.format.read_array_header_2_0(file)
 
 
 def _read(path: Path, name: str) -> NDArray[Any]:

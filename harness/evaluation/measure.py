@@ -135,7 +135,7 @@ def _weights(subject: Subject, evaluation: Evaluation, step: int) -> DiT:
 
 
 def _setup(subject: Subject, key: str) -> Setup:
-    hooks, resources = subject.hooks, subject.resources
+    hooks = subject.hooks
 
     def features_file(first: int) -> Path:
         hooks.before_write()
@@ -146,24 +146,15 @@ def _setup(subject: Subject, key: str) -> Setup:
         if hooks.should_stop():
             raise StoppedError("stopped while scoring; the next launch goes on there")
 
-    return Setup(
-        subject.device,
-        resources.inception_weights,
-        resources.adm_reference,
-        subject.shared,
-        features_file,
-        progress,
-        subject.ranks,
-    )
+    return Setup(subject.device, subject.resources, subject.shared, features_file, progress, subject.ranks)
 
 
 def _score(subject: Subject, evaluation: Evaluation, setup: Setup, images: ImageArray) -> dict[str, Any]:
     data = subject.cell.data
     setup.progress(0, evaluation.samples)
     metrics = score(images, evaluation, data, subject.dataset, setup)
-    metrics |= optimal_losses(
-        subject.cell, subject.dataset, subject.loss_images, subject.device, subject.shared, setup.progress
-    )
+    of = (subject.cell, subject.dataset, subject.loss_images)
+    metrics |= optimal_losses(*of, setup.device, setup.shared, setup.progress)
     if data.vae:
         metrics["reconstruction_frechet"] = reconstruction_distance(data, subject.shared, metrics)
     return metrics

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from harness.runs.columns import metric_name
 from harness.runs.study import Shared
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation, check_fits
+from harness.spec.resources import Resources
 from harness.training.ranks import Ranks
 
 NEIGHBOURS = 3
@@ -69,8 +70,7 @@ class Setup:
 
     Attributes:
         device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
-        inception_weights: the file that `resources.inception_weights` names.
-        adm_file: the file that `resources.adm_reference` names.
+        resources: name the files of Inception's weights and of the reference adm.
         shared: where references are kept; None: they are made anew.
         cache: file for the features of the part of `features.PART` images that begins at an index, of an extractor that
             is slow; None: none is kept.
@@ -79,8 +79,7 @@ class Setup:
     """
 
     device: str = "cpu"
-    inception_weights: str | None = None
-    adm_file: str | None = None
+    resources: Resources = field(default_factory=Resources)
     shared: Shared | None = None
     cache: Callable[[int], Path] | None = None
     progress: Progress = lambda done, total: None
@@ -94,7 +93,7 @@ class Setup:
         """
         name = evaluation.resolved(data).extractor
         assert name is not None  # resolved() fills it in
-        return Extraction(name, self.device, self.inception_weights, self.ranks)
+        return Extraction(name, self.device, self.resources.inception_weights, self.ranks)
 
 
 def score(
@@ -134,7 +133,7 @@ def score(
     _check_shape(images, evaluation, data)
     extraction = setup.extraction(evaluation, data)
     published = evaluation.reference == "adm"
-    batch = adm.find(setup.adm_file, data.image_shape.size) if published else None
+    batch = adm.find(setup.resources.adm_reference, data.image_shape.size) if published else None
     generated = _extract(images, extraction, setup.cache if extraction.slow else None, setup.progress)
 
     @functools.cache

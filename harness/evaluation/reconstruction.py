@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,13 @@ from harness.data.vae import DECODE_BATCH, Autoencoder
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
 from harness.evaluation.references import moments_of
-from harness.spec.data import Data
-from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks
 
 
 def reconstruction(
     autoencoder: Autoencoder,
-    data: Data,
     dataset: Dataset,
-    evaluations: tuple[Evaluation, ...],
+    extractors: Iterable[str],
     device: str,
     hooks: Hooks,
     inception_weights: str | None = None,
@@ -55,28 +53,20 @@ def reconstruction(
         "samples": total,
         "mean_absolute_error": round(float(absolute) / values, 4),
         "psnr": round(10 * math.log10(255**2 * values / float(squared)), 3) if squared else None,
-        "distances": _distances(np.concatenate(rebuilt), data, dataset, evaluations, device, inception_weights),
+        "distances": {
+            extraction.label: _distances(np.concatenate(rebuilt), dataset, extraction)
+            for extraction in (Extraction(name, device, inception_weights) for name in extractors)
+        },
     }
 
 
-def _distances(
-    rebuilt: NDArray[np.uint8],
-    data: Data,
-    dataset: Dataset,
-    evaluations: tuple[Evaluation, ...],
-    device: str,
-    inception_weights: str | None,
-) -> dict[str, dict[str, float]]:
-    out: dict[str, dict[str, float]] = {}
-    for name in sorted({e.resolved(data).extractor or "" for e in evaluations} - {""}):
-        extraction = Extraction(name, device, inception_weights)
-        decoded, heldout, train = (
-            moments_of(images, extraction) for images in (rebuilt, dataset.heldout.images, dataset.train.images)
-        )
-        to_heldout, to_train = (FrechetTarget(real.mean, real.covariance) for real in (heldout, train))
-        out[extraction.label] = {
-            "held-out": to_heldout.terms_of(decoded).distance,
-            "train": to_train.terms_of(decoded).distance,
-            "floor": to_train.terms_of(heldout).distance,
-        }
-    return out
+def _distances(rebuilt: NDArray[np.uint8], dataset: Dataset, extraction: Extraction) -> dict[str, float]:
+    decoded, heldout, train = (
+        moments_of(images, extraction) for images in (rebuilt, dataset.heldout.images, dataset.train.images)
+    )
+    to_heldout, to_train = (FrechetTarget(real.mean, real.covariance) for real in (heldout, train))
+    return {
+        "held-out": to_heldout.terms_of(decoded).distance,
+        "train": to_train.terms_of(decoded).distance,
+        "floor": to_train.terms_of(heldout).distance,
+    }

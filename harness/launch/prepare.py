@@ -14,7 +14,6 @@ from harness.files import read_json, write_json
 from harness.processes import exclusive
 from harness.runs.study import Shared, Study
 from harness.spec.data import Data, TrainedVae
-from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks
 from sweeps.grid import Sweep
 
@@ -22,10 +21,10 @@ Say = Callable[[str], None]
 
 
 class Latent(NamedTuple):
-    """A data set that a sweep sees through an autoencoder, and the evaluations of the cells that learn it."""
+    """A data set that a sweep sees through an autoencoder, and the names of the extractors that measure its cells."""
 
     data: Data
-    evaluations: tuple[Evaluation, ...]
+    extractors: list[str]
 
 
 def latent_data(sweep: Sweep) -> list[Latent]:
@@ -37,8 +36,9 @@ def latent_data(sweep: Sweep) -> list[Latent]:
     found: dict[str, Latent] = {}
     for _, cell in sweep.cells():
         if cell.data.vae is not None:
-            name = autoencoders.folder_name(cell.data)
-            found.setdefault(name, Latent(autoencoders.science(cell.data), sweep.evaluations_of(cell)))
+            extractors = {str(evaluation.extractor) for evaluation in sweep.evaluations_of(cell)}
+            latent = Latent(autoencoders.science(cell.data), sorted(extractors))
+            found.setdefault(autoencoders.folder_name(cell.data), latent)
     if not found:
         raise InputError(f"{sweep.path}: data.vae is not set: this sweep learns pixels and needs nothing encoded")
     return list(found.values())
@@ -89,6 +89,8 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
     Raises:
         InputError: an autoencoder or the data is missing or does not fit; another process encodes it just now.
     """
+    from harness.evaluation.extractors import extractor_label  # imports torch
+
     shared, path = Shared(study.root), str(sweep.path)
     wanted = [(latent, autoencoders.find(latent.data, shared, path, download=True)) for latent in latent_data(sweep)]
     for latent, vae_folder in wanted:
@@ -97,7 +99,7 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         folder = shared.latents_folder(autoencoders.folder_name(data))
         with exclusive(folder, "dit-harness encode"):
             known = read_json(folder / latents.RECONSTRUCTION)
-            labels = _labels(latent, sweep.resources.inception_weights)
+            labels = {extractor_label(name, sweep.resources.inception_weights) for name in latent.extractors}
             if latents.is_complete(data, shared, weights) and known is not None and labels <= known["distances"].keys():
                 latents.check_ready(data, shared, path)
                 say(f"{folder}: encoded already; {_quality(known)}")
@@ -137,13 +139,13 @@ class _Bench(NamedTuple):
 def _bench(sweep: Sweep, latent: Latent, shared: Shared, folder: Path, hooks: Hooks, say: Say) -> _Bench:
     from harness.evaluation.reconstruction import reconstruction
 
-    resources, (data, evaluations) = sweep.resources, latent
+    resources = sweep.resources
     source = Source.of(resources, shared.images_folder, _reporter(hooks, "check files"))
-    dataset = data_set(data).load(data, source)
+    dataset = data_set(latent.data).load(latent.data, source)
     device, conditions = _conditions(sweep, folder, say)
 
     def measure(autoencoder: Any) -> dict[str, Any]:
-        return reconstruction(autoencoder, data, dataset, evaluations, device, hooks, resources.inception_weights)
+        return reconstruction(autoencoder, dataset, latent.extractors, device, hooks, resources.inception_weights)
 
     return _Bench(dataset, device, conditions, measure)
 
@@ -172,13 +174,6 @@ def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, dict[str, An
     torch.set_num_threads(mine["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     return device, mine
-
-
-def _labels(latent: Latent, inception_weights: str | None) -> set[str]:
-    from harness.evaluation.extractors import extractor_label
-
-    names = {e.resolved(latent.data).extractor for e in latent.evaluations}
-    return {extractor_label(name, inception_weights) for name in names if name is not None}
 
 
 def _quality(measured: dict[str, Any] | None) -> str:

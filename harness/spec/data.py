@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from harness.spec.identity import Spec
 from harness.spec.kinds import Kind
@@ -62,6 +62,15 @@ DATA_SETS = Kind(
 )
 
 
+def _power_of_two(factor: int) -> int:
+    if factor & (factor - 1):
+        raise ValueError(f"factor {factor} is no power of two; allowed: 2, 4, 8, 16, ...")
+    return factor
+
+
+Factor = Annotated[int, Field(gt=1), AfterValidator(_power_of_two)]
+
+
 class PretrainedVae(Spec):
     """An autoencoder trained elsewhere: a diffusers `AutoencoderKL`, by its hub name or the name of a local folder.
 
@@ -72,16 +81,11 @@ class PretrainedVae(Spec):
     name: str = Field(
         min_length=1, description='name on the Hugging Face hub, such as "stabilityai/sd-vae-ft-mse", or of a folder'
     )
-    factor: int = Field(default=8, gt=1, description="pixels per latent position and side, a power of two")
+    factor: Factor = Field(default=8, description="pixels per latent position and side, a power of two")
     channels: int = Field(default=4, gt=0, description="channels of the latent")
     scaling: Literal["measured"] | Annotated[float, Field(gt=0)] = Field(
         default=0.18215, description="latents are multiplied by this; measured: 1 / std over the train split"
     )
-
-    @model_validator(mode="after")
-    def _halvings(self) -> Self:
-        _check_factor(self.factor)
-        return self
 
 
 class TrainedVae(Spec):
@@ -91,7 +95,7 @@ class TrainedVae(Spec):
     """
 
     kind: Literal["trained"] = Field(description="where the autoencoder is from")
-    factor: int = Field(default=4, gt=1, description="pixels per latent position and side, a power of two")
+    factor: Factor = Field(default=4, description="pixels per latent position and side, a power of two")
     channels: int = Field(default=4, gt=0, description="channels of the latent")
     width: int = Field(default=32, gt=0, description="channels at full resolution, doubled at every halving")
     steps: int = Field(default=2000, gt=0, description="optimizer steps")
@@ -102,18 +106,8 @@ class TrainedVae(Spec):
     kl_weight: float = Field(default=1e-6, ge=0, description="weight of the KL term beside the L1 error of a pixel")
     seed: int = Field(default=0, ge=0, lt=2**31, description="decides initialisation, order and noise")
 
-    @model_validator(mode="after")
-    def _halvings(self) -> Self:
-        _check_factor(self.factor)
-        return self
-
 
 Vae = PretrainedVae | TrainedVae
-
-
-def _check_factor(factor: int) -> None:
-    if factor & (factor - 1):
-        raise ValueError(f"factor {factor} is no power of two; allowed: 2, 4, 8, 16, ...")
 
 
 class Data(Spec):
@@ -141,8 +135,8 @@ class Data(Spec):
         for key in ("resolution", "classes", "fingerprint"):
             given = getattr(self, key) is not None
             if key in wanted and not given:
-                hint = ", for example 256" if key == "resolution" else ""
-                hint = "; `python -m harness.data.images FOLDER` says it" if key != "resolution" else hint
+                says = "; `python -m harness.data.images FOLDER` says it"
+                hint = ", for example 256" if key == "resolution" else says
                 raise ValueError(f"name {self.name} needs {key}{hint}")
             if given and key not in wanted:
                 raise ValueError(f"{key} is fixed for name {self.name}; leave it out")

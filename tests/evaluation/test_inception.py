@@ -26,6 +26,7 @@ from harness.runs.columns import metric_name
 from harness.runs.study import Shared, Study
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation
+from harness.spec.resources import Resources
 from harness.training.hooks import StoppedError
 from sweeps.grid import load_sweep
 from tests.evaluation.samples import read_samples
@@ -77,7 +78,9 @@ def dataset(real: np.ndarray) -> Dataset:
 def record(weights: Path) -> dict[str, Any]:
     """Of 8 images against 10."""
     evaluation = Evaluation(samples=8, extractor=inception.NAME)
-    return score(noise(8, 2), evaluation, DATA, dataset(noise(10, 0)), Setup(inception_weights=str(weights)))
+    return score(
+        noise(8, 2), evaluation, DATA, dataset(noise(10, 0)), Setup(resources=Resources(inception_weights=str(weights)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,7 @@ def test_an_adm_reference_and_exported_samples(
     adm.write_samples(tmp_path / "samples.npz", noise(8, 2), np.arange(8))
     samples, _ = read_samples(tmp_path / "samples.npz")
     evaluation = Evaluation(samples=8, extractor=inception.NAME, reference="adm")
-    setup = Setup(inception_weights=str(weights), adm_file=str(path), shared=Shared(tmp_path))
+    setup = Setup(resources=Resources(inception_weights=str(weights), adm_reference=str(path)), shared=Shared(tmp_path))
     found = score(samples, evaluation, DATA, dataset(noise(10, 5)), setup)
     assert found["reference"] == f"adm/VIRTUAL(10)@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     for key in ("frechet", "sfid", "precision", "recall", "kid", "inception_score", "frechet_bias"):

@@ -25,14 +25,13 @@ from harness.evaluation.reconstruction import reconstruction
 from harness.processes import exclusive
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
-from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks, StoppedError
 from harness.training.vae import train_vae
 
 torch.set_num_threads(1)
 
 RECIPE = {"kind": "trained", "factor": 2, "channels": 3, "width": 8, "steps": 8, "batch_size": 8}
-EVALUATIONS = (Evaluation(samples=64),)
+EXTRACTORS = ("digits-cnn",)
 
 
 def data_with(**changes: Any) -> Data:
@@ -65,7 +64,7 @@ def go(data: Data, digits: Dataset, folder: Path, stop_at: int | None = None) ->
         folder,
         device="cpu",
         conditions={"threads": 1},
-        measure=lambda trained: reconstruction(trained, data, digits, EVALUATIONS, "cpu", hooks),
+        measure=lambda trained: reconstruction(trained, digits, EXTRACTORS, "cpu", hooks),
         checkpoint_seconds=1e9,
         hooks=hooks,
     )
@@ -261,7 +260,7 @@ def test_reconstruction_of_a_perfect_autoencoder(digits: Dataset) -> None:
         def decode(self, latents: torch.Tensor, scaling: float) -> torch.Tensor:
             return latents
 
-    measured = reconstruction(Perfect(), Data(), digits, EVALUATIONS, "cpu", Hooks())
+    measured = reconstruction(Perfect(), digits, EXTRACTORS, "cpu", Hooks())
     (distances,) = measured["distances"].values()
     assert distances["held-out"] == pytest.approx(0, abs=0.05)
     assert distances["train"] == pytest.approx(distances["floor"], abs=0.05)
