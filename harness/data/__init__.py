@@ -1,1 +1,1 @@
-"""Data sets, and which sample, noise and timestep come at which step."""
+"""Data sets, latents and autoencoders, and the random draws of training and sampling."""

@@ -1,4 +1,4 @@
-"""Which autoencoder a data set is seen through, where it lies and whether it fits. Imports no torch.
+"""The folder of the autoencoder that a data set names, and whether it fits. Imports no torch.
 
 An autoencoder is a folder as diffusers writes it: `config.json` and `diffusion_pytorch_model.safetensors`. One trained
 here has a `card.json` too, written last. It is known by its recipe or hub name, and by the hash of its weights.
@@ -41,7 +41,7 @@ def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path
 
     Args:
         data: names an autoencoder.
-        shared: where the ones trained here lie, and pretrained ones that were put there by hand.
+        shared: the folder of autoencoders trained here, and of pretrained ones that a user put there.
         sweep: for the command that the message names.
         download: ask the hub for a pretrained one that is not here.
 

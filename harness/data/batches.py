@@ -32,7 +32,7 @@ class Batches(Protocol):
         Args:
             indices: (N,), which images.
             mirror: (N,), which of them mirrored; None: none.
-            posterior: where the noise of a sampled latent comes from; pixels draw nothing.
+            posterior: gives the noise of a sampled latent; pixels draw nothing.
             part: the n of the N that are wanted; each is the same in any part.
         """
 

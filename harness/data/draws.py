@@ -1,8 +1,8 @@
-"""Which sample, noise, timestep, flip and label dropout come at which step.
+"""The random draws: which sample, noise, timestep, flip and label dropout each step and each sample has.
 
 Training keeps no random state: everything is a function of (seed, step) over the whole global batch, to be sliced by
 rank. Sampling is a function of (seed, sample index), so it depends neither on batch size nor on the number of GPUs.
-Random numbers come from numpy's counter-based Philox, keyed by 128 bits of sha256 over the stream's name and numbers:
+They are drawn by numpy's counter-based Philox, keyed by 128 bits of sha256 over the stream's name and numbers:
 torch's CPU generator keeps only 32 bits of a seed, in which 50,000 samples would collide.
 """
 

@@ -1,8 +1,8 @@
 """Folders of images, one subfolder a class: ImageNet's train/val layout, or a tree of the user's own. Imports no torch.
 
-Images are decoded when they are asked for and cropped as Dhariwal & Nichol 2021 do for ImageNet (the ADM crop). What a
-folder holds is found out once - its fingerprint over every byte, and which files cannot be read - and kept beside the
-results, until a file's size or time changes.
+Images are decoded on demand and cropped as Dhariwal & Nichol 2021 do for ImageNet (the ADM crop). A folder is read once
+for its fingerprint over every byte and for the files that cannot be read; the result is kept beside the studies, until
+a file's size or time changes.
 
     python -m harness.data.images FOLDER     says the number of classes and the fingerprint, as a sweep file wants them
 """

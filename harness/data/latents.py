@@ -5,9 +5,9 @@
              train-labels.npy               int64 (N,)
              heldout-00000.npy ...
 
-The autoencoder's answer to an image is a normal distribution; what the model learns is *sampled* from it at every step
+The autoencoder maps an image to a normal distribution; what the model learns is *sampled* from it at every step
 (`LatentSplit.moments`, then mean + std * noise) and multiplied by the scaling, so that it has about unit variance. An
-encoding that was interrupted goes on after its last whole shard and ends with the same bytes.
+interrupted encoding continues after its last whole shard and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def encode(
         data: what is encoded, through which autoencoder.
         dataset: the same, loaded.
         encoder: gives the moments of a batch of images.
-        shared: where latents lie.
+        shared: the folder of all latents.
         weights: hash of the autoencoder's weights.
         conditions: what decides the bits, for the record.
         sweep: for the commands that messages name.
@@ -177,7 +177,7 @@ def encode(
 
     Raises:
         InputError: the folder holds latents of other data or of another autoencoder.
-        OSError: the disk is full; what was written stays and the next call goes on there.
+        OSError: the disk is full; what was written stays, and the next call continues from it.
     """
     folder, manifest = _found(data, shared)
     if manifest is None:

@@ -26,7 +26,7 @@ SPATIAL_DIM = 7 * 17 * 17
 
 _POOL_DIM = 2048
 
-#: Shapes of the statistics of a reference; its images come beside them.
+#: Shapes of the statistics of a reference; its images are beside them.
 STATISTICS: dict[str, tuple[int, ...]] = {
     "mu": (_POOL_DIM,),
     "sigma": (_POOL_DIM, _POOL_DIM),
@@ -42,7 +42,7 @@ _WRITTEN = 256
 
 @dataclass(frozen=True)
 class AdmReference:
-    """A reference file whose headers were checked; arrays are read when they are asked for.
+    """A reference file whose headers were checked; arrays are read on demand.
 
     Attributes:
         path: the npz.

@@ -51,11 +51,11 @@ def export(
         ema: the averaged weights; False: the plain ones.
         step: of which kept step; by default the last.
         vae: folder of the `AutoencoderKL` for a pipeline that decodes latents; by default the one the cell names.
-        shared: where that one and its latents lie.
+        shared: the folder of autoencoders and latents.
         sweep: the sweep, for messages that name a command.
 
     Returns:
-        What should be known of the result, a line; empty when there is nothing.
+        A note on the result, one line; empty when there is none.
 
     Raises:
         InputError: unknown format, `output` exists, no such weights, a model or VAE that the format cannot hold;
@@ -137,8 +137,8 @@ def export_samples(
         raise InputError(f"{key}: sampling has not ended, {found} are there; --samples {found} exports these")
     images = Samples(run, key, count or found, len(labels[0]))
     adm.write_samples(output, images, np.concatenate(labels)[: len(images)])
-    told = f"{len(images)} samples of {key}, {'x'.join(map(str, images.shape[1:]))}"
-    return told + ("" if images.shape[3] == 3 else "; evaluators that rest on Inception want three channels")
+    line = f"{len(images)} samples of {key}, {'x'.join(map(str, images.shape[1:]))}"
+    return line + ("" if images.shape[3] == 3 else "; evaluators that rest on Inception want three channels")
 
 
 def _samples_key(run: Run, step: int, evaluation: str | None) -> str:
@@ -181,7 +181,7 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
     Args:
         source: a `.pt` file, or the folder of a `DiTTransformer2DModel` or a `DiTPipeline`.
         output: the `.safetensors` file to make; must not exist.
-        heads: attention heads, which an official checkpoint tells for the published sizes only.
+        heads: attention heads; an official checkpoint of a published size needs none.
         ema: of the official training script's checkpoints, the averaged weights; False: the plain ones.
 
     Raises:

@@ -48,7 +48,7 @@ class Extractor(ABC):
         references: published statistics of its features that images can be compared with.
         external: whether its weights are not part of a package, so that a launch checks that they are there.
         batch: images it sees at once; a part of the arithmetic.
-        slow: whether its features are kept in files, so that scoring that was interrupted goes on after them.
+        slow: whether its features are kept in files, so that interrupted scoring continues after them.
         evenly: whether precision and recall take real images evenly; False: the first ones.
     """
 
@@ -63,7 +63,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def build(self, device: str, weights: str | None) -> Network:
-        """The network on a device; its random numbers and "the current GPU" are taken care of.
+        """Build the network on a device, which is the current one; random numbers drawn here leave no trace.
 
         Args:
             device: "cpu", "cuda" or "cuda:<index>".

@@ -1,7 +1,7 @@
 """Features of images, part by part, under the conditions that fix their bits.
 
 A part is a few hundred images. Parts do not depend on each other, so ranks share them, and their features can be kept
-as files: scoring that was interrupted goes on after the last whole one.
+as files: interrupted scoring continues after the last whole one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.training.ranks import Ranks
 #: Images a part. A part of the arithmetic with Inception, whose last bits may depend on the batch.
 PART = 500
 
-#: What the other ranks hear when there is nothing more to do.
+#: What the first rank sends to the others when scoring is done.
 _DONE = "done"
 
 #: Is called with how many of how many images are done; may raise to stop.
@@ -102,7 +102,7 @@ class Extraction:
 
         Args:
             images: uint8 (N, H, W, C).
-            cache: file for the features of the part that begins at an index; those that are there are not made again.
+            cache: file for the features of the part that begins at an index; kept ones are not made again.
             progress: is called after every part.
             chosen: (n,), indices of some of the images; None: all.
         """

@@ -152,7 +152,7 @@ def extrapolate(counts: Sequence[int], distances: Sequence[float], dims: int) ->
     Args:
         counts: N of each prefix.
         distances: as many.
-        dims: of the features; prefixes below 5 samples a dimension are left out, for there the line is none.
+        dims: of the features; prefixes below 5 samples a dimension are left out: they are on no line.
 
     Returns:
         None when fewer than three prefixes are left.
@@ -186,7 +186,7 @@ def _checked(
 
 
 def _nonnegative(eigenvalues: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """Set what is rounding noise to 0 - its square root would not be small; refuse what is negative in earnest."""
+    """Set rounding noise to 0, for its square root would not be small; refuse clearly negative values."""
     largest = max(eigenvalues.max(initial=0.0), 0.0)
     if eigenvalues.min(initial=0.0) < -_NEGATIVE * largest:
         raise ValueError(f"{name} is no covariance: it has a negative eigenvalue {eigenvalues.min():.3g}")

@@ -101,7 +101,7 @@ def find_weights(configured: str | None) -> Path:
 def check_weights(path: Path) -> None:
     """Check that the file holds the network's weights and nothing that would be executed.
 
-    torch-fidelity unpickles whatever it is given, so this comes first.
+    torch-fidelity unpickles any file, so this check is made before.
 
     Raises:
         InputError: a pickle that carries code, a damaged file, or other tensors.

@@ -41,7 +41,7 @@ class Subject:
         cell: the cell.
         run: its run folder.
         dataset: its data, loaded.
-        shared: where autoencoders, latents and references lie.
+        shared: the folder of autoencoders, latents and references.
         resources: names the files of Inception's weights and of the reference adm.
         loss_images: images of each split on which the optimal denoiser is measured, as in `Recording`.
         conditions: what decides the bits; device and sampling batch are taken from it, and the record holds them all.

@@ -1,6 +1,6 @@
 """Score generated images against real ones, and say in the record what was compared with what.
 
-Features come from torch-fidelity's extractors, once and part by part. Frechet distances are made of streaming
+Features are extracted once, part by part. Frechet distances are made of streaming
 statistics (`harness.evaluation.statistics`); KID, precision, recall and inception score are torch-fidelity's functions
 of the same features.
 """

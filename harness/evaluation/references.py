@@ -104,7 +104,7 @@ class Reference:
         """Frechet distance of `samples` real images, drawn at random, to all the others: what a perfect model scores.
 
         The mean of five draws, for one varies by a fifth; of one where every draw needs the extractor. None where the
-        others would be fewer, or cannot be told apart (ADM). Measured once where references are kept.
+        others would be fewer, or are unknown (ADM). Measured once where references are kept.
         """
         if self.moments is None or self.draw is None or self.count < 2 * samples or samples < 2:
             return None
@@ -149,7 +149,7 @@ def reference_of(
         data: the same, as the spec names it.
         extraction: gives the features.
         shared: where references are kept; None: this one is not.
-        progress: told while it is made, and while another process makes it; may raise to stop.
+        progress: is called while this or another process makes it; may raise to stop.
 
     Raises:
         InputError: fewer than two images.

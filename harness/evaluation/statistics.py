@@ -1,4 +1,4 @@
-"""Mean and covariance of features that come in pieces: n, sum and outer sum in float64, never all the features at once.
+"""Mean and covariance of features in pieces: n, sum and outer sum in float64, never all the features at once.
 
 The sums are of the features less a shift, the mean of the first block: then nothing large cancels. Pieces of different
 shifts merge exactly, so ranks, parts of a run and splits of a data set add up to what one pass would have given.
@@ -128,7 +128,7 @@ def merged(parts: Iterable[Moments]) -> Moments:
 class Blocks:
     """The moments of consecutive blocks of samples, filled in the order of the samples' indices.
 
-    From them come the moments of nested prefixes, and of disjoint folds, without a second pass.
+    They add up to the moments of nested prefixes and of disjoint folds, without a second pass.
     """
 
     def __init__(self, bounds: list[int]) -> None:

@@ -13,7 +13,7 @@ from sweeps.grid import Sweep
 
 
 def check_data(sweep: Sweep, study: Study) -> None:
-    """Every data set is there, or its latents are. What takes long to check is checked here, once for all jobs.
+    """Check that every data set and its latents are there; slow checks are made here, once for all jobs.
 
     Raises:
         InputError: it is not; one line that says what to do.
@@ -33,7 +33,7 @@ def check_data(sweep: Sweep, study: Study) -> None:
 
 
 def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:
-    """The weights and references of what is to be measured are there: no training ends in what cannot be measured.
+    """Check that the files for all measurements are there: extractors' weights and reference batches.
 
     Raises:
         InputError: a file is missing or damaged.

@@ -21,7 +21,7 @@ class InputShape(NamedTuple):
 #: Classes of ImageNet (ILSVRC 2012).
 IMAGENET_CLASSES = 1000
 
-#: Stands for what a sweep says itself: images are cropped to `resolution`, `classes` are counted in the folder.
+#: In a shape: the sweep says it, by `data.resolution` or `data.classes`.
 ASKED = 0
 
 
@@ -29,7 +29,7 @@ class DataSetFacts(NamedTuple):
     """Where a data set is, and what it feeds the model.
 
     Attributes:
-        at: its loader.
+        at: the data set, an object of `harness.data`.
         shape: of its images; `ASKED` where the sweep says it.
         extractor: the feature extractor that fits it, unless the evaluation names another.
         needs: fields of `Data` that it cannot do without.
@@ -74,7 +74,7 @@ Factor = Annotated[int, Field(gt=1), AfterValidator(_power_of_two)]
 class PretrainedVae(Spec):
     """An autoencoder trained elsewhere: a diffusers `AutoencoderKL`, by its hub name or the name of a local folder.
 
-    Where the folder lies is no part of the science; the hash of the weights stands in the records.
+    The place of the folder is no part of its identity; the records hold the hash of the weights.
     """
 
     kind: Literal["pretrained"] = Field(description="where the autoencoder is from")
@@ -111,7 +111,7 @@ Vae = PretrainedVae | TrainedVae
 
 
 class Data(Spec):
-    """What is learned. Where the files lie is a resource, not a part of the science."""
+    """What is learned. The place of the files is a resource and no part of the id."""
 
     name: Annotated[str, DATA_SETS] = Field(default="digits", description="data set")
     labels: bool = Field(default=True, description="train on the classes, too; false: without any")
