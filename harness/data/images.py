@@ -154,7 +154,7 @@ class ImageFolder(DataSet):
                 f"data.fingerprint is {data.fingerprint})"
             )
         if line := warning(tree, found):
-            _LOG.warning("warning: %s", line)
+            _LOG.warning(line)
         out = set(found.unreadable)
 
         def split(files: tuple[tuple[str, int], ...]) -> Images:
