@@ -9,9 +9,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.fit import FEW_POINTS, NARROW_RANGE, Array
+from analysis.conditions import require_comparable
+from analysis.fit.common import Array, Pair, floats, pair, range_flags
+from analysis.names import METRIC, block_name, plural
 from analysis.slices import per_shape, require_repeats
-from analysis.table import METRIC, block_name, require_comparable
 
 BASELINE = "adaln-zero"
 
@@ -31,7 +32,7 @@ class BlockComparison:
     baseline_metric: float
     seeds: int
     baseline_seeds: int
-    interval: tuple[float, float] | None  #: 95 % of the difference; None where seeds are too few to give one
+    interval: Pair | None  #: 95 % of the difference; None where seeds are too few to give one
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
     multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
     multiplier_note: str  #: why there is none
@@ -112,40 +113,37 @@ def compare_blocks(
         runs = {str(block): _per_seed(group, metric) for block, group in cells.groupby("block")}
         if baseline not in runs:
             continue
-        curve = rows[(rows["block"] == baseline) & (rows["patch_size"] == patch) & (rows["step"] == step)]
-        curve = curve[(curve["batch_size"] == batch) | curve["batch_size"].isna()]
-        known = curve.groupby("gmacs")[metric].mean()
+        known = rows[(rows["block"] == baseline) & (rows["patch_size"] == patch) & (rows["step"] == step)]
+        known = known[(known["batch_size"] == batch) | known["batch_size"].isna()]
+        means = known.groupby("gmacs")[metric].mean()
+        curve = means.index.to_numpy(float), means.to_numpy(float)
         for block in sorted(set(runs) - {baseline}, key=lambda name: float(runs[name].mean())):
             own = cells[cells["block"] == block].iloc[0]
-            verdict, reason, interval = _verdict(runs[block], runs[baseline], seed_sigma)
-            curve_g, curve_m = known.index.to_numpy(float), known.to_numpy(float)
-            multiplier, note = None, ""
-            try:
-                multiplier = compute_multiplier(float(own["gmacs"]), float(runs[block].mean()), curve_g, curve_m)
-            except ValueError as error:
-                note = str(error)
+            gmacs, value, base = float(own["gmacs"]), float(runs[block].mean()), float(runs[baseline].mean())
+            judged = _judge(runs[block], runs[baseline], seed_sigma)
+            multiplier, note = _multiplier(gmacs, value, *curve)
             ends = None
-            if interval is not None and multiplier is not None:
-                low, high = (float(runs[baseline].mean()) + end for end in interval)
-                ends = tuple(_multiplier_or_none(float(own["gmacs"]), end, curve_g, curve_m) for end in (low, high))
+            if judged.interval is not None and multiplier is not None:
+                low, high = judged.interval
+                ends = _multiplier(gmacs, base + low, *curve)[0], _multiplier(gmacs, base + high, *curve)[0]
             found.append(
                 BlockComparison(
                     block=block,
                     baseline=baseline,
                     shape=f"{own['size']}/{patch}",
                     step=int(step),
-                    gmacs=float(own["gmacs"]),
-                    metric=float(runs[block].mean()),
-                    baseline_metric=float(runs[baseline].mean()),
+                    gmacs=gmacs,
+                    metric=value,
+                    baseline_metric=base,
                     seeds=len(runs[block]),
                     baseline_seeds=len(runs[baseline]),
-                    interval=interval,
+                    interval=judged.interval,
                     multiplier=multiplier,
-                    multiplier_interval=ends,  # type: ignore[arg-type]
+                    multiplier_interval=ends,
                     multiplier_note=note,
-                    matched=_matched(float(own["gmacs"]), float(runs[block].mean()), curve_g, curve_m),
-                    verdict=verdict,
-                    reason=reason,
+                    matched=_matched(gmacs, value, *curve),
+                    verdict=judged.verdict,
+                    reason=judged.reason,
                 )
             )
     return found
@@ -157,8 +155,8 @@ class ComputePair:
 
     better: str
     worse: str
-    gmacs: tuple[float, float]  #: of the better and the worse
-    metrics: tuple[float, float]
+    gmacs: Pair  #: of the better and the worse
+    metrics: Pair
 
     @property
     def ratio(self) -> float:
@@ -185,14 +183,9 @@ def equal_compute_pairs(table: pd.DataFrame, metric: str = METRIC, within: float
     for one, other in combinations(table.to_dict("records"), 2):
         if abs(math.log(one["gmacs"] / other["gmacs"])) < math.log(1 + within) and min(one[metric], other[metric]) > 0:
             good, bad = sorted((one, other), key=lambda row: float(row[metric]))
-            pairs.append(
-                ComputePair(
-                    better=f"{good['size']}/{good['patch_size']}",
-                    worse=f"{bad['size']}/{bad['patch_size']}",
-                    gmacs=(float(good["gmacs"]), float(bad["gmacs"])),
-                    metrics=(float(good[metric]), float(bad[metric])),
-                )
-            )
+            better, worse = (f"{row['size']}/{row['patch_size']}" for row in (good, bad))
+            gmacs, metrics = ((float(good[key]), float(bad[key])) for key in ("gmacs", metric))
+            pairs.append(ComputePair(better, worse, gmacs, metrics))
     return sorted(pairs, key=lambda pair: (-pair.ratio, pair.better, pair.worse))
 
 
@@ -206,9 +199,9 @@ class BlockSlope:
     step: int
     models: int
     exponent: float
-    exponent_t: tuple[float, float]  #: 95 %, Student t
+    exponent_t: Pair  #: 95 %, Student t
     difference: float  #: exponent minus the baseline's; positive where the block gains more from compute
-    difference_t: tuple[float, float]  #: 95 %, Student t, both lines fitted together
+    difference_t: Pair  #: 95 %, Student t, both lines fitted together
     verdict: str  #: "steeper", "shallower" (than the baseline), "inconclusive", or "baseline" for itself
     flags: tuple[str, ...]
 
@@ -250,18 +243,15 @@ def _block_slope(own: pd.DataFrame, base: pd.DataFrame, block: str, baseline: st
 
     both = own if block == baseline else pd.concat([own, base])
     is_base = np.zeros(len(own)) if block == baseline else np.repeat([0.0, 1.0], [len(own), len(base)])
-    log_g, log_m = np.log(both["gmacs"].to_numpy(float)), np.log(both[metric].to_numpy(float))
+    log_g = np.log(floats(both, "gmacs"))
     columns = [np.ones(len(both)), log_g] + ([is_base, is_base * log_g] if is_base.any() else [])
-    model = OLS(log_m, np.column_stack(columns)).fit()
-    intervals = -model.conf_int(alpha=0.05)[:, ::-1]
-    ratio = float(own["gmacs"].max() / own["gmacs"].min())
-    flags = [f"few points: {len(own)}"] if len(own) < FEW_POINTS else []
-    flags += [f"narrow range: compute varies by a factor of {ratio:.3g} only"] if ratio < NARROW_RANGE else []
+    model = OLS(np.log(floats(both, metric)), np.column_stack(columns)).fit()
+    intervals = [(-high, -low) for low, high in map(pair, model.conf_int(alpha=0.05))]
     difference, ends = 0.0, (0.0, 0.0)
     if is_base.any():  # the coefficient of is_base * ln G: the baseline's slope minus the block's
-        difference, ends = float(model.params[3]), (float(-intervals[3][1]), float(-intervals[3][0]))
+        (low, high), difference = intervals[3], float(model.params[3])
+        ends = -high, -low
     verdict = "steeper" if ends[0] > 0 else "shallower" if ends[1] < 0 else "inconclusive"
-    verdict = "baseline" if block == baseline else verdict
     return BlockSlope(
         block=block,
         baseline=baseline,
@@ -269,19 +259,20 @@ def _block_slope(own: pd.DataFrame, base: pd.DataFrame, block: str, baseline: st
         step=int(own["step"].iloc[0]),
         models=len(own),
         exponent=float(-model.params[1]),
-        exponent_t=(float(intervals[1][0]), float(intervals[1][1])),
+        exponent_t=intervals[1],
         difference=difference,
         difference_t=ends,
-        verdict=verdict,
-        flags=tuple(flags),
+        verdict="baseline" if block == baseline else verdict,
+        flags=range_flags(floats(own, "gmacs")),
     )
 
 
-def _multiplier_or_none(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float | None:
+def _multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> tuple[float | None, str]:
+    """The compute multiplier, or None and why there is none."""
     try:
-        return compute_multiplier(gmacs, metric, curve_gmacs, curve_metric)
-    except ValueError:
-        return None
+        return compute_multiplier(gmacs, metric, curve_gmacs, curve_metric), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def _matched(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float | None:
@@ -298,37 +289,43 @@ def _per_seed(cells: pd.DataFrame, metric: str) -> Array:
     return np.asarray(cells.groupby("seed", dropna=False)[metric].mean().to_numpy(float))
 
 
-def _verdict(own: Array, base: Array, seed_sigma: float | None) -> tuple[str, str, tuple[float, float] | None]:
+@dataclass(frozen=True)
+class _Judgement:
+    """What seeds show of a difference."""
+
+    verdict: str
+    reason: str
+    interval: Pair | None = None  #: 95 % of the difference
+
+
+def _judge(own: Array, base: Array, seed_sigma: float | None) -> _Judgement:
     from scipy import stats
 
     difference = float(own.mean() - base.mean())
     if len(own) >= 2 and len(base) >= 2:
         if np.ptp(own) == 0 and np.ptp(base) == 0:
-            return "inconclusive", "the seeds agree exactly, so they say nothing about noise", None
-        test = stats.ttest_ind(own, base, equal_var=False)
-        low, high = test.confidence_interval(0.95)
-        interval, how = (float(low), float(high)), f"Welch interval over {len(own)} and {len(base)} seeds"
+            return _Judgement("inconclusive", "the seeds agree exactly, so they say nothing about noise")
+        interval = pair(stats.ttest_ind(own, base, equal_var=False).confidence_interval(0.95))
+        how = f"Welch interval over {len(own)} and {len(base)} seeds"
     elif seed_sigma is not None:
         wide = 1.96 * seed_sigma * math.hypot(own.mean() / math.sqrt(len(own)), base.mean() / math.sqrt(len(base)))
         interval, how = (difference - wide, difference + wide), f"assumed seed deviation {seed_sigma:.3g} of the log"
     else:
-        fewest = min(len(own), len(base))
-        reason = f"{fewest} training seed{'s' * (fewest != 1)} on a side: the difference cannot be told from seed noise"
-        return "inconclusive", reason, None
+        seeds = plural(min(len(own), len(base)), "training seed")
+        return _Judgement("inconclusive", f"{seeds} on a side: the difference cannot be told from seed noise")
     if interval[0] <= 0 <= interval[1]:
-        return "inconclusive", f"the interval of the difference includes 0 ({how})", interval
-    return ("worse" if difference > 0 else "better"), how, interval
+        return _Judgement("inconclusive", f"the interval of the difference includes 0 ({how})", interval)
+    return _Judgement("worse" if difference > 0 else "better", how, interval)
 
 
 def describe(comparison: BlockComparison, metric: str) -> str:
     """The comparison as one sentence."""
     name, base = block_name(comparison.block), block_name(comparison.baseline)
-    text = (
-        f"{name} {comparison.metric:.4g} against {base} {comparison.baseline_metric:.4g} {metric} at {comparison.shape}"
-    )
+    values = f"{name} {comparison.metric:.4g} against {base} {comparison.baseline_metric:.4g}"
+    text = f"{values} {metric} at {comparison.shape}"
     if comparison.multiplier is not None:
         text += f", {comparison.multiplier:.2f} x the compute at which {base} gets there"
-        if comparison.multiplier_interval is not None:
-            low, high = ("beyond its models" if end is None else f"{end:.2f}" for end in comparison.multiplier_interval)
-            text += f" (95 %: {low} to {high})"
+    if comparison.multiplier_interval is not None:
+        low, high = ("beyond its models" if end is None else f"{end:.2f}" for end in comparison.multiplier_interval)
+        text += f" (95 %: {low} to {high})"
     return f"{text}: {comparison.verdict} ({comparison.reason})"

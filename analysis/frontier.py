@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit import Array, CannotFitError, LineFit, fit_line
+from analysis.fit.common import CannotFitError, floats
+from analysis.fit.lines import LineFit, fit_line
+from analysis.names import plural
 from analysis.slices import Slice, per_shape
 
 _BUDGETS = 4  # slices shown per patch size
@@ -84,19 +86,17 @@ def find_frontier(piece: Slice) -> Frontier:
     rows = checkpoints(piece).sort_values(["train_gmacs", piece.column], kind="stable")
     models = len(rows.drop_duplicates(["depth", "width", "patch_size"]))
     if len(rows) < 3:
-        raise CannotFitError(f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}; an envelope needs at least 3")
+        raise CannotFitError(f"{plural(len(rows), 'checkpoint')}; an envelope needs at least 3")
     if models < 2:
         raise CannotFitError("all checkpoints are of one model")
     metric = rows[piece.column].to_numpy(float)
     on_it = np.concatenate([[True], metric[1:] < np.minimum.accumulate(metric)[:-1]])
-    points = tuple(
-        FrontierPoint(
-            name=str(row["name"]), size=str(row["size"]), patch_size=int(row["patch_size"]), step=int(row["step"]),
-            train_gmacs=float(row["train_gmacs"]), gmacs=float(row["gmacs"]), params=float(row["params"]),
-            metric=float(row[piece.column]),
-        )
-        for row in rows[on_it].to_dict("records")
-    )  # fmt: skip
+    numbers = ("train_gmacs", "gmacs", "params", piece.column)
+    points: list[FrontierPoint] = []
+    row: Any
+    for row in rows[on_it].itertuples():
+        values = (float(getattr(row, column)) for column in numbers)
+        points.append(FrontierPoint(row.name, row.size, row.patch_size, row.step, *values))
     compute, gmacs = np.array([p.train_gmacs for p in points]), np.array([p.gmacs for p in points])
     law, growth, following = None, None, None
     flags = ["the best of noisy values lies below the truth, and its points are chosen: no interval is given"]
@@ -108,11 +108,11 @@ def find_frontier(piece: Slice) -> Frontier:
         slope, level = np.polyfit(np.log(compute), np.log(gmacs), 1)
         growth = float(slope)
         following = float(np.exp(level + slope * np.log(2 * rows["train_gmacs"].max())))
-    if rows.groupby(["depth", "width", "patch_size"])["step"].nunique().max() == 1:
-        flags.append("one checkpoint per model: the envelope is that of one horizon")
-    if points[-1].gmacs == rows["gmacs"].max():
-        flags.append("it ends on the largest model: a larger one may be better at that budget")
-    return Frontier(points, len(rows), models, law, growth, following, tuple(flags))
+    single = rows.groupby(["depth", "width", "patch_size"])["step"].nunique().max() == 1
+    flags += ["one checkpoint per model: the envelope is that of one horizon"] if single else []
+    largest = points[-1].gmacs == rows["gmacs"].max()
+    flags += ["it ends on the largest model: a larger one may be better at that budget"] if largest else []
+    return Frontier(tuple(points), len(rows), models, law, growth, following, tuple(flags))
 
 
 def isoflop_slices(piece: Slice) -> list[IsoFlop]:
@@ -143,7 +143,7 @@ def isoflop_slices(piece: Slice) -> list[IsoFlop]:
 def _isoflop(patch: int, budget: float, runs: list[pd.DataFrame], column: str) -> IsoFlop:
     points = []
     for run in runs:
-        log_c, log_m = _logs(run["train_gmacs"]), _logs(run[column])
+        log_c, log_m = np.log(floats(run, "train_gmacs")), np.log(floats(run, column))
         if log_c[0] - 1e-9 <= np.log(budget) <= log_c[-1] + 1e-9:
             value = float(np.exp(np.interp(np.log(budget), log_c, log_m)))
             points.append((str(run["name"].iloc[0]), float(run["gmacs"].iloc[0]), value))
@@ -157,19 +157,13 @@ def _isoflop(patch: int, budget: float, runs: list[pd.DataFrame], column: str) -
     near = slice(max(0, best - reach), best + reach + 1)
     log_g = log_g[near]
     curve = np.polyfit(log_g, np.log(metric)[near], 2)
-    vertex = -curve[1] / (2 * curve[0]) if curve[0] > 0 else np.nan
-    optimum = None
-    if curve[0] <= 0:
-        flags.append("the curve has no minimum")
-    elif not log_g[0] <= vertex <= log_g[-1]:
-        flags.append(f"the optimum lies {'below' if vertex < log_g[0] else 'above'} the models measured")
-    else:
-        optimum = float(np.exp(vertex))
     c0, c1, c2 = (float(value) for value in curve)
-    return IsoFlop(
-        patch, budget, names, gmacs, metric, (c0, c1, c2), (gmacs[near][0], gmacs[near][-1]), optimum, tuple(flags)
-    )
-
-
-def _logs(column: pd.Series[Any]) -> Array:
-    return np.asarray(np.log(column.to_numpy(float)))
+    vertex, optimum = -c1 / (2 * c0) if c0 > 0 else np.nan, None
+    if c0 <= 0:
+        flags.append("the curve has no minimum")
+    elif log_g[0] <= vertex <= log_g[-1]:
+        optimum = float(np.exp(vertex))
+    else:
+        flags.append(f"the optimum lies {'below' if vertex < log_g[0] else 'above'} the models measured")
+    span = gmacs[near][0], gmacs[near][-1]
+    return IsoFlop(patch, budget, names, gmacs, metric, (c0, c1, c2), span, optimum, tuple(flags))

@@ -9,49 +9,34 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.fit import FAR, Array, CannotFitError, fit_floor, fit_interaction, fit_line
-from analysis.table import METRIC, require_comparable
-
-Predictor = Callable[[pd.DataFrame], Array]
+from analysis.conditions import require_comparable
+from analysis.fit.common import FAR, Array, CannotFitError, floats
+from analysis.fit.floor import fit_floor
+from analysis.fit.lines import fit_line
+from analysis.fit.residuals import Fit
+from analysis.fit.surface import fit_interaction
+from analysis.names import METRIC
 
 
 @dataclass(frozen=True)
 class Form:
-    """A form of the metric: its name, and how it is fitted to rows (gmacs, params, tokens, metric) for predictions."""
+    """A form of the metric: its name, and how it is fitted to rows (gmacs, params, tokens) and a column of them."""
 
     name: str
-    fit: Callable[[pd.DataFrame, str], Predictor]
+    fit: Callable[[pd.DataFrame, str], Fit]
 
 
-def _line(form: str) -> Callable[[pd.DataFrame, str], Predictor]:
-    def fit(rows: pd.DataFrame, metric: str) -> Predictor:
-        line = fit_line(_column(rows, "gmacs"), _column(rows, metric), form)
-        slope, level = line.slope, line.intercept
-
-        def predict(new: pd.DataFrame) -> Array:
-            value = level + slope * np.log(_column(new, "gmacs"))
-            return np.exp(value) if line.log_response else np.asarray(value)
-
-        return predict
-
-    return fit
-
-
-def _floor(rows: pd.DataFrame, metric: str) -> Predictor:
-    curve = fit_floor(_column(rows, "gmacs"), _column(rows, metric), profile=False)
-    return lambda new: curve.predict(_column(new, "gmacs"))
-
-
-def _interaction(rows: pd.DataFrame, metric: str) -> Predictor:
-    surface = fit_interaction(_column(rows, "params"), _column(rows, "tokens"), _column(rows, metric))
-    return lambda new: surface.predict(_column(new, "params"), _column(new, "tokens"))
+def _fit_surface(rows: pd.DataFrame, metric: str) -> Fit:
+    return fit_interaction(floats(rows, "params"), floats(rows, "tokens"), floats(rows, metric))
 
 
 #: The forms that compete, in the order of their number of parameters.
-SEMILOG = Form("semi-log", _line("semi-log"))
-POWER_LAW = Form("power law", _line("power law"))
-FLOOR = Form("power law with floor", _floor)
-INTERACTION = Form("params and tokens", _interaction)
+SEMILOG = Form("semi-log", lambda rows, metric: fit_line(floats(rows, "gmacs"), floats(rows, metric), "semi-log"))
+POWER_LAW = Form("power law", lambda rows, metric: fit_line(floats(rows, "gmacs"), floats(rows, metric), "power law"))
+FLOOR = Form(
+    "power law with floor", lambda rows, metric: fit_floor(floats(rows, "gmacs"), floats(rows, metric), profile=False)
+)
+INTERACTION = Form("params and tokens", _fit_surface)
 FORMS = (SEMILOG, POWER_LAW, FLOOR, INTERACTION)
 
 
@@ -66,6 +51,12 @@ class HeldOut:
     predicted: tuple[float, ...]
     extrapolation: float  #: forecasts: largest compute predicted over largest compute fitted, else 1
     flags: tuple[str, ...] = ()
+
+    @property
+    def by_model(self) -> dict[str, dict[str, float]]:
+        """The measured and the predicted value of every model."""
+        values = zip(self.names, self.measured, self.predicted, strict=True)
+        return {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in values}
 
     @property
     def errors(self) -> Array:
@@ -129,7 +120,7 @@ def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what:
     known, unknown = table[~held], table[held]
     if unknown.empty:
         raise CannotFitError("no rows to forecast")
-    predicted = form.fit(known, metric)(unknown)
+    predicted = form.fit(known, metric).fitted(unknown)
     ratio = float(unknown["gmacs"].max() / known["gmacs"].max())
     flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
     return _held_out(form, f"forecast of {what}", unknown, predicted, metric, max(ratio, 1.0), flags)
@@ -158,9 +149,9 @@ def rank_forms(held: Sequence[HeldOut]) -> list[Ranked]:
     Returns:
         One entry per form; empty without tests.
     """
-    errors: dict[str, dict[str, float]] = {}
+    errors: dict[str, dict[str, float]] = {test.form: {} for test in held}
     for test in held:
-        errors.setdefault(test.form, {})[test.scheme] = test.mape
+        errors[test.form][test.scheme] = test.mape
     schemes = list(dict.fromkeys(test.scheme for test in held))
     common = [scheme for scheme in schemes if all(scheme in tests for tests in errors.values())] or schemes
     best = {scheme: min(tests[scheme] for tests in errors.values() if scheme in tests) for scheme in schemes}
@@ -185,7 +176,7 @@ def _folds(form: Form, table: pd.DataFrame, groups: npt.NDArray[np.generic], sch
     needed = table[["gmacs", "params", "tokens", metric]].astype(float)  # rows of a whole table are slow to take
     for group in pd.unique(pd.Series(groups)):
         out = groups == group
-        predicted[out] = form.fit(needed[~out], metric)(needed[out])
+        predicted[out] = form.fit(needed[~out], metric).fitted(needed[out])
     return _held_out(form, scheme, table, predicted, metric, 1.0, [])
 
 
@@ -194,19 +185,7 @@ def _held_out(
 ) -> HeldOut:
     if not (rows[metric] > 0).all():
         raise CannotFitError("a measured value is not positive, so errors in percent are not defined")
-    negative = int((predicted <= 0).sum())
-    if negative:
+    if negative := int((predicted <= 0).sum()):
         flags = [*flags, f"predicts a negative metric for {negative} of {len(rows)}"]
-    return HeldOut(
-        form=form.name,
-        scheme=scheme,
-        names=tuple(str(name) for name in rows["name"]),
-        measured=tuple(float(value) for value in rows[metric]),
-        predicted=tuple(float(value) for value in predicted),
-        extrapolation=ratio,
-        flags=tuple(flags),
-    )
-
-
-def _column(rows: pd.DataFrame, column: str) -> Array:
-    return np.asarray(rows[column].to_numpy(dtype=float, na_value=np.nan))
+    names, measured = tuple(map(str, rows["name"])), tuple(map(float, rows[metric]))
+    return HeldOut(form.name, scheme, names, measured, tuple(map(float, predicted)), ratio, tuple(flags))

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import CannotDrawError, save
-from analysis.fit import CannotFitError
+from analysis.figures.style import CannotDrawError, save
+from analysis.fit.common import CannotFitError
 
 _FEW_FIGURES = 4  # below this a second process is not worth its start
 
@@ -31,12 +31,16 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @classmethod
+    def of(cls, caption: str, columns: str, rows: Iterable[Iterable[Any]]) -> Table:
+        """A table of values as `text` prints them; `columns` are its headings, separated by " | "."""
+        return cls(caption, tuple(columns.split(" | ")), tuple(tuple(text(value) for value in row) for row in rows))
+
     @property
     def numeric(self) -> tuple[bool, ...]:
         """Per column: whether every cell that is not empty begins like a number."""
-        return tuple(
-            all(not row[i] or row[i].lstrip("−-+")[:1].isdigit() for row in self.rows) for i in range(len(self.columns))
-        )
+        cells = ([row[index] for row in self.rows] for index in range(len(self.columns)))
+        return tuple(all(not cell or cell.lstrip("−-+")[:1].isdigit() for cell in column) for column in cells)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -74,11 +78,6 @@ class Section:
     paragraphs: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-
-    @property
-    def empty(self) -> bool:
-        """Nothing to show."""
-        return not (self.paragraphs or self.pictures or self.tables)
 
 
 @dataclass
@@ -124,10 +123,7 @@ class Page:
     @property
     def omitted_by_reason(self) -> dict[str, list[str]]:
         """The same, grouped: reason to what it left out."""
-        grouped: dict[str, list[str]] = {}
-        for what, why in self.omitted:
-            grouped.setdefault(why, []).append(what)
-        return grouped
+        return {why: [what for what, reason in self.omitted if reason == why] for _, why in self.omitted}
 
 
 #: What a forked process draws: figures are functions, and only what is inherited need not be pickled.
@@ -169,17 +165,20 @@ def number(value: Any, digits: int = 4) -> str:
         return f"{int(value):,}"
     if abs(value) >= 1e6 or abs(value) < 1e-4:
         return f"{value:.{digits - 1}e}"
-    rounded = float(f"{value:.{digits}g}")
-    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+    short = f"{value:.{digits}g}"
+    return f"{float(short):,.0f}" if abs(float(short)) >= 10 ** (digits - 1) else short
+
+
+def text(value: Any) -> str:
+    """A printed value: a text as it is, a number, an interval of two numbers, flags as a list or "none"."""
+    if isinstance(value, tuple):
+        return interval(value) if value and not isinstance(value[0], str) else "; ".join(value) or "none"
+    return value if isinstance(value, str) else number(value)
 
 
 def interval(pair: Sequence[float] | None, digits: int = 3) -> str:
     """A printed interval: "0.268 to 0.462"; empty where there is none."""
-    return (
-        ""
-        if pair is None or any(pd.isna(end) for end in pair)
-        else f"{number(pair[0], digits)} to {number(pair[1], digits)}"
-    )
+    return "" if pair is None or pd.isna(list(pair)).any() else " to ".join(number(end, digits) for end in pair)
 
 
 def rounded(value: Any) -> Any:
@@ -188,10 +187,8 @@ def rounded(value: Any) -> Any:
         return {str(key): rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
-    if isinstance(value, bool) or value is None or isinstance(value, str):
+    if isinstance(value, bool | str):
         return value
-    if pd.isna(value):
+    if value is None or pd.isna(value) or not math.isfinite(value):
         return None
-    if float(value) == int(value) if math.isfinite(float(value)) else False:
-        return int(value)
-    return float(f"{float(value):.6g}") if math.isfinite(float(value)) else None
+    return int(value) if value == int(value) else float(f"{value:.6g}")

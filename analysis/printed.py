@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
+import pandas as pd
+
 from analysis.compare import BASELINE, BlockComparison, BlockSlope
-from analysis.fit import FloorFit, InteractionFit, LineFit
+from analysis.fit.floor import FloorFit
+from analysis.fit.lines import LineFit
+from analysis.fit.surface import InteractionFit
 from analysis.frontier import Frontier, IsoFlop
 from analysis.heldout import HeldOut
-from analysis.page import Table, interval, number
+from analysis.names import block_name
+from analysis.page import Table, interval, number, text
 from analysis.study import SliceFits
-from analysis.table import block_name
 
 _MOST_PAIRS = 8  # pairs of equal compute shown, the most unequal first
+
+
+def row_table(caption: str, rows: pd.DataFrame, titles: Mapping[str, str], always: Sequence[str] = ()) -> Table:
+    """Rows of a table as they are printed, without the columns that are empty in all of them.
+
+    Args:
+        caption: of the table.
+        rows: with the columns.
+        titles: column to its heading, in order.
+        always: columns that are shown even where they are empty.
+    """
+    shown = [column for column in titles if column in always or ((rows[column].notna()) & (rows[column] != "")).any()]
+    rows = rows[shown].assign(block=rows["block"].map(block_name)) if "block" in shown else rows[shown]
+    return Table(caption, tuple(titles[c] for c in shown), tuple(tuple(map(text, row)) for row in rows.values))
 
 
 # --- fits ----------------------------------------------------------------------------------------------------------
@@ -23,32 +41,29 @@ _MOST_PAIRS = 8  # pairs of equal compute shown, the most unequal first
 def fit_table(found: SliceFits) -> Table:
     """Every fit of a slice: equation, parameter of interest, its intervals, flags; correlations in the caption."""
     metric, boots = found.piece.metric, found.bootstraps
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[Any, ...]] = []
 
     def boot(key: str) -> str:
         return interval(boots[key].interval) if key in boots else ""
 
     for fit in found.fits:
-        flags = "; ".join(fit.flags) or "none"
         if isinstance(fit, LineFit):
             what = f"exponent {number(fit.exponent)}" if fit.log_response else f"slope {number(fit.slope)}"
             pairs = (fit.slope_t, fit.slope_hc3, fit.slope_wild)
-            printed = (interval(flipped(pair) if fit.log_response else pair) for pair in pairs)
-            rows.append((fit.form, fit.equation(metric), what, *printed, boot(f"{fit.form}: exponent"), flags))
+            printed = (flipped(pair) if fit.log_response else pair for pair in pairs)
+            rows.append((fit.form, fit.equation(metric), what, *printed, boot(f"{fit.form}: exponent"), fit.flags))
         elif isinstance(fit, FloorFit):
             law = f"{metric} = {number(fit.coefficient)} G^-{fit.exponent:.4f} + {number(fit.floor)}"
-            printed = (interval(pair) for pair in (fit.exponent_t, fit.exponent_hc3, fit.exponent_wild))
-            name = "power law with floor"
-            rows.append((name, law, f"exponent {number(fit.exponent)}", *printed, boot(f"{name}: exponent"), flags))
+            what, pairs = f"exponent {number(fit.exponent)}", (fit.exponent_t, fit.exponent_hc3, fit.exponent_wild)
+            rows.append((fit.form, law, what, *pairs, boot(f"{fit.form}: exponent"), fit.flags))
             span = f"{interval(fit.floor_interval)} (likelihood ratio)"
-            floor = f"floor {number(fit.floor)}"
-            rows.append(("", "", floor, span, "", interval(fit.floor_wild), boot(f"{name}: floor"), ""))
+            what = f"floor {number(fit.floor)}"
+            rows.append(("", "", what, span, "", fit.floor_wild, boot(f"{fit.form}: floor"), ""))
         elif isinstance(fit, InteractionFit):
             c0, c1, c2, c3 = (f"{value:+.4g}".replace("-", "−") for value in fit.coefficients)
             law = f"ln {metric} = {c0} {c1} ln N {c2} ln T {c3} ln N ln T"
-            printed = (interval(pairs[3]) for pairs in (fit.intervals, fit.intervals_hc3, fit.intervals_wild))
-            name = "params and tokens"
-            rows.append((name, law, f"ln N ln T {c3}", *printed, boot(f"{name}: ln N ln T"), flags))
+            pairs = (fit.intervals[3], fit.intervals_hc3[3], fit.intervals_wild[3])
+            rows.append((fit.form, law, f"ln N ln T {c3}", *pairs, boot(f"{fit.form}: ln N ln T"), fit.flags))
     caption = f"Fits. {found.label}. G: Gflops of one forward pass, N: parameters, T: tokens."
     caption += " One seed per model: noise between seeds is not known." if found.repeats == 1 else ""
     if boots:
@@ -58,29 +73,16 @@ def fit_table(found: SliceFits) -> Table:
             f" Correlations: r({metric}, ln G) = {r.semilog:.4f}, r(ln {metric}, ln G) = {r.loglog:.4f},"
             f" r({metric}, G) = {r.linear:.4f}, Spearman {r.spearman:.3f}."
         )
-    columns = (
-        "Form", "Fit", "Of interest", "95 % (t)", "95 % (HC3)", "95 % (wild bootstrap)", "95 % (bootstrap)", "Flags",
-    )  # fmt: skip
-    return Table(caption, columns, tuple(rows))
+    columns = "Form | Fit | Of interest | 95 % (t) | 95 % (HC3) | 95 % (wild bootstrap) | 95 % (bootstrap) | Flags"
+    return Table.of(caption, columns, rows)
 
 
 def slope_table(found: SliceFits) -> Table:
     """The power law's exponent within each patch size."""
-    rows = tuple(
-        (
-            str(patch),
-            str(line.n),
-            number(line.exponent, 3),
-            interval(flipped(line.slope_t)),
-            "; ".join(line.flags) or "none",
-        )
-        for patch, line in found.slopes.items()
-    )
-    caption = (
-        "The power law’s exponent within each patch size: few tokens cap what depth and width can buy. "
-        f"{found.piece.label}."
-    )
-    return Table(caption, ("Patch size", "Models", "Exponent", "95 % (t)", "Flags"), rows)
+    what = "The power law’s exponent within each patch size: few tokens cap what depth and width can buy."
+    slopes = found.slopes.items()
+    rows = [(patch, law.n, number(law.exponent, 3), flipped(law.slope_t), law.flags) for patch, law in slopes]
+    return Table.of(f"{what} {found.piece.label}.", "Patch size | Models | Exponent | 95 % (t) | Flags", rows)
 
 
 def held_table(found: SliceFits) -> Table:
@@ -92,9 +94,9 @@ def held_table(found: SliceFits) -> Table:
         any_test = next(iter(tests.values()))
         flags = "; ".join(f"{form}: {flag}" for form, h in tests.items() for flag in h.flags) or "none"
         errors = [_error(tests[form]) if form in tests else "" for form in forms]
-        rows.append((scheme, str(len(any_test.names)), number(any_test.extrapolation, 3), *errors, flags))
+        rows.append((scheme, len(any_test.names), number(any_test.extrapolation, 3), *errors, flags))
     caption = f"Errors on models not fitted to: mean (and largest), signed for a single model. {found.label}."
-    return Table(caption, ("Test", "Models", "Extrapolation", *forms, "Flags"), tuple(rows))
+    return Table.of(caption, " | ".join(("Test", "Models", "Extrapolation", *forms, "Flags")), rows)
 
 
 def _error(test: HeldOut) -> str:
@@ -105,32 +107,30 @@ def _error(test: HeldOut) -> str:
 
 def ranking_table(found: SliceFits) -> Table:
     """The forms from best to worst by held-out error."""
-    rows = tuple(
-        (str(place), entry.form, f"{entry.score:.1f} %", "; ".join(entry.best_in) or "none",
-         "; ".join(entry.absent) or "none")
-        for place, entry in enumerate(found.ranking, start=1)
-    )  # fmt: skip
     caption = (
         "Model selection: the forms by held-out error, the geometric mean of their mean errors over the tests that "
         f"every form passed. {found.label}."
     )
-    return Table(caption, ("Rank", "Form", "Error", "Best in", "Not counted"), rows)
+    rows = [
+        (place, entry.form, f"{entry.score:.1f} %", entry.best_in, entry.absent)
+        for place, entry in enumerate(found.ranking, start=1)
+    ]
+    return Table.of(caption, "Rank | Form | Error | Best in | Not counted", rows)
 
 
 def forecast_table(found: SliceFits) -> Table:
     """What the forms say of larger models, with 95 % prediction intervals."""
-    rows = tuple(
-        (f"{f.extrapolation:g} ×", number(f.gmacs), f.form, number(f.mean), interval((f.low, f.high)),
-         "; ".join(f.flags) or "none")
-        for f in sorted(found.forecasts, key=lambda f: f.gmacs)
-    )  # fmt: skip
+    metric = found.piece.metric
     caption = (
-        f"Forecast of the {found.piece.metric} of models larger than any measured, by Gflops of one forward pass, at "
+        f"Forecast of the {metric} of models larger than any measured, by Gflops of one forward pass, at "
         "the same training steps and batch. The prediction interval holds only if the form does; where the forms "
         f"differ by more than it, no forecast is supported. {found.label}."
     )
-    columns = ("Beyond the largest", "Gflops", "Form", found.piece.metric, "95 % (prediction)", "Flags")
-    return Table(caption, columns, rows)
+    rows = [
+        (f"{f.extrapolation:g} ×", f.gmacs, f.form, f.mean, (f.low, f.high), f.flags)
+        for f in sorted(found.forecasts, key=lambda f: f.gmacs)
+    ]
+    return Table.of(caption, f"Beyond the largest | Gflops | Form | {metric} | 95 % (prediction) | Flags", rows)
 
 
 def residual_table(found: SliceFits) -> Table:
@@ -148,16 +148,18 @@ def residual_table(found: SliceFits) -> Table:
 
 def pair_table(found: SliceFits) -> Table:
     """Models of about equal compute, the most unequal first."""
-    rows = tuple(
-        (f"{p.better} and {p.worse}", f"{number(p.gmacs[0])} and {number(p.gmacs[1])}",
-         f"{number(p.metrics[0])} and {number(p.metrics[1])}", f"{p.ratio:.2f}")
-        for p in found.pairs[:_MOST_PAIRS]
-    )  # fmt: skip
-    many = len(found.pairs)
+    metric, many = found.piece.metric, len(found.pairs)
     more = f" The {_MOST_PAIRS} most unequal of {many} pairs." if many > _MOST_PAIRS else ""
-    metric = found.piece.metric
     caption = f"Does equal compute buy equal {metric}? Models whose Gflops differ by less than 25 %.{more}"
-    return Table(caption, ("Models", "Gflops", metric, "Ratio"), rows)
+    rows = [
+        (
+            f"{p.better} and {p.worse}",
+            *(" and ".join(map(number, two)) for two in (p.gmacs, p.metrics)),
+            f"{p.ratio:.2f}",
+        )
+        for p in found.pairs[:_MOST_PAIRS]
+    ]
+    return Table.of(caption, f"Models | Gflops | {metric} | Ratio", rows)
 
 
 def seed_table(found: SliceFits) -> Table:
@@ -166,14 +168,13 @@ def seed_table(found: SliceFits) -> Table:
     for (size, patch), cells in piece.table.groupby(["size", "patch_size"], sort=False):
         runs = cells.groupby("seed", dropna=False)[piece.column]
         means, within = runs.mean(), runs.var().mean() ** 0.5
-        counts = (number(len(means)), number(runs.size().max()))
-        rows.append((f"{size}/{patch}", *counts, *(number(v) for v in (means.mean(), means.std(), within))))
-    columns = ("Model", "Training seeds", "Sampling seeds", "Mean", "SD, training seeds", "SD, sampling seeds")
+        rows.append((f"{size}/{patch}", len(means), runs.size().max(), means.mean(), means.std(), within))
+    columns = "Model | Training seeds | Sampling seeds | Mean | SD, training seeds | SD, sampling seeds"
     caption = (
         f"{piece.metric} over seeds: arithmetic mean, standard deviation between training seeds (each the mean of its "
         f"sampling seeds) and between the sampling seeds of one run. {piece.label}."
     )
-    return Table(caption, columns, tuple(rows))
+    return Table.of(caption, columns, rows)
 
 
 # --- blocks --------------------------------------------------------------------------------------------------------
@@ -189,35 +190,32 @@ def block_table(found: Sequence[BlockComparison], metric: str, measured: str) ->
             ends = ("beyond the models" if end is None else f"{end:.2f}" for end in c.multiplier_interval)
             multiplier += f" ({' to '.join(ends)})"
         rows.append(
-            (c.shape, f"{c.step:,}", block_name(c.block), number(c.gmacs), f"{c.seeds} and {c.baseline_seeds}",
-             number(c.metric), number(c.baseline_metric), f"{c.difference:+.4g}", interval(c.interval) or "none",
+            (c.shape, c.step, block_name(c.block), c.gmacs, f"{c.seeds} and {c.baseline_seeds}", c.metric,
+             c.baseline_metric, f"{c.difference:+.4g}", c.interval or "none",
              "none" if c.matched is None else f"{c.matched:.3f}", multiplier, c.verdict, c.reason)
         )  # fmt: skip
     columns = (
-        "Shape", "Step", "Block", "Gflops", "Seeds", metric, base, "Difference", "95 %", "Ratio at equal Gflops",
-        "Compute multiplier (95 %)", "Verdict", "Why",
-    )  # fmt: skip
+        f"Shape | Step | Block | Gflops | Seeds | {metric} | {base} | Difference | 95 % | Ratio at equal Gflops | "
+        "Compute multiplier (95 %) | Verdict | Why"
+    )
     caption = (
         f"Block designs against {base}. {measured}. Ratio at equal Gflops: {metric} over that of {base} interpolated "
         f"at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which {base} of the "
         f"same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
     )
-    return Table(caption, columns, tuple(rows))
+    return Table.of(caption, columns, rows)
 
 
 def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
     """The power law's exponent of every block, and its difference from the baseline's."""
-    rows = tuple(
-        (block_name(s.block), f"{s.patch_size}", f"{s.step:,}", f"{s.models}", number(s.exponent, 3),
-         interval(s.exponent_t), "" if s.verdict == "baseline" else f"{s.difference:+.3f}",
-         "" if s.verdict == "baseline" else interval(s.difference_t), s.verdict, "; ".join(s.flags) or "none")
-        for s in slopes
-    )  # fmt: skip
-    columns = (
-        "Block", "Patch size", "Step", "Models", "Exponent", "95 % (t)", "Difference", "95 % (t)", "Verdict", "Flags",
-    )  # fmt: skip
+    rows = []
+    for s in slopes:
+        against = ("", "") if s.verdict == "baseline" else (f"{s.difference:+.3f}", s.difference_t)
+        exponent = (number(s.exponent, 3), s.exponent_t)
+        rows.append((block_name(s.block), s.patch_size, s.step, s.models, *exponent, *against, s.verdict, s.flags))
+    columns = "Block | Patch size | Step | Models | Exponent | 95 % (t) | Difference | 95 % (t) | Verdict | Flags"
     caption = f"Does a design gain more from compute? The power law’s exponent per block. {measured}."
-    return Table(caption, columns, rows)
+    return Table.of(caption, columns, rows)
 
 
 # --- frontier ------------------------------------------------------------------------------------------------------
@@ -225,11 +223,6 @@ def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
 
 def frontier_table(found: Frontier, metric: str, label: str) -> Table:
     """The checkpoints on the lower envelope."""
-    rows = tuple(
-        (f"{p.size}/{p.patch_size}", f"{p.step:,}", number(p.train_gmacs), number(p.gmacs), number(p.params / 1e6),
-         number(p.metric))
-        for p in found.points
-    )  # fmt: skip
     caption = (
         f"Checkpoints that no other beats with as little training compute: {len(found.points)} of {found.checkpoints} "
         f"checkpoints of {found.models} models. {label}."
@@ -242,22 +235,23 @@ def frontier_table(found: Frontier, metric: str, label: str) -> Table:
             f"says {number(found.next_gmacs, 3)} Gflops."
         )
     caption += f" Flags: {'; '.join(found.flags)}."
-    return Table(caption, ("Model", "Steps", "Training Gflops, C", "Gflops", "Params, M", metric), rows)
+    points = found.points
+    rows = [(f"{p.size}/{p.patch_size}", p.step, p.train_gmacs, p.gmacs, p.params / 1e6, p.metric) for p in points]
+    return Table.of(caption, f"Model | Steps | Training Gflops, C | Gflops | Params, M | {metric}", rows)
 
 
 def isoflop_table(slices: Sequence[IsoFlop], metric: str) -> Table:
     """The best model at every budget."""
-    rows = tuple(
-        (str(s.patch_size), number(s.train_gmacs, 3), str(len(s.names)), s.best, number(min(s.metric)),
-         "none" if s.optimum is None else number(s.optimum, 3), "; ".join(s.flags) or "none")
-        for s in slices
-    )  # fmt: skip
     caption = (
         "Models at equal training compute, interpolated between their checkpoints. Optimum: bottom of a parabola of "
         f"ln {metric} over ln Gflops."
     )
-    columns = ("Patch size", "Training Gflops", "Models", "Best", metric, "Optimum, Gflops", "Flags")
-    return Table(caption, columns, rows)
+    rows = [
+        (s.patch_size, number(s.train_gmacs, 3), len(s.names), s.best, min(s.metric),
+         "none" if s.optimum is None else number(s.optimum, 3), s.flags)
+        for s in slices
+    ]  # fmt: skip
+    return Table.of(caption, f"Patch size | Training Gflops | Models | Best | {metric} | Optimum, Gflops | Flags", rows)
 
 
 # --- plain values --------------------------------------------------------------------------------------------------
@@ -291,20 +285,13 @@ def slice_values(found: SliceFits) -> dict[str, Any]:
         "power law per patch size": {str(patch): _line_values(line) for patch, line in found.slopes.items()},
         "bootstrap": plain(found.bootstraps),
         "residuals percent": {
-            r.form: {
-                "by model": dict(zip(r.names, r.percent, strict=True)),
-                "by size": r.by_size, "by patch size": r.by_patch,
-            }
-            for r in found.residuals
+            r.form: {"by model": r.by_model, "by size": r.by_size, "by patch size": r.by_patch} for r in found.residuals
         },
         "held out": [
             {
                 "form": h.form, "scheme": h.scheme, "n": len(h.names), "mape_percent": h.mape,
                 "worst_percent": h.worst, "extrapolation": h.extrapolation, "flags": h.flags,
-                "predictions": {
-                    n: {"measured": m, "predicted": p}
-                    for n, m, p in zip(h.names, h.measured, h.predicted, strict=True)
-                },
+                "predictions": h.by_model,
             }
             for h in found.held
         ],
@@ -315,10 +302,8 @@ def slice_values(found: SliceFits) -> dict[str, Any]:
 
 
 def _line_values(line: LineFit | None) -> dict[str, Any] | None:
-    if line is None:
-        return None
-    out: dict[str, Any] = plain(line)
-    if line.log_response:
+    out: dict[str, Any] | None = plain(line)
+    if line is not None and out is not None and line.log_response:
         out |= {"coefficient": line.coefficient, "exponent": line.exponent}
         pairs = (("t", line.slope_t), ("hc3", line.slope_hc3), ("wild", line.slope_wild))
         out |= {f"exponent_{name}": flipped(pair) for name, pair in pairs}

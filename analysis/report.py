@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from analysis import figures, sections
+from analysis.conditions import mixture_warning
+from analysis.figures.scaling import baselines
 from analysis.page import Page, rounded
+from analysis.sections import records
+from analysis.sections.blocks import blocks
+from analysis.sections.evaluation import evaluation
+from analysis.sections.frontier import frontier
+from analysis.sections.paper import paper_tables
+from analysis.sections.scaling import metrics, scaling
+from analysis.sections.training import sampling, training
 from analysis.slices import LOSS
 from analysis.table import (
+    is_published,
     load_attempts,
     load_baselines,
     load_curves,
     load_nested,
     load_published,
     load_study,
-    mixture_warning,
 )
-from harness.errors import InputError
 from harness.files import write_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,14 +54,7 @@ def write_report(folder: Path) -> ReportResult:
     Raises:
         InputError: no table in the folder, or a table that is wrong; nothing is written then.
     """
-    if (folder / "results.csv").exists():
-        page = _study(folder)
-    elif (folder / "published.csv").exists():
-        page = _published(folder)
-    else:
-        raise InputError(
-            f"{folder}: holds neither results.csv nor published.csv; `dit-harness collect` writes the former"
-        )
+    page = _published(folder) if is_published(folder) else _study(folder)
     page.finish()
     before = _figures_before(folder)
     page.fits["warnings"] = page.warnings
@@ -74,21 +75,21 @@ def _study(folder: Path) -> Page:
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
     page = Page(folder, f"Study {name}", lead, fits={"study": name, "source": "results.csv"})
-    _warn(page, table)
-    sections.scaling(page, table)
-    sections.scaling(page, table, LOSS)
-    sections.frontier(page, table)
-    sections.blocks(page, table)
-    sections.metrics(page, table)
-    sections.evaluation(page, table, load_nested(folder))
-    sections.training(page, table, curves)
-    sections.sampling(page, table)
-    sections.samples(page, table)
-    sections.results(page, table)
-    sections.costs(page, table)
-    sections.attempts(page, attempts)
+    page.warnings += filter(None, [mixture_warning(table)])
+    scaling(page, table)
+    scaling(page, table, LOSS)
+    frontier(page, table)
+    blocks(page, table)
+    metrics(page, table)
+    evaluation(page, table, load_nested(folder))
+    training(page, table, curves)
+    sampling(page, table)
+    records.samples(page, table)
+    records.results(page, table)
+    records.costs(page, table)
+    records.attempts(page, attempts)
     sources = ["results.csv", "nested.csv", "curves.csv", "attempts.csv", "samples/*.png"]
-    sections.provenance(page, attempts, f"dit-harness report {name}", [s for s in sources if any(folder.glob(s))])
+    records.provenance(page, attempts, f"dit-harness report {name}", sources)
     return page
 
 
@@ -99,15 +100,15 @@ def _published(folder: Path) -> Page:
         "the paper’s tables and figures; nothing was trained for this page."
     )
     page = Page(folder, "Published numbers of DiT", lead, fits={"study": "paper", "source": "published.csv"})
-    _warn(page, table)
-    sections.scaling(page, table)
-    sections.frontier(page, table)
-    sections.blocks(page, table)
-    sections.training(page, table, None)
-    sections.sampling(page, table)
+    page.warnings += filter(None, [mixture_warning(table)])
+    scaling(page, table)
+    frontier(page, table)
+    blocks(page, table)
+    training(page, table, None)
+    sampling(page, table)
     _baseline_section(page, table, others)
-    sections.paper_tables(page, table, others)
-    sections.results(page, table)
+    paper_tables(page, table, others)
+    records.results(page, table)
     for what, why in (
         ("Figures 5 and 6 (FID over training steps)", "the paper’s tables give most models at 400,000 steps only"),
         ("Figure 7 (samples)", "the published tables hold no images"),
@@ -115,14 +116,8 @@ def _published(folder: Path) -> Page:
         ("Figure 13 (training loss)", "the published tables hold no losses"),
     ):
         page.omit(what, why)
-    sources = ["published.csv", "baselines.csv"]
-    sections.provenance(page, pd.DataFrame(), "make paper", [s for s in sources if (folder / s).exists()])
+    records.provenance(page, pd.DataFrame(), "make paper", ["published.csv", "baselines.csv"])
     return page
-
-
-def _warn(page: Page, table: pd.DataFrame) -> None:
-    if warning := mixture_warning(table):
-        page.warnings.append(warning)
 
 
 def _baseline_section(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> None:
@@ -133,7 +128,7 @@ def _baseline_section(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> 
     page.draw(
         section, "baselines", "Bubble chart of FID against Gflops: DiT-XL/2, ADM, ADM-U, LDM-4 and LDM-8.",
         "As the paper’s Figure 2, right. Gflops of ADM, ADM-U, LDM-4 and LDM-8 as quoted there.",
-        lambda: figures.baselines(model, known, "FID", caption),
+        lambda: baselines(model, known, "FID", caption),
     )  # fmt: skip
     for row in known[known["gmacs"].isna()].itertuples():
         page.omit(f"{row.model} in the baseline figure", "its Gflops are not given, or it uses guidance")
@@ -151,13 +146,9 @@ def _figures_before(folder: Path) -> set[str]:
 def _render(page: Page) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    blocks_alone: Any = {"trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, **blocks_alone
     )
-    return environment.get_template("report.html.j2").render(
-        page=page, sections=[section for section in page.sections if not section.empty]
-    )
+    shown = [section for section in page.sections if section.paragraphs or section.pictures or section.tables]
+    return environment.get_template("report.html.j2").render(page=page, sections=shown)

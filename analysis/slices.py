@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.table import CONDITIONS, METRIC, Group, block_name, comparable_groups
+from analysis.conditions import CONDITIONS, Group, comparable_groups
+from analysis.names import METRIC, block_name
 from harness.errors import InputError
 
 #: The denoising loss on held-out images; see harness.runs.columns.
@@ -50,6 +51,11 @@ class Slice:
         return f"{block_name(self.block)}, {self.step:,} steps; {self.context}"
 
     @property
+    def label_at_any_step(self) -> str:
+        """Block, recipe and conditions in words."""
+        return f"{block_name(self.block)}; {self.context}"
+
+    @property
     def context(self) -> str:
         """Recipe and conditions in words: what holds at every step."""
         return "; ".join(filter(None, (self.variant, self.measured)))
@@ -78,14 +84,10 @@ def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     several = "recipe" in table and bool((table.groupby(shape, dropna=False)["recipe"].nunique() > 1).any())
     keys = ["batch_size", "recipe"] if several else ["batch_size"]
     parts = list(table.groupby(keys, dropna=False, sort=True))
-    if len(parts) == 1:
-        return [("", parts[0][1])]
     batches = table["batch_size"].nunique() > 1
     named = []
-    for key, rows in parts:
-        batch, recipe = key if several else (*key, "")
-        words = [f"batch {batch}"] if batches else []
-        words += [f"recipe: {recipe or 'the defaults'}"] if several else []
+    for (batch, *recipe), rows in parts:
+        words = [f"batch {batch}"] * batches + [f"recipe: {name or 'the defaults'}" for name in recipe]
         named.append(("; ".join(words), rows))
     return named
 

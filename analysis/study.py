@@ -6,36 +6,24 @@ Reports and notebooks print and draw what stands here; nothing is computed there
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.compare import ComputePair, equal_compute_pairs
-from analysis.fit import (
-    FAR,
-    Array,
-    Bootstrap,
-    CannotFitError,
-    Correlation,
-    FloorFit,
-    InteractionFit,
-    LineFit,
-    Residuals,
-    bootstrap_exponent,
-    bootstrap_floor,
-    bootstrap_interaction,
-    correlate,
-    fit_floor,
-    fit_interaction,
-    fit_line,
-    fit_residuals,
-    form_name,
-)
-from analysis.heldout import FORMS, HeldOut, Ranked, forecast, leave_one_group_out, leave_one_out, rank_forms
+from analysis.fit.bootstrap import Bootstrap, bootstrap_exponent, bootstrap_floor, bootstrap_interaction
+from analysis.fit.common import FAR, CannotFitError, floats
+from analysis.fit.floor import FloorFit, fit_floor
+from analysis.fit.lines import Correlation, LineFit, correlate, fit_line
+from analysis.fit.residuals import Fit, Residuals, fit_residuals
+from analysis.fit.surface import InteractionFit, fit_interaction
+from analysis.heldout import FORMS, Form, HeldOut, Ranked, forecast, leave_one_group_out, leave_one_out, rank_forms
+from analysis.names import plural, size_order
 from analysis.slices import Slice, per_shape
-from analysis.table import size_order
 
 T = TypeVar("T")
 
@@ -83,17 +71,13 @@ class SliceFits:
     @property
     def label(self) -> str:
         """What was fitted, in words: block, step, conditions, number of models and of repeats."""
-        text = f"{self.piece.label}; {len(self.rows)} model{'s' * (len(self.rows) != 1)}"
+        text = f"{self.piece.label}; {plural(len(self.rows), 'model')}"
         return text + (f", geometric means of up to {self.repeats} seeds, bars of one SD" if self.repeats > 1 else "")
 
     @property
-    def fits(self) -> list[LineFit | FloorFit | InteractionFit]:
+    def fits(self) -> list[Fit]:
         """The fits that were possible, in the order of their number of parameters."""
         return [fit for fit in (*self.lines.values(), self.floor, self.surface) if fit is not None]
-
-    def residuals_of(self, form: str) -> Residuals | None:
-        """The residuals of a form; None where it could not be fitted."""
-        return next((found for found in self.residuals if found.form == form), None)
 
 
 def fit_slice(piece: Slice) -> SliceFits:
@@ -103,7 +87,7 @@ def fit_slice(piece: Slice) -> SliceFits:
         InputError: rows that were measured differently.
     """
     rows, column = per_shape(piece.table, piece.column), piece.column
-    x, y = _floats(rows["gmacs"]), _floats(rows[column])
+    x, y = floats(rows, "gmacs"), floats(rows, column)
     omitted: list[tuple[str, str]] = []
 
     def attempt(what: str, fit: Callable[[], T]) -> T | None:
@@ -116,7 +100,7 @@ def fit_slice(piece: Slice) -> SliceFits:
     correlation = attempt("Correlation", lambda: correlate(x, y))
     lines = {form: attempt(form.capitalize(), lambda f=form: fit_line(x, y, f)) for form in ("semi-log", "power law")}  # type: ignore[misc]
     floor = attempt("Power law with floor", lambda: fit_floor(x, y))
-    params, tokens = _floats(rows["params"]), _floats(rows["tokens"])
+    params, tokens = floats(rows, "params"), floats(rows, "tokens")
     surface = attempt("Params-and-tokens form", lambda: fit_interaction(params, tokens, y))
     fits = [fit for fit in (*lines.values(), floor, surface) if fit is not None]
     held = _held_out(piece, rows, omitted)
@@ -149,38 +133,31 @@ def _bootstraps(
         exponent, level = bootstrap_floor(piece.table, piece.column)
         found |= {"power law with floor: exponent": exponent, "power law with floor: floor": level}
     if surface is not None and seeds:
-        names = ("1", "ln N", "ln T", "ln N ln T")
-        coefficients = bootstrap_interaction(piece.table, piece.column)
-        found |= {f"params and tokens: {n}": c for n, c in zip(names, coefficients, strict=True)}
+        names = (f"params and tokens: {name}" for name in ("1", "ln N", "ln T", "ln N ln T"))
+        found |= dict(zip(names, bootstrap_interaction(piece.table, piece.column), strict=True))
     return found
 
 
 def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) -> list[HeldOut]:
     if len(rows) < 4:
         return []
-    column = piece.column
-    largest = (rows["gmacs"] == rows["gmacs"].max()).to_numpy()
-    last = size_order(rows)[-1]
-    family = (rows["size"] == last).to_numpy()
+    column, last = piece.column, size_order(rows)[-1]
+    largest, family = (rows["gmacs"] == rows["gmacs"].max()).to_numpy(), (rows["size"] == last).to_numpy()
     big = rows.loc[largest].iloc[0]
-    name = f"{big['size']}/{big['patch_size']} from the rest"
-    tests: list[tuple[str, Callable[[Any], HeldOut]]] = [
-        ("Leave one out", lambda form: leave_one_out(form, rows, column)),
-        ("Leave one size out", lambda form: leave_one_group_out(form, rows, "size", column)),
-        ("Leave one patch size out", lambda form: leave_one_group_out(form, rows, "patch_size", column)),
-        ("Forecast of the largest model", lambda form: forecast(form, rows, largest, name, column)),
-        (
-            f"Forecast of size {last}",
-            lambda form: forecast(form, rows, family, f"size {last} from smaller ones", column),
-        ),
-    ]
+    name, smaller = f"{big['size']}/{big['patch_size']} from the rest", f"size {last} from smaller ones"
+    tests: dict[str, Callable[[Form], HeldOut]] = {
+        "Leave one out": lambda form: leave_one_out(form, rows, column),
+        "Leave one size out": lambda form: leave_one_group_out(form, rows, "size", column),
+        "Leave one patch size out": lambda form: leave_one_group_out(form, rows, "patch_size", column),
+        "Forecast of the largest model": lambda form: forecast(form, rows, largest, name, column),
+        f"Forecast of size {last}": lambda form: forecast(form, rows, family, smaller, column),
+    }
     found = []
-    for what, test in tests:
-        for form in FORMS:
-            try:
-                found.append(test(form))
-            except CannotFitError as error:
-                omitted.append((f"{what}, {form.name}, {piece.label}", str(error)))
+    for (what, test), form in product(tests.items(), FORMS):
+        try:
+            found.append(test(form))
+        except CannotFitError as error:
+            omitted.append((f"{what}, {form.name}, {piece.label}", str(error)))
     return found
 
 
@@ -188,39 +165,21 @@ def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
     slopes = {}
     for patch in sorted(set(rows["patch_size"])):
         cells = rows[rows["patch_size"] == patch]
-        try:
-            slopes[int(patch)] = fit_line(_floats(cells["gmacs"]), _floats(cells[column]), "power law")
-        except CannotFitError:
-            continue
+        with suppress(CannotFitError):
+            slopes[int(patch)] = fit_line(floats(cells, "gmacs"), floats(cells, column), "power law")
     return slopes if len(slopes) > 1 else {}
 
 
 def _forecasts(fits: list[LineFit | FloorFit | None]) -> list[Forecast]:
     found = []
-    for fit in fits:
-        if fit is None:
-            continue
+    for fit in (fit for fit in fits if fit is not None):
         x = np.array(AHEAD) * fit.x_range[1]
-        band = fit.predict(x) if isinstance(fit, LineFit) else fit.band(x)
-        values = band[["mean", "low", "high"]].to_numpy(float)
-        for ratio, gmacs, (mean, low, high) in zip(AHEAD, x, values, strict=True):
+        band = (fit.predict(x) if isinstance(fit, LineFit) else fit.band(x))[["mean", "low", "high"]]
+        for ratio, gmacs, (mean, low, high) in zip(
+            AHEAD, x, band[["mean", "low", "high"]].to_numpy(float), strict=True
+        ):
             flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
             flags += ["predicts a negative metric"] if mean <= 0 else []
-            if isinstance(fit, FloorFit) and not fit.identified:
-                flags.append("the floor is not identified")
-            found.append(
-                Forecast(
-                    form=form_name(fit),
-                    gmacs=float(gmacs),
-                    mean=float(mean),
-                    low=float(low),
-                    high=float(high),
-                    extrapolation=ratio,
-                    flags=tuple(flags),
-                )
-            )
+            flags += ["the floor is not identified"] if isinstance(fit, FloorFit) and not fit.identified else []
+            found.append(Forecast(fit.form, float(gmacs), float(mean), float(low), float(high), ratio, tuple(flags)))
     return found
-
-
-def _floats(column: pd.Series[Any]) -> Array:
-    return np.asarray(column.to_numpy(dtype=float, na_value=np.nan))

@@ -7,24 +7,23 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from analysis.conditions import require_comparable
 from analysis.figures.style import (
     GFLOPS,
+    GREY,
     LINES,
     MARKERS,
     PALETTE,
     CannotDrawError,
-    log_axis,
+    ShapeKey,
+    finish,
+    legend_entry,
+    log_scale,
     new_figure,
-    outside_legend,
-    patch_markers,
-    shape_handles,
-    size_colours,
     styled,
-    title,
 )
-from analysis.table import METRIC, require_comparable
+from analysis.names import METRIC
 
 #: Panels of the memorisation figure: column to name of its line, by the label of the axis they share.
 MEMORY: Mapping[str, Mapping[str, str]] = {
@@ -56,9 +55,9 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> 
     if rows.empty:
         raise CannotDrawError("no model was measured at more than one number of samples")
     figure, (axes,) = new_figure()
-    sizes, patches = size_colours(rows), patch_markers(rows)
+    key = ShapeKey.of(rows)
     for _, run in rows.sort_values("samples").groupby("cell", sort=False):
-        ink, marker = sizes[str(run["size"].iloc[0])], patches[int(run["patch_size"].iloc[0])]
+        ink, marker = key.look(run)
         x, y = 1 / run["samples"].to_numpy(float), run[METRIC].to_numpy(float)
         axes.plot(x, y, color=ink, marker=marker, markersize=4, linestyle="", zorder=3)
         limit = float(run["frechet_infinity"].iloc[0])
@@ -67,17 +66,13 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> 
             end = limit + x[late].max() * (y[late] - limit).mean() / x[late].mean()
             axes.plot([0, x[late].max()], [limit, end], color=ink, linewidth=1, linestyle="--", zorder=2)
             axes.plot([0], [limit], color=ink, marker=marker, markerfacecolor="white", clip_on=False, zorder=4)
-    counts = sorted({int(n) for n in rows["samples"]}, reverse=True)
-    ticks = _spread_out(counts)
+    ticks = _spread_out(sorted({int(n) for n in rows["samples"]}, reverse=True))
     axes.set_xticks([0, *(1 / n for n in ticks)], ["∞", *(f"{n:,}" for n in ticks)])
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set(xlabel="Samples N (the axis is 1/N)", ylabel=f"{metric} (lower is better)")
-    handles = shape_handles(sizes, patches)
-    handles.append(Line2D([], [], color="#555555", linestyle="--", marker="o", markerfacecolor="white", label="limit"))
-    outside_legend(figure, handles)
-    title(figure, f"{metric} against the number of samples", caption)
-    return figure
+    limits = legend_entry("limit", color=GREY, linestyle="--", marker="o", markerfacecolor="white")
+    return finish(figure, f"{metric} against the number of samples", caption, [*key.handles, limits])
 
 
 def _spread_out(counts: list[int]) -> list[int]:
@@ -106,9 +101,8 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """
     require_comparable(table)
     rows = table.sort_values("gmacs")
-    measured = {
-        column for panel in MEMORY.values() for column in panel if column in rows and rows[column].notna().any()
-    }
+    known = [column for panel in MEMORY.values() for column in panel if column in rows]
+    measured = {column for column in known if rows[column].notna().any()}
     needed = {"distance": {"frechet_train", "frechet_heldout"}, "copies": {"copies"}, "loss": {"loss_optimal_train"}}
     panels = [panel for panel, columns in needed.items() if columns <= measured]
     if not panels:
@@ -125,15 +119,12 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
                 axes.axhline(values[column].mean(), color=ink, linestyle=LINES[2], label=name)
             else:
                 axes.plot(values["gmacs"], values[column], MARKERS[index], color=ink, label=name, clip_on=False)
-        axes.set_xscale("log")
-        log_axis(axes.xaxis)
+        log_scale(axes, "x")
         axes.set_ylabel(labels[panel])
         if panel == "loss":
-            axes.set_yscale("log")
-            log_axis(axes.yaxis)
+            log_scale(axes, "y")
         else:
             axes.set_ylim(0, 1.1 * max(rows[column].max() for column in MEMORY[panel] if column in measured) or 0.05)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     all_axes[-1].set_xlabel(GFLOPS)
-    title(figure, "Memorisation: train against held-out images", caption)
-    return figure
+    return finish(figure, "Memorisation: train against held-out images", caption)

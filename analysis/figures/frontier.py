@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis.figures.scaling import draw_points, measured_rows
 from analysis.figures.style import (
@@ -15,19 +15,17 @@ from analysis.figures.style import (
     MARKERS,
     TRAINING_COMPUTE,
     CannotDrawError,
+    ShapeKey,
     colours,
-    log_axis,
+    finish,
+    legend_entry,
+    log_scale,
     new_figure,
-    outside_legend,
-    patch_markers,
     plain,
-    shape_handles,
-    size_colours,
     styled,
-    title,
 )
 from analysis.frontier import Frontier, IsoFlop
-from analysis.table import METRIC
+from analysis.names import METRIC
 
 
 @styled
@@ -47,29 +45,24 @@ def frontier(table: pd.DataFrame, found: Frontier, metric: str, caption: str, co
     """
     rows = measured_rows(table, column, "train_gmacs")
     figure, (axes,) = new_figure()
-    sizes, patches = size_colours(rows), patch_markers(rows)
+    key = ShapeKey.of(rows)
     for _, run in rows.groupby(["size", "patch_size"]):
-        axes.plot(run["train_gmacs"], run[column], color=sizes[run["size"].iloc[0]], linewidth=0.8, alpha=0.5, zorder=1)
-    draw_points(axes, rows, "train_gmacs", column, sizes, patches)
+        axes.plot(run["train_gmacs"], run[column], color=key.look(run)[0], linewidth=0.8, alpha=0.5, zorder=1)
+    draw_points(axes, rows, "train_gmacs", column, key)
     compute = np.array([point.train_gmacs for point in found.points])
     axes.step(
         [*compute, rows["train_gmacs"].max()], [*(p.metric for p in found.points), found.points[-1].metric],
         where="post", color="black", linewidth=1.2, zorder=2,
     )  # fmt: skip
-    handles = [*shape_handles(sizes, patches), Line2D([], [], color="black", linewidth=1.2, label="envelope")]
+    handles = [*key.handles, legend_entry("envelope", color="black", linewidth=1.2)]
     if found.law is not None:
         x = np.geomspace(compute[0], compute[-1], 50)
         axes.plot(x, found.law.coefficient * x**-found.law.exponent, color="#777777", linestyle="--", zorder=2)
-        handles.append(Line2D([], [], color="#777777", linestyle="--", label="its power law"))
+        handles.append(legend_entry("its power law", color="#777777", linestyle="--"))
         axes.set_title(f"{metric} = {found.law.coefficient:.4g} C^-{found.law.exponent:.3f}", loc="left", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    log_axis(axes.xaxis)
-    log_axis(axes.yaxis)
+    log_scale(axes, "x", "y")
     axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
-    outside_legend(figure, handles)
-    title(figure, f"The compute-optimal frontier of {metric}", caption)
-    return figure
+    return finish(figure, f"The compute-optimal frontier of {metric}", caption, handles)
 
 
 @styled
@@ -99,18 +92,12 @@ def isoflops(slices: Sequence[IsoFlop], metric: str, caption: str) -> Figure:
             if piece.optimum is not None:
                 bottom = np.exp(np.polyval(piece.curve, np.log(piece.optimum)))
                 axes.plot([piece.optimum], [bottom], color=ink, marker="*", markersize=11, markeredgecolor="black")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        log_axis(axes.xaxis, narrow=len(patches) > 1)
-        log_axis(axes.yaxis)
+        log_scale(axes, "x", narrow=len(patches) > 1)
+        log_scale(axes, "y")
         axes.set(xlabel=GFLOPS if len(patches) == 1 else "Gflops", title=f"patch {patch}")
     all_axes[0].set_ylabel(f"{metric} (lower is better)")
-    handles = [
-        Line2D([], [], color=colour[f"{budget:.12g}"], label=plain(float(f"{budget:.2g}"))) for budget in budgets
-    ]
-    handles.append(Line2D([], [], color="#777777", marker="*", markersize=9, linestyle="", label="optimum"))
-    figure.legend(
-        handles=handles, loc="outside right upper", title="Training\nGflops", title_fontsize=8, handletextpad=0.5
-    )
-    title(figure, f"{metric} at equal training compute", caption)
-    return figure
+    handles = [legend_entry(plain(float(f"{b:.2g}")), color=colour[f"{b:.12g}"]) for b in budgets]
+    handles.append(legend_entry("optimum", color="#777777", marker="*", markersize=9, linestyle=""))
+    heading: Any = {"title": "Training\nGflops", "title_fontsize": 8}
+    figure.legend(handles=handles, loc="outside right upper", handletextpad=0.5, **heading)
+    return finish(figure, f"{metric} at equal training compute", caption)

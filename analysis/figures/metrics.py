@@ -7,21 +7,12 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.conditions import require_comparable
 from analysis.figures.scaling import draw_points
-from analysis.figures.style import (
-    CannotDrawError,
-    log_axis,
-    new_figure,
-    outside_legend,
-    patch_markers,
-    shape_handles,
-    size_colours,
-    styled,
-    title,
-)
-from analysis.fit import Correlation
+from analysis.figures.style import GFLOPS, CannotDrawError, ShapeKey, finish, log_scale, new_figure, styled
+from analysis.fit.lines import Correlation
+from analysis.names import METRIC
 from analysis.slices import per_shape
-from analysis.table import METRIC, require_comparable
 
 
 @styled
@@ -52,20 +43,17 @@ def all_metrics(
     if set(shown) <= {METRIC}:
         raise CannotDrawError("no metric but the Fréchet distance was measured")
     figure, all_axes = new_figure(1.1 + 1.2 * len(shown), 2, len(shown), sharex=True, sharey=False)
-    sizes, patches = size_colours(checkpoints), patch_markers(checkpoints)
+    key = ShapeKey.of(checkpoints)
     trained = checkpoints[checkpoints["train_gmacs"] > 0]
     for row, column in enumerate(shown):
         left, right = all_axes[2 * row : 2 * row + 2]
         for axes, rows, x in ((left, trained, "train_gmacs"), (right, models, "gmacs")):
-            draw_points(axes, per_shape(rows[rows[column].notna()], column), x, column, sizes, patches)
+            draw_points(axes, per_shape(rows[rows[column].notna()], column), x, column, key)
         left.set_ylabel(names[column])
         for axes in (left, right):
-            axes.set_xscale("log")
-            log_axis(axes.xaxis, narrow=True)
+            log_scale(axes, "x", narrow=True)
         if correlations and column in correlations:
             right.set_title(f"r = {correlations[column].semilog:.2f}", loc="right", fontsize=8)
     all_axes[-2].set_xlabel("Training compute, Gflops")
-    all_axes[-1].set_xlabel("Gflops (GMACs, one forward pass)")
-    outside_legend(figure, shape_handles(sizes, patches))
-    title(figure, "Metrics against compute", caption)
-    return figure
+    all_axes[-1].set_xlabel(GFLOPS)
+    return finish(figure, "Metrics against compute", caption, key.handles)

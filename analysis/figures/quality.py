@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from analysis.figures.style import MARKERS, CannotDrawError, colours, new_figure, outside_legend, styled, title
-from analysis.fit import Residuals
+from analysis.figures.style import MARKERS, CannotDrawError, colours, finish, legend_entry, new_figure, styled
+from analysis.fit.residuals import Residuals
 from analysis.heldout import HeldOut
-from analysis.table import size_order
+from analysis.names import patch_order, size_order
 
 
 @styled
@@ -36,7 +36,7 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
     shown = list(residuals)[:4]
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
-    sizes, patches = size_order(rows), sorted({int(p) for p in rows["patch_size"]}, reverse=True)
+    sizes, patches = size_order(rows), patch_order(rows)
     figure, all_axes = new_figure(lines * (0.9 + 0.28 * len(sizes)), columns, lines)
     limit = max(abs(value) for fit in shown for value in fit.percent)
     for axes, fit in zip(all_axes, shown, strict=False):
@@ -50,8 +50,7 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
         axes.tick_params(rotation=0, length=0)
     for axes in all_axes[len(shown) :]:
         axes.set_axis_off()
-    title(figure, f"{metric} measured over fitted, %: above 0 it is worse than the fit", caption)
-    return figure
+    return finish(figure, f"{metric} measured over fitted, %: above 0 it is worse than the fit", caption)
 
 
 @styled
@@ -70,12 +69,14 @@ def held_out_errors(held: Sequence[HeldOut], metric: str, caption: str) -> Figur
         raise CannotDrawError("no form could be tested on models it was not fitted to")
     schemes = list(dict.fromkeys(test.scheme for test in held))
     forms = list(dict.fromkeys(test.form for test in held))
-    colour = colours(forms)
+    looks: dict[str, Any] = {
+        form: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": ""}
+        for i, (form, colour) in enumerate(colours(forms).items())
+    }
     figure, (axes,) = new_figure(1.3 + 0.42 * len(schemes))
     for test in held:
         at = len(schemes) - 1 - schemes.index(test.scheme)
-        marker = MARKERS[forms.index(test.form) % len(MARKERS)]
-        axes.plot([max(test.mape, 0.1)], [at], marker=marker, color=colour[test.form], markersize=7, linestyle="")
+        axes.plot([max(test.mape, 0.1)], [at], markersize=7, **looks[test.form])
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     ticks = [value for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= value <= high]
@@ -84,10 +85,5 @@ def held_out_errors(held: Sequence[HeldOut], metric: str, caption: str) -> Figur
     axes.set_yticks(np.arange(len(schemes)), list(reversed(schemes)))
     axes.set_ylim(-0.6, len(schemes) - 0.4)
     axes.set(xlabel="Mean absolute error, %")
-    handles = [
-        Line2D([], [], color=colour[form], marker=MARKERS[i % len(MARKERS)], linestyle="", label=form)
-        for i, form in enumerate(forms)
-    ]
-    outside_legend(figure, handles)
-    title(figure, f"Errors of {metric} on models left out", caption)
-    return figure
+    handles = [legend_entry(form, **look) for form, look in looks.items()]
+    return finish(figure, f"Errors of {metric} on models left out", caption, handles)

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import WIDTH, CannotDrawError, styled, title
-from analysis.table import block_name, size_order
+from analysis.figures.style import WIDTH, CannotDrawError, finish, styled
+from analysis.names import block_name, patch_order, size_order
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -53,13 +53,13 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
         CannotDrawError: no pictures, or none that can be read.
     """
     shown = cells.drop_duplicates("cell")
-    shown = shown[shown["cell"].isin(list(pictures))]
-    images = {cell: image for cell in shown["cell"] if (image := _read(pictures[cell])) is not None}
+    read = {cell: _read(pictures[cell]) for cell in shown["cell"] if cell in pictures}
+    images = {cell: image for cell, image in read.items() if image is not None}
     shown = shown[shown["cell"].isin(list(images))]
     if shown.empty:
         raise CannotDrawError("there are no sample pictures of these cells in samples/")
     sizes = size_order(shown)
-    patches = sorted({int(patch) for patch in shown["patch_size"]}, reverse=True)
+    patches = patch_order(shown)
     is_grid = not shown.duplicated(["size", "patch_size"]).any() and len(shown) > 1
     columns = len(patches) if is_grid else min(3, len(shown))
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
@@ -82,17 +82,13 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
             axes.text(column + 0.49, -0.01, f"patch {patch}", fontsize=9, ha="center", va="bottom")
         for line, size in enumerate(sizes):
             axes.text(-0.02, line * pitch + aspect / 2, size, rotation=90, fontsize=9, ha="right", va="center")
-    title(figure, "Samples", caption)
-    return figure
+    return finish(figure, "Samples", caption)
 
 
 def _label(row: Any, shown: pd.DataFrame) -> str:
-    parts = [f"{row.size}/{row.patch_size}"]
-    if shown["block"].nunique() > 1:
-        parts.append(block_name(row.block))
-    if shown["seed"].nunique() > 1:
-        parts.append(f"seed {row.seed}")
-    return ", ".join(parts)
+    parts = {f"{row.size}/{row.patch_size}": True}
+    parts |= {block_name(row.block): shown["block"].nunique() > 1, f"seed {row.seed}": shown["seed"].nunique() > 1}
+    return ", ".join(part for part, needed in parts.items() if needed)
 
 
 def _show(axes: Axes, image: Image8, left: float, top: float, aspect: float) -> None:

@@ -9,25 +9,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from analysis.conditions import require_comparable
 from analysis.figures.style import (
     GFLOPS,
+    GREY,
     LINES,
     PALETTE,
     TRAINING_COMPUTE,
     CannotDrawError,
-    log_axis,
+    ShapeKey,
+    finish,
+    log_scale,
     new_figure,
-    outside_legend,
-    patch_markers,
-    shape_handles,
-    size_colours,
+    style_entries,
     styled,
-    title,
 )
-from analysis.fit import Correlation, LineFit
-from analysis.table import METRIC, block_name, require_comparable
+from analysis.fit.lines import Correlation, LineFit
+from analysis.names import METRIC, block_name
 
 _LARGEST_BUBBLE = 900.0  # points squared
 _BUBBLE_AXES = 300.0  # points, width of the bubble chart's axes
@@ -60,37 +59,33 @@ def metric_against_gflops(
     """
     rows = measured_rows(table, column)
     figure, (axes,) = new_figure()
-    sizes, patches = size_colours(rows), patch_markers(rows)
-    draw_points(axes, rows, "gmacs", column, sizes, patches)
+    key = ShapeKey.of(rows)
+    draw_points(axes, rows, "gmacs", column, key)
     notes = []
     log_metric = fit is not None and fit.log_response
     if fit is not None:
         x = np.geomspace(rows["gmacs"].min() / 1.25, rows["gmacs"].max() * 1.25, 200)
         band = fit.predict(x)
         axes.fill_between(x, band["low"], band["high"], color="#999999", alpha=0.2, linewidth=0)
-        axes.plot(x, band["mean"], color="#555555", zorder=1)
+        axes.plot(x, band["mean"], color=GREY, zorder=1)
         notes.append(f"{fit.equation(metric)} (line), 95 % prediction (band)")
     if correlation is not None:
         shown, r = (f"ln {metric}", correlation.loglog) if log_metric else (metric, correlation.semilog)
         notes.append(f"r({shown}, ln G) = {r:.3f}")
-    handles = shape_handles(sizes, patches)
+    handles = key.handles
     if column == METRIC and "frechet_floor" in rows and rows["frechet_floor"].notna().any():
         floor = float(rows["frechet_floor"].mean())
         notes.append(f"floor {floor:.3g}: as many real images against other real ones")
         if not log_metric or floor > rows[column].min() / _FLOOR_SHOWN:
             handles.append(axes.axhline(floor, color="#777777", linestyle=":", linewidth=1.2, label="floor"))
-    axes.set_xscale("log")
+    log_scale(axes, "x")
     if log_metric:
-        axes.set_yscale("log")
-        log_axis(axes.yaxis)
+        log_scale(axes, "y")
     elif column == METRIC:  # a distance has a zero worth showing; a loss has not
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    log_axis(axes.xaxis)
     axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
     axes.set_title("\n".join(notes), loc="left", fontsize=8)
-    outside_legend(figure, handles)
-    title(figure, f"{metric} against compute", caption)
-    return figure
+    return finish(figure, f"{metric} against compute", caption, handles)
 
 
 @styled
@@ -112,20 +107,15 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     if rows.empty:
         raise CannotDrawError("no training compute is recorded")
     figure, (axes,) = new_figure()
-    sizes, patches = size_colours(rows), patch_markers(rows)
+    key = ShapeKey.of(rows)
     for _, run in rows.sort_values("step").groupby(["size", "patch_size"]):
         if len(run) > 1:
-            axes.plot(
-                run["train_gmacs"], run[METRIC], color=sizes[run["size"].iloc[0]], linewidth=1, alpha=0.6, zorder=1
-            )
-    draw_points(axes, rows, "train_gmacs", METRIC, sizes, patches)
-    axes.set_xscale("log")
-    log_axis(axes.xaxis)
+            axes.plot(run["train_gmacs"], run[METRIC], color=key.look(run)[0], linewidth=1, alpha=0.6, zorder=1)
+    draw_points(axes, rows, "train_gmacs", METRIC, key)
+    log_scale(axes, "x")
     axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
     axes.set_ylim(bottom=0)
-    outside_legend(figure, shape_handles(sizes, patches))
-    title(figure, f"{metric} against training compute", caption)
-    return figure
+    return finish(figure, f"{metric} against training compute", caption, key.handles)
 
 
 @styled
@@ -146,7 +136,7 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         raise CannotDrawError("a bubble chart of one model shows nothing")
     if len(rows) > _MOST_BUBBLES:
         raise CannotDrawError(f"{len(rows)} models; more than {_MOST_BUBBLES} bubbles in a row cannot be told apart")
-    sizes = size_colours(rows)
+    sizes = ShapeKey.of(rows).sizes
     order = {name: index for index, name in enumerate(sizes)}
     rows = rows.assign(_size=rows["size"].map(order)).sort_values(["patch_size", "_size"], ascending=[False, True])
     figure, (axes,) = new_figure()
@@ -176,18 +166,14 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     axes.set(ylabel=f"{metric} (lower is better)", xlabel="Size")
     low, high = min(0.0, axes.get_ylim()[0]), float(rows[METRIC].max())
     axes.set_ylim(low, high + 0.1 * (high - low))  # room for half a bubble
-    handles = [
-        axes.scatter(
-            [], [], s=value * scale, color="#bbbbbb", edgecolor="#222222", linewidth=0.6, label=f"{value:.3g} G"
-        )
-        for value in _bubble_key(rows["gmacs"])
-    ]
+    grey: Any = {"color": "#bbbbbb", "edgecolor": "#222222", "linewidth": 0.6}
+    key = _bubble_key(rows["gmacs"])
+    handles = [axes.scatter([], [], s=value * scale, label=f"{value:.3g} G", **grey) for value in key]
     figure.legend(
         handles=handles, loc="outside right upper", title="Gflops\n(area)", labelspacing=1.8, borderpad=0.8,
         handletextpad=1.6, title_fontsize=8,
     )  # fmt: skip
-    title(figure, f"{metric} by patch size and size", f"Bubble area proportional to Gflops. {caption}")
-    return figure
+    return finish(figure, f"{metric} by patch size and size", f"Bubble area proportional to Gflops. {caption}")
 
 
 @styled
@@ -206,8 +192,11 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
     others = others[others["gmacs"].notna()]
     if others.empty or model.empty:
         raise CannotDrawError("no baseline with known Gflops")
-    points = [(str(name), float(g), float(m), PALETTE[1]) for name, g, m in _triples(others, "model")]
-    points += [(str(name), float(g), float(m), PALETTE[0]) for name, g, m in _triples(model, "name")]
+    points = [
+        (str(name), float(gmacs), float(value), colour)
+        for rows, column, colour in ((others, "model", PALETTE[1]), (model, "name", PALETTE[0]))
+        for name, gmacs, value in zip(rows[column], rows["gmacs"], rows[METRIC], strict=True)
+    ]
     figure, (axes,) = new_figure(height=3.4)
     scale = _LARGEST_BUBBLE / max(gmacs for _, gmacs, _, _ in points)
     for name, gmacs, value, colour in points:
@@ -218,14 +207,12 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
             f"{name}: {value:.2f}", (gmacs, value), xytext=(0, -offset if below else offset),
             textcoords="offset points", ha="center", va="top" if below else "bottom", fontsize=8,
         )  # fmt: skip
-    axes.set_xscale("log")
     axes.set_xlim(min(p[1] for p in points) / 1.8, max(p[1] for p in points) * 1.8)
-    log_axis(axes.xaxis)
+    log_scale(axes, "x")
     axes.margins(y=0.25)
     axes.set_ylim(0, max(p[2] for p in points) * 1.25)
     axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
-    title(figure, "Against other diffusion models, bubble area proportional to Gflops", caption)
-    return figure
+    return finish(figure, "Against other diffusion models, bubble area proportional to Gflops", caption)
 
 
 @styled
@@ -255,19 +242,18 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     same = (models["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
     passes = 1 if (rows["guidance"].fillna(1) == 1).all() else 2
     figure, (axes,) = new_figure()
-    sizes, patches, blocks = size_colours(rows), patch_markers(rows), list(dict.fromkeys(rows["block"]))
+    key, blocks = ShapeKey.of(rows), list(dict.fromkeys(rows["block"]))
     for _, run in models:
-        block, size, patch = (run[column].iloc[0] for column in ("block", "size", "patch_size"))
+        ink, marker = key.look(run)
         seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
-        compute, ink = passes * seeds["gmacs"] * seeds.index.to_numpy(float), sizes[size]
-        style = LINES[blocks.index(block) % len(LINES)]
-        axes.plot(compute, seeds["mean"], color=ink, marker=patches[int(patch)], linestyle=style, linewidth=1)
+        compute = passes * seeds["gmacs"] * seeds.index.to_numpy(float)
+        style = LINES[blocks.index(run["block"].iloc[0]) % len(LINES)]
+        axes.plot(compute, seeds["mean"], color=ink, marker=marker, linestyle=style, linewidth=1)
         error_bars(axes, compute, seeds["mean"], seeds["sd"], ink)
         for steps, x, y in zip(seeds.index, compute, seeds["mean"], strict=True):
             if not same:
                 axes.annotate(f"{steps} steps", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=7)
-    axes.set_xscale("log")
-    log_axis(axes.xaxis)
+    log_scale(axes, "x")
     axes.margins(x=0.08, y=0.12)
     axes.set_ylim(bottom=0)
     product = "GMACs × sampler steps" if passes == 1 else "2 × GMACs × sampler steps, for guidance"
@@ -275,14 +261,8 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     if same:
         text = f"Points of a line, left to right: {', '.join(map(str, counts))} sampler steps"
         axes.set_title(text, loc="left", fontsize=8)
-    lines = [
-        Line2D([], [], color="#555555", linestyle=LINES[i % len(LINES)], label=block_name(block))
-        for i, block in enumerate(blocks)
-        if len(blocks) > 1
-    ]
-    outside_legend(figure, [*shape_handles(sizes, patches), *lines])
-    title(figure, f"{metric} against sampling compute", caption)
-    return figure
+    lines = style_entries([block_name(block) for block in blocks]) if len(blocks) > 1 else []
+    return finish(figure, f"{metric} against sampling compute", caption, [*key.handles, *lines])
 
 
 def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -299,17 +279,12 @@ def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return rows
 
 
-def _triples(rows: pd.DataFrame, name: str) -> list[tuple[Any, Any, Any]]:
-    return list(zip(rows[name], rows["gmacs"], rows[METRIC], strict=True))
-
-
-def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, sizes: dict[str, str], patches: dict[int, str]) -> None:
+def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, key: ShapeKey) -> None:
     """Column y against column x: a colour per size, a marker per patch size; bars of `spread` where rows are means."""
-    for (size, _), cells in rows.groupby(["size", "patch_size"]):
-        axes.plot(
-            cells[x], cells[y], color=sizes[str(size)], marker=patches[int(cells["patch_size"].iloc[0])],
-            linestyle="", zorder=3, markeredgecolor="white", markeredgewidth=0.5,
-        )  # fmt: skip
+    for _, cells in rows.groupby(["size", "patch_size"]):
+        ink, marker = key.look(cells)
+        edge: Any = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+        axes.plot(cells[x], cells[y], color=ink, marker=marker, linestyle="", zorder=3, **edge)
     if "spread" in rows:
         error_bars(axes, rows[x], rows[y], rows["spread"], "#444444")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from analysis.table import size_order
+from analysis.names import patch_order, size_order
 from harness.files import write_bytes
 
 WIDTH = 6.0  # inches: a text column, and 900 pixels at 150 dpi
@@ -33,32 +34,13 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
+GREY = "#555555"  # of lines and markers that stand for all sizes
+
 GFLOPS = "Gflops (GMACs, one forward pass)"
 TRAINING_COMPUTE = "Training compute, Gflops (3 × GMACs × batch × steps)"
 STEPS = "Training steps"
 
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5.5,
-    "svg.hashsalt": "dit-scaling-harness",
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "image.composite_image": False,
-}
+_STYLE = Path(__file__).parents[1] / "templates" / "figure.mplstyle"
 
 P = ParamSpec("P")
 
@@ -72,7 +54,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(fname=_STYLE):
             return draw(*args, **kwargs)
 
     return wrapped
@@ -95,14 +77,15 @@ def new_figure(
     return figure, list(axes.flat)
 
 
-def title(figure: Figure, text: str, caption: str) -> None:
-    """Title above, and beneath the axes how the values were measured (N, extractor, ...)."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
-    figure.supxlabel("\n".join(textwrap.wrap(caption, 110)), x=0.01, ha="left", fontsize=7, color="#444444")
+def log_scale(axes: Axes, *which: Literal["x", "y"], narrow: bool = False) -> None:
+    """Logarithmic axes with plain numbers ("0.1", "200")."""
+    axes.set(**{f"{name}scale": "log" for name in which})
+    for name in which:
+        log_ticks(axes.xaxis if name == "x" else axes.yaxis, narrow)
 
 
-def log_axis(axis: Any, narrow: bool = False) -> None:
-    """Plain numbers on a log axis ("0.1", "200"), ticks at 1, 2, 5 where its range is short and the axis is not."""
+def log_ticks(axis: Any, narrow: bool = False) -> None:
+    """Plain numbers on a log axis, ticks at 1, 2, 5 where its range is short and the axis is not."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else 10
     subs: tuple[float, ...] = (
@@ -141,17 +124,6 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return {name: mpl.colors.to_hex(colour) for name, colour in zip(names, scale, strict=True)}
 
 
-def size_colours(table: pd.DataFrame) -> dict[str, str]:
-    """One colour per size in the table, smallest first."""
-    return colours(size_order(table))
-
-
-def patch_markers(table: pd.DataFrame) -> dict[int, str]:
-    """One marker per patch size, largest patch first (as compute grows)."""
-    patches = sorted({int(patch) for patch in table["patch_size"]}, reverse=True)
-    return {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patches)}
-
-
 def in_legend(names: Sequence[str]) -> list[str]:
     """The names that a legend has room for: all, or of more than the palette has, some along the even scale."""
     if len(names) <= _MOST_NAMES:
@@ -159,20 +131,55 @@ def in_legend(names: Sequence[str]) -> list[str]:
     return [names[i] for i in np.linspace(0, len(names) - 1, len(PALETTE)).round().astype(int)]
 
 
-def shape_handles(sizes: dict[str, str], patches: dict[int, str]) -> list[Line2D]:
-    """Legend entries: a colour per size, a marker per patch size."""
-    names = in_legend(list(sizes))
-    dots = [Line2D([], [], color=sizes[name], marker="o", linestyle="", label=name) for name in names]
-    marks = [
-        Line2D([], [], color="#555555", marker=marker, linestyle="", markerfacecolor="none", label=f"patch {patch}")
-        for patch, marker in patches.items()
-    ]
-    return dots + marks
+@dataclass(frozen=True)
+class ShapeKey:
+    """What tells shapes apart: a colour per size, smallest first, and a marker per patch size, largest patch first."""
+
+    sizes: dict[str, str]
+    patches: dict[int, str]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> ShapeKey:
+        """The key of the shapes in a table."""
+        markers = {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patch_order(table))}
+        return cls(colours(size_order(table)), markers)
+
+    def look(self, rows: pd.DataFrame) -> tuple[str, str]:
+        """Colour and marker of rows of one shape."""
+        return self.sizes[str(rows["size"].iloc[0])], self.patches[int(rows["patch_size"].iloc[0])]
+
+    @property
+    def handles(self) -> list[Line2D]:
+        """Legend entries."""
+        dots = [legend_entry(s, color=self.sizes[s], marker="o", linestyle="") for s in in_legend([*self.sizes])]
+        open_grey: Any = {"color": GREY, "linestyle": "", "markerfacecolor": "none"}
+        return dots + [legend_entry(f"patch {p}", marker=marker, **open_grey) for p, marker in self.patches.items()]
 
 
-def outside_legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """A legend to the right of the axes, so that it covers no data."""
-    figure.legend(handles=list(handles), loc="outside right upper", borderaxespad=0.2, handletextpad=0.5)
+def legend_entry(label: str, **look: Any) -> Line2D:
+    """An entry of a legend: a line or a marker that is drawn nowhere else."""
+    return Line2D([], [], label=label, **look)
+
+
+def style_entries(names: Sequence[str]) -> list[Line2D]:
+    """Legend entries of lines that differ in their style, in the order of `LINES`."""
+    return [legend_entry(name, color=GREY, linestyle=LINES[i % len(LINES)]) for i, name in enumerate(names)]
+
+
+def finish(figure: Figure, heading: str, caption: str, handles: Sequence[Any] = ()) -> Figure:
+    """Title above, beneath the axes how the values were measured, and a legend to the right, so that it covers no data.
+
+    Args:
+        figure: its axes are drawn.
+        heading: its title.
+        caption: how the values were measured (N, extractor, ...).
+        handles: entries of the legend; none without.
+    """
+    if handles:
+        figure.legend(handles=list(handles), loc="outside right upper", borderaxespad=0.2, handletextpad=0.5)
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    figure.supxlabel("\n".join(textwrap.wrap(caption, 110)), x=0.01, ha="left", fontsize=7, color="#444444")
+    return figure
 
 
 # --- saving --------------------------------------------------------------------------------------------------------
@@ -185,7 +192,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         The two paths.
     """
     paths = folder / f"{name}.png", folder / f"{name}.svg"
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(fname=_STYLE):
         figure.set_dpi(DPI)
         FigureCanvasAgg(figure)  # a canvas that measures text without drawing everything first
         engine: Any = figure.get_layout_engine()

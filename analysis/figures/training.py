@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from analysis.compare import BlockComparison
+from analysis.conditions import require_comparable
 from analysis.figures.style import (
     LINES,
     STEPS,
     CannotDrawError,
     colours,
+    finish,
     in_legend,
-    log_axis,
+    legend_entry,
+    log_scale,
     new_figure,
-    outside_legend,
     short,
+    style_entries,
     styled,
-    title,
 )
-from analysis.table import BLOCK_NAMES, METRIC, block_name, require_comparable, size_order
+from analysis.names import BLOCK_NAMES, METRIC, block_name, patch_order, plural, size_order
 
 _MOST_PANELS = 4
 
@@ -58,18 +59,14 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
         if len(values) > 1:
             axes.plot(values, [index] * len(values), "o", color="white", markeredgecolor="black", markersize=4)
         spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
-        text = f"{mean:.4g}{spread}" + (
-            f"  ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
-        )
-        axes.annotate(
-            text, (max(mean, values.max()), index), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        bought = f"  ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
+        text, end = f"{mean:.4g}{spread}{bought}", (max(mean, values.max()), index)
+        axes.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(means)), [block_name(str(block)) for block in means.index])
     axes.grid(False, axis="y")
     axes.set_xlim(0, rows[METRIC].max() * (1.55 if multiplier else 1.25))
     axes.set(xlabel=f"{metric} (lower is better)")
-    title(figure, f"{metric} of the block designs", caption)
-    return figure
+    return finish(figure, f"{metric} of the block designs", caption)
 
 
 @styled
@@ -110,11 +107,13 @@ def over_steps(
     figure, all_axes = new_figure(columns=len(panels))
     by, names, colour = _colour_key(rows, panel)
     blocks = list(dict.fromkeys(rows["block"])) if by != "block" else []
+    styles = list(columns.values()) if len(columns) > 1 else [block_name(block) for block in blocks]
     for axes, (heading_above, cells) in zip(all_axes, panels, strict=True):
         for _, run in cells.sort_values("step").groupby("cell"):
             for index, column in enumerate(columns):
                 values = run[["step", column]].dropna().groupby("step", as_index=False).mean()
-                style = LINES[index if len(columns) > 1 else _position(blocks, run["block"].iloc[0]) % len(LINES)]
+                which = index if len(columns) > 1 else blocks.index(run["block"].iloc[0]) if blocks else 0
+                style = LINES[which % len(LINES)]
                 axes.plot(
                     values["step"], values[column], color=colour[str(run[by].iloc[0])], linestyle=style, linewidth=1.1,
                     marker="o" if len(values) <= 12 else "", markersize=3, alpha=0.9,
@@ -122,8 +121,7 @@ def over_steps(
         axes.set(xlabel=STEPS, title=heading_above)
         if log_axes:
             axes.set_xscale("log")
-            axes.set_yscale("log")
-            log_axis(axes.yaxis)
+            log_scale(axes, "y")
             first, last = int(cells["step"].min()), int(cells["step"].max())
             middle = min(cells["step"], key=lambda step: abs(np.log(step / np.sqrt(first * last))))
             ticks = sorted({first, int(middle), last})
@@ -133,9 +131,8 @@ def over_steps(
             axes.xaxis.set_major_formatter(lambda value, _: short(value))
             axes.locator_params(axis="x", nbins=3 if len(panels) > 1 else 7)
     all_axes[0].set_ylabel(ylabel)
-    outside_legend(figure, _handles(names, colour, columns, blocks))
-    title(figure, heading, caption)
-    return figure
+    handles = [legend_entry(names[key], color=colour[key]) for key in in_legend(list(names))]
+    return finish(figure, heading, caption, handles + (style_entries(styles) if len(styles) > 1 else []))
 
 
 @styled
@@ -156,9 +153,7 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) 
     early = rows[rows["step"] <= last / 10]
     if early["step"].nunique() < 3:
         raise CannotDrawError("fewer than three steps were logged in the first tenth of training")
-    sizes = size_order(rows)
-    patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
-    colour = colours(sizes)
+    sizes, patches, colour = size_order(rows), patch_order(rows), colours(size_order(rows))
     figure, all_axes = new_figure(columns=2, sharey=False)
     for axes, part, heading in zip(all_axes, (rows, early), ("all of training", "its first tenth"), strict=True):
         for _, run in part.sort_values("step").groupby("cell"):
@@ -168,38 +163,31 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) 
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
         axes.locator_params(axis="x", nbins=4)
     late = rows.loc[rows["step"] > last / 10, column]
-    if not late.empty:
-        all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)
+    all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)
     all_axes[0].set_ylabel(ylabel)
-    grey: Any = {"color": "#555555"}
-    outside_legend(
-        figure,
-        [Line2D([], [], color=colour[size], label=size) for size in in_legend(sizes)]
-        + [Line2D([], [], linestyle=LINES[i % len(LINES)], label=f"patch {p}", **grey) for i, p in enumerate(patches)],
-    )
-    title(figure, "Training loss, with an early zoom", caption)
-    return figure
+    handles = [legend_entry(size, color=colour[size]) for size in in_legend(sizes)]
+    handles += style_entries([f"patch {patch}" for patch in patches])
+    return finish(figure, "Training loss, with an early zoom", caption, handles)
 
 
 def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:
     """Heading and rows of every panel."""
+    names: dict[str, Any]
     if panel == "patch_size":
-        patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
-        if len(patches) > _MOST_PANELS:
-            return [(" and ".join(f"patch {p}" for p in patches), rows)]
-        return [(f"patch {p}", rows[rows["patch_size"] == p]) for p in patches]
-    sizes = size_order(rows)
-    if not 1 < len(sizes) <= _MOST_PANELS:
-        many = f"{len(sizes)} size{'s' * (len(sizes) != 1)}"
-        raise CannotDrawError(f"{many}; panels by size need 2 to {_MOST_PANELS}")
-    return [(size, rows[rows["size"] == size]) for size in sizes]
+        names = {f"patch {patch}": patch for patch in patch_order(rows)}
+        if len(names) > _MOST_PANELS:
+            return [(" and ".join(names), rows)]
+    else:
+        names = {size: size for size in size_order(rows)}
+        if not 1 < len(names) <= _MOST_PANELS:
+            raise CannotDrawError(f"{plural(len(names), 'size')}; panels by size need 2 to {_MOST_PANELS}")
+    return [(name, rows[rows[panel] == value]) for name, value in names.items()]
 
 
 def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], dict[str, str]]:
     """The column colours stand for, its values' printed names, and their colours."""
     if panel == "size":
-        patches = sorted({int(p) for p in rows["patch_size"]}, reverse=True)
-        names = {str(p): f"patch {p}" for p in patches}
+        names = {str(patch): f"patch {patch}" for patch in patch_order(rows)}
         return "patch_size", names, colours(list(names))
     if rows["size"].nunique() > 1 or rows["block"].nunique() == 1:
         sizes = size_order(rows)
@@ -212,18 +200,3 @@ def _block_colours(rows: pd.DataFrame) -> dict[str, str]:
     """A block keeps its colour whichever others are shown."""
     known = [*BLOCK_NAMES, *sorted(set(rows["block"]) - set(BLOCK_NAMES))]
     return {block: colour for block, colour in colours(known).items() if block in set(rows["block"])}
-
-
-def _position(blocks: list[str], block: str) -> int:
-    return blocks.index(block) if block in blocks else 0
-
-
-def _handles(
-    names: dict[str, str], colour: dict[str, str], columns: Mapping[str, str], blocks: list[str]
-) -> list[Line2D]:
-    handles = [Line2D([], [], color=colour[key], label=names[key]) for key in in_legend(list(names))]
-    styles = list(columns.values()) if len(columns) > 1 else [block_name(b) for b in blocks] if len(blocks) > 1 else []
-    grey: Any = {"color": "#555555"}
-    return handles + [
-        Line2D([], [], linestyle=LINES[i % len(LINES)], label=name, **grey) for i, name in enumerate(styles)
-    ]

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analysis.conditions import require_comparable
 from analysis.fit.common import Array, CannotFitError, Pair, checked, pair
 from analysis.fit.floor import fit_floor, refit_floors
 from analysis.fit.surface import interaction_design
+from analysis.names import METRIC
 from analysis.slices import per_shape
-from analysis.table import METRIC, require_comparable
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class _Draws:
     drawn: npt.NDArray[np.int64]
     log_y: Array
     levels: tuple[str, ...]
+
+    def coefficients(self, design: Array) -> Array:
+        """Least-squares coefficients of the draws, design [n, k] -> [k, b]; NaN where a draw cannot tell them apart."""
+        picked = design[self.drawn]
+        found = np.einsum("bkn,bn->bk", np.linalg.pinv(picked), self.log_y)
+        found[np.linalg.matrix_rank(picked) < design.shape[1]] = np.nan
+        return np.asarray(found.T)
 
     def interval(self, values: Array) -> Bootstrap:
         return Bootstrap(pair(np.nanquantile(values, [0.025, 0.975])), len(self.drawn), self.levels)
@@ -55,7 +63,7 @@ def bootstrap_exponent(table: pd.DataFrame, metric: str = METRIC, resamples: int
     """
     draws = _draws(table, metric, 4, resamples, seed)
     log_x = np.log(draws.models["gmacs"].to_numpy(float))
-    return draws.interval(_exponents(log_x[draws.drawn], draws.log_y))
+    return draws.interval(-draws.coefficients(np.column_stack([np.ones(len(log_x)), log_x]))[1])
 
 
 def bootstrap_floor(
@@ -86,10 +94,7 @@ def bootstrap_interaction(
     """
     draws = _draws(table, metric, 6, resamples, seed)
     design = interaction_design(draws.models["params"].to_numpy(float), draws.models["tokens"].to_numpy(float))
-    picked = design[draws.drawn]
-    found = np.einsum("bkn,bn->bk", np.linalg.pinv(picked), draws.log_y)
-    found[np.linalg.matrix_rank(picked) < 4] = np.nan
-    return tuple(draws.interval(column) for column in found.T)
+    return tuple(map(draws.interval, draws.coefficients(design)))
 
 
 def _draws(table: pd.DataFrame, metric: str, least: int, resamples: int, seed: int) -> _Draws:
@@ -108,13 +113,10 @@ def _draws(table: pd.DataFrame, metric: str, least: int, resamples: int, seed: i
     for m in range(count):
         at = drawn == m
         log_y[at] = _nested_means(values[m], int(at.sum()), rng)
-    levels: tuple[str, ...] = ("model",)
-    if any(len(runs) > 1 for runs in values):
-        levels = (*levels, "training seed")
-    if any(len(samples) > 1 for runs in values for samples in runs):
-        levels = (*levels, "sampling seed")
+    levels = ["model"] + ["training seed"] * any(len(runs) > 1 for runs in values)
+    levels += ["sampling seed"] * any(len(samples) > 1 for runs in values for samples in runs)
     first = [int(np.argmax(models == m)) for m in range(count)]
-    return _Draws(table.iloc[first].reset_index(drop=True), drawn, log_y, levels)
+    return _Draws(table.iloc[first].reset_index(drop=True), drawn, log_y, tuple(levels))
 
 
 def _nested_means(runs: list[Array], count: int, rng: np.random.Generator) -> Array:
@@ -126,11 +128,3 @@ def _nested_means(runs: list[Array], count: int, rng: np.random.Generator) -> Ar
         again = rng.integers(len(samples), size=(int(at.sum()), len(samples)))
         means[at] = samples[again].mean(axis=1)
     return np.asarray(means.mean(axis=1))
-
-
-def _exponents(log_x: Array, log_y: Array) -> Array:
-    """Power-law exponents of rows of points, shapes [b, n] -> [b]; NaN where all x of a row are equal."""
-    dx = log_x - log_x.mean(axis=1, keepdims=True)
-    spread = np.sum(dx**2, axis=1)
-    spread[spread < 1e-12] = np.nan
-    return np.asarray(-np.sum(dx * log_y, axis=1) / spread)

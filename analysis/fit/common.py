@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+
+from analysis.names import plural
 
 Array = npt.NDArray[np.float64]
 Pair = tuple[float, float]
@@ -27,6 +31,11 @@ def pair(values: Any) -> Pair:
     return float(low), float(high)
 
 
+def floats(rows: pd.DataFrame, column: str) -> Array:
+    """A column as floats, shape [n], NaN where empty."""
+    return np.asarray(rows[column].to_numpy(dtype=float, na_value=np.nan))
+
+
 def checked(x: Array, y: Array, least: int, what: str = "compute", logarithm: bool = True) -> tuple[Array, Array]:
     """Both as float arrays of shape [n] that a fit can use.
 
@@ -42,7 +51,7 @@ def checked(x: Array, y: Array, least: int, what: str = "compute", logarithm: bo
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < least:
-        raise CannotFitError(f"{len(x)} point{'s' * (len(x) != 1)}; this needs at least {least}")
+        raise CannotFitError(f"{plural(len(x), 'point')}; this needs at least {least}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise CannotFitError("a value is missing; leave such rows out by name first")
     for values in (x, y) if logarithm else (x,):
@@ -57,12 +66,9 @@ def checked(x: Array, y: Array, least: int, what: str = "compute", logarithm: bo
 
 def range_flags(x: Array) -> tuple[str, ...]:
     """What the number and the range of the points forbid to conclude."""
-    flags = []
-    if len(x) < FEW_POINTS:
-        flags.append(f"few points: {len(x)}")
+    flags = [f"few points: {len(x)}"] if len(x) < FEW_POINTS else []
     ratio = float(x.max() / x.min())
-    if ratio < NARROW_RANGE:
-        flags.append(f"narrow range: compute varies by a factor of {ratio:.3g} only")
+    flags += [f"narrow range: compute varies by a factor of {ratio:.3g} only"] if ratio < NARROW_RANGE else []
     return tuple(flags)
 
 
@@ -93,29 +99,26 @@ def wild_intervals(design: Array, response: Array, resamples: int = WILD_RESAMPL
     return tuple(pair(column) for column in np.quantile(draws, [0.025, 0.975], axis=0).T)
 
 
-def hc3_intervals(model: Any) -> tuple[Pair, ...]:
-    """95 % intervals of a statsmodels OLS fit with HC3 standard errors; NaN where one point decides a coefficient."""
+@dataclass(frozen=True)
+class Ols:
+    """Ordinary least squares with three kinds of 95 % intervals, each one per coefficient."""
+
+    model: Any  #: statsmodels' result
+    t: tuple[Pair, ...]
+    hc3: tuple[Pair, ...]  #: with HC3 standard errors; NaN where one point decides a coefficient
+    wild: tuple[Pair, ...]  #: by the wild bootstrap
+
+
+def least_squares(design: Array, response: Array) -> Ols:
+    """Fit a response, shape [n], to the columns of a design, shape [n, k]."""
+    from statsmodels.regression.linear_model import OLS
+
+    model = OLS(response, design).fit()
     with np.errstate(divide="ignore", invalid="ignore"):
-        rows = model.get_robustcov_results("HC3").conf_int(alpha=1 - CONFIDENCE)
-    return tuple(pair(row) if np.isfinite(row).all() else (float("nan"), float("nan")) for row in rows)
-
-
-def log_band(centre: Array, deviation: Array, spread: Array, freedom: int) -> dict[str, Array]:
-    """Columns of a prediction whose logarithm is Student t distributed around `centre`, each of shape [k].
-
-    Args:
-        centre: predicted ln y.
-        deviation: its standard error.
-        spread: standard deviation of a new ln y around the prediction.
-        freedom: degrees of freedom.
-    """
-    from scipy import stats
-
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-    return {
-        "mean": np.exp(centre),
-        "mean_low": np.exp(centre - quantile * deviation),
-        "mean_high": np.exp(centre + quantile * deviation),
-        "low": np.exp(centre - quantile * spread),
-        "high": np.exp(centre + quantile * spread),
-    }
+        robust = model.get_robustcov_results("HC3").conf_int(alpha=1 - CONFIDENCE)
+    return Ols(
+        model,
+        tuple(pair(row) for row in model.conf_int(alpha=1 - CONFIDENCE)),
+        tuple(pair(row) if np.isfinite(row).all() else (float("nan"), float("nan")) for row in robust),
+        wild_intervals(design, response),
+    )

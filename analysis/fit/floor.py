@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit.common import CONFIDENCE, Array, Pair, checked, log_band, pair, range_flags, wild_noise
+from analysis.fit.common import CONFIDENCE, Array, Pair, checked, floats, pair, range_flags, wild_noise
 
 WILD_REFITS = 1000
 _REFIT_STEPS = 200
@@ -39,15 +39,26 @@ class FloorFit:
         """The curve at x, shape [k], in the unit of the metric."""
         return np.asarray(self.coefficient * np.asarray(x, float) ** -self.exponent + self.floor)
 
+    @property
+    def form(self) -> str:
+        """Name of the form."""
+        return "power law with floor"
+
+    def fitted(self, rows: pd.DataFrame) -> Array:
+        """The curve at rows with gmacs, shape [n], in the unit of the metric."""
+        return self.predict(floats(rows, "gmacs"))
+
     def band(self, x: Array) -> pd.DataFrame:
         """The curve at x, shape [k], with 95 % intervals: columns as `LineFit.predict`, to first order."""
         parameters = np.array([np.log(self.coefficient), self.exponent, self.floor])
         log_x = np.log(np.asarray(x, float))
-        slope = _floor_jacobian(parameters, log_x, np.zeros(len(log_x)))
+        slope = _jacobian(parameters, log_x)
         variance = np.einsum("ki,ij,kj->k", slope, self._covariance, slope)
         freedom = self.n - (2 if self.floor == 0 else 3)
-        spread = np.sqrt(variance + self.sigma**2)
-        return pd.DataFrame(log_band(np.log(self.predict(x)), np.sqrt(variance), spread, freedom))
+        centre, quantile = np.log(self.predict(x)), _t_quantile(freedom)
+        line, new = quantile * np.sqrt(variance), quantile * np.sqrt(variance + self.sigma**2)
+        ends = {"mean_low": centre - line, "mean_high": centre + line, "low": centre - new, "high": centre + new}
+        return pd.DataFrame({"mean": centre, **ends}).map(np.exp)
 
 
 def fit_floor(
@@ -70,7 +81,7 @@ def fit_floor(
     x, y = checked(x, y, least=5)
     log_x, log_y = np.log(x), np.log(y)
     plain = _floor_solution(log_x, log_y)
-    residuals = _floor_residuals(plain, log_x, log_y)
+    residuals = _residuals(plain, log_x, log_y)
     scale = 1.4826 * float(np.median(np.abs(residuals))) or 1e-6
     huber = huber if huber is not None else 1.5 * scale
     robust = _floor_solution(log_x, log_y, start=plain, huber=huber)
@@ -83,7 +94,7 @@ def fit_floor(
     exponent_t, exponent_hc3, covariance, leverage = _delta_intervals(robust, log_x, log_y, sigma)
     wild = np.full((1, 3), np.nan)
     if profile:
-        centre = log_y + _floor_residuals(robust, log_x, log_y)
+        centre = log_y + _residuals(robust, log_x, log_y)
         noise = wild_noise(centre - log_y, leverage, resamples)
         wild = refit_floors(np.broadcast_to(log_x, noise.shape), centre + noise, robust, huber)
     return FloorFit(
@@ -122,9 +133,7 @@ def refit_floors(log_x: Array, log_y: Array, start: Array, huber: float = np.inf
     damping, settled = np.full(len(at), 1e-3), np.zeros(len(at), bool)
     residuals, cost = _huber_costs(at, log_x, log_y, huber)
     for _ in range(_REFIT_STEPS):
-        log_a, b, floor = at.T[:, :, None]
-        power = np.exp(np.clip(log_a - b * log_x, -700, 700))
-        jacobian = np.stack([power, -log_x * power, np.ones_like(power)], axis=2) / (power + floor)[:, :, None]
+        jacobian = _jacobian(at, log_x)
         jacobian[:, :, 2] *= most[:, None]  # in units of the largest value
         weighted = jacobian * np.minimum(1, huber / np.maximum(np.abs(residuals), 1e-300))[:, :, None]
         gradient = np.einsum("bnk,bn->bk", weighted, residuals)
@@ -149,37 +158,32 @@ def refit_floors(log_x: Array, log_y: Array, start: Array, huber: float = np.inf
 
 def _huber_costs(at: Array, log_x: Array, log_y: Array, huber: float) -> tuple[Array, Array]:
     """Residuals of ln y, [b, n], and the loss of every row, [b]."""
-    log_a, b, floor = at.T[:, :, None]
-    residuals = np.log(np.exp(np.clip(log_a - b * log_x, -700, 700)) + floor) - log_y
+    residuals = _residuals(at, log_x, log_y)
     size = np.abs(residuals)
     with np.errstate(invalid="ignore"):
         loss = np.where(size <= huber, residuals**2, 2 * huber * size - huber**2)
-    return np.asarray(residuals), np.asarray(loss.sum(axis=1))
+    return residuals, np.asarray(loss.sum(axis=1))
 
 
 def _floor_flags(robust: Array, most: float, interval: Pair, unknown: bool) -> tuple[str, ...]:
-    flags = []
-    if robust[2] == 0:
-        flags.append("the floor sits on its bound 0")
-    if robust[2] >= most * (1 - _BOUND):
-        flags.append("the floor sits on its bound, the largest value measured")
-    if unknown:
-        flags.append(f"the floor is not identified: anything from {interval[0]:.3g} to {interval[1]:.3g} fits as well")
-    if robust[1] <= 0:
-        flags.append("the metric does not fall with compute")
-    return tuple(flags)
+    span = f"{interval[0]:.3g} to {interval[1]:.3g}"
+    flags = {
+        "the floor sits on its bound 0": robust[2] == 0,
+        "the floor sits on its bound, the largest value measured": robust[2] >= most * (1 - _BOUND),
+        f"the floor is not identified: anything from {span} fits as well": unknown,
+        "the metric does not fall with compute": robust[1] <= 0,
+    }
+    return tuple(flag for flag, holds in flags.items() if holds)
 
 
 def _delta_intervals(parameters: Array, log_x: Array, log_y: Array, sigma: float) -> tuple[Pair, Pair, Array, Array]:
     """First-order 95 % intervals of the exponent (t, HC3), the covariance [3, 3] and the leverage [n]."""
-    from scipy import stats
-
     kept = 3 if parameters[2] > 0 else 2
-    jacobian = _floor_jacobian(parameters, log_x, log_y)[:, :kept]
+    jacobian = _jacobian(parameters, log_x)[:, :kept]
     bread = np.linalg.pinv(jacobian.T @ jacobian)
     leverage = np.einsum("ni,ij,nj->n", jacobian, bread, jacobian)
-    scaled = jacobian * (_floor_residuals(parameters, log_x, log_y) / np.maximum(1 - leverage, 1e-6))[:, None]
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(log_x) - kept))
+    scaled = jacobian * (_residuals(parameters, log_x, log_y) / np.maximum(1 - leverage, 1e-6))[:, None]
+    quantile = _t_quantile(len(log_x) - kept)
     intervals = []
     for covariance in (sigma**2 * bread, bread @ scaled.T @ scaled @ bread):
         half = quantile * float(np.sqrt(covariance[1, 1]))
@@ -189,31 +193,31 @@ def _delta_intervals(parameters: Array, log_x: Array, log_y: Array, sigma: float
     return intervals[0], intervals[1], full, leverage
 
 
-def floor_deviance(x: Array, y: Array, floor: float) -> float:
-    """How much worse the data fit with this floor than with the best one: n ln(RSS(floor) / RSS(best)), on ln y.
+def _t_quantile(freedom: int) -> float:
+    from scipy import stats
 
-    Above 3.84 the floor is rejected at 5 % (likelihood ratio, one degree of freedom).
-    """
-    x, y = checked(x, y, least=5)
-    log_x, log_y = np.log(x), np.log(y)
-    best = _floor_rss(_floor_solution(log_x, log_y), log_x, log_y)
-    return _deviance(_fixed_floor_rss(log_x, log_y, floor), best, len(x))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
-def _floor_residuals(parameters: Array, log_x: Array, log_y: Array) -> Array:
-    log_a, b, floor = parameters
-    power = np.exp(np.clip(log_a - b * log_x, -700, 700))
-    return np.asarray(np.log(power + floor) - log_y)
+def _power(at: Array, log_x: Array) -> Array:
+    """The curve without its floor: parameters [..., 3], ln x [..., n] -> [..., n]."""
+    return np.asarray(np.exp(np.clip(at[..., :1] - at[..., 1:2] * log_x, -700, 700)))
 
 
-def _floor_jacobian(parameters: Array, log_x: Array, log_y: Array) -> Array:
-    log_a, b, floor = parameters
-    power = np.exp(np.clip(log_a - b * log_x, -700, 700))
-    return np.asarray(np.column_stack([power, -log_x * power, np.ones(len(log_x))]) / (power + floor)[:, None])
+def _residuals(at: Array, log_x: Array, log_y: Array) -> Array:
+    """Fitted minus measured ln y, shapes as `_power`."""
+    return np.asarray(np.log(_power(at, log_x) + at[..., 2:]) - log_y)
+
+
+def _jacobian(at: Array, log_x: Array, _: Array | None = None) -> Array:
+    """Derivatives of ln y by ln coefficient, exponent and floor: shapes as `_power`, -> [..., n, 3]."""
+    power = _power(at, log_x)
+    slopes = np.stack([power, -log_x * power, np.ones_like(power)], axis=-1)
+    return np.asarray(slopes / (power + at[..., 2:])[..., None])
 
 
 def _floor_rss(parameters: Array, log_x: Array, log_y: Array) -> float:
-    return float(np.sum(_floor_residuals(parameters, log_x, log_y) ** 2))
+    return float(np.sum(_residuals(parameters, log_x, log_y) ** 2))
 
 
 def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, huber: float | None = None) -> Array:
@@ -232,9 +236,9 @@ def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, hube
         start = ends[np.argmin(_huber_costs(ends, rows_x, rows_y, np.inf)[1])]
     kind: dict[str, Any] = {} if huber is None else {"loss": "huber", "f_scale": huber}
     solution = least_squares(
-        _floor_residuals,
+        _residuals,
         np.clip(start, [-np.inf, -np.inf, 1e-9 * least], [np.inf, np.inf, (1 - 1e-9) * most]),
-        _floor_jacobian,
+        _jacobian,
         bounds=([-np.inf, -np.inf, 0.0], [np.inf, np.inf, most]),
         args=(log_x, log_y),
         x_scale=[1, 0.1, least],
@@ -246,14 +250,13 @@ def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, hube
 def _fixed_floor_rss(log_x: Array, log_y: Array, floor: float) -> float:
     from scipy.optimize import least_squares
 
-    slope, level = np.polyfit(log_x, log_y, 1)
-
     def residuals(line: Array) -> Array:
-        return _floor_residuals(np.append(line, floor), log_x, log_y)
+        return _residuals(np.append(line, floor), log_x, log_y)
 
     def jacobian(line: Array) -> Array:
-        return np.asarray(_floor_jacobian(np.append(line, floor), log_x, log_y)[:, :2])
+        return _jacobian(np.append(line, floor), log_x)[:, :2]
 
+    slope, level = np.polyfit(log_x, log_y, 1)
     solution = least_squares(residuals, np.array([level, -slope]), jacobian, x_scale=[1, 0.1])
     return 2 * float(solution.cost)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit.common import CONFIDENCE, Array, Pair, checked, hc3_intervals, pair, range_flags, wild_intervals
+from analysis.fit.common import CONFIDENCE, Array, Pair, checked, floats, least_squares, range_flags
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,19 @@ class LineFit:
             return f"{metric} = {self.coefficient:.5g} G^{self.slope:+.4f}"
         return f"{metric} = {self.intercept:.5g} {'+' if self.slope >= 0 else '−'} {abs(self.slope):.4g} ln G"
 
+    def fitted(self, rows: pd.DataFrame) -> Array:
+        """The line at rows with gmacs, shape [n], in the unit of the metric."""
+        value = self.intercept + self.slope * np.log(floats(rows, "gmacs"))
+        return np.asarray(np.exp(value) if self.log_response else value)
+
     def predict(self, x: Array) -> pd.DataFrame:
         """The line at x, shape [k]: columns mean, mean_low, mean_high (of the line), low, high (of a new model), 95 %.
 
         In the unit of the metric; of a power law "mean" is the median.
         """
         frame = self._model.get_prediction(_line_design(np.asarray(x, float))).summary_frame(alpha=1 - CONFIDENCE)
-        columns = {
-            "mean": "mean",
-            "mean_ci_lower": "mean_low",
-            "mean_ci_upper": "mean_high",
-            "obs_ci_lower": "low",
-            "obs_ci_upper": "high",
-        }
-        out: pd.DataFrame = frame[list(columns)].rename(columns=columns)
+        out: pd.DataFrame = frame[["mean", "mean_ci_lower", "mean_ci_upper", "obs_ci_lower", "obs_ci_upper"]]
+        out.columns = ["mean", "mean_low", "mean_high", "low", "high"]
         return out.map(np.exp) if self.log_response else out
 
 
@@ -113,34 +112,28 @@ def fit_line(x: Array, y: Array, form: str) -> LineFit:
         CannotFitError: fewer than four points (a slope with an honest interval needs two degrees of freedom), missing
             or non-positive values, or a constant x or y.
     """
-    from statsmodels.regression.linear_model import OLS
-
     if form not in ("semi-log", "power law"):
         raise ValueError(f"form {form!r}; allowed: semi-log, power law")
     x, y = checked(x, y, least=4, logarithm=form == "power law")
     response, design = np.log(y) if form == "power law" else y, _line_design(x)
-    model = OLS(response, design).fit()
-    interval = pair(model.conf_int(alpha=1 - CONFIDENCE)[1])
-    robust = hc3_intervals(model)[1]
+    ols = least_squares(design, response)
     fit = LineFit(
         form=form,
         n=len(x),
-        intercept=float(model.params[0]),
-        slope=float(model.params[1]),
-        slope_t=interval,
-        slope_hc3=robust,
-        slope_wild=wild_intervals(design, response)[1],
-        sigma=float(np.sqrt(model.scale)),
+        intercept=float(ols.model.params[0]),
+        slope=float(ols.model.params[1]),
+        slope_t=ols.t[1],
+        slope_hc3=ols.hc3[1],
+        slope_wild=ols.wild[1],
+        sigma=float(np.sqrt(ols.model.scale)),
         x_range=(float(x.min()), float(x.max())),
         flags=range_flags(x),
-        _model=model,
+        _model=ols.model,
     )
-    extra = []
-    if interval[0] <= 0 <= interval[1]:
-        extra.append("the slope's interval includes 0: no trend is shown")
-    if np.isfinite(fit.zero_at):
-        extra.append(f"turns negative above {fit.zero_at:.3g}: not to be extrapolated")
-    return replace(fit, flags=(*fit.flags, *extra))
+    level = fit.slope_t[0] <= 0 <= fit.slope_t[1]
+    flags = ["the slope's interval includes 0: no trend is shown"] if level else []
+    flags += [f"turns negative above {fit.zero_at:.3g}: not to be extrapolated"] if np.isfinite(fit.zero_at) else []
+    return replace(fit, flags=(*fit.flags, *flags))
 
 
 def _line_design(x: Array) -> Array:

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.fit.common import (
-    CONFIDENCE,
-    FEW_POINTS,
-    Array,
-    CannotFitError,
-    Pair,
-    checked,
-    hc3_intervals,
-    log_band,
-    pair,
-    wild_intervals,
-)
+from analysis.fit.common import FEW_POINTS, Array, CannotFitError, Pair, checked, floats, least_squares
 
 
 @dataclass(frozen=True)
@@ -33,16 +21,19 @@ class InteractionFit:
     intervals_wild: tuple[Pair, ...]  #: 95 %, wild bootstrap
     sigma: float  #: residual standard deviation of ln y
     flags: tuple[str, ...] = ()
-    _model: Any = field(default=None, repr=False, compare=False)
 
     def predict(self, params: Array, tokens: Array) -> Array:
         """The form at N and T, shape [k] each, in the unit of the metric."""
         return np.asarray(np.exp(interaction_design(params, tokens) @ np.array(self.coefficients)))
 
-    def band(self, params: Array, tokens: Array) -> pd.DataFrame:
-        """The form at N and T, shape [k] each, with 95 % intervals: columns as `LineFit.predict`."""
-        result = self._model.get_prediction(interaction_design(params, tokens))
-        return pd.DataFrame(log_band(result.predicted_mean, result.se_mean, result.se_obs, int(self._model.df_resid)))
+    @property
+    def form(self) -> str:
+        """Name of the form."""
+        return "params and tokens"
+
+    def fitted(self, rows: pd.DataFrame) -> Array:
+        """The form at rows with params and tokens, shape [n], in the unit of the metric."""
+        return self.predict(floats(rows, "params"), floats(rows, "tokens"))
 
 
 def fit_interaction(params: Array, tokens: Array, y: Array) -> InteractionFit:
@@ -52,23 +43,20 @@ def fit_interaction(params: Array, tokens: Array, y: Array) -> InteractionFit:
         CannotFitError: fewer than six points for four parameters, missing or non-positive values, a constant metric,
             or parameters and tokens that do not vary independently.
     """
-    from statsmodels.regression.linear_model import OLS
-
     params, y = checked(params, y, least=6, what="parameters")
     tokens, _ = checked(tokens, y, least=6, what="tokens")
     design = interaction_design(params, tokens)
     if np.linalg.matrix_rank(design - design.mean(0) * (np.arange(4) > 0)) < 4:
         raise CannotFitError("parameters and tokens do not vary independently, so their effects cannot be told apart")
-    model = OLS(np.log(y), design).fit()
+    fit = least_squares(design, np.log(y))
     return InteractionFit(
         n=len(y),
-        coefficients=tuple(float(c) for c in model.params),  # type: ignore[arg-type]
-        intervals=tuple(pair(row) for row in model.conf_int(alpha=1 - CONFIDENCE)),
-        intervals_hc3=hc3_intervals(model),
-        intervals_wild=wild_intervals(design, np.log(y)),
-        sigma=float(np.sqrt(model.scale)),
+        coefficients=tuple(float(c) for c in fit.model.params),  # type: ignore[arg-type]
+        intervals=fit.t,
+        intervals_hc3=fit.hc3,
+        intervals_wild=fit.wild,
+        sigma=float(np.sqrt(fit.model.scale)),
         flags=() if len(y) >= FEW_POINTS else (f"few points: {len(y)} for 4 parameters",),
-        _model=model,
     )
 
 

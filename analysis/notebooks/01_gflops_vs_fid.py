@@ -14,34 +14,31 @@
 # How the Fréchet distance falls with the compute of one forward pass: the fits with their intervals, the slope per
 # patch size, what a larger model would reach, and whether equal compute buys equal quality (the paper's Figures 2, 8).
 #
-# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or change `study`
-# below. `make notebooks` executes it; nothing is computed here, all comes from `analysis`.
+# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or call
+# `study_table("results/NAME")` below. `make notebooks` executes it; nothing is computed here, all is from `analysis`.
 
 # %%
 # %matplotlib inline
-import os
-from pathlib import Path
-
-from analysis import figures, printed
+from analysis import printed
+from analysis.figures.scaling import bubbles, metric_against_gflops
+from analysis.figures.style import or_reason
+from analysis.notebooks import study_table
 from analysis.slices import largest_slice
 from analysis.study import fit_slice
-from analysis.table import load_table
 
-root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
-study = root / os.environ.get("DIT_STUDY", "results/paper")
-table = load_table(study)
+table = study_table()
 found = fit_slice(largest_slice(table))
 found.label
 
 # %%
 what = (found.rows, found.piece.metric, found.label)
-figures.or_reason(figures.metric_against_gflops, *what, found.lines["semi-log"], found.correlation)
+or_reason(metric_against_gflops, *what, found.lines["semi-log"], found.correlation)
 
 # %%
-figures.or_reason(figures.metric_against_gflops, *what, found.lines["power law"], found.correlation)
+or_reason(metric_against_gflops, *what, found.lines["power law"], found.correlation)
 
 # %%
-figures.or_reason(figures.bubbles, *what)
+or_reason(bubbles, *what)
 
 # %% [markdown]
 # The fits. Quote the t interval; the flags say what the data cannot tell.

@@ -14,26 +14,23 @@
 # What the best checkpoint reaches for a training budget and which model it is: the lower envelope over all checkpoints,
 # and slices at equal training compute (the paper's Figure 9). It assumes a constant learning rate.
 #
-# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or change `study`
-# below. `make notebooks` executes it; nothing is computed here, all comes from `analysis`.
+# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or call
+# `study_table("results/NAME")` below. `make notebooks` executes it; nothing is computed here, all is from `analysis`.
 
 # %%
 # %matplotlib inline
-import os
-from pathlib import Path
-
-from analysis import figures, printed
-from analysis.fit import CannotFitError
+from analysis import printed
+from analysis.figures.frontier import frontier as draw_frontier
+from analysis.figures.frontier import isoflops
+from analysis.fit.common import CannotFitError
 from analysis.frontier import checkpoints, find_frontier, isoflop_slices
+from analysis.notebooks import study_table
 from analysis.slices import largest_slice
-from analysis.table import load_table
 
-root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
-study = root / os.environ.get("DIT_STUDY", "results/paper")
-piece = largest_slice(load_table(study))
+piece = largest_slice(study_table())
 try:
     frontier = find_frontier(piece)
-    shown = figures.frontier(checkpoints(piece), frontier, piece.metric, piece.label)
+    shown = draw_frontier(checkpoints(piece), frontier, piece.metric, piece.label)
 except CannotFitError as reason:
     frontier, shown = None, f"no frontier: {reason}"
 shown
@@ -49,7 +46,7 @@ listed.frame if listed else None
 # %%
 try:
     slices = isoflop_slices(piece)
-    shown = figures.isoflops(slices, piece.metric, piece.label)
+    shown = isoflops(slices, piece.metric, piece.label)
 except CannotFitError as reason:
     slices, shown = [], f"no slices: {reason}"
 shown

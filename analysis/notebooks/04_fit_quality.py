@@ -14,23 +14,20 @@
 # Forms are judged by what they predict of models they have not seen: leave one model, one size or one patch size out,
 # and forecast the large from the small. Residuals show what a form cannot describe.
 #
-# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or change `study`
-# below. `make notebooks` executes it; nothing is computed here, all comes from `analysis`.
+# Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or call
+# `study_table("results/NAME")` below. `make notebooks` executes it; nothing is computed here, all is from `analysis`.
 
 # %%
 # %matplotlib inline
-import os
-from pathlib import Path
-
-from analysis import figures, printed
+from analysis import printed
+from analysis.figures.quality import held_out_errors, residual_maps
+from analysis.figures.style import or_reason
+from analysis.notebooks import study_table
 from analysis.slices import largest_slice
 from analysis.study import fit_slice
-from analysis.table import load_table
 
-root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "analysis").is_dir())
-study = root / os.environ.get("DIT_STUDY", "results/paper")
-found = fit_slice(largest_slice(load_table(study)))
-figures.or_reason(figures.held_out_errors, found.held, found.piece.metric, found.label)
+found = fit_slice(largest_slice(study_table()))
+or_reason(held_out_errors, found.held, found.piece.metric, found.label)
 
 # %%
 printed.ranking_table(found).frame
@@ -39,14 +36,14 @@ printed.ranking_table(found).frame
 printed.held_table(found).frame
 
 # %%
-figures.or_reason(figures.residual_maps, found.rows, found.residuals, found.piece.metric, found.label)
+or_reason(residual_maps, found.rows, found.residuals, found.piece.metric, found.label)
 
 # %%
 printed.residual_table(found).frame
 
 # %% [markdown]
 # Intervals of the same parameters by other means, and what the fits cannot tell. Their coverage on made-up data with a
-# known law is measured by `python -m analysis.coverage` and printed in `analysis/README.md`.
+# known law is measured by `python -m tests.analysis.coverage` and printed in `analysis/README.md`.
 
 # %%
 printed.fit_table(found).frame

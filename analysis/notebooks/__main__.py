@@ -21,12 +21,8 @@ def main() -> int:
     """Execute every notebook; print one line each."""
     for source in sorted(FOLDER.glob("[0-9]*.py")):
         notebook = jupytext.read(source)
-        client = NotebookClient(
-            notebook,
-            timeout=CELL_SECONDS,
-            kernel_name="python3",
-            resources={"metadata": {"path": str(FOLDER)}},
-        )
+        here = {"metadata": {"path": str(FOLDER)}}
+        client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", resources=here)
         try:
             client.execute()
         except CellExecutionError as error:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import figures
 from analysis.compare import BASELINE, BlockComparison, block_slopes, compare_blocks, describe
+from analysis.conditions import Group, comparable_groups
+from analysis.figures.style import CannotDrawError
+from analysis.figures.training import block_bars, over_steps
+from analysis.names import METRIC, block_name
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
 from analysis.slices import variants
-from analysis.table import METRIC, Group, block_name, comparable_groups
 
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 
@@ -22,11 +24,10 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
     section = page.section("blocks", "Block designs")
     page.fits["blocks"], page.fits["block slopes"] = [], []
     if table["block"].nunique() < 2:
-        page.omit(
-            "The block comparison", f"the table holds one block design only ({block_name(table['block'].iloc[0])})"
-        )
+        only = block_name(table["block"].iloc[0])
+        page.omit("The block comparison", f"the table holds one block design only ({only})")
         return
-    count, drawn = 0, False
+    drawn = False
     parts = ((group, name, rows) for group in comparable_groups(table) for name, rows in variants(group.table))
     for whole, name, own in parts:
         group, label = replace(whole, table=own), "; ".join(filter(None, (name, whole.label)))
@@ -37,11 +38,9 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         if slopes := block_slopes(own):
             section.tables.append(block_slope_table(slopes, label))
             page.fits["block slopes"] += [{**plain(s), "conditions": dict(group.conditions)} for s in slopes]
-        page.fits["blocks"] += [
-            {**plain(c), "difference": c.difference, "metric_name": group.metric, "conditions": dict(group.conditions)}
-            for c in found
-        ]
-        final = {(c.shape): max(d.step for d in found if d.shape == c.shape) for c in found}
+        about = {"metric_name": group.metric, "conditions": dict(group.conditions)}
+        page.fits["blocks"] += [{**plain(c), "difference": c.difference, **about} for c in found]
+        final = {c.shape: max(d.step for d in found if d.shape == c.shape) for c in found}
         if not drawn:
             page.summary += [describe(c, group.metric) for c in found if c.step == final[c.shape]]
         compute = {c.shape: c.gmacs for c in found}
@@ -54,13 +53,12 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         if len(largest) < len(final):
             others = ", ".join(shape for shape in final if shape not in largest)
             page.omit(f"Figures of the block designs at {others}", "drawn for the largest shapes only; see the table")
-        for shape, step in ((shape, step) for shape, step in final.items() if shape in largest):
-            count += 1
-            _block_figures(page, section, group, label, shape, step, found, f"-{count}" if count > 1 else "")
+        for count, shape in enumerate((shape for shape in final if shape in largest), start=1):
+            suffix = f"-{count}" if count > 1 else ""
+            _block_figures(page, section, group, label, shape, final[shape], found, suffix)
     if not drawn:
-        page.omit(
-            "The block comparison", f"no design was measured at the same shape and step as {block_name(BASELINE)}"
-        )
+        why = f"no design was measured at the same shape and step as {block_name(BASELINE)}"
+        page.omit("The block comparison", why)
 
 
 def _block_figures(
@@ -76,7 +74,7 @@ def _block_figures(
         section, f"blocks{suffix}",
         f"Bars of {group.metric} at {shape}: {block_name(BASELINE)} {here[0].baseline_metric:.4g}, {values}.",
         f"{shape} at step {step:,}.",
-        lambda: figures.block_bars(rows, group.metric, f"{shape}, {step:,} steps; {label}", here),
+        lambda: block_bars(rows, group.metric, f"{shape}, {step:,} steps; {label}", here),
     )  # fmt: skip
     page.draw(
         section, f"blocks-over-steps{suffix}", f"{group.metric} of the block designs over training steps at {shape}.",
@@ -88,6 +86,6 @@ def _block_figures(
 def _blocks_over_steps(rows: pd.DataFrame, metric: str, caption: str) -> Any:
     many = rows.groupby("cell")["step"].transform("nunique") > 1
     if rows.loc[many & rows[METRIC].notna(), "block"].nunique() < 2:
-        raise figures.CannotDrawError("fewer than two block designs were measured at more than one training step")
+        raise CannotDrawError("fewer than two block designs were measured at more than one training step")
     heading = f"{metric} of the block designs over training"
-    return figures.over_steps(rows, {METRIC: metric}, f"{metric} (lower is better)", heading, caption)
+    return over_steps(rows, {METRIC: metric}, f"{metric} (lower is better)", heading, caption)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
-from analysis import figures
-from analysis.figures.evaluation import MEMORY
-from analysis.page import Page, Section, Table, number
+from analysis.figures.evaluation import MEMORY, distance_against_samples, memorisation
+from analysis.names import METRIC
+from analysis.page import Page, Section, Table
+from analysis.printed import row_table
 from analysis.slices import Slice, scaling_slices
-from analysis.table import block_name
 
 _MOST_MODELS = 12  # lines in the figure of N
-_WORTH = (
-    ("samples", "N"), ("frechet", ""), ("frechet_mean_term", "Means"), ("frechet_cov_term", "Covariances"),
-    ("frechet_bias", "Bias at N"), ("frechet_infinity", "At N = ∞"), ("frechet_infinity_se", "Its error"),
-    ("frechet_folds_mean", "Mean of folds"), ("frechet_folds_sd", "SD of folds"),
-    ("frechet_fold_samples", "N of a fold"), ("frechet_floor", "Floor"),
-)  # fmt: skip
-_MEMORY = (
-    ("frechet_train", "To train"), ("frechet_heldout", "To held-out"), ("copies", "Copies"),
-    ("nearest_ratio", "Nearest ratio"),
-    ("loss_train", "Loss, train"), ("loss_optimal_train", "Optimal, train"), ("loss_heldout", "Loss, held-out"),
-    ("loss_optimal_heldout", "Optimal, held-out"),
-)  # fmt: skip
+_WORTH = {
+    "frechet_mean_term": "Means", "frechet_cov_term": "Covariances", "frechet_bias": "Bias at N",
+    "frechet_infinity": "At N = ∞", "frechet_infinity_se": "Its error", "frechet_folds_mean": "Mean of folds",
+    "frechet_folds_sd": "SD of folds", "frechet_fold_samples": "N of a fold", "frechet_floor": "Floor",
+}  # fmt: skip
+_MEMORY = {
+    "frechet_train": "To train", "frechet_heldout": "To held-out", "copies": "Copies", "nearest_ratio": "Nearest ratio",
+    "loss_train": "Loss, train", "loss_optimal_train": "Optimal, train", "loss_heldout": "Loss, held-out",
+    "loss_optimal_heldout": "Optimal, held-out",
+}  # fmt: skip
 
 
 def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
@@ -40,10 +36,8 @@ def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
 
 
 def _worth(page: Page, section: Section, piece: Slice) -> None:
-    columns = [(column, title or piece.metric) for column, title in _WORTH if _measured(piece.table, column)]
-    if not {"frechet_bias", "frechet_infinity", "frechet_folds_sd", "frechet_floor"} & {
-        column for column, _ in columns
-    }:
+    worth = ("frechet_bias", "frechet_infinity", "frechet_folds_sd", "frechet_floor")
+    if not any(_measured(piece.table, column) for column in worth):
         page.omit("Bias, spread and floor of the distance", "they were not measured")
         return
     caption = (
@@ -51,7 +45,8 @@ def _worth(page: Page, section: Section, piece: Slice) -> None:
         "extrapolation by a line in 1/N; disjoint folds of the samples (fewer each, so higher); floor: as many real "
         f"images against the other real ones. {piece.label}."
     )
-    section.tables.append(_table(caption, piece.table, columns))
+    titles = {"samples": "N", METRIC: piece.metric}
+    section.tables.append(_table(caption, piece.table, titles | _WORTH))
 
 
 def _samples(page: Page, section: Section, piece: Slice, nested: pd.DataFrame) -> None:
@@ -64,24 +59,22 @@ def _samples(page: Page, section: Section, piece: Slice, nested: pd.DataFrame) -
         page.omit(f"{what}, of {len(first) - _MOST_MODELS} models", f"drawn for the {_MOST_MODELS} of most compute")
         first = first.tail(_MOST_MODELS)
     keys = ["cell", "step", "evaluation"]
-    about = first[[*keys, "size", "depth", "width", "patch_size"]]
-    about = about.assign(frechet_infinity=first.get("frechet_infinity", float("nan")))
+    about = first[[*keys, "size", "depth", "width", "patch_size", "frechet_infinity"]]
     rows = nested.merge(about, on=keys, how="inner")
     page.draw(
         section, "samples-n", f"{piece.metric} at nested numbers of samples against 1/N, {len(about)} models.",
         "Values at different N do not compare: fewer samples score higher. Dashed: the line to infinitely many.",
-        lambda: figures.distance_against_samples(rows, piece.metric, piece.label),
+        lambda: distance_against_samples(rows, piece.metric, piece.label),
     )  # fmt: skip
 
 
 def _memory(page: Page, section: Section, piece: Slice) -> None:
-    columns = [(column, title) for column, title in _MEMORY if _measured(piece.table, column)]
     for panel, name in (("distance", "distance to both splits"), ("copies", "share of copies")):
         if not any(_measured(piece.table, column) for column in MEMORY[panel]):
             page.omit(f"Memorisation: the {name}", "it was not measured")
     if not _measured(piece.table, "loss_optimal_train"):
         page.omit("Memorisation: the loss against the optimal denoiser", "it was not measured")
-    means = [column for column, _ in columns]
+    means = [column for column in _MEMORY if _measured(piece.table, column)]
     shapes = ["size", "patch_size"]
     rows = piece.table.drop_duplicates(shapes).drop(columns=means)
     rows = rows.merge(piece.table.groupby(shapes, as_index=False)[means].mean(), on=shapes) if means else rows
@@ -89,22 +82,17 @@ def _memory(page: Page, section: Section, piece: Slice) -> None:
         section, "memorisation", f"Train against held-out images, {len(rows)} models against Gflops.",
         "Signs of memorisation: samples nearer to the train images than to the held-out ones, copies, and a loss on "
         "train images near that of the optimal denoiser, which knows only them. Means over seeds.",
-        lambda: figures.memorisation(rows, piece.metric, piece.label),
+        lambda: memorisation(rows, piece.metric, piece.label),
     )  # fmt: skip
     if {"frechet_heldout", "copies", "loss_optimal_train"} & set(means):
         caption = f"Train against held-out images. {piece.label}."
-        section.tables.append(_table(caption, piece.table, columns))
+        section.tables.append(_table(caption, piece.table, _MEMORY))
 
 
 def _measured(rows: pd.DataFrame, column: str) -> bool:
     return column in rows and bool(rows[column].notna().any())
 
 
-def _table(caption: str, rows: pd.DataFrame, columns: list[tuple[str, str]]) -> Table:
-    if rows["sampling_seed"].nunique() > 1:
-        columns = [("sampling_seed", "Sampling seed"), *columns]
-    printed: list[tuple[str, ...]] = []
-    row: Any
-    for _, row in rows.iterrows():
-        printed.append((str(row["name"]), block_name(str(row["block"])), *(number(row[c]) for c, _ in columns)))
-    return Table(caption, ("Model", "Block", *(title for _, title in columns)), tuple(printed))
+def _table(caption: str, rows: pd.DataFrame, titles: dict[str, str]) -> Table:
+    seeds = {"sampling_seed": "Sampling seed"} if rows["sampling_seed"].nunique() > 1 else {}
+    return row_table(caption, rows, {"name": "Model", "block": "Block"} | seeds | titles)

@@ -6,13 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import figures
-from analysis.fit import CannotFitError
+from analysis.figures.frontier import frontier as draw_frontier
+from analysis.figures.frontier import isoflops
+from analysis.fit.common import CannotFitError
 from analysis.frontier import IsoFlop, checkpoints, find_frontier, isoflop_slices
+from analysis.names import METRIC
 from analysis.page import Page, Section
 from analysis.printed import frontier_table, isoflop_table, plain
 from analysis.slices import LOSS, Slice, scaling_slices
-from analysis.table import METRIC, block_name
 
 
 def frontier(page: Page, table: pd.DataFrame) -> None:
@@ -20,12 +21,8 @@ def frontier(page: Page, table: pd.DataFrame) -> None:
     section = page.section("frontier", "Compute-optimal frontier")
     page.fits["frontier"] = []
     for column, name in ((METRIC, "frontier"), (LOSS, "loss-frontier")):
-        count = 0
         pieces = scaling_slices(table, column)
-        for index, piece in enumerate(pieces):
-            if index and piece.shapes < 4:
-                continue
-            count += 1
+        for count, piece in enumerate([*pieces[:1], *(p for p in pieces[1:] if p.shapes >= 4)], start=1):
             drawn = piece.group.label == pieces[0].group.label
             if not drawn:
                 why = "drawn for the way of measuring with most models only; see its table"
@@ -35,7 +32,7 @@ def frontier(page: Page, table: pd.DataFrame) -> None:
 
 def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool) -> None:
     rows, metric = checkpoints(piece), piece.metric
-    label = f"{block_name(piece.block)}; {piece.context}"
+    label = piece.label_at_any_step
     try:
         found = find_frontier(piece)
     except CannotFitError as error:
@@ -48,7 +45,7 @@ def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool
     draw(
         section, name, f"{metric} of {found.checkpoints} checkpoints against training compute, with their envelope.",
         "Lines join the checkpoints of a model; steps show the best reached so far.",
-        lambda: figures.frontier(rows, found, metric, label, piece.column),
+        lambda: draw_frontier(rows, found, metric, label, piece.column),
     )  # fmt: skip
     section.tables.append(frontier_table(found, metric, label))
     slices: list[IsoFlop] = []
@@ -61,7 +58,7 @@ def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool
             section, name.replace("frontier", "isoflops"),
             f"{metric} against Gflops at {len({s.train_gmacs for s in slices})} training budgets.",
             "Each curve is one training budget, interpolated between checkpoints; a star marks an enclosed optimum.",
-            lambda: figures.isoflops(slices, metric, label),
+            lambda: isoflops(slices, metric, label),
         )  # fmt: skip
         section.tables.append(isoflop_table(slices, metric))
     values["isoflop slices"] = [{**plain(s), "best": s.best} for s in slices]

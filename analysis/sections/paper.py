@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis.names import METRIC, block_name
 from analysis.page import Page, Table, number
-from analysis.table import METRIC, block_name
+from analysis.printed import row_table
+from harness.runs.columns import printed_title
 
-_MODEL_COLUMNS = ("Model", "Layers N", "Hidden size d", "Heads", "Parameters (M)", "Gflops (patch 8)", "(4)", "(2)")
-_RUN_COLUMNS = ("Model", "Block", "Training steps", "Gflops", "Parameters (M)", "FID-50K")
-_SOTA = (
-    (METRIC, "FID"),
-    ("sfid", "sFID"),
-    ("inception_score", "IS"),
-    ("precision", "Precision"),
-    ("recall", "Recall"),
-)
+_STATE_OF_THE_ART = (METRIC, "sfid", "inception_score", "precision", "recall")
 
 
 def paper_tables(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> None:
@@ -36,34 +30,29 @@ def _models(runs: pd.DataFrame) -> Table:
     for size, cells in models.groupby("size", sort=False):
         gflops = cells.set_index("patch_size")["gmacs"]
         first = cells.iloc[0]
-        shape = (number(first[k]) for k in ("depth", "width", "heads", "params_m"))
+        shape = (first[k] for k in ("depth", "width", "heads", "params_m"))
         rows.append((f"DiT-{size}", *shape, *(number(gflops.get(p), 5) for p in (8, 4, 2))))
-    return Table("Table 1: the models, and their Gflops (multiply-adds) at 256 x 256.", _MODEL_COLUMNS, tuple(rows))
+    columns = "Model | Layers N | Hidden size d | Heads | Parameters (M) | Gflops (patch 8) | (4) | (2)"
+    return Table.of("Table 1: the models, and their Gflops (multiply-adds) at 256 x 256.", columns, rows)
 
 
 def _state_of_the_art(name: str, resolution: int, table: pd.DataFrame, others: pd.DataFrame) -> Table:
     """Table 2 or 3: the other models, then DiT-XL/2 with the ft-EMA decoder."""
-    rows = [
-        (str(row["model"]), *(number(row[key]) for key, _ in _SOTA))
-        for _, row in others[others["resolution"] == resolution].iterrows()
-    ]
     ours = table[(table["decoder"] == "ft-EMA") & (table["resolution"] == resolution)]
-    for _, row in ours.iterrows():
-        guidance = f" (cfg={row['guidance']:.2f})" if row["guidance"] != 1 else ""
-        rows.append((f"DiT-{row['size']}/{row['patch_size']}{guidance}", *(number(row.get(key)) for key, _ in _SOTA)))
-    caption = (
-        f"{name}: class-conditional ImageNet {resolution} x {resolution}, FID-50K and its company. Empty: not given."
-    )
-    return Table(caption, ("Model", *(title for _, title in _SOTA)), tuple(rows))
+    guidance = [f" (cfg={scale:.2f})" if scale != 1 else "" for scale in ours["guidance"]]
+    ours = ours.assign(model="DiT-" + ours["size"] + "/" + ours["patch_size"].astype(str) + guidance)
+    shown = pd.concat([others[others["resolution"] == resolution], ours])
+    caption = f"{name}: class-conditional ImageNet {resolution} x {resolution}, FID-50K and its company."
+    titles = {column: printed_title(column, "inception-v3") for column in _STATE_OF_THE_ART}
+    return row_table(f"{caption} Empty: not given.", shown, {"model": "Model"} | titles, always=_STATE_OF_THE_ART)
 
 
 def _runs(runs: pd.DataFrame) -> Table:
     """Table 4: every run, ft-MSE decoder, no guidance."""
     rows = []
     for _, row in runs.sort_values(["resolution", "gmacs", "step"]).iterrows():
-        name = f"DiT-{row['size']}/{row['patch_size']}" + (
-            f" ({row['resolution']} px)" if row["resolution"] != 256 else ""
-        )
-        numbers = (number(row["step"]), number(row["gmacs"], 5), number(row["params_m"]), number(row[METRIC]))
-        rows.append((name, block_name(str(row["block"])), *numbers))
-    return Table("Table 4: all runs, ft-MSE decoder, no guidance.", _RUN_COLUMNS, tuple(rows))
+        pixels = f" ({row['resolution']} px)" if row["resolution"] != 256 else ""
+        name, block = f"DiT-{row['size']}/{row['patch_size']}{pixels}", block_name(str(row["block"]))
+        rows.append((name, block, row["step"], number(row["gmacs"], 5), row["params_m"], row[METRIC]))
+    columns = "Model | Block | Training steps | Gflops | Parameters (M) | FID-50K"
+    return Table.of("Table 4: all runs, ft-MSE decoder, no guidance.", columns, rows)

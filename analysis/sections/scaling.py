@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis import figures
-from analysis.fit import CannotFitError, Correlation, correlate
+from analysis.figures.metrics import all_metrics
+from analysis.figures.quality import held_out_errors, residual_maps
+from analysis.figures.scaling import bubbles, metric_against_gflops, training_compute
+from analysis.fit.common import CannotFitError
+from analysis.fit.lines import Correlation, correlate
+from analysis.names import METRIC, METRICS, plural
 from analysis.page import Page, Section, interval, number
 from analysis.printed import (
     fit_table,
@@ -21,8 +25,7 @@ from analysis.printed import (
 )
 from analysis.slices import LOSS, Slice, per_shape, scaling_slices
 from analysis.study import SliceFits, fit_slice
-from analysis.table import METRIC, block_name
-from harness.runs.columns import metric_labels
+from harness.runs.columns import printed_title
 
 
 def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
@@ -33,12 +36,13 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
     page.fits[key] = []
     pieces = scaling_slices(table, column)
     if not pieces:
-        what, why = ("held-out loss", "held-out loss") if is_loss else ("metric", "metric")
-        page.omit(f"The {what} against compute", f"no row has a {why}")
+        what = "held-out loss" if is_loss else "metric"
+        page.omit(f"The {what} against compute", f"no row has a {what}")
     for index, piece in enumerate(pieces):
         count = len(per_shape(piece.table, column))
         if index and count < 4:
-            page.omit(f"Fit of {piece.label}", _too_few(count))
+            why = f"{plural(count, 'shape')}; a fit of the metric against compute needs at least 4"
+            page.omit(f"Fit of {piece.label}", why)
             continue
         _note_absent(page, piece)
         found = fit_slice(piece)
@@ -49,10 +53,6 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
         page.fits[key].append(slice_values(found))
         if piece.group.label == pieces[0].group.label:  # of other ways of measuring the section tells
             _summary(page, found)
-
-
-def _too_few(count: int) -> str:
-    return f"{count} shape{'s' * (count != 1)}; a fit of the metric against compute needs at least 4"
 
 
 def _note_absent(page: Page, piece: Slice) -> None:
@@ -83,7 +83,7 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
     alt = f"Scatter plot of {metric} against Gflops on a log axis for {len(rows)} models.{r}"
     page.draw(
         section, f"{start}-vs-gflops{suffix}", alt, "As the paper’s Figure 8: linear metric, semi-log line.",
-        lambda: figures.metric_against_gflops(rows, metric, label, found.lines["semi-log"], correlation, column),
+        lambda: metric_against_gflops(rows, metric, label, found.lines["semi-log"], correlation, column),
     )  # fmt: skip
     law = found.lines["power law"]
     if law is not None:
@@ -91,7 +91,7 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
             section, f"{start}-vs-gflops-log{suffix}",
             f"The same on two log axes, with the power law {law.equation(metric)}.",
             "The same on two log axes, with the power law.",
-            lambda: figures.metric_against_gflops(rows, metric, label, law, correlation, column),
+            lambda: metric_against_gflops(rows, metric, label, law, correlation, column),
         )  # fmt: skip
     if suffix:
         return  # the other slices have their tables, and these two figures
@@ -100,24 +100,22 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
             section, f"bubbles{suffix}",
             f"Bubble chart of {metric} of {len(rows)} models by patch size and size; bubble area shows Gflops.",
             "As the paper’s Figure 2, left.",
-            lambda: figures.bubbles(rows, metric, label),
+            lambda: bubbles(rows, metric, label),
         )  # fmt: skip
         page.draw(
             section, f"training-compute{suffix}", f"{metric} against training compute, one point per checkpoint.",
             "As the paper’s Figure 9.",
-            lambda: figures.training_compute(
-                per_shape(piece.checkpoints), metric, f"{block_name(piece.block)}; {piece.context}"
-            ),
+            lambda: training_compute(per_shape(piece.checkpoints), metric, piece.label_at_any_step),
         )  # fmt: skip
     page.draw(
         section, f"{start}-residuals{suffix}", f"Maps of the residuals of {len(found.residuals)} forms, in percent.",
         "Rows or columns of one colour are what a form cannot describe.",
-        lambda: figures.residual_maps(rows, found.residuals, metric, label),
+        lambda: residual_maps(rows, found.residuals, metric, label),
     )  # fmt: skip
     page.draw(
         section, f"{start}-held-out{suffix}", "Mean absolute error of every form on models left out, in percent.",
         "Forms are judged by what they predict of models they have not seen.",
-        lambda: figures.held_out_errors(found.held, metric, label),
+        lambda: held_out_errors(found.held, metric, label),
     )  # fmt: skip
 
 
@@ -139,28 +137,25 @@ def _summary(page: Page, found: SliceFits) -> None:
 def metrics(page: Page, table: pd.DataFrame) -> None:
     """Every metric of the generated images against compute, once per way of measuring."""
     section = page.section("metrics", "Other metrics")
-    seen: list[str] = []
+    first: dict[str, Slice] = {}
     for piece in scaling_slices(table):
-        if piece.group.label in seen:
-            continue
-        seen.append(piece.group.label)
-        names = metric_labels(str(piece.group.conditions["extractor"]))
+        first.setdefault(piece.group.label, piece)
+    for count, piece in enumerate(first.values(), start=1):
+        names = {column: printed_title(column, piece.group.conditions["extractor"]) for column in METRICS}
         what = "Figure 12 (metrics against compute)"
         for column, name in names.items():
             if column not in table or table[column].isna().all():
                 page.omit(f"{name} in {what}", "it was not measured")
         correlations = {column: r for column in names if (r := _correlation(piece, column)) is not None}
         page.draw(
-            section, f"metrics{f'-{len(seen)}' if len(seen) > 1 else ''}",
+            section, f"metrics{f'-{count}' if count > 1 else ''}",
             f"{', '.join(names.values())} against training compute and against Gflops.",
             "As the paper’s Figure 12; r is with the logarithm of Gflops.",
-            lambda p=piece, n=names, c=correlations: figures.all_metrics(p.checkpoints, p.table, n, p.label, c),  # type: ignore[misc]
+            lambda p=piece, n=names, c=correlations: all_metrics(p.checkpoints, p.table, n, p.label, c),  # type: ignore[misc]
         )  # fmt: skip
 
 
 def _correlation(piece: Slice, column: str) -> Correlation | None:
-    if column not in piece.table:
-        return None
     rows = per_shape(piece.table[piece.table[column].notna()], column)
     try:
         return correlate(rows["gmacs"].to_numpy(float), rows[column].to_numpy(float))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis import figures
+from analysis.conditions import comparable_groups
+from analysis.figures.scaling import sampling_compute
+from analysis.figures.style import CannotDrawError
+from analysis.figures.training import loss_with_zoom, over_steps
+from analysis.names import METRIC
 from analysis.page import Page
-from analysis.table import METRIC, comparable_groups
 
 
 def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> None:
@@ -19,12 +22,11 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
             continue  # the block section shows it
         heading = f"{group.metric} over training"
         for panel, what in (("patch_size", ""), ("size", "-by-size")):
+            axis = f"{group.metric} (lower is better)"
             try:
-                figure = figures.over_steps(
-                    group.table, {METRIC: group.metric}, f"{group.metric} (lower is better)", heading, group.label,
-                    panel=panel,
-                )  # fmt: skip
-            except figures.CannotDrawError as error:
+                columns = {METRIC: group.metric}
+                figure = over_steps(group.table, columns, axis, heading, group.label, panel=panel)
+            except CannotDrawError as error:
                 page.omit(f"{heading} steps{', a panel per size' if what else ''}; {group.label}", str(error))
                 break
             name = f"metric-over-steps{what}{f'-{index + 1}' if index else ''}"
@@ -40,27 +42,25 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
     known = curves.join(cells, on="cell", how="inner")
     for name in sorted(set(curves["name"][~curves["cell"].isin(cells.index)])):
         page.omit(f"The losses of {name}", "the cell is not in results.csv, so its shape is not known")
+    loss, how = (
+        "Training loss (MSE + variational term)",
+        "Mean since the row before; raw weights, on the batches trained on",
+    )
     page.draw(
         section, "loss-over-steps", "Training loss over training steps, one line per cell.",
         "As the paper’s Figure 13, on log axes.",
-        lambda: figures.over_steps(
-            known, {"loss": "training loss"}, "Training loss (MSE + variational term)", "Training loss",
-            "Mean since the row before; raw weights, on the batches trained on", log_axes=True,
-        ),
+        lambda: over_steps(known, {"loss": "training loss"}, loss, "Training loss", how, log_axes=True),
     )  # fmt: skip
     page.draw(
         section, "loss-zoom", "Training loss over all of training and over its first tenth, one line per cell.",
         "As the paper’s Figure 13, with its early zoom.",
-        lambda: figures.loss_with_zoom(
-            known, "loss", "Training loss (MSE + variational term)",
-            "Mean since the row before; raw weights, on the batches trained on",
-        ),
+        lambda: loss_with_zoom(known, "loss", loss, how),
     )  # fmt: skip
     page.draw(
         section, "loss-train-vs-heldout",
         "Denoising loss on the train split and on held-out images over training steps.",
         "A widening gap is memorisation of the train split.",
-        lambda: figures.over_steps(
+        lambda: over_steps(
             known, {"loss_train": "train", "loss_heldout": "held-out"}, "Denoising loss (noise MSE)",
             "Denoising loss, train against held-out", "EMA weights; mean over timesteps", log_axes=True,
         ),
@@ -84,9 +84,8 @@ def sampling(page: Page, table: pd.DataFrame) -> None:
             section, f"sampling-compute{f'-{count}' if count > 1 else ''}",
             f"{group.metric} against the compute of sampling one image.",
             "As the paper’s Figure 10. Where sampling seeds differ, means and one standard deviation.",
-            lambda r=rows, g=group, c=caption: figures.sampling_compute(r, g.metric, c),  # type: ignore[misc]
+            lambda r=rows, g=group, c=caption: sampling_compute(r, g.metric, c),  # type: ignore[misc]
         )  # fmt: skip
     if not count:
-        page.omit(
-            "The metric against sampling compute (Figure 10)", "all values were sampled with the same number of steps"
-        )
+        why = "all values were sampled with the same number of steps"
+        page.omit("The metric against sampling compute (Figure 10)", why)

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from harness.files import read_json, write_bytes, write_text
 from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
-from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS, protocol_hash
+from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
 from harness.runs.log import TrainLog
 from harness.runs.study import Study
 from harness.runs.triage import cause_of
@@ -21,6 +22,7 @@ from harness.spec.evaluation import Evaluation
 from harness.spec.identity import canonical_json, spec_id
 from harness.spec.model import SIZES, nearest_heads
 
+#: A row of a table: name of a column to value, None where not measured; see `harness.runs.columns`.
 Row = dict[str, Any]
 
 
@@ -29,77 +31,72 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
 
     A cell without a record has no row in results.csv; its attempts stand in attempts.csv.
     """
-    results: list[Row] = []
-    curves: list[Row] = []
-    nested: list[Row] = []
-    attempts: list[Row] = []
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     for item in items:
+        identity = {"study": study.name, "cell": item.cell.id, "name": item.name}
         log = TrainLog(item.run).rows()
-        rows = _result_rows(study, item, log)
-        results += rows
-        nested += [{**row, **point} for row in rows for point in row["nested"]]
-        curves += [{**_identity(study, item), **{k: row.get(k) for k in list(CURVE_COLUMNS)[3:]}} for row in log]
-        attempts += [{**_identity(study, item), **_attempt_row(attempt)} for attempt in item.run.attempts()]
+        for result, nested in _measured(item, log):
+            row = identity | result
+            tables["results.csv"].append(row | {"protocol": protocol_hash(row)})
+            tables["nested.csv"] += [row | point for point in nested]
+        logged = [column for column in CURVE_COLUMNS if column not in identity]
+        tables["curves.csv"] += [identity | {column: row.get(column) for column in logged} for row in log]
+        tables["attempts.csv"] += [identity | _attempt_row(attempt) for attempt in item.run.attempts()]
         _copy_grid(study, item)
-    for name, columns, rows in (
-        ("results.csv", RESULT_COLUMNS, results),
-        ("nested.csv", NESTED_COLUMNS, nested),
-        ("curves.csv", CURVE_COLUMNS, curves),
-        ("attempts.csv", ATTEMPT_COLUMNS, attempts),
-    ):
-        _write_csv(study, name, list(columns), rows)
-    return results
+    for name, columns in TABLES.items():
+        _write_csv(study.table(name), list(columns), tables[name])
+    return tables["results.csv"]
 
 
-def _identity(study: Study, item: CellRun) -> Row:
-    return {"study": study.name, "cell": item.cell.id, "name": item.name}
+def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
+    """What each record of a cell says: its row of results.csv, and its rows of nested.csv.
 
-
-def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
-    measured = {row["step"]: row for row in log if "loss_train" in row}
-    seconds = {row["step"]: row["seconds"] for row in log if "seconds" in row}
-    cell, model, recipe = item.cell, item.cell.model, item.cell.training
-    rows = []
+    By step; of one step the evaluations of the sweep in their order, then all others.
+    """
+    own = [evaluation.id for evaluation in item.evaluations]
+    found = []
     for path in item.run.evaluation_files():
         record = read_json(path)
-        if record is None:
-            continue
-        step, evaluation = record["step"], record["evaluation"]
-        gmacs = record["macs"] / 1e9
-        losses = measured.get(step, {})
-        rows.append(
-            {
-                **_identity(study, item),
-                "data": cell.data.name,
-                "vae": _vae_name(cell.data),
-                **{k: getattr(model, k) for k in ("block", "depth", "width", "heads", "patch_size")},
-                "tokens": cell.tokens,
-                "params": record["params"],
-                "params_m": record["params"] / 1e6,
-                "gmacs": gmacs,
-                "seed": cell.seed,
-                "step": step,
-                "batch_size": recipe.batch_size,
-                "recipe": _recipe(cell),
-                "train_gmacs": 3 * gmacs * recipe.batch_size * step,
-                "loss_train": losses.get("loss_train"),
-                "loss_heldout": losses.get("loss_heldout"),
-                "evaluation": path.stem.split("@")[0],
-                **{k: evaluation[k] for k in ("sampler", "sampling_steps", "guidance", "ema")},
-                "guidance_channels": _guidance_channels(evaluation, cell.data.shape.channels),
-                "labels": evaluation.get("labels", "uniform") if cell.data.labels else None,
-                "sampling_seed": evaluation["seed"],
-                **{k: v for k, v in record["metrics"].items() if k in RESULT_COLUMNS},
-                "nested": record["metrics"].get("nested", []),  # absent in older records; no column of this table
-                "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
-                "sample_seconds": record["seconds"],
-            }
-        )
-    for row in rows:
-        row["protocol"] = protocol_hash(row)
-    own = [evaluation.id for evaluation in item.evaluations]  # in the order of the sweep; the others follow
-    place = {row["evaluation"]: own.index(row["evaluation"]) if row["evaluation"] in own else len(own) for row in rows}
-    return sorted(rows, key=lambda row: (row["step"], place[row["evaluation"]], row["evaluation"]))
+        if record is not None:
+            row = _result_row(item.cell, path.stem.split("@")[0], record, log)
+            found.append((row, record["metrics"].get("nested", [])))  # absent in older records
+
+    def place(measured: tuple[Row, list[Row]]) -> tuple[int, int, str]:
+        step, evaluation = measured[0]["step"], measured[0]["evaluation"]
+        return step, own.index(evaluation) if evaluation in own else len(own), evaluation
+
+    return sorted(found, key=place)
+
+
+def _result_row(cell: Cell, evaluation_id: str, record: Row, log: list[Row]) -> Row:
+    """A row of results.csv but for the study: metrics have the same names in the record and in the table."""
+    step, evaluation, gmacs = record["step"], record["evaluation"], record["macs"] / 1e9
+    losses = next((row for row in reversed(log) if row["step"] == step and "loss_train" in row), {})
+    seconds = {row["step"]: row["seconds"] for row in log if "seconds" in row}
+    return {
+        "data": cell.data.name,
+        "vae": _vae_name(cell.data),
+        **{k: getattr(cell.model, k) for k in ("block", "depth", "width", "heads", "patch_size")},
+        "tokens": cell.tokens,
+        "params": record["params"],
+        "params_m": record["params"] / 1e6,
+        "gmacs": gmacs,
+        "seed": cell.seed,
+        "step": step,
+        "batch_size": cell.training.batch_size,
+        "recipe": _recipe(cell),
+        "train_gmacs": 3 * gmacs * cell.training.batch_size * step,
+        "loss_train": losses.get("loss_train"),
+        "loss_heldout": losses.get("loss_heldout"),
+        "evaluation": evaluation_id,
+        **{k: evaluation[k] for k in ("sampler", "sampling_steps", "guidance", "ema")},
+        "guidance_channels": _guidance_channels(evaluation, cell.data.shape.channels),
+        "labels": evaluation.get("labels", "uniform") if cell.data.labels else None,
+        "sampling_seed": evaluation["seed"],
+        **{k: v for k, v in record["metrics"].items() if k in RESULT_COLUMNS},
+        "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
+        "sample_seconds": record["seconds"],
+    }
 
 
 def _guidance_channels(evaluation: Row, channels: int) -> str | None:
@@ -121,21 +118,22 @@ def _vae_name(data: Data) -> str | None:
 
 def _recipe(cell: Cell) -> str:
     """What else decides the weights, as far as it differs from the defaults: cells that differ here are no repeats."""
-    fields = json.loads(canonical_json(cell))
-    own_columns = {"model": ("depth", "width", "patch_size", "block"), "data": ("name", "vae")}
-    for section, keys in (own_columns | {"training": ("steps", "batch_size")}).items():
-        for key in keys:
-            fields.get(section, {}).pop(key, None)
-    model = cell.model
+    fields, model = json.loads(canonical_json(cell)), cell.model
+    shown = {  # what has columns of its own
+        "model": ["depth", "width", "patch_size", "block"],
+        "diffusion": [],
+        "data": ["name", "vae"],
+        "training": ["steps", "batch_size"],
+    }
     published = {(size["depth"], size["width"], size["heads"]) for size in SIZES.values()}
     if model.heads == nearest_heads(model.width) or (model.depth, model.width, model.heads) in published:
-        fields.get("model", {}).pop("heads", None)
-    parts = [
+        shown["model"].append("heads")
+    return "; ".join(
         f"{key}={value}"
-        for section in ("model", "diffusion", "data", "training")
+        for section, columns in shown.items()
         for key, value in fields.get(section, {}).items()
-    ]
-    return "; ".join(parts)
+        if key not in columns
+    )
 
 
 def _attempt_row(attempt: Attempt) -> Row:
@@ -150,13 +148,9 @@ def _attempt_row(attempt: Attempt) -> Row:
         "started": started.get("time"),
         "ended": ended.get("time"),
         "seconds": seconds,
-        "host": started.get("host"),
         "device": conditions.get("hardware"),
-        "threads": conditions.get("threads"),
-        "ranks": conditions.get("ranks"),
-        "torch": conditions.get("torch"),
-        "commit": started.get("commit"),
-        "diff": started.get("diff"),
+        **{k: conditions.get(k) for k in ("threads", "ranks", "torch")},
+        **{k: started.get(k) for k in ("host", "commit", "diff")},
         "cause": cause_of(attempt),
         "message": ended.get("message"),
     }
@@ -172,9 +166,10 @@ def _copy_grid(study: Study, item: CellRun) -> None:
             write_bytes(target, data)
 
 
-def _write_csv(study: Study, name: str, columns: list[str], rows: list[Row]) -> None:
+def _write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
+    """A table; what a row says beyond the columns is left out, None is empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: "" if row.get(k) is None else row[k] for k in columns} for row in rows)
-    write_text(study.table(name), text.getvalue())
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,6 +1,7 @@
-"""The columns of the tables that `collect` writes and the analysis reads. Imports no torch.
+"""The columns of the tables that `collect` writes: what every reader, check and page knows of them. Imports no torch.
 
-Empty where not measured, never 0. Units stand in the descriptions; names are the field's own.
+A new column is one row here, and the line that measures it: `collect` copies a metric from the record by its name. A
+value that was not measured is empty, never 0.
 """
 
 from __future__ import annotations
@@ -8,71 +9,182 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 #: Of the files in results/<study>; a larger one is refused. Raised when an older harness would misread them.
 SCHEMA_VERSION = 1
 
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    type: Literal["text", "integer", "number", "boolean"]
+    unit: str  #: empty where a value has none
+    may_be_zero: bool  #: False: a value is above 0; True: an integer is at least 0, a number any finite one
+    meaning: str
+    title: str = ""  #: its heading in the report's table of all rows; without one it is not shown there
+    required: bool = False  #: never empty
+    added: bool = False  #: the first tables do not have it; where it is absent, nothing was measured
+
+
+def _table(*columns: Column) -> dict[str, Column]:
+    return {column.name: column for column in columns}
+
+
+# fmt: off
+_STUDY = Column("study", "text", "", True, "name of the study", required=True)
+_CELL = Column("cell", "text", "", True, "id of the cell", required=True)
+_NAME = Column("name", "text", "", True, "readable name of the cell", "Model", required=True)
+_STEP = Column("step", "integer", "steps", True, "training steps taken", "Steps", required=True)
+
 #: results.csv: one row per cell, step and evaluation.
-RESULT_COLUMNS: dict[str, str] = {
-    "study": "name of the study",
-    "cell": "id of the cell",
-    "name": "readable name of the cell",
-    "data": "name of the data set",
-    "vae": "autoencoder whose latents are learned, name or trained@id; empty for pixels",
-    "block": "conditioning block",
-    "depth": "transformer blocks",
-    "width": "hidden size",
-    "heads": "attention heads",
-    "patch_size": "side of a patch",
-    "tokens": "length of the patch sequence",
-    "params": "trainable parameters, count",
-    "params_m": "trainable parameters, 1e6",
-    "gmacs": "multiply-adds of one forward pass of one image, 1e9 (the paper's 'Gflops')",
-    "seed": "training seed",
-    "step": "training steps taken",
-    "batch_size": "global batch",
-    "recipe": "what else of the cell differs from the defaults, but for shape, block, seed, steps and batch",
-    "train_gmacs": "3 * gmacs * batch_size * step, the paper's training compute, 1e9 multiply-adds",
-    "loss_train": "denoising loss (noise MSE) of the EMA weights on the train split, mean over timesteps",
-    "loss_heldout": "the same on the held-out split",
-    "loss_optimal_train": "what the optimal denoiser of the training images, a pure memoriser, has as loss_train; "
-    "empty for latents, for more than 100,000 images and for more than 2 GB of them",
-    "loss_optimal_heldout": "the same as loss_heldout; most of it comes from the cleanest timesteps",
-    "evaluation": "id of the evaluation",
-    "protocol": "short hash of what values must share to compare: N, sampler, guidance, extractor, reference, ...",
-    "samples": "generated images N",
-    "sampler": "ddpm or ddim",
-    "sampling_steps": "sampler steps",
-    "guidance": "classifier-free guidance scale, 1 = none",
-    "guidance_channels": "noise channels guided, all or first-three; empty without guidance",
-    "labels": "classes of the samples: uniform, balanced or training (as frequent as there); empty without classes",
-    "ema": "sampled with the averaged weights",
-    "sampling_seed": "seed of the samples' noise and labels",
-    "extractor": "feature space, name@hash of its weights",
-    "reference": "real images compared with, data/split(count)@hash",
-    "frechet": "Frechet distance in the extractor's feature space (FID only for the published Inception weights)",
-    "frechet_mean_term": "of it the squared distance of the means",
-    "frechet_cov_term": "of it the part of the covariances",
-    "frechet_bias": "how much higher N samples of the same Gaussian score than infinitely many, to first order in 1/N",
-    "frechet_infinity": "the distance extrapolated to infinitely many samples by a line in 1/N over nested prefixes",
-    "frechet_infinity_se": "standard error of that line at 1/N = 0; prefixes share samples, so no confidence interval",
-    "frechet_folds_mean": "mean of the distances of five disjoint folds of the samples",
-    "frechet_folds_sd": "their standard deviation",
-    "frechet_fold_samples": "N of a fold",
-    "frechet_floor": "distance of N real images to all others of the reference, mean of 5 draws; empty if too few",
-    "frechet_train": "distance to the train split, whatever the reference",
-    "frechet_heldout": "distance to the held-out split",
-    "nearest_ratio": "median over samples of the distance to the nearest training image (features) over the second's",
-    "copies": "share of samples with a ratio below 1/3 (Yoon et al. 2023); empty for very large training sets",
-    "sfid": "the distance of Inception's spatial features (sFID only for the published Inception weights)",
-    "kid": "kernel distance, mean over subsets",
-    "precision": "k = 3 precision",
-    "recall": "k = 3 recall",
-    "inception_score": "the score's formula on the extractor's own class probabilities",
-    "reconstruction_frechet": "of latents: Frechet distance of decoded held-out images to their originals",
-    "train_seconds": "wall time of training, all attempts",
-    "sample_seconds": "wall time of sampling and scoring",
+RESULT_COLUMNS = _table(
+    _STUDY,
+    _CELL,
+    _NAME,
+    Column("data", "text", "", True, "name of the data set"),
+    Column("vae", "text", "", True,
+           "autoencoder whose latents are learned, name or trained@id; empty for pixels", added=True),
+    Column("block", "text", "", True, "conditioning block", "Block", required=True),
+    Column("depth", "integer", "blocks", False, "transformer blocks", required=True),
+    Column("width", "integer", "channels", False, "hidden size", required=True),
+    Column("heads", "integer", "heads", False, "attention heads"),
+    Column("patch_size", "integer", "pixels", False, "side of a patch, in latents: positions", "Patch", required=True),
+    Column("tokens", "integer", "patches", False, "length of the patch sequence", "Tokens"),
+    Column("params", "integer", "parameters", False, "trainable parameters"),
+    Column("params_m", "number", "1e6 parameters", True, "trainable parameters", "Params, M"),
+    Column("gmacs", "number", "1e9 multiply-adds", False,
+           "one forward pass of one image (the paper's 'Gflops')", "Gflops", required=True),
+    Column("seed", "integer", "", True, "training seed", "Seed"),
+    _STEP,
+    Column("batch_size", "integer", "images", False, "global batch"),
+    Column("recipe", "text", "", True,
+           "what else of the cell differs from the defaults, but for shape, block, seed, steps and batch", added=True),
+    Column("train_gmacs", "number", "1e9 multiply-adds", True,
+           "3 * gmacs * batch_size * step, the paper's training compute", "Training Gflops"),
+    Column("loss_train", "number", "noise MSE", True,
+           "denoising loss of the EMA weights on the train split, mean over timesteps", "Loss, train"),
+    Column("loss_heldout", "number", "noise MSE", True, "the same on the held-out split", "Loss, held-out"),
+    Column("loss_optimal_train", "number", "noise MSE", True,
+           "what the optimal denoiser of the training images, a pure memoriser, has as loss_train; "
+           "empty for latents, for more than 100,000 images and for more than 2 GB of them", added=True),
+    Column("loss_optimal_heldout", "number", "noise MSE", True,
+           "the same as loss_heldout; most of it comes from the cleanest timesteps", added=True),
+    Column("evaluation", "text", "", True, "id of the evaluation"),
+    Column("protocol", "text", "", True,
+           "short hash of what values must share to compare: N, sampler, guidance, extractor, reference, ...",
+           added=True),
+    Column("samples", "integer", "images", False, "generated images N"),
+    Column("sampler", "text", "", True, "ddpm or ddim"),
+    Column("sampling_steps", "integer", "steps", False, "sampler steps"),
+    Column("guidance", "number", "", True, "classifier-free guidance scale, 1 = none"),
+    Column("guidance_channels", "text", "", True,
+           "noise channels guided, all or first-three; empty without guidance", added=True),
+    Column("labels", "text", "", True,
+           "classes of the samples: uniform, balanced or training (as frequent as there); empty without classes",
+           added=True),
+    Column("ema", "boolean", "", True, "sampled with the averaged weights"),
+    Column("sampling_seed", "integer", "", True, "seed of the samples' noise and labels"),
+    Column("extractor", "text", "", True, "feature space, name@hash of its weights"),
+    Column("reference", "text", "", True, "real images compared with, data/split(count)@hash"),
+    Column("frechet", "number", "", True,
+           "Frechet distance in the extractor's feature space (FID only for the published Inception weights)", "FD"),
+    Column("frechet_mean_term", "number", "", True, "of it the squared distance of the means", added=True),
+    Column("frechet_cov_term", "number", "", True, "of it the part of the covariances", added=True),
+    Column("frechet_bias", "number", "", True,
+           "how much higher N samples of the same Gaussian score than infinitely many, to first order in 1/N",
+           added=True),
+    Column("frechet_infinity", "number", "", True,
+           "the distance extrapolated to infinitely many samples by a line in 1/N over nested prefixes", added=True),
+    Column("frechet_infinity_se", "number", "", True,
+           "standard error of that line at 1/N = 0; prefixes share samples, so no confidence interval", added=True),
+    Column("frechet_folds_mean", "number", "", True,
+           "mean of the distances of five disjoint folds of the samples", added=True),
+    Column("frechet_folds_sd", "number", "", True, "their standard deviation", added=True),
+    Column("frechet_fold_samples", "integer", "images", False, "N of a fold", added=True),
+    Column("frechet_floor", "number", "", True,
+           "distance of N real images to all others of the reference, mean of 5 draws; empty if too few", added=True),
+    Column("frechet_train", "number", "", True, "distance to the train split, whatever the reference", added=True),
+    Column("frechet_heldout", "number", "", True, "distance to the held-out split", added=True),
+    Column("nearest_ratio", "number", "", True,
+           "median over samples of the distance to the nearest training image (features) over the second's",
+           added=True),
+    Column("copies", "number", "share", True,
+           "samples with a ratio below 1/3 (Yoon et al. 2023); empty for very large training sets", added=True),
+    Column("sfid", "number", "", True,
+           "the distance of Inception's spatial features (sFID only for the published Inception weights)", "sFD",
+           added=True),
+    Column("kid", "number", "", True, "kernel distance, mean over subsets", "KD"),
+    Column("precision", "number", "share", True, "k = 3 precision", "Precision"),
+    Column("recall", "number", "share", True, "k = 3 recall", "Recall"),
+    Column("inception_score", "number", "", True,
+           "the score's formula on the extractor's own class probabilities", "IS"),
+    Column("reconstruction_frechet", "number", "", True,
+           "of latents: Frechet distance of decoded held-out images to their originals", "Autoencoder alone",
+           added=True),
+    Column("train_seconds", "number", "s", True, "wall time of training, all attempts"),
+    Column("sample_seconds", "number", "s", True, "wall time of sampling and scoring"),
+)
+
+#: nested.csv: one row per row of results.csv and count of samples.
+NESTED_COLUMNS = _table(
+    _STUDY,
+    _CELL,
+    _NAME,
+    _STEP,
+    Column("evaluation", "text", "", True, "id of the evaluation", required=True),
+    Column("samples", "integer", "images", False, "the first so many of the generated images", required=True),
+    Column("frechet", "number", "", True, "their Frechet distance; values at different N do not compare"),
+)
+
+#: curves.csv: one row per cell and logged step.
+CURVE_COLUMNS = _table(
+    _STUDY,
+    _CELL,
+    _NAME,
+    _STEP,
+    Column("loss", "number", "", True,
+           "training loss (MSE + variational term), mean since the row before; empty on measuring rows"),
+    Column("loss_train", "number", "noise MSE", True, "as in results.csv, at this step; empty where not measured"),
+    Column("loss_heldout", "number", "noise MSE", True, "as in results.csv, at this step; empty where not measured"),
+)
+
+#: attempts.csv: one row per attempt at a cell.
+ATTEMPT_COLUMNS = _table(
+    _STUDY,
+    _CELL,
+    Column("name", "text", "", True, "readable name of the cell", "Cell", required=True),
+    Column("attempt", "integer", "", False, "number of the attempt, from 1", "Attempt", required=True),
+    Column("outcome", "text", "", True,
+           "running, done, failed, stopped (by a signal), cancelled, lost (ended without a word)", "Outcome",
+           required=True),
+    Column("started", "text", "ISO 8601, UTC", True, "when it was claimed", "Started, UTC"),
+    Column("ended", "text", "ISO 8601, UTC", True, "when it ended; empty while running or lost"),
+    Column("seconds", "number", "s", True, "ended - started", "Seconds"),
+    Column("host", "text", "", True, "machine", "Host"),
+    Column("device", "text", "", True, "processor or GPU"),
+    Column("threads", "integer", "threads", False, "CPU threads of a rank"),
+    Column("ranks", "integer", "processes", False, "processes that shared the work", added=True),
+    Column("torch", "text", "", True, "version"),
+    Column("commit", "text", "", True, "git commit, + when the code was changed"),
+    Column("diff", "text", "", True,
+           "hash of the change, which is diffs/<hash>.diff; empty without one", added=True),
+    Column("cause", "text", "", True,
+           "of a failed or lost one: out of memory, non-finite loss, node, time limit, disk, bad input, code, lost",
+           "Cause", added=True),
+    Column("message", "text", "", True, "why it failed or stopped", "Reason"),
+)
+# fmt: on
+
+#: The tables of a study by their file.
+TABLES: dict[str, dict[str, Column]] = {
+    "results.csv": RESULT_COLUMNS,
+    "nested.csv": NESTED_COLUMNS,
+    "curves.csv": CURVE_COLUMNS,
+    "attempts.csv": ATTEMPT_COLUMNS,
 }
 
 #: Values compare only where all of these are equal; the sampling seed is not among them.
@@ -90,48 +202,11 @@ PROTOCOL_COLUMNS = (
     "ema",
 )
 
-#: nested.csv: one row per row of results.csv and count of samples.
-NESTED_COLUMNS: dict[str, str] = {
-    "study": "name of the study",
-    "cell": "id of the cell",
-    "name": "readable name of the cell",
-    "step": "training steps taken",
-    "evaluation": "id of the evaluation",
-    "samples": "the first so many of the generated images",
-    "frechet": "their Frechet distance; values at different N do not compare",
-}
+#: What the literature calls a metric in the feature space of the published Inception weights, and only there.
+PUBLISHED_TITLES = {"frechet": "FID", "sfid": "sFID", "kid": "KID", "inception_score": "IS"}
 
-#: curves.csv: one row per cell and logged step.
-CURVE_COLUMNS: dict[str, str] = {
-    "study": "name of the study",
-    "cell": "id of the cell",
-    "name": "readable name of the cell",
-    "step": "training steps taken",
-    "loss": "training loss (MSE + variational term), mean since the row before; empty on measuring rows",
-    "loss_train": "as in results.csv, at this step; empty where not measured",
-    "loss_heldout": "as in results.csv, at this step; empty where not measured",
-}
-
-#: attempts.csv: one row per attempt at a cell.
-ATTEMPT_COLUMNS: dict[str, str] = {
-    "study": "name of the study",
-    "cell": "id of the cell",
-    "name": "readable name of the cell",
-    "attempt": "number of the attempt, from 1",
-    "outcome": "running, done, failed, stopped (by a signal), cancelled, lost (ended without a word)",
-    "started": "UTC, ISO 8601",
-    "ended": "UTC, ISO 8601; empty while running or lost",
-    "seconds": "ended - started",
-    "host": "machine",
-    "device": "processor or GPU",
-    "threads": "CPU threads of a rank",
-    "ranks": "processes that shared the work",
-    "torch": "version",
-    "commit": "git commit, + when the code was changed",
-    "diff": "hash of the change, which is diffs/<hash>.diff; empty without one",
-    "cause": "of a failed or lost one: out of memory, non-finite loss, node, time limit, disk, bad input, code, lost",
-    "message": "why it failed or stopped",
-}
+#: The published weights of Inception: name and first 8 hex digits of the file's sha256.
+PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
 
 
 def protocol_hash(row: Mapping[str, Any]) -> str:
@@ -140,34 +215,26 @@ def protocol_hash(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 
-#: The published weights of Inception: name and first 8 hex digits of the file's sha256.
-PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
+def printed_title(column: str, extractor: str) -> str:
+    """The heading of a column of results.csv; of a metric in an extractor's feature space it names the extractor.
+
+    Args:
+        column: name of the column; one that is not in results.csv has its own name, with a capital.
+        extractor: label `name@hash`, as in the column `extractor`; empty where nothing was measured.
+
+    Returns:
+        "FID", "sFID", "KID" and "IS" for the published Inception weights only, "FD-name" and so on for any other:
+        another feature space is another metric.
+    """
+    title = RESULT_COLUMNS[column].title if column in RESULT_COLUMNS else column.capitalize()
+    if column not in PUBLISHED_TITLES:
+        return title
+    if extractor in ("inception-v3", PUBLISHED_INCEPTION):  # the former in the literature's own tables
+        return PUBLISHED_TITLES[column]
+    name = extractor.partition("@")[0]
+    return f"{title}-{name}" if name else title
 
 
 def metric_name(extractor: str) -> str:
-    """What the Frechet distance in this feature space is called.
-
-    "FID" only for the published Inception: in the literature's own table, where it carries no hash, and in a study
-    that scored with those very weights. Any other `name@hash` is "FD-name": another feature space is another metric.
-    """
-    if extractor in ("inception-v3", PUBLISHED_INCEPTION):
-        return "FID"
-    name = extractor.split("@")[0]
-    return f"FD-{name}" if name else "FD"
-
-
-def metric_labels(extractor: str) -> dict[str, str]:
-    """Column to printed name of every metric of generated images: the published names only for the published Inception.
-
-    In the order of the paper's Figure 12, with the kernel distance.
-    """
-    own = extractor.split("@")[0]
-    is_fid = metric_name(extractor) == "FID"
-    return {
-        "frechet": metric_name(extractor),
-        "sfid": "sFID" if is_fid else f"sFD-{own}",
-        "kid": "KID" if is_fid else f"KD-{own}",
-        "inception_score": "IS" if is_fid else f"IS-{own}",
-        "precision": "Precision",
-        "recall": "Recall",
-    }
+    """What the Frechet distance in this feature space is called: "FID" only for the published Inception weights."""
+    return printed_title("frechet", extractor)

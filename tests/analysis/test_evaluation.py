@@ -7,9 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import figures, sections
+from analysis.figures.evaluation import distance_against_samples
+from analysis.figures.scaling import bubbles, metric_against_gflops, sampling_compute
 from analysis.page import Page
 from analysis.printed import seed_table
+from analysis.sections.evaluation import evaluation
 from analysis.slices import scaling_slices
 from analysis.study import fit_slice
 from analysis.table import load_nested, load_study
@@ -44,7 +46,7 @@ def write_measured(folder: Path) -> pd.DataFrame:
 
 def page_of(folder: Path, table: pd.DataFrame) -> Page:
     page = Page(folder, "", "")
-    sections.evaluation(page, table, load_nested(folder))
+    evaluation(page, table, load_nested(folder))
     page.finish()
     return page
 
@@ -74,7 +76,7 @@ def test_what_was_not_measured_is_left_out_with_its_reason(make_study: Callable[
 def test_the_limit_is_where_the_line_meets_infinity(tmp_path: Path) -> None:
     table = write_measured(tmp_path)
     about = table[["cell", "size", "depth", "width", "patch_size", "frechet_infinity"]]
-    figure = figures.distance_against_samples(load_nested(tmp_path).merge(about, on="cell"), "FD", "")
+    figure = distance_against_samples(load_nested(tmp_path).merge(about, on="cell"), "FD", "")
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert len(dashed) == len(SHAPES)
     for line, row in zip(dashed, table.sort_values("name").itertuples(), strict=False):
@@ -86,7 +88,7 @@ def test_the_limit_is_where_the_line_meets_infinity(tmp_path: Path) -> None:
 
 def test_the_floor_is_drawn_with_the_distance(tmp_path: Path) -> None:
     table = write_measured(tmp_path)
-    figure = figures.metric_against_gflops(table, "FD", "")
+    figure = metric_against_gflops(table, "FD", "")
     assert "floor 1.25: as many real images against other real ones" in figure.axes[0].get_title(loc="left")
     assert [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "floor"] == [1.25]
 
@@ -97,12 +99,12 @@ def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
         for shape in SHAPES[:4] for n in (10, 50) for seed in (0, 4)
     ]  # fmt: skip
     table = load_study(write_results(tmp_path, rows))
-    figure = figures.sampling_compute(table, "FD", "")
+    figure = sampling_compute(table, "FD", "")
     lines = [line for line in figure.axes[0].lines if len(line.get_ydata()) == 2 and line.get_linestyle() == "-"]
     assert len(lines) == 4
     assert all(list(line.get_ydata()) == [12, 4] for line in lines)
     assert len(figure.axes[0].collections) == 4  # bars
-    guided = figures.sampling_compute(table.assign(guidance=4.0, guidance_channels="all"), "FD", "")
+    guided = sampling_compute(table.assign(guidance=4.0, guidance_channels="all"), "FD", "")
     twice = [line for line in guided.axes[0].lines if len(line.get_ydata()) == 2 and line.get_linestyle() == "-"]
     for plain, line in zip(lines, twice, strict=True):  # a step of a guided sample is two passes
         assert list(line.get_xdata()) == pytest.approx([2 * x for x in plain.get_xdata()])
@@ -110,7 +112,7 @@ def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
     printed = seed_table(found)
     assert printed.rows[0][1:] == ("1", "2", "12", "", "2.828")
     assert list(found.rows["spread"]) == pytest.approx([8**0.5] * 4)
-    (points,) = figures.metric_against_gflops(found.rows, "FD", "").axes[0].containers
+    (points,) = metric_against_gflops(found.rows, "FD", "").axes[0].containers
     assert points.has_yerr
 
 
@@ -122,8 +124,8 @@ def test_two_processes_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
         page = Page(tmp_path / str(cores), "", "")
         section = page.section("a", "a")
         for index in range(5):
-            page.draw(section, f"f{index}", "", "", lambda i=index: figures.metric_against_gflops(rows, f"FD{i}", ""))
-        page.draw(section, "none", "", "", lambda: figures.bubbles(rows.head(1), "FD", ""))
+            page.draw(section, f"f{index}", "", "", lambda i=index: metric_against_gflops(rows, f"FD{i}", ""))
+        page.draw(section, "none", "", "", lambda: bubbles(rows.head(1), "FD", ""))
         page.finish()
         assert page.omitted == [("Figure “none”", "a bubble chart of one model shows nothing")]
         seen[cores] = [path.read_bytes() for path in page.paths]

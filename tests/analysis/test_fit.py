@@ -9,14 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.compare import compare_blocks, compute_multiplier, describe
-from analysis.fit import (
-    CannotFitError,
-    bootstrap_exponent,
-    correlate,
-    fit_floor,
-    fit_interaction,
-    fit_line,
-)
+from analysis.fit.bootstrap import bootstrap_exponent
+from analysis.fit.common import CannotFitError
+from analysis.fit.floor import fit_floor
+from analysis.fit.lines import correlate, fit_line
+from analysis.fit.surface import fit_interaction
 from analysis.heldout import FORMS, INTERACTION, POWER_LAW, SEMILOG, forecast, leave_one_group_out, leave_one_out
 from analysis.table import load_study
 from harness.errors import InputError

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import CannotFitError
+from analysis.fit.common import CannotFitError
 from analysis.frontier import find_frontier, isoflop_slices
 from analysis.slices import Slice, scaling_slices
 from analysis.table import load_study

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.page import Page
-from analysis.sections import paper_tables
+from analysis.sections.paper import paper_tables
 from analysis.table import load_baselines, load_published
 
 PAPER = Path(__file__).parents[2] / "results" / "paper"

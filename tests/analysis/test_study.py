@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from analysis.compare import block_slopes, compare_blocks
-from analysis.fit import fit_floor, fit_interaction, fit_line
-from analysis.fit.floor import refit_floors
+from analysis.fit.floor import fit_floor, refit_floors
+from analysis.fit.lines import fit_line
+from analysis.fit.surface import fit_interaction
 from analysis.heldout import HeldOut, rank_forms
 from analysis.printed import fit_table, plain, ranking_table, slice_values
 from analysis.slices import LOSS, scaling_slices
@@ -86,7 +87,7 @@ def test_refits_are_those_of_scipy() -> None:
 def test_the_published_slice(twelve: SliceFits) -> None:
     assert twelve.ranking[0].form == "params and tokens"
     assert "leave one patch size out" in twelve.ranking[0].errors
-    worst = twelve.residuals_of("power law")
+    worst = next((found for found in twelve.residuals if found.form == "power law"), None)
     assert worst is not None
     assert worst.by_patch[8] < 0 < worst.by_patch[4] or worst.by_patch[8] > 0  # a pattern by patch size
     assert {f.form for f in twelve.forecasts} == {"semi-log", "power law", "power law with floor"}

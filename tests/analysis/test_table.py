@@ -8,21 +8,10 @@ import pandas as pd
 import pytest
 
 from analysis.compare import compare_blocks
+from analysis.conditions import CONDITIONS, comparable_groups, mixture_warning, require_comparable
+from analysis.names import size_name, size_order
 from analysis.slices import LOSS, per_shape, scaling_slices
-from analysis.table import (
-    CONDITIONS,
-    comparable_groups,
-    load_attempts,
-    load_baselines,
-    load_curves,
-    load_published,
-    load_study,
-    missing_rows,
-    mixture_warning,
-    require_comparable,
-    size_name,
-    size_order,
-)
+from analysis.table import load_attempts, load_baselines, load_curves, load_published, load_study, missing_rows
 from harness.errors import InputError
 from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, PROTOCOL_COLUMNS, RESULT_COLUMNS, metric_name
 

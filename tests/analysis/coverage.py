@@ -1,4 +1,4 @@
-"""How often the intervals hold the truth, on made-up models with a known law: `python -m analysis.coverage`.
+"""How often the intervals hold the truth, on made-up models with a known law: `python -m tests.analysis.coverage`.
 
 Prints the table that stands in analysis/README.md: 12 models at the paper's Gflops, parameters and tokens, log-normal
 noise of 25 %, as the twelve published models scatter around their power law.
@@ -11,8 +11,11 @@ import sys
 import numpy as np
 import pandas as pd
 
-from analysis.fit import bootstrap_exponent, fit_floor, fit_interaction, fit_line
+from analysis.fit.bootstrap import bootstrap_exponent
 from analysis.fit.common import Pair
+from analysis.fit.floor import fit_floor
+from analysis.fit.lines import fit_line
+from analysis.fit.surface import fit_interaction
 
 DRAWS = 1000
 NOISE = 0.25

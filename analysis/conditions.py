@@ -1,0 +1,127 @@
+"""How values were measured: which rows of a table compare, and in words what sets the others apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.names import listed
+from harness.errors import InputError
+from harness.runs.columns import PROTOCOL_COLUMNS, metric_name
+
+#: Rows that differ in one of these were measured differently and are never fitted or ranked together.
+CONDITIONS = (*PROTOCOL_COLUMNS, "decoder")
+
+_NAMES = {column: column.replace("_", " ") for column in CONDITIONS} | {
+    "samples": "N", "vae": "autoencoder", "labels": "classes of the samples", "ema": "weights",
+    "sampling_steps": "sampler steps",
+}  # fmt: skip
+
+_LABELS = {"balanced": "classes in turn", "training": "classes as in training"}
+
+#: A condition that follows from another one that differs too.
+_IMPLIED = {"reference": "data", "guidance_channels": "guidance"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows measured alike: they agree in `CONDITIONS`, so their metrics compare."""
+
+    conditions: Mapping[str, Any]
+    table: pd.DataFrame
+    others: tuple[str, ...] = ()  #: what other rows of the same table differ in, in words: they do not compare
+
+    @property
+    def metric(self) -> str:
+        """Printed name of the metric, see `harness.runs.columns.metric_name`."""
+        return metric_name(self.conditions["extractor"])
+
+    @property
+    def label(self) -> str:
+        """The conditions in words, for captions: N, extractor, reference and so on; and a warning of others."""
+        text = describe_conditions(self.conditions)
+        return f"{text}; not comparable with other {listed(*self.others)}" if self.others else text
+
+
+def describe_conditions(conditions: Mapping[str, Any]) -> str:
+    """The conditions of a measurement as one line of text; what is empty or varies is left out."""
+    have = {key: value for key, value in conditions.items() if not pd.isna(value) and value != ""}
+    steps = f", {int(have['sampling_steps'])} steps" if "sampling_steps" in have else ""
+    where = " on the first three channels" if have.get("guidance_channels") == "first-three" else ""
+    words: dict[str, Callable[[Any], str]] = {
+        "samples": lambda count: f"N = {int(count):,}",
+        "extractor": lambda label: f"extractor {label}",
+        "reference": lambda label: f"reference {label}",
+        "sampler": lambda name: f"{str(name).upper()}{steps}",
+        "guidance": lambda scale: "no guidance" if scale == 1 else f"guidance {scale:g}{where}",
+        "labels": lambda labels: _LABELS.get(labels, ""),
+        "vae": lambda name: f"latents of {name}",
+        "ema": lambda averaged: "EMA weights" if averaged else "raw weights",
+        "decoder": lambda name: f"decoder {name}",
+    }
+    return "; ".join(filter(None, (say(have[key]) for key, say in words.items() if key in have)))
+
+
+def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Group]:
+    """Split rows into groups measured alike.
+
+    Args:
+        table: rows of `load_study` or `load_published`.
+        vary: conditions that may differ inside a group (for example sampling_steps for a sampling-compute figure).
+
+    Returns:
+        The groups, most cells and steps first (sampling seeds count once); ties in the order of their first row, so
+        that of equals what the sweep itself asks for comes before what was measured later. Rows that were never
+        evaluated are left to `missing_rows`.
+    """
+    keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
+    others = tuple(_NAMES[column] for column in _independent(mixed_conditions(table)) if column in keys)
+    groups = [
+        Group(dict(zip(keys, key, strict=True)), rows, others)
+        for key, rows in table[table["extractor"] != ""].groupby(keys, dropna=False, sort=False)
+    ]
+    return sorted(groups, key=lambda group: -len(group.table[["cell", "step"]].drop_duplicates()))
+
+
+def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The conditions in which the measured rows of a table differ, with their values as printed, in order of rows."""
+    measured = table[table["extractor"] != ""] if "extractor" in table else table
+    found = {column: measured[column].drop_duplicates() for column in CONDITIONS if column in table}
+    shown = {column: tuple("none" if pd.isna(v) or v == "" else str(v) for v in found[column]) for column in found}
+    return {column: values for column, values in shown.items() if len(values) > 1}
+
+
+def _independent(mixed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Without the conditions that follow from another one that differs too."""
+    return {column: values for column, values in mixed.items() if _IMPLIED.get(column) not in mixed}
+
+
+def mixture_warning(table: pd.DataFrame) -> str | None:
+    """One sentence where values that do not compare stand in one table; None where all do."""
+    mixed = _independent(mixed_conditions(table))
+    if not mixed:
+        return None
+    shown = {column: ", ".join(values[:4]) + ", ..." * (len(values) > 4) for column, values in mixed.items()}
+    parts = (f"{_NAMES[column]} ({values})" for column, values in shown.items())
+    return (
+        f"Values measured in {len(comparable_groups(table))} ways meet in this study. They do not compare and are not "
+        f"fitted together; they differ in {listed(*parts)}"
+    )
+
+
+def require_comparable(table: pd.DataFrame, vary: Iterable[str] = ()) -> None:
+    """Refuse a table whose rows were measured differently.
+
+    Raises:
+        InputError: naming each condition that differs and the values found.
+    """
+    mixed = mixed_conditions(table)
+    different = [f"{column} ({', '.join(values)})" for column, values in mixed.items() if column not in set(vary)]
+    if different:
+        raise InputError(
+            f"rows that were measured differently cannot be fitted or ranked together; they differ in "
+            f"{'; '.join(different)}; split them with comparable_groups first"
+        )

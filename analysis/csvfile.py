@@ -1,0 +1,106 @@
+"""A CSV file as a typed data frame, checked against its columns: types, empty values, unknown and missing columns."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import InputError
+from harness.runs.columns import Column
+
+
+def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
+    """The rows of a file, its columns in the order of `columns`; columns added since it was written are empty.
+
+    Texts are strings, "" where empty. Integers are int64 where the column is required, Int64 otherwise; numbers are
+    float64 with NaN where not measured; booleans are pandas' own.
+
+    Raises:
+        InputError: file missing or no CSV, wrong columns, or a wrong value. One line: file, row, column, what is
+            allowed.
+    """
+    header, rows = _lines(path)
+    _check_header(path, header, columns)
+    values: dict[str, list[Any]] = {column: [] for column in header}
+    for number, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise InputError(f"{path}: row {number} has {len(row)} fields; allowed: {len(header)}, as in the header")
+        for name, text in zip(header, row, strict=True):
+            try:
+                values[name].append(_value(columns[name], text))
+            except ValueError:
+                place = f"{path}: row {number}, column {name}"
+                raise InputError(f"{place}: {text!r} is not allowed; allowed: {_allowed(columns[name])}") from None
+    count = len(values[header[0]])
+    for name, column in columns.items():
+        values.setdefault(name, [_empty(column)] * count)
+    return pd.DataFrame({name: pd.Series(values[name], dtype=_dtype(column)) for name, column in columns.items()})
+
+
+def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file as text."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file, strict=True))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; `dit-harness collect` writes a study's tables") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from None
+    return (lines[0], lines[1:]) if lines else ([], [])
+
+
+def _check_header(path: Path, header: list[str], columns: Mapping[str, Column]) -> None:
+    for name, column in columns.items():
+        if name not in header and not column.added:
+            raise InputError(f"{path}: column {name} is missing; needed: {', '.join(columns)}")
+    for name in header:
+        again = header.count(name) > 1
+        if again or name not in columns:
+            what = "occurs twice" if again else "is unknown: a newer version may have written the table"
+            raise InputError(f"{path}: column {name!r} {what}; allowed: {', '.join(columns)}")
+
+
+def _empty(column: Column) -> str | None:
+    return "" if column.type == "text" else None
+
+
+def _value(column: Column, text: str) -> str | bool | float | None:
+    """A value as its column's type; `ValueError` where it is none."""
+    word = text.strip().lower()
+    if not word and not column.required:
+        return _empty(column)
+    if column.type == "text" and word:
+        return text
+    if column.type == "boolean" and word in ("true", "false"):
+        return word == "true"
+    number = float(text)
+    if not math.isfinite(number) or (number <= 0 and not column.may_be_zero):
+        raise ValueError(text)
+    if column.type == "number":
+        return number
+    if column.type != "integer" or number < 0 or number != int(number):
+        raise ValueError(text)
+    return int(number)
+
+
+def _allowed(column: Column) -> str:
+    """What a column's values may be, in words."""
+    words = {
+        "text": "a text",
+        "boolean": "True or False",
+        "integer": f"a whole number of at least {0 if column.may_be_zero else 1}",
+        "number": "a finite number" if column.may_be_zero else "a number above 0",
+    }
+    return words[column.type] + ("" if column.required else ", or empty where not measured")
+
+
+def _dtype(column: Column) -> Any:
+    dtypes = {"text": "str", "boolean": "boolean", "number": "float64"}
+    return dtypes.get(column.type, "int64" if column.required else "Int64")
