@@ -26,7 +26,7 @@ class Schedule:
 
     Attributes:
         betas: variance added in each step.
-        timesteps: the step of the training schedule each step stands for, (T,) int64: what the model is told.
+        timesteps: the step of the training schedule each step stands for, (T,) int64: what the model reads.
     """
 
     betas: Array

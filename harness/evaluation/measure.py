@@ -15,12 +15,12 @@ from harness.data.pixels import UINT8_RULE
 from harness.errors import CellFailedError
 from harness.evaluation import inception
 from harness.evaluation.features import Extractor
-from harness.evaluation.generate import Decode, generate, load_weights, pixels, save_grid
+from harness.evaluation.generate import Decode, Generator, generate, load_weights, pixels, save_grid
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import score
 from harness.files import write_json
-from harness.model.cost import count
-from harness.model.dit import DiT
+from harness.model.cost import count_cell
+from harness.model.network import Network
 from harness.runs import provenance
 from harness.runs.attempts import TRAINING
 from harness.runs.cellruns import evaluation_key
@@ -80,26 +80,22 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
     """
     begun = time.monotonic()
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
-    dit = _weights(subject, evaluation, step)
-    made = generate(
-        dit,
+    generator = Generator(
+        _weights(subject, evaluation, step),
         cell,
         evaluation,
-        run,
-        key,
-        device=subject.device,
-        batch=subject.conditions["sampling_batch"],
-        hooks=subject.hooks,
+        subject.device,
         decode=_decoder(subject),
         class_counts=np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes),
-        ranks=subject.ranks,
     )
+    batch = subject.conditions["sampling_batch"]
+    made = generate(generator, run, key, batch=batch, hooks=subject.hooks, ranks=subject.ranks)
     if made is None:
         _assist(subject, evaluation)
         return None
     images, labels = made
     metrics = _score(subject, evaluation, key, images)
-    cost = count(cell.model, cell.data.shape)
+    cost = count_cell(cell)
     subject.hooks.before_write()
     save_grid(run, key, images, labels)
     record = {
@@ -119,7 +115,7 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
     return record
 
 
-def _weights(subject: Subject, evaluation: Evaluation, step: int) -> DiT:
+def _weights(subject: Subject, evaluation: Evaluation, step: int) -> Network:
     run = subject.run
     try:
         return load_weights(run, subject.cell, step, ema=evaluation.ema, device=subject.device, ranks=subject.ranks)

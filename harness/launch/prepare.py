@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.data import autoencoders, latents
 from harness.data.dataset import Dataset
@@ -18,6 +18,9 @@ from harness.spec.data import Data, TrainedVae
 from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks
 from sweeps.grid import Sweep
+
+if TYPE_CHECKING:
+    from harness.training.conditions import NumericConditions
 
 Say = Callable[[str], None]
 
@@ -119,7 +122,7 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
                 autoencoder.moments,
                 shared,
                 weights=weights,
-                conditions=conditions,
+                conditions=dict(conditions),
                 sweep=path,
                 progress=lambda done, total: hooks.report({"stage": "encode", "done": done, "total": total}),
             )
@@ -144,7 +147,7 @@ def _load(sweep: Sweep, data: Data, shared: Shared, hooks: Hooks) -> Dataset:
     )
 
 
-def _conditions(sweep: Sweep, folder: Path) -> tuple[str, dict[str, Any]]:
+def _conditions(sweep: Sweep, folder: Path) -> tuple[str, NumericConditions]:
     """Device, and what decides the bits: as when this folder was begun, as far as this machine allows."""
     import torch
 
@@ -161,7 +164,9 @@ def _conditions(sweep: Sweep, folder: Path) -> tuple[str, dict[str, Any]]:
     if first is None:
         write_json(folder / "conditions.json", mine)
     elif first != mine:
-        odd = ", ".join(f"{key} was {first[key]} and is {mine[key]}" for key in mine if first.get(key) != mine[key])
+        odd = ", ".join(
+            f"{key} was {first[key]} and is {value}" for key, value in mine.items() if first.get(key) != value
+        )
         print(f"note: {folder.name}: {odd}; results agree within rounding, not bit for bit", flush=True)
     torch.set_num_threads(mine["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -30,7 +30,7 @@ from harness.model.formats import (
 )
 from harness.spec.data import InputShape
 from harness.spec.diffusion import Diffusion
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 
 _WEIGHTS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
@@ -66,7 +66,7 @@ def to_diffusers(dit: DiT) -> State:
     return state
 
 
-def diffusers_config(model: Model, shape: InputShape) -> dict[str, Any]:
+def diffusers_config(model: DiTSpec, shape: InputShape) -> dict[str, Any]:
     """Arguments of `DiTTransformer2DModel` for a model.
 
     Raises:
@@ -205,13 +205,13 @@ def _diffusers_names(depth: int) -> Iterator[tuple[str, Sequence[tuple[str, ...]
                 yield f"blocks.{i}.{inner}.{kind}", [copy]
 
 
-def _check_mlp(model: Model, shape: InputShape) -> None:
+def _check_mlp(model: DiTSpec, shape: InputShape) -> None:
     check_exportable(model, shape)
     if int(model.mlp_ratio * model.width) != 4 * model.width:
         raise InputError(f"mlp_ratio {model.mlp_ratio} cannot be exported to diffusers; allowed: 4.0")
 
 
-def _shape_of_config(config: Mapping[str, Any], source: str) -> tuple[Model, InputShape]:
+def _shape_of_config(config: Mapping[str, Any], source: str) -> tuple[DiTSpec, InputShape]:
     wrong = [
         f"{key} {config[key]!r}, not {value!r}" for key, value in _CONFIG.items() if config.get(key, value) != value
     ]

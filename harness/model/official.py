@@ -26,7 +26,7 @@ from harness.model.formats import (
     shapes_of,
 )
 from harness.spec.data import InputShape
-from harness.spec.model import SIZES, Model
+from harness.spec.model import SIZES, DiTSpec
 
 #: The fixed positions, among the tensors of an official checkpoint.
 POSITIONS = "pos_embed"
@@ -49,7 +49,7 @@ def from_official(state: Mapping[str, Tensor], heads: int | None = None, source:
 
     Args:
         state: its tensors by name.
-        heads: attention heads, which no tensor tells; may be left out for the published sizes.
+        heads: attention heads, which no tensor shows; may be left out for the published sizes.
         source: what a message calls it.
 
     Raises:
@@ -107,14 +107,14 @@ def _official_names(depth: int) -> Iterator[tuple[str, str]]:
             yield from ((f"blocks.{i}.{inner}.{kind}", f"blocks.{i}.{outer}.{kind}") for kind in kinds(inner))
 
 
-def _expected_official(model: Model, shape: InputShape) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+def _expected_official(model: DiTSpec, shape: InputShape) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     ours = shapes_of(model, shape)
     yield "", POSITIONS, (1, (shape.size // model.patch_size) ** 2, model.width)
     yield from ((name, theirs, ours[name]) for name, theirs in _official_names(model.depth))
 
 
-def _shape_of_official(state: Mapping[str, Tensor], heads: int | None, source: str) -> tuple[Model, InputShape]:
-    """What the tensors tell about the model; the block is adaLN-Zero or `_require` says what is missing."""
+def _shape_of_official(state: Mapping[str, Tensor], heads: int | None, source: str) -> tuple[DiTSpec, InputShape]:
+    """What the tensors tell about the model; the block is adaLN-Zero or `require` says what is missing."""
     anchors = ("x_embedder.proj.weight", POSITIONS, "y_embedder.embedding_table.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in anchors if name not in state]
     if missing:

@@ -19,7 +19,6 @@ from harness.spec.cell import Cell
 from harness.spec.data import Data, PretrainedVae
 from harness.spec.evaluation import Evaluation
 from harness.spec.identity import canonical_json, spec_id
-from harness.spec.model import SIZES, nearest_heads
 
 Row = dict[str, Any]
 
@@ -72,7 +71,7 @@ def _result_rows(study: Study, item: CellRun, log: list[Row]) -> list[Row]:
                 **_identity(study, item),
                 "data": cell.data.name,
                 "vae": _vae_name(cell.data),
-                **{k: getattr(model, k) for k in ("block", "depth", "width", "heads", "patch_size")},
+                **{k: getattr(model, k, None) for k in ("block", "depth", "width", "heads", "patch_size")},
                 "tokens": cell.tokens,
                 "params": record["params"],
                 "params_m": record["params"] / 1e6,
@@ -122,14 +121,10 @@ def _vae_name(data: Data) -> str | None:
 def _recipe(cell: Cell) -> str:
     """What else decides the weights, as far as it differs from the defaults: cells that differ here are no repeats."""
     fields = json.loads(canonical_json(cell))
-    own_columns = {"model": ("depth", "width", "patch_size", "block"), "data": ("name", "vae")}
-    for section, keys in (own_columns | {"training": ("steps", "batch_size")}).items():
+    in_columns = {"model": cell.model.in_columns, "data": ("name", "vae"), "training": ("steps", "batch_size")}
+    for section, keys in in_columns.items():
         for key in keys:
             fields.get(section, {}).pop(key, None)
-    model = cell.model
-    published = {(size["depth"], size["width"], size["heads"]) for size in SIZES.values()}
-    if model.heads == nearest_heads(model.width) or (model.depth, model.width, model.heads) in published:
-        fields.get("model", {}).pop("heads", None)
     parts = [
         f"{key}={value}"
         for section in ("model", "diffusion", "data", "training")
