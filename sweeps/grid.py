@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -43,7 +43,6 @@ _TOP_LEVEL = (
 
 #: One setting of an axis: dotted field name -> value.
 _Setting = dict[str, Any]
-_SpecT = TypeVar("_SpecT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,9 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
 
 
 def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
-    _known_keys(document, _TOP_LEVEL, "")
+    for key in document:
+        if key not in _TOP_LEVEL:
+            raise InputError(f"{key}: unknown key; allowed: {', '.join(_TOP_LEVEL)}")
     title = document.get("title", study)
     if not isinstance(title, str):
         raise InputError(f"title: should be a text (got {title!r})")
@@ -249,7 +250,7 @@ def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
     return tuple(found)
 
 
-def _axes(grid: dict[str, Any], base: Mapping[str, Any], known: _Fields) -> dict[str, tuple[_Setting, ...]]:
+def _axes(grid: dict[str, Any], base: Mapping[str, Any], fields: _Fields) -> dict[str, tuple[_Setting, ...]]:
     if not grid:
         raise InputError("grid: is empty; name at least one axis, for example depth = [2, 4]")
     axes: dict[str, tuple[_Setting, ...]] = {}
@@ -263,7 +264,10 @@ def _axes(grid: dict[str, Any], base: Mapping[str, Any], known: _Fields) -> dict
         for i, value in enumerate(values):
             if any(type(value) is type(other) and value == other for other in values[:i]):
                 raise InputError(f"{key}: {value!r} stands twice; every value once")
-        settings = tuple(_axis_setting(axis, value, key, known) for value in values)
+        tables = [value if isinstance(value, dict) else {axis: value} for value in values]
+        if {} in tables:
+            raise InputError(f"{key}: a table sets no field")
+        settings = tuple(fields.settings(table, key) for table in tables)
         if any(setting.keys() != settings[0].keys() for setting in settings):
             raise InputError(f"{key}: every table should set the same fields ({', '.join(settings[0])})")
         for field in settings[0]:
@@ -274,14 +278,6 @@ def _axes(grid: dict[str, Any], base: Mapping[str, Any], known: _Fields) -> dict
             seen[field] = axis
         axes[axis] = settings
     return axes
-
-
-def _axis_setting(axis: str, value: Any, key: str, fields: _Fields) -> _Setting:
-    if not isinstance(value, dict):
-        return fields.setting(axis, value, key)
-    if not value:
-        raise InputError(f"{key}: a table sets no field")
-    return fields.settings(value, key)
 
 
 def _exclusion(rule: dict[str, Any], number: int, fields: _Fields) -> dict[str, tuple[Any, ...]]:
@@ -326,13 +322,10 @@ def _check_cells(sweep: Sweep) -> None:
             check_evaluation(origin.key, evaluation, cell)
     if not names:
         raise InputError("grid: is empty; exclude drops every cell")
-    for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
-        if any(not 0 < step <= longest for step in evaluation.at):
-            raise InputError(f"{origin.key}.at: {list(evaluation.at)}; allowed: steps from 1 to {longest}")
-    if any(not 0 < step <= longest for step in sweep.recording.loss_steps):
-        raise InputError(
-            f"recording.loss_steps: {list(sweep.recording.loss_steps)}; allowed: steps from 1 to {longest}"
-        )
+    steps = [(f"{origin.key}.at", e.at) for origin, e in zip(sweep.origins, sweep.evaluations, strict=True)]
+    for key, given in (*steps, ("recording.loss_steps", sweep.recording.loss_steps)):
+        if any(not 0 < step <= longest for step in given):
+            raise InputError(f"{key}: {list(given)}; allowed: steps from 1 to {longest}")
 
 
 def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
@@ -346,35 +339,36 @@ def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
     Raises:
         InputError: one line that says what is allowed.
     """
+    for problem in _evaluation_problems(evaluation, cell):
+        raise InputError(f"{key}.{problem}")
+
+
+def _evaluation_problems(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
+    """Why a cell cannot be measured so, one line each: the field, what is wrong, and what is allowed."""
+    guidance, extractor = evaluation.guidance, evaluation.extractor
     try:
         cell.diffusion.check_sampling(evaluation.sampler, evaluation.sampling_steps)
     except ValueError as error:
-        raise InputError(f"{key}.{error}") from None
-    if evaluation.guidance != 1 and not cell.data.labels:
-        raise InputError(f"{key}.guidance: {evaluation.guidance} needs labels, and data.labels is false; allowed: 1.0")
-    if evaluation.guidance != 1 and cell.training.label_dropout == 0:
-        raise InputError(
-            f"{key}.guidance: {evaluation.guidance} needs a trained null class; set training.label_dropout above 0"
-        )
+        yield str(error)
+    if guidance != 1 and not cell.data.labels:
+        yield f"guidance: {guidance} needs labels, and data.labels is false; allowed: 1.0"
+    if guidance != 1 and cell.training.label_dropout == 0:
+        yield f"guidance: {guidance} needs a trained null class; set training.label_dropout above 0"
     if evaluation.labels != "uniform" and not cell.data.labels:
-        raise InputError(f"{key}.labels: {evaluation.labels} needs labels, and data.labels is false; allowed: uniform")
+        yield f"labels: {evaluation.labels} needs labels, and data.labels is false; allowed: uniform"
     try:
         evaluation.guided_channels(cell.data.shape.channels)
     except ValueError as error:
-        raise InputError(f"{key}.guidance_channels: {error}; allowed: as-published, all") from None
-    if evaluation.extractor is None:
-        raise InputError(
-            f"{key}.extractor: {cell.data.name} has none of its own; name one of {', '.join(EXTRACTORS.names)}"
-        )
+        yield f"guidance_channels: {error}; allowed: as-published, all"
+    if extractor is None:
+        yield f"extractor: {cell.data.name} has none of its own; name one of {', '.join(EXTRACTORS.names)}"
     fits = fitting(cell.data.image_shape)
-    if evaluation.extractor not in fits:
-        raise InputError(
-            f"{key}.extractor: {evaluation.extractor} does not read {cell.data.name}; allowed: {', '.join(fits)}"
-        )
-    if evaluation.reference == "adm" and evaluation.extractor != INCEPTION:
-        raise InputError(
-            f"{key}.reference: adm holds features of {INCEPTION}, the evaluation's extractor is "
-            f"{evaluation.extractor}; allowed: train, held-out"
+    if extractor not in fits:
+        yield f"extractor: {extractor} does not read {cell.data.name}; allowed: {', '.join(fits)}"
+    if evaluation.reference == "adm" and extractor != INCEPTION:
+        yield (
+            f"reference: adm holds features of {INCEPTION}, the evaluation's extractor is {extractor}; "
+            "allowed: train, held-out"
         )
 
 
@@ -417,12 +411,6 @@ def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
         section, _, leaf = field.rpartition(".")
         (out.setdefault(section, {}) if section else out)[leaf] = value
     return out
-
-
-def _known_keys(table: Mapping[str, Any], allowed: tuple[str, ...], prefix: str) -> None:
-    for key in table:
-        if key not in allowed:
-            raise InputError(f"{prefix}{key}: unknown key; allowed: {', '.join(allowed)}")
 
 
 def _table(document: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -150,15 +150,8 @@ def optimal_losses(
 
     if shared is None:
         return make()
-    of = (
-        _FORMAT,
-        canonical_json(cell.data),
-        dataset.fingerprint,
-        canonical_json(cell.diffusion),
-        loss_images,
-        LOSS_BINS,
-    )
-    described = " ".join(map(str, of))
+    described = f"{_FORMAT} {canonical_json(cell.data)} {dataset.fingerprint} {canonical_json(cell.diffusion)}"
+    described += f" {loss_images} {LOSS_BINS}"
     key = hashlib.sha256(described.encode()).hexdigest()[:12]
     folder = shared.reference_folder(f"{cell.data.name}-optimal-denoiser-{key}")
 

@@ -29,11 +29,6 @@ class Cost:
     params: int
     macs: int
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: 2 * macs."""
-        return 2 * self.macs
-
 
 def count(model: ModelSpec, shape: InputShape, outputs: int = 2) -> Cost:
     """Count a network by tracing it, or the smaller ones that its cost is made of (see `Network.cost_parts`).

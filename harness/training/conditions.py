@@ -20,10 +20,7 @@ class NumericConditions(TypedDict):
 def numeric_conditions(threads: int, sampling_batch: int, device: str) -> NumericConditions:
     """The conditions of this process, with so many CPU threads and images a sampling batch, on "cpu" or "cuda"."""
     name = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {
-        "torch": torch.__version__,
-        "device": device,
-        "hardware": name,
-        "threads": threads,
-        "sampling_batch": sampling_batch,
-    }
+    version = torch.__version__
+    return NumericConditions(
+        torch=version, device=device, hardware=name, threads=threads, sampling_batch=sampling_batch
+    )

@@ -76,10 +76,8 @@ def train(
     if (found := ranks.load_on_first(lambda: _newest_state(run, options.keep, recipe.steps))) is not None:
         state.load(found)
     data = batches(source, options.device)
-    log = checkpoints = None
-    if ranks.is_first:
-        log = _Log(state, cell, run, hooks, options, data)
-        checkpoints = _Checkpoints(state, cell, run, hooks, options)
+    checkpoints = _Checkpoints(state, cell, run, hooks, options)
+    log = _Log(state, cell, run, hooks, options, data) if ranks.is_first else None
     begun, earlier = time.monotonic(), state.seconds
     state.network.train()
     trainer = Trainer(state, cell, data.train, options, ranks)
@@ -87,12 +85,12 @@ def train(
     while state.step < recipe.steps:
         loss = trainer.step()
         state.seconds = earlier + time.monotonic() - begun
-        if log and checkpoints:
+        if log is not None:
             log.after_step(loss)
             checkpoints.after_step()
         # here the other ranks wait while the first one writes
         if ranks.any_rank(hooks.should_stop()) and state.step < recipe.steps:
-            if checkpoints:
+            if ranks.is_first:
                 checkpoints.save_state()
             ranks.barrier()  # nobody leaves before the state is written
             raise StoppedError(f"stopped at step {state.step} of {recipe.steps}; the next launch goes on from there")
@@ -221,8 +219,9 @@ class Trainer:
                 losses = self._objective.loss(output, x0[part], xt[part], t[part], noise[part])
                 loss = losses.mean() * (len(losses) / len(x0))
                 passed.append(loss.detach())
-                if last:
-                    value = _finite(ranks.mean(float(torch.stack(passed).sum())), state.step + 1, cell)
+                if last:  # all ranks see the same value, so all of them fail at the same step
+                    value = ranks.mean(float(torch.stack(passed).sum()))
+                    self._check_finite(value)
                 loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         state.step += 1
@@ -246,16 +245,10 @@ class Trainer:
             self._state.optimizer.zero_grad(set_to_none=True)
         return model
 
-
-def _finite(loss: float, step: int, cell: Cell) -> float:
-    """The loss; all ranks see the same one, so all of them stop at the same step.
-
-    Raises:
-        NonFiniteLossError: it is not finite.
-    """
-    if not math.isfinite(loss):
-        raise NonFiniteLossError(
-            f"the loss became {loss} at step {step} (learning_rate {cell.training.learning_rate}, "
-            f"precision {cell.training.precision}); the weights before it are the last checkpoint's"
-        )
-    return loss
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            recipe = self._cell.training
+            raise NonFiniteLossError(
+                f"the loss became {loss} at step {self._state.step + 1} (learning_rate {recipe.learning_rate}, "
+                f"precision {recipe.precision}); the weights before it are the last checkpoint's"
+            )

@@ -52,7 +52,6 @@ def test_published_costs(model: DiTSpec, shape: InputShape, gflops: float, milli
     assert counted.macs / 1e9 == pytest.approx(gflops, abs=tolerance(model, shape))
     assert round(counted.params / 1e6) == millions
     assert counted == closed_form(model, shape)
-    assert counted.flops == 2 * counted.macs
 
 
 @pytest.mark.parametrize(
