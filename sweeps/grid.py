@@ -395,8 +395,8 @@ def _readable_name(cell: Cell, varying: Sequence[frozenset[str]]) -> str:
     model = cell.model
     parts = [model.readable_name]
     follows = {f"model.{field}": f"model.{other}" for field, other in model.follows.items()}
-    told = {field for axis in varying for field in axis if follows.get(field) not in axis}
-    for field in sorted(told - {f"model.{name}" for name in model.named}):
+    varied = {field for axis in varying for field in axis if follows.get(field) not in axis}
+    for field in sorted(varied - {f"model.{name}" for name in model.named}):
         section, _, leaf = field.rpartition(".")
         value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)
         if isinstance(value, BaseModel):  # a VAE

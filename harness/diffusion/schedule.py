@@ -22,7 +22,7 @@ class Schedule:
 
     Attributes:
         betas: variance added in each step.
-        timesteps: the step of the training schedule each step stands for, (T,) int64: what the network reads.
+        timesteps: (T,) int64, the step of the training schedule that each step is: what the network reads.
         alphas_bar: alpha_bar_t: the share of signal variance left after step t.
         alphas_bar_previous: alpha_bar_{t-1}; 1 before the first step.
         posterior_mean_x0: weight of x_0 in the mean of q(x_{t-1} | x_t, x_0) (Ho et al., equation 7).

@@ -66,7 +66,7 @@ def export(
     """
     if format not in FORMATS:
         raise InputError(f"--format: {format!r}; allowed: {', '.join((*FORMATS, SAMPLES_FORMAT))}")
-    check_exportable(cell.model, cell.data.shape)
+    check_exportable(cell.model, cell.data.shape, cell.diffusion.outputs)
     if vae is not None and format == "official":
         raise InputError("--vae: an official checkpoint holds no VAE; allowed with --format diffusers")
     if vae is not None and cell.data.vae is None:

@@ -47,7 +47,7 @@ def to_diffusers(dit: DiT) -> State:
     Raises:
         InputError: see `check_exportable`; or an MLP of another size than 4 times the width.
     """
-    _check_mlp(dit.model, dit.shape)
+    _check_mlp(dit.model, dit.shape, dit.outputs)
     ours = dit.state_dict()
     state: State = {}
     for name, theirs in _diffusers_names(dit.model.depth):
@@ -195,8 +195,8 @@ def _diffusers_names(depth: int) -> Iterator[tuple[str, Sequence[tuple[str, ...]
                 yield f"blocks.{i}.{inner}.{kind}", [copy]
 
 
-def _check_mlp(model: DiTSpec, shape: InputShape) -> None:
-    formats.check_exportable(model, shape)
+def _check_mlp(model: DiTSpec, shape: InputShape, outputs: int = 2) -> None:
+    formats.check_exportable(model, shape, outputs)
     if int(model.mlp_ratio * model.width) != 4 * model.width:
         raise InputError(f"mlp_ratio {model.mlp_ratio} cannot be exported to diffusers; allowed: 4.0")
 

@@ -84,17 +84,21 @@ class Imported:
         return dit.eval().requires_grad_(False)
 
 
-def check_exportable(model: ModelSpec, shape: InputShape) -> None:
+def check_exportable(model: ModelSpec, shape: InputShape, outputs: int = 2) -> None:
     """Check that the official and the diffusers format can hold a model.
 
     Raises:
-        InputError: no DiT, another block than adaLN-Zero, or no labels.
+        InputError: no DiT, another block than adaLN-Zero, no variance beside the noise, or no labels.
     """
     if not isinstance(model, DiTSpec):
         raise InputError(f"a network {model.network} cannot be exported: official code and diffusers know DiTs only")
     if BLOCKS.load(model.block) is not AdaLNZeroBlock:
         raise InputError(
             f"a model with {model.block} blocks cannot be exported: official code and diffusers know adaln-zero only"
+        )
+    if outputs != 2:
+        raise InputError(
+            "a model of another objective cannot be exported: official code and diffusers know ddpm-hybrid"
         )
     if not shape.classes:
         raise InputError(

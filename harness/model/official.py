@@ -28,7 +28,7 @@ def to_official(dit: DiT) -> State:
     Raises:
         InputError: see `check_exportable`.
     """
-    formats.check_exportable(dit.model, dit.shape)
+    formats.check_exportable(dit.model, dit.shape, dit.outputs)
     ours = dit.state_dict()
     state = {theirs: ours[name] for name, theirs in _official_names(dit.model.depth)}
     return {POSITIONS: dit.positions[None], **state}
@@ -104,7 +104,7 @@ def _expected_official(model: DiTSpec, shape: InputShape) -> Iterator[tuple[str,
 
 
 def _shape_of_official(state: Mapping[str, Tensor], heads: int | None, source: str) -> tuple[DiTSpec, InputShape]:
-    """What the tensors tell about the model; the block is adaLN-Zero or `require` says what is missing."""
+    """What the tensors say about the model; the block is adaLN-Zero or `require` says what is missing."""
     anchors = ("x_embedder.proj.weight", POSITIONS, "y_embedder.embedding_table.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in anchors if name not in state]
     if missing:

@@ -79,7 +79,7 @@ class Ranks:
         return nullcontext()
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank. No rank goes on before all have come here."""
+        """Whether the flag is set on any rank. No rank goes on before all have called this."""
         return flag
 
     def barrier(self) -> None:

@@ -25,10 +25,11 @@ from harness.model.diffusers import (
 )
 from harness.model.dit import DiT
 from harness.model.embeddings import sincos_positions
+from harness.model.formats import check_exportable
 from harness.model.official import from_official, read_official, to_official, write_official
 from harness.spec.data import InputShape
 from harness.spec.diffusion import Diffusion
-from harness.spec.model import SIZES, DiTSpec
+from harness.spec.model import SIZES, DiTSpec, ModelSpec
 
 TINY = DiTSpec(depth=2, width=24, heads=3, patch_size=2)
 TINY_SHAPE = InputShape(1, 6, 5)
@@ -399,3 +400,13 @@ def test_other_contents_are_refused(tmp_path: Path) -> None:
     torch.save({"a": 1, "b": torch.ones(2, dtype=torch.int64)}, tmp_path / "numbers.pt")
     with pytest.raises(InputError, match="not a state dict of weights: a, b"):
         read_official(tmp_path / "numbers.pt")
+
+
+def test_a_dit_without_variance_is_refused(tmp_path: Path) -> None:
+    dit = DiT(DiTSpec(depth=1, width=8, patch_size=2), InputShape(4, 4, 10), outputs=1)
+    with pytest.raises(InputError, match="another objective cannot be exported"):
+        write_official(dit, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="another objective cannot be exported"):
+        to_diffusers(dit)
+    with pytest.raises(InputError, match="a network unet cannot be exported"):
+        check_exportable(ModelSpec.model_construct(network="unet"), dit.shape)
