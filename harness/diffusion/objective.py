@@ -52,7 +52,7 @@ class Objective(ABC):
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor) -> Tensor:
-        """What the first C channels of the output should be, of clean images and noise (N, C, S, S)."""
+        """What the first C channels of the output should be, of clean images and noise (N, C, S, S); linear in both."""
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Noise images x0 (N, C, S, S) to times t (N,) with standard normal noise (N, C, S, S); returns x_t."""

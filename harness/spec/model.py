@@ -68,8 +68,7 @@ class ModelSpec(Spec):
     @property
     def size(self) -> str | None:
         """Its named size, if it has one."""
-        given = self.model_dump()
-        return next((name for name, fields in self.sizes.items() if fields.items() <= given.items()), None)
+        return next((name for name, fields in self.sizes.items() if fields.items() <= self.model_dump().items()), None)
 
     @property
     def readable_name(self) -> str:
