@@ -21,7 +21,7 @@ from harness.spec.data import Data, PretrainedVae, TrainedVae
 from harness.spec.diffusion import Diffusion
 from harness.spec.evaluation import Evaluation
 from harness.spec.fields import FieldFacts, fields_of
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
 from harness.spec.training import Training
 
@@ -30,7 +30,7 @@ DOCS = Path(__file__).parent
 BEGIN, END = "<!-- fields -->", "<!-- /fields -->"
 
 SECTIONS: dict[str, type[BaseModel]] = {
-    "[model]": Model,
+    "[model]": DiTSpec,
     "[diffusion]": Diffusion,
     "[data]": Data,
     '[data.vae], kind = "pretrained"': PretrainedVae,

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError
 from harness.spec.cell import Cell
 from harness.spec.data import Data
-from harness.spec.diffusion import OBJECTIVES, Diffusion
+from harness.spec.diffusion import Diffusion
 from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
 from harness.spec.extension import Extension
 from harness.spec.identity import describe_validation_error, spec_id, validated
-from harness.spec.model import SIZES, Model
+from harness.spec.model import NETWORKS, ModelSpec
 from harness.spec.resources import Recording, Resources
 from harness.spec.training import Training
 from sweeps.protocols import Origin, Protocol, named, protocols
@@ -27,7 +27,7 @@ from sweeps.protocols import evaluations as asked
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-_SECTIONS: dict[str, type[BaseModel]] = {"model": Model, "diffusion": Diffusion, "data": Data, "training": Training}
+_SECTIONS: dict[str, type[BaseModel]] = {"model": ModelSpec, "diffusion": Diffusion, "data": Data, "training": Training}
 _TOP_LEVEL = (
     "title",
     "extend",
@@ -41,13 +41,72 @@ _TOP_LEVEL = (
     "resources",
 )
 
-#: Bare field name -> dotted name, where it is the only one of its name.
-_DOTTED = {field: f"{section}.{field}" for section, spec in _SECTIONS.items() for field in spec.model_fields}
-_DOTTED["seed"] = "seed"
-
 #: One setting of an axis: dotted field name -> value.
 _Setting = dict[str, Any]
-_SpecT = TypeVar("_SpecT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The fields that a sweep may set, which the networks that it names decide.
+
+    Attributes:
+        sections: names of the fields of each section of a cell.
+        sizes: named sizes: the fields of `model` that each one sets.
+    """
+
+    sections: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> _Fields:
+        """The fields of this document; those of all its networks where it names several."""
+        grid = _table(document, "grid")
+        tables = [_table(document, "model"), grid]
+        tables += [
+            entry for axis in grid.values() if isinstance(axis, list) for entry in axis if isinstance(entry, dict)
+        ]
+        given = [table[key] for table in tables for key in ("network", "model.network") if key in table]
+        asked = [name for value in given for name in (value if isinstance(value, list) else [value])]
+        specs = [NETWORKS.facts(name).Spec for name in asked if name in NETWORKS.names]
+        specs = specs or [NETWORKS.facts(ModelSpec.model_fields["network"].default).Spec]
+        model = dict.fromkeys(field for spec in specs for field in spec.model_fields)
+        return cls(
+            {section: tuple(spec.model_fields) for section, spec in _SECTIONS.items()} | {"model": tuple(model)},
+            {size: fields for spec in reversed(specs) for size, fields in spec.sizes.items()},
+        )
+
+    def setting(self, field: str, value: Any, key: str) -> _Setting:
+        """One field and value as dotted names; `size` sets several fields.
+
+        Raises:
+            InputError: no such field or size; `key` names it.
+        """
+        if self.sizes and field in ("size", "model.size"):
+            if not isinstance(value, str) or value not in self.sizes:
+                raise InputError(f"{key}: unknown size {value!r}; allowed: {', '.join(self.sizes)}")
+            return {f"model.{name}": number for name, number in self.sizes[value].items()}
+        return {self._dotted(field, key): value}
+
+    def settings(self, table: Mapping[str, Any], key: str) -> _Setting:
+        """The settings of a table of fields and values."""
+        found: _Setting = {}
+        for field, value in table.items():
+            found |= self.setting(field, value, key)
+        return found
+
+    def _dotted(self, field: str, key: str) -> str:
+        section, _, leaf = field.rpartition(".")
+        if leaf in self.sections.get(section, ()):
+            return field
+        size = ["size"] if self.sizes else []
+        if section in self.sections:
+            allowed = [*self.sections[section], *(size if section == "model" else [])]
+            raise InputError(f"{key}: unknown key; allowed in {section}: {', '.join(allowed)}")
+        dotted = {name: f"{section}.{name}" for section, names in self.sections.items() for name in names}
+        dotted["seed"] = "seed"
+        if field not in dotted:
+            raise InputError(f"{key}: {field!r} is no field of a cell; allowed: {', '.join([*size, *sorted(dotted)])}")
+        return dotted[field]
 
 
 class NamedCell(NamedTuple):
@@ -83,11 +142,7 @@ class Sweep:
         Raises:
             InputError: a combination is not a valid cell.
         """
-        varying = set[str]()
-        for settings in self.axes.values():
-            fields_set = set(settings[0])
-            # heads that go with the width say nothing more
-            varying |= fields_set - {"model.heads"} if "model.width" in fields_set else fields_set
+        varying = [frozenset(settings[0]) for settings in self.axes.values()]
         for combination in product(*self.axes.values()):
             fields = dict(self.base)
             for setting in combination:
@@ -146,18 +201,21 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
 
 
 def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
-    _known_keys(document, _TOP_LEVEL, "")
+    for key in document:
+        if key not in _TOP_LEVEL:
+            raise InputError(f"{key}: unknown key; allowed: {', '.join(_TOP_LEVEL)}")
     title = document.get("title", study)
     if not isinstance(title, str):
         raise InputError(f"title: should be a text (got {title!r})")
     extensions = _extensions(path.parent, document.get("extend", []))
+    fields = _Fields.of(document)
     base: dict[str, Any] = {}
     for section in _SECTIONS:
         for key, value in _table(document, section).items():
-            base.update(_setting(f"{section}.{key}", value, f"{section}.{key}"))
+            base |= fields.setting(f"{section}.{key}", value, f"{section}.{key}")
     if "seed" in document:
         base["seed"] = document["seed"]
-    axes = _axes(_table(document, "grid"), base)
+    axes = _axes(_table(document, "grid"), base, fields)
     known = protocols(_table(document, "protocol"))
     evaluations, origins = _evaluations(_tables(document, "evaluation"), known)
     return Sweep(
@@ -166,7 +224,7 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
         title=title,
         base=base,
         axes=axes,
-        exclude=tuple(_exclusion(rule, i) for i, rule in enumerate(_tables(document, "exclude"), 1)),
+        exclude=tuple(_exclusion(rule, i, fields) for i, rule in enumerate(_tables(document, "exclude"), 1)),
         evaluations=evaluations,
         origins=origins,
         protocols=known,
@@ -192,7 +250,7 @@ def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
     return tuple(found)
 
 
-def _axes(grid: dict[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[_Setting, ...]]:
+def _axes(grid: dict[str, Any], base: Mapping[str, Any], fields: _Fields) -> dict[str, tuple[_Setting, ...]]:
     if not grid:
         raise InputError("grid: is empty; name at least one axis, for example depth = [2, 4]")
     axes: dict[str, tuple[_Setting, ...]] = {}
@@ -206,7 +264,10 @@ def _axes(grid: dict[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[_Set
         for i, value in enumerate(values):
             if any(type(value) is type(other) and value == other for other in values[:i]):
                 raise InputError(f"{key}: {value!r} stands twice; every value once")
-        settings = tuple(_axis_setting(axis, value, key) for value in values)
+        tables = [value if isinstance(value, dict) else {axis: value} for value in values]
+        if {} in tables:
+            raise InputError(f"{key}: a table sets no field")
+        settings = tuple(fields.settings(table, key) for table in tables)
         if any(setting.keys() != settings[0].keys() for setting in settings):
             raise InputError(f"{key}: every table should set the same fields ({', '.join(settings[0])})")
         for field in settings[0]:
@@ -219,46 +280,14 @@ def _axes(grid: dict[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[_Set
     return axes
 
 
-def _axis_setting(axis: str, value: Any, key: str) -> _Setting:
-    if not isinstance(value, dict):
-        return _setting(axis, value, key)
-    if not value:
-        raise InputError(f"{key}: a table sets no field")
-    setting: _Setting = {}
-    for field, inner in value.items():
-        setting.update(_setting(field, inner, key))
-    return setting
-
-
-def _setting(field: str, value: Any, key: str) -> _Setting:
-    """One field and value as dotted names; `size` sets depth, width and heads."""
-    if field in ("size", "model.size"):
-        if not isinstance(value, str) or value not in SIZES:
-            raise InputError(f"{key}: unknown size {value!r}; allowed: {', '.join(SIZES)}")
-        return {f"model.{name}": number for name, number in SIZES[value].items()}
-    return {_dotted(field, key): value}
-
-
-def _dotted(field: str, key: str) -> str:
-    section, _, leaf = field.rpartition(".")
-    if section in _SECTIONS and leaf in _SECTIONS[section].model_fields:
-        return field
-    if not section and field in _DOTTED:
-        return _DOTTED[field]
-    if section in _SECTIONS:
-        allowed = [*_SECTIONS[section].model_fields, *(["size"] if section == "model" else [])]
-        raise InputError(f"{key}: unknown key; allowed in {section}: {', '.join(allowed)}")
-    raise InputError(f"{key}: {field!r} is no field of a cell; allowed: size, {', '.join(sorted(_DOTTED))}")
-
-
-def _exclusion(rule: dict[str, Any], number: int) -> dict[str, tuple[Any, ...]]:
+def _exclusion(rule: dict[str, Any], number: int, fields: _Fields) -> dict[str, tuple[Any, ...]]:
     key = f"exclude {number}"
     if not rule:
         raise InputError(f"{key}: sets no field, so it would drop every cell")
     out: dict[str, tuple[Any, ...]] = {}
     for field, value in rule.items():
         for inner in value if isinstance(value, list) else [value]:
-            for name, single in _setting(field, inner, f"{key}.{field}").items():
+            for name, single in fields.setting(field, inner, f"{key}.{field}").items():
                 out[name] = (*out.get(name, ()), single)
     return out
 
@@ -293,13 +322,10 @@ def _check_cells(sweep: Sweep) -> None:
             check_evaluation(origin.key, evaluation, cell)
     if not names:
         raise InputError("grid: is empty; exclude drops every cell")
-    for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
-        if any(not 0 < step <= longest for step in evaluation.at):
-            raise InputError(f"{origin.key}.at: {list(evaluation.at)}; allowed: steps from 1 to {longest}")
-    if any(not 0 < step <= longest for step in sweep.recording.loss_steps):
-        raise InputError(
-            f"recording.loss_steps: {list(sweep.recording.loss_steps)}; allowed: steps from 1 to {longest}"
-        )
+    steps = [(f"{origin.key}.at", e.at) for origin, e in zip(sweep.origins, sweep.evaluations, strict=True)]
+    for key, given in (*steps, ("recording.loss_steps", sweep.recording.loss_steps)):
+        if any(not 0 < step <= longest for step in given):
+            raise InputError(f"{key}: {list(given)}; allowed: steps from 1 to {longest}")
 
 
 def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
@@ -313,30 +339,28 @@ def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
     Raises:
         InputError: one line that says what is allowed.
     """
-    if evaluation.sampling_steps > cell.diffusion.timesteps:
-        raise InputError(
-            f"{key}.sampling_steps: {evaluation.sampling_steps} exceeds diffusion.timesteps; "
-            f"allowed: 1 to {cell.diffusion.timesteps}"
-        )
-    samplers = OBJECTIVES.facts(cell.diffusion.objective).samplers
-    if evaluation.sampler not in samplers:
-        raise InputError(
-            f"{key}.sampler: unknown sampler {evaluation.sampler!r} for objective {cell.diffusion.objective}; "
-            f"allowed: {', '.join(samplers)}"
-        )
-    if evaluation.guidance != 1 and not cell.data.labels:
-        raise InputError(f"{key}.guidance: {evaluation.guidance} needs labels, and data.labels is false; allowed: 1.0")
-    if evaluation.guidance != 1 and cell.training.label_dropout == 0:
-        raise InputError(
-            f"{key}.guidance: {evaluation.guidance} needs a trained null class; set training.label_dropout above 0"
-        )
+    for problem in _evaluation_problems(evaluation, cell):
+        raise InputError(f"{key}.{problem}")
+    check_fits(evaluation, cell.data, key)
+
+
+def _evaluation_problems(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
+    """Why a cell cannot be measured so, one line each: the field, what is wrong, and what is allowed."""
+    guidance = evaluation.guidance
+    try:
+        cell.diffusion.check_sampling(evaluation.sampler, evaluation.sampling_steps)
+    except ValueError as error:
+        yield str(error)
+    if guidance != 1 and not cell.data.labels:
+        yield f"guidance: {guidance} needs labels, and data.labels is false; allowed: 1.0"
+    if guidance != 1 and cell.training.label_dropout == 0:
+        yield f"guidance: {guidance} needs a trained null class; set training.label_dropout above 0"
     if evaluation.labels != "uniform" and not cell.data.labels:
-        raise InputError(f"{key}.labels: {evaluation.labels} needs labels, and data.labels is false; allowed: uniform")
+        yield f"labels: {evaluation.labels} needs labels, and data.labels is false; allowed: uniform"
     try:
         evaluation.guided_channels(cell.data.shape.channels)
     except ValueError as error:
-        raise InputError(f"{key}.guidance_channels: {error}; allowed: as-published, all") from None
-    check_fits(evaluation, cell.data, key)
+        yield f"guidance_channels: {error}; allowed: as-published, all"
 
 
 def warnings(sweep: Sweep) -> list[str]:
@@ -357,19 +381,13 @@ def warnings(sweep: Sweep) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _readable_name(cell: Cell, varying: set[str]) -> str:
+def _readable_name(cell: Cell, varying: Sequence[frozenset[str]]) -> str:
+    """What differs between cells; `varying` are the fields that each axis sets."""
     model = cell.model
-    size = next(
-        (
-            s
-            for s, p in SIZES.items()
-            if (model.depth, model.width, model.heads) == (p["depth"], p["width"], p["heads"])
-        ),
-        None,
-    )
-    parts = [f"{size}-{model.patch_size}" if size else f"d{model.depth}-w{model.width}-p{model.patch_size}"]
-    implied = {"model.depth", "model.width", "model.patch_size"}
-    for field in sorted(varying - implied):
+    parts = [model.readable_name]
+    follows = {f"model.{field}": f"model.{other}" for field, other in model.follows.items()}
+    varied = {field for axis in varying for field in axis if follows.get(field) not in axis}
+    for field in sorted(varied - {f"model.{name}" for name in model.named}):
         section, _, leaf = field.rpartition(".")
         value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)
         if isinstance(value, BaseModel):  # a VAE
@@ -384,12 +402,6 @@ def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
         section, _, leaf = field.rpartition(".")
         (out.setdefault(section, {}) if section else out)[leaf] = value
     return out
-
-
-def _known_keys(table: Mapping[str, Any], allowed: tuple[str, ...], prefix: str) -> None:
-    for key in table:
-        if key not in allowed:
-            raise InputError(f"{prefix}{key}: unknown key; allowed: {', '.join(allowed)}")
 
 
 def _table(document: Mapping[str, Any], key: str) -> dict[str, Any]:

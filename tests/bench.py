@@ -23,12 +23,13 @@ from rich.table import Table
 from harness.data.batches import batches
 from harness.data.dataset import Dataset
 from harness.data.sources import load
-from harness.diffusion.schedule import Schedule
 from harness.evaluation.frechet import frechet_distance
 from harness.model.cost import count
 from harness.spec.cell import Cell
 from harness.spec.data import Data
-from harness.training.loop import _train_step
+from harness.spec.resources import Recording
+from harness.training.loop import Options, Trainer
+from harness.training.ranks import Ranks
 from harness.training.state import TrainState
 
 ROUNDS = 5
@@ -77,13 +78,12 @@ def steps(spec: dict[str, object], dataset: Dataset, device: str, repeat: int = 
     """`repeat` training steps of a cell."""
     cell = Cell.model_validate(spec)
     state = TrainState.initial(cell, device)
-    schedule = Schedule.of(cell.diffusion)
-    data = batches(dataset, device)
+    options = Options(device, [], Recording(), checkpoint_seconds=0)
+    trainer = Trainer(state, cell, batches(dataset, device).train, options, Ranks())
 
     def work() -> None:
         for _ in range(repeat):
-            _train_step(state, cell, data.train, schedule, device)
-            state.step += 1
+            trainer.step()
 
     return work
 

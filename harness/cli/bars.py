@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Self
+from typing import Self
 
 from rich import progress
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.console import Console
 from harness.cli.words import duration, state_line
 from harness.runs.cellruns import CellRun
 from harness.runs.state import ACTIVE, State
+from harness.training.hooks import Report
 
 #: Least time between two lines in a pipe.
 LINE_SECONDS = 15.0
@@ -65,7 +66,7 @@ class WorkBar(_Bars):
         super().__init__(console, progress.TimeRemainingColumn())
         self._stage, self._begun, self._begun_at, self._printed = "", 0.0, 0, 0.0
 
-    def report(self, value: dict[str, Any]) -> None:
+    def report(self, value: Report) -> None:
         """Show how far a stage is: `stage`, `done`, `total`, and `loss` and `images_per_s` where they are known."""
         moment, stage, done, total = time.monotonic(), value["stage"], value["done"], value["total"]
         if stage != self._stage:

@@ -9,8 +9,9 @@ torch's CPU generator keeps only 32 bits of a seed, in which 50,000 samples woul
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,19 +42,26 @@ def sample_indices(seed: int, step: int, batch_size: int, size: int) -> NDArray[
 class StepDraws(NamedTuple):
     """The random part of one training step, over the whole global batch of size N."""
 
-    timesteps: NDArray[np.int64]  # (N,), uniform over 0 .. T-1
+    t: NDArray[Any]  # (N,), times as the objective draws them
     noise: NDArray[np.float32]  # (N, C, S, S), standard normal
     drop_label: NDArray[np.bool_]  # (N,)
     flip: NDArray[np.bool_]  # (N,)
 
 
 def step_draws(
-    seed: int, step: int, shape: tuple[int, int, int, int], timesteps: int, label_dropout: float
+    seed: int,
+    step: int,
+    shape: tuple[int, int, int, int],
+    draw_t: Callable[[np.random.Generator, int], NDArray[Any]],
+    label_dropout: float,
 ) -> StepDraws:
-    """What chance decides at `step`. Each kind has a stream of its own, so that none shifts another."""
+    """What chance decides at `step`. Each kind has a stream of its own, so that none shifts another.
+
+    `draw_t` draws so many times from a generator; the objective says how.
+    """
     n = shape[0]
     return StepDraws(
-        timesteps=stream("timesteps", seed, step).integers(0, timesteps, size=n),
+        t=draw_t(stream("timesteps", seed, step), n),
         noise=stream("noise", seed, step).standard_normal(shape, dtype=np.float32),
         drop_label=stream("label-dropout", seed, step).random(n) < label_dropout,
         flip=stream("flip", seed, step).random(n) < 0.5,

@@ -1,4 +1,6 @@
-"""The hybrid objective: noise MSE plus the variational bound that trains the variance (Nichol & Dhariwal 2021, eq. 16).
+"""The hybrid objective, `ddpm-hybrid`: noise MSE plus the variational bound that trains the variance.
+
+It is equation 16 of Nichol & Dhariwal 2021. The schedule is in `harness.diffusion.schedule`.
 
 As in the paper (section 3.1), the noise prediction is detached inside the bound, whose weight is 1: in every
 step the noise channels learn from the MSE only, the variance channels from the bound only.
@@ -7,15 +9,19 @@ step the noise channels learn from the MSE only, the variance channels from the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.diffusion.guidance import Denoise
+from harness.diffusion.objective import Objective, Sampler, StepNoise
 from harness.diffusion.schedule import Schedule
-from harness.errors import InputError
+from harness.spec.diffusion import Diffusion
 
 
 class HybridLoss(NamedTuple):
@@ -28,12 +34,6 @@ class HybridLoss(NamedTuple):
     def total(self) -> Tensor:
         """What training minimises: mse + vb, (N,)."""
         return self.mse + self.vb
-
-
-def denoising_mse(output: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error (N,) of the noise channels of output (N, 2C, S, S) against noise (N, C, S, S)."""
-    predicted = output[:, : noise.shape[1]].float()
-    return (predicted - noise).square().flatten(1).mean(1)
 
 
 def hybrid_loss(output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> HybridLoss:
@@ -83,48 +83,68 @@ def _decoder_nll(predicted: Tensor, v: Tensor, x0: Tensor, xt: Tensor, schedule:
     return -torch.log((above - below).clamp(min=1e-12))
 
 
-@torch.no_grad()
-def sample(
-    denoise: Denoise,
-    noise: Tensor,
-    schedule: Schedule,
-    sampler: str,
-    step_noise: Callable[[int], Tensor],
-    progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Turn standard normal noise into images, with one call of `denoise` per step of the schedule.
+def ddpm(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, step_noise: StepNoise) -> Iterator[Tensor]:
+    """Draw from the learned reverse process (Ho et al. 2020, algorithm 2), with x_0 not clipped.
 
-    Args:
-        denoise: the model with its labels bound, see `guided`.
-        noise: x_T, standard normal, (N, C, S, S).
-        schedule: as trained, or `respaced` to fewer steps.
-        sampler: "ddpm" draws from the learned reverse process, with x_0 not clipped and no noise in the last step;
-            "ddim" is its deterministic counterpart (eta = 0) and ignores the predicted variance.
-        step_noise: maps the number of the step, 0, 1, ... in the order of sampling, to standard normal noise
-            (N, C, S, S). Called once for every step but the last by "ddpm", never by "ddim".
-        progress: called after every step with the number of steps done.
-
-    Returns:
-        x_0, (N, C, S, S) float32.
+    `step_noise` is called once for every step but the last, which adds no noise.
     """
-    if sampler not in ("ddpm", "ddim"):
-        raise InputError(f"sampler {sampler!r}: must be ddpm or ddim")
-    x = noise.float()
-    steps = len(schedule)
+    schedule, x = objective.schedule.respaced(steps), noise
     for step, i in enumerate(reversed(range(steps))):
-        t = torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
-        predicted, v = denoise(x, t).float().chunk(2, dim=1)
-        alpha_bar = float(schedule.alphas_bar[i])
-        x0 = (x - math.sqrt(1 - alpha_bar) * predicted) / math.sqrt(alpha_bar)
-        if sampler == "ddim":
-            previous = float(schedule.alphas_bar_previous[i])
-            x = math.sqrt(previous) * x0 + math.sqrt(1 - previous) * predicted
-        else:
-            x = float(schedule.posterior_mean_x0[i]) * x0 + float(schedule.posterior_mean_xt[i]) * x
-            if i > 0:
-                low, high = float(schedule.log_variance_low[i]), float(schedule.log_variance_high[i])
-                deviation = torch.exp(v * ((high - low) / 4) + (low + high) / 4)
-                x = x + deviation * step_noise(step)
-        if progress is not None:
-            progress(step + 1)
-    return x
+        x0, _, v = _predicted(denoise, x, schedule, i)
+        x = float(schedule.posterior_mean_x0[i]) * x0 + float(schedule.posterior_mean_xt[i]) * x
+        if i > 0:
+            low, high = float(schedule.log_variance_low[i]), float(schedule.log_variance_high[i])
+            deviation = torch.exp(v * ((high - low) / 4) + (low + high) / 4)
+            x = x + deviation * step_noise(step)
+        yield x
+
+
+def ddim(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, step_noise: StepNoise) -> Iterator[Tensor]:
+    """The deterministic counterpart (Song, Meng & Ermon 2021, eta = 0); ignores the predicted variance."""
+    schedule, x = objective.schedule.respaced(steps), noise
+    for i in reversed(range(steps)):
+        x0, predicted, _ = _predicted(denoise, x, schedule, i)
+        previous = float(schedule.alphas_bar_previous[i])
+        x = math.sqrt(previous) * x0 + math.sqrt(1 - previous) * predicted
+        yield x
+
+
+def _predicted(denoise: Denoise, x: Tensor, schedule: Schedule, i: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x_0, noise and v that the network sees in x at step i of the schedule, (N, C, S, S) each."""
+    t = torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
+    predicted, v = denoise(x, t).float().chunk(2, dim=1)
+    alpha_bar = float(schedule.alphas_bar[i])
+    return (x - math.sqrt(1 - alpha_bar) * predicted) / math.sqrt(alpha_bar), predicted, v
+
+
+class DdpmHybrid(Objective):
+    """Noise prediction with a learned variance on a linear schedule, as in the paper (section 3.1)."""
+
+    samplers: ClassVar[Mapping[str, Sampler]] = MappingProxyType({"ddpm": ddpm, "ddim": ddim})
+    outputs = 2
+    discrete = True
+
+    def __init__(self, spec: Diffusion) -> None:
+        super().__init__(spec)
+        self.schedule = Schedule.of(spec)
+
+    def draw(self, generator: np.random.Generator, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[Any]:
+        """Steps of the schedule, uniform, int64."""
+        return generator.integers(round(low * len(self.schedule)), round(high * len(self.schedule)), size=count)
+
+    def variances(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_bar and 1 - alpha_bar."""
+        share = torch.from_numpy(self.schedule.alphas_bar).to(t.device)[t]
+        return share, 1 - share
+
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """The noise."""
+        return noise
+
+    def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """See `Objective`; from a float32 table that stays on the device."""
+        return self.schedule.q_sample(x0, t, noise)
+
+    def loss(self, output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """See `hybrid_loss`; (N,)."""
+        return hybrid_loss(output.float(), x0, xt, t, noise, self.schedule).total

@@ -6,9 +6,6 @@ q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, 1 - alpha_bar_t). Steps count from 0 to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,18 +17,34 @@ from harness.spec.diffusion import Diffusion
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
 class Schedule:
     """A sequence of noise levels. Arrays are float64 of shape (T,), indexed by the step of *this* schedule.
 
     Attributes:
         betas: variance added in each step.
-        timesteps: the step of the training schedule each step stands for, (T,) int64: what the model is told.
+        timesteps: (T,) int64, the step of the training schedule that each step is: what the network reads.
+        alphas_bar: alpha_bar_t: the share of signal variance left after step t.
+        alphas_bar_previous: alpha_bar_{t-1}; 1 before the first step.
+        posterior_mean_x0: weight of x_0 in the mean of q(x_{t-1} | x_t, x_0) (Ho et al., equation 7).
+        posterior_mean_xt: weight of x_t in the same mean.
+        posterior_variance: variance of q(x_{t-1} | x_t, x_0) (Ho et al., equation 7); 0 at the first step.
+        log_variance_low: log of the posterior variance, its first value (log 0) replaced by the second; a schedule of a
+            single step has no second, and beta takes its place.
+        log_variance_high: log of beta_t; with `log_variance_low`, the ends of the learned range (Nichol & Dhariwal
+            2021, eq. 15).
     """
 
-    betas: Array
-    timesteps: NDArray[np.int64]
-    _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
+    def __init__(self, betas: Array, timesteps: NDArray[np.int64]) -> None:
+        self.betas, self.timesteps = betas, timesteps
+        self.alphas_bar = np.cumprod(1 - betas, dtype=np.float64)
+        self.alphas_bar_previous = np.concatenate(([1.0], self.alphas_bar[:-1]))
+        self.posterior_mean_x0 = betas * np.sqrt(self.alphas_bar_previous) / (1 - self.alphas_bar)
+        self.posterior_mean_xt = (1 - self.alphas_bar_previous) * np.sqrt(1 - betas) / (1 - self.alphas_bar)
+        self.posterior_variance = betas * (1 - self.alphas_bar_previous) / (1 - self.alphas_bar)
+        first = self.posterior_variance[1] if len(betas) > 1 else betas[0]
+        self.log_variance_low: Array = np.log(np.concatenate(([first], self.posterior_variance[1:])))
+        self.log_variance_high: Array = np.log(betas)
+        self._tables: dict[torch.device, Tensor] = {}
 
     @classmethod
     def of(cls, diffusion: Diffusion) -> Schedule:
@@ -42,46 +55,6 @@ class Schedule:
     def __len__(self) -> int:
         """T, the number of steps."""
         return len(self.betas)
-
-    @cached_property
-    def alphas_bar(self) -> Array:
-        """alpha_bar_t: the share of signal variance left after step t."""
-        return np.cumprod(1 - self.betas, dtype=np.float64)
-
-    @cached_property
-    def alphas_bar_previous(self) -> Array:
-        """alpha_bar_{t-1}; 1 before the first step."""
-        return np.concatenate(([1.0], self.alphas_bar[:-1]))
-
-    @cached_property
-    def posterior_mean_x0(self) -> Array:
-        """Weight of x_0 in the mean of q(x_{t-1} | x_t, x_0) (Ho et al., equation 7)."""
-        return self.betas * np.sqrt(self.alphas_bar_previous) / (1 - self.alphas_bar)
-
-    @cached_property
-    def posterior_mean_xt(self) -> Array:
-        """Weight of x_t in the mean of q(x_{t-1} | x_t, x_0) (Ho et al., equation 7)."""
-        return (1 - self.alphas_bar_previous) * np.sqrt(1 - self.betas) / (1 - self.alphas_bar)
-
-    @cached_property
-    def posterior_variance(self) -> Array:
-        """Variance of q(x_{t-1} | x_t, x_0) (Ho et al., equation 7); 0 at the first step."""
-        return self.betas * (1 - self.alphas_bar_previous) / (1 - self.alphas_bar)
-
-    @cached_property
-    def log_variance_low(self) -> Array:
-        """Log of the posterior variance, its first value (log 0) replaced by the second.
-
-        A schedule of a single step has no second; beta takes its place.
-        """
-        variance = self.posterior_variance.copy()
-        variance[0] = variance[1] if len(variance) > 1 else self.betas[0]
-        return np.log(variance)
-
-    @cached_property
-    def log_variance_high(self) -> Array:
-        """Log of beta_t: with `log_variance_low`, the ends of the learned range (Nichol & Dhariwal 2021, eq. 15)."""
-        return np.log(self.betas)
 
     def respaced(self, steps: int) -> Schedule:
         """Return the same process seen at `steps` of its T steps (Nichol & Dhariwal 2021, section 4).

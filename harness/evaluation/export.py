@@ -16,6 +16,7 @@ from harness.evaluation import adm
 from harness.evaluation.generate import Samples, load_weights
 from harness.files import file_hash, read_json, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
+from harness.model.dit import DiT
 from harness.model.formats import Imported, check_exportable
 from harness.model.official import read_official, write_official
 from harness.runs.cellruns import CellRun
@@ -64,7 +65,7 @@ def export(
     run, cell = item.run, item.cell
     if format not in FORMATS:
         raise InputError(f"--format: {format!r}; allowed: {', '.join((*FORMATS, SAMPLES_FORMAT))}")
-    check_exportable(cell.model, cell.data.shape)
+    check_exportable(cell.model, cell.data.shape, cell.diffusion.outputs)
     if vae is not None and format == "official":
         raise InputError("--vae: an official checkpoint holds no VAE; allowed with --format diffusers")
     if vae is not None and cell.data.vae is None:
@@ -72,7 +73,7 @@ def export(
     _require_new(output)
     step = cell.training.steps if step is None else step
     try:
-        dit = load_weights(run, cell, step, ema=ema, device="cpu")
+        network = load_weights(run, cell, step, ema=ema, device="cpu")
     except FileNotFoundError:
         kept = ", ".join(str(kept) for kept in run.weights_steps()) or "none yet"
         raise InputError(f"{run.folder}: no weights of step {step}; allowed: {kept}") from None
@@ -80,14 +81,15 @@ def export(
         raise InputError(f"{error}; the file is damaged") from None
     except CellFailedError as error:
         raise InputError(str(error)) from None
+    assert isinstance(network, DiT)  # by `check_exportable`
     if format == "official":
-        write_atomic(output, lambda temporary: write_official(dit, temporary))
+        write_atomic(output, lambda temporary: write_official(network, temporary))
         return ""
     decoder, note = _decoder(cell, vae, shared, sweep)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
     try:
-        write_diffusers(dit, temporary / "pipeline", cell.diffusion, decoder)
+        write_diffusers(network, temporary / "pipeline", cell.diffusion, decoder)
         (temporary / "pipeline").replace(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,11 @@ from PIL import Image
 from harness.data.dataset import ImageArray
 from harness.data.draws import SampleStreams
 from harness.data.pixels import to_uint8
-from harness.diffusion.ddpm import sample
 from harness.diffusion.guidance import guided
-from harness.diffusion.schedule import Schedule
+from harness.diffusion.objective import build as build_objective
 from harness.errors import CellFailedError
 from harness.files import write_atomic
-from harness.model.dit import DiT
+from harness.model.network import Network, build
 from harness.runs.layout import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
@@ -41,57 +41,98 @@ def pixels(x0: torch.Tensor) -> torch.Tensor:
 GRID_ROWS, GRID_COLUMNS = 10, 10
 
 
-def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ranks: Ranks | None = None) -> DiT:
-    """The model of a finished training, with plain or averaged weights, on every rank.
+def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ranks: Ranks | None = None) -> Network:
+    """The network of a finished training, with plain or averaged weights, on every rank.
 
     Raises:
         CorruptCheckpointError: the file is torn; on the first rank.
-        CellFailedError: it holds the weights of another model.
+        CellFailedError: it holds the weights of another network.
     """
-    prefix = "ema." if ema else "model."
 
-    def read() -> tuple[dict[str, torch.Tensor], None]:
-        tensors, _ = checkpoint.load(run.weights_file(step))
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, None
+    def read() -> checkpoint.Loaded:
+        tensors, meta = checkpoint.load(run.weights_file(step))
+        return checkpoint.Loaded(checkpoint.part(tensors, "ema." if ema else "model."), meta)
 
-    found = (ranks or Ranks()).load(read)
+    found = (ranks or Ranks()).load_on_first(read)
     assert found is not None
-    dit = DiT(cell.model, cell.data.shape)
+    network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
     try:
-        dit.load_state_dict(found[0])
+        network.load_state_dict(found.tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CellFailedError(f"{run.weights_file(step)}: weights of another architecture ({reason})") from None
-    return dit.to(device).eval().requires_grad_(False)
+    return network.to(device).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Makes the samples of an evaluation, each a pure function of the weights, the evaluation and its index.
+
+    Attributes:
+        network: as `load_weights` gives it.
+        cell: for its objective and its data.
+        evaluation: how to sample.
+        device: where the network is.
+        decode: what turns latents into images.
+        class_counts: (classes,), images of each class in the train split; needed for labels as in training.
+    """
+
+    network: Network
+    cell: Cell
+    evaluation: Evaluation
+    device: str
+    decode: Decode = pixels
+    class_counts: NDArray[np.int64] | None = None
+
+    @torch.inference_mode()
+    def __call__(self, first: int, count: int, hooks: Hooks) -> dict[str, torch.Tensor]:
+        """Samples `first` .. `first + count - 1`: `images` (count, H, W, channels) uint8 and `labels` (count,) int64.
+
+        Without labels in the data, all labels are 0.
+        """
+        evaluation, shape = self.evaluation, self.cell.data.shape
+        streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
+        labels = torch.zeros(count, dtype=torch.int64)
+        if shape.classes:
+            labels = torch.from_numpy(streams.labels(shape.classes, evaluation.labels, self.class_counts))
+        y = labels.to(self.device) if shape.classes else None
+
+        def progress(steps_done: int) -> None:
+            done = first + count * steps_done / evaluation.sampling_steps
+            hooks.report({"stage": "sample", "done": round(done), "total": evaluation.samples})
+
+        x0 = build_objective(self.cell.diffusion).sample(
+            evaluation.sampler,
+            guided(self.network, y, evaluation.guidance, evaluation.guided_channels(shape.channels)),
+            torch.from_numpy(streams.noise()).to(self.device),
+            evaluation.sampling_steps,
+            lambda _: torch.from_numpy(streams.noise()).to(self.device),
+            progress,
+        )
+        return {"images": to_uint8(self.decode(x0)).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
 
 
 def generate(
-    dit: DiT,
-    cell: Cell,
-    evaluation: Evaluation,
-    run: Run,
-    key: str,
-    *,
-    device: str,
-    batch: int,
-    hooks: Hooks,
-    decode: Decode = pixels,
-    class_counts: NDArray[np.int64] | None = None,
-    ranks: Ranks | None = None,
+    generator: Generator, run: Run, key: str, *, batch: int, hooks: Hooks, ranks: Ranks | None = None
 ) -> tuple[Samples, NDArray[np.int64]] | None:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
 
-    Without labels in the data, all labels are 0. Latents become images by `decode`. Labels as in training need
-    `class_counts` (classes,), the images of each class in the train split. Several ranks make a part each at a time;
-    the first one writes and returns them all, the others return None.
+    Several ranks make a part each at a time; the first one writes and returns them all, the others return None.
+
+    Args:
+        generator: see `Generator`.
+        run: where the parts are kept.
+        key: name of the parts' folder.
+        batch: samples of a part.
+        hooks: see `Hooks`.
+        ranks: who shares the work.
 
     Raises:
         StoppedError: any rank was asked to stop; the finished parts are kept.
     """
-    ranks = ranks or Ranks()
-    schedule = Schedule.of(cell.diffusion).respaced(evaluation.sampling_steps)
+    ranks, evaluation = ranks or Ranks(), generator.evaluation
     counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
-    labels: dict[int, NDArray[np.int64]] = {}  # of the parts that are there; known to the first rank
+    labels: dict[int, NDArray[np.int64]] = {}  # of the parts that are there; the first rank alone has them
 
     def missing() -> list[int]:
         for first, count in counts.items():
@@ -101,23 +142,21 @@ def generate(
                     labels[first] = part["labels"].numpy()
         return [first for first in counts if first not in labels]
 
-    left = ranks.first(missing)
+    left = ranks.on_first(missing)
     for turn in range(0, len(left), ranks.world):
         now = left[turn : turn + ranks.world]
-        if ranks.any(hooks.should_stop()):
+        if ranks.any_rank(hooks.should_stop()):
             raise StoppedError(f"stopped at sample {now[0]} of {evaluation.samples}; the next launch goes on there")
         mine = None
         if ranks.rank < len(now):
             first = now[ranks.rank]
-            mine = _generate_part(
-                dit, cell, evaluation, schedule, first, counts[first], device, hooks, decode, class_counts
-            )
+            mine = generator(first, counts[first], hooks)
         for first, part in zip(now, ranks.gather(mine), strict=False):
             if part is not None:
                 hooks.before_write()
                 checkpoint.save(run.samples_part(key, first), part, {"first": first, "evaluation": evaluation.id})
                 labels[first] = part["labels"].numpy()
-    if not ranks.leads:
+    if not ranks.is_first:
         return None
     return Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts])
 
@@ -166,41 +205,6 @@ class Samples:
             raise CellFailedError(f"{path}: missing or damaged ({error}); launch again with --retry") from None
         images: NDArray[np.uint8] = part["images"].numpy()
         return images
-
-
-@torch.inference_mode()
-def _generate_part(
-    dit: DiT,
-    cell: Cell,
-    evaluation: Evaluation,
-    schedule: Schedule,
-    first: int,
-    count: int,
-    device: str,
-    hooks: Hooks,
-    decode: Decode,
-    class_counts: NDArray[np.int64] | None,
-) -> dict[str, torch.Tensor]:
-    shape = cell.data.shape
-    streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
-    labels = torch.zeros(count, dtype=torch.int64)
-    if shape.classes:
-        labels = torch.from_numpy(streams.labels(shape.classes, evaluation.labels, class_counts))
-    y = labels.to(device) if shape.classes else None
-
-    def progress(steps_done: int) -> None:
-        done = first + count * steps_done / evaluation.sampling_steps
-        hooks.report({"stage": "sample", "done": round(done), "total": evaluation.samples})
-
-    x0 = sample(
-        guided(dit, y, evaluation.guidance, evaluation.guided_channels(shape.channels)),
-        torch.from_numpy(streams.noise()).to(device),
-        schedule,
-        evaluation.sampler,
-        lambda _: torch.from_numpy(streams.noise()).to(device),
-        progress,
-    )
-    return {"images": to_uint8(decode(x0)).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
 
 
 def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64]) -> None:

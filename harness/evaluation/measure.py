@@ -14,12 +14,12 @@ from harness.data.latents import reconstruction_distance
 from harness.data.pixels import UINT8_RULE
 from harness.data.vae import decoder
 from harness.errors import CellFailedError
-from harness.evaluation.generate import generate, load_weights, save_grid
+from harness.evaluation.generate import Generator, generate, load_weights, save_grid
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import Setup, score
 from harness.files import write_json
-from harness.model.cost import count
-from harness.model.dit import DiT
+from harness.model.cost import count_cell
+from harness.model.network import Network
 from harness.runs import provenance
 from harness.runs.attempts import TRAINING
 from harness.runs.cellruns import evaluation_key
@@ -79,27 +79,23 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
     """
     begun = time.monotonic()
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
-    dit = _weights(subject, evaluation, step)
-    made = generate(
-        dit,
+    generator = Generator(
+        _weights(subject, evaluation, step),
         cell,
         evaluation,
-        run,
-        key,
-        device=subject.device,
-        batch=subject.conditions["sampling_batch"],
-        hooks=subject.hooks,
+        subject.device,
         decode=decoder(cell.data, subject.shared, subject.device),
         class_counts=np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes),
-        ranks=subject.ranks,
     )
+    batch = subject.conditions["sampling_batch"]
+    made = generate(generator, run, key, batch=batch, hooks=subject.hooks, ranks=subject.ranks)
     setup = _setup(subject, key)
     if made is None:
         setup.extraction(evaluation, cell.data).assist()  # while the first rank scores
         return None
     images, labels = made
     metrics = _score(subject, evaluation, setup, images)
-    cost = count(cell.model, cell.data.shape)
+    cost = count_cell(cell)
     subject.hooks.before_write()
     save_grid(run, key, images, labels)
     record = {
@@ -119,7 +115,7 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
     return record
 
 
-def _weights(subject: Subject, evaluation: Evaluation, step: int) -> DiT:
+def _weights(subject: Subject, evaluation: Evaluation, step: int) -> Network:
     run = subject.run
     try:
         return load_weights(run, subject.cell, step, ema=evaluation.ema, device=subject.device, ranks=subject.ranks)

@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.data.batches import Batches, batches
 from harness.data.dataset import Dataset
 from harness.data.draws import stream
-from harness.diffusion.schedule import Schedule
+from harness.diffusion.objective import Objective, build
 from harness.evaluation.features import Progress
 from harness.evaluation.references import once
 from harness.files import read_json, write_json
@@ -74,27 +74,30 @@ def nearest(samples: Tensor, train: Tensor) -> Nearest:
 
 
 class OptimalDenoiser:
-    """The noise prediction of least loss on the training images themselves, in closed form: a pure memoriser.
+    """The prediction of least error on the training images themselves, in closed form: a pure memoriser.
 
-    Given x_t, image i has the weight w_i ~ exp(-|x_t - sqrt(alpha_bar) x_i|^2 / (2 (1 - alpha_bar))); the best x_0 is
-    the weighted mean, and the noise follows from it. With labels, only images of the input's class count.
+    With x_t = sqrt(a) x_0 + sqrt(b) noise, image i has the weight w_i ~ exp(-|x_t - sqrt(a) x_i|^2 / (2 b)); the best
+    x_0 is the weighted mean, and the noise follows from it. With labels, only images of the input's class count.
+
+    Args:
+        images: float32 (M, C, S, S), as the network sees them.
+        labels: (M,); None without classes.
+        objective: what is predicted, and at which noise.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None, schedule: Schedule) -> None:
-        """`images`: float32 (M, C, S, S), as the model sees them; `labels`: (M,), None without classes."""
-        self._images, self._labels = images, labels
-        self._alphas_bar = torch.from_numpy(schedule.alphas_bar).to(images.device)
+    def __init__(self, images: Tensor, labels: Tensor | None, objective: Objective) -> None:
+        self._images, self._labels, self._objective = images, labels, objective
 
     def __call__(self, xt: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """Noise (N, C, S, S) in xt (N, C, S, S) at timesteps t (N,) of labels y (N,)."""
+        """The objective's target (N, C, S, S), as xt (N, C, S, S) at times t (N,) of labels y (N,) lets expect it."""
         x = xt.double().flatten(1)  # (N, D)
-        share = self._alphas_bar[t][:, None]  # (N, 1)
+        share, rest = (variance[:, None] for variance in self._objective.variances(t))  # (N, 1) each
         largest = x.new_full((len(x), 1), -torch.inf)
         weights, weighted = torch.zeros_like(largest), torch.zeros_like(x)
         for start in range(0, len(self._images), _POINTS):
             points = self._images[start : start + _POINTS].double().flatten(1)  # (P, D)
             squares = x.square().sum(1, keepdim=True) + share * points.square().sum(1)
-            logits = (share.sqrt() * (x @ points.T) - squares / 2) / (1 - share)  # (N, P)
+            logits = (share.sqrt() * (x @ points.T) - squares / 2) / rest  # (N, P)
             if self._labels is not None and y is not None:
                 logits = logits.masked_fill(self._labels[start : start + _POINTS] != y[:, None], -torch.inf)
             new = torch.maximum(largest, logits.amax(1, keepdim=True))
@@ -104,7 +107,8 @@ class OptimalDenoiser:
             weighted = before * weighted + now @ points
             largest = new
         x0 = weighted / weights.clamp_min(1.0)  # below 1 only where no image has the label, and then 0
-        return ((x - share.sqrt() * x0) / (1 - share).sqrt()).reshape(xt.shape).float()
+        noise = (x - share.sqrt() * x0) / rest.sqrt()
+        return self._objective.target(x0, noise).reshape(xt.shape).float()
 
 
 def optimal_losses(
@@ -140,21 +144,14 @@ def optimal_losses(
 
     def make() -> dict[str, Any]:
         data = batches(dataset, device)
-        denoiser = OptimalDenoiser(*_points(cell, data.train), Schedule.of(cell.diffusion))
-        losses = measure_losses(denoiser, cell, data, loss_images, device)
+        denoiser = OptimalDenoiser(*_points(cell, data.train), build(cell.diffusion))
+        losses = measure_losses(denoiser, cell, data, loss_images)
         return {f"loss_optimal_{name}": losses[f"loss_{name}"] for name in names}
 
     if shared is None:
         return make()
-    of = (
-        _FORMAT,
-        canonical_json(cell.data),
-        dataset.fingerprint,
-        canonical_json(cell.diffusion),
-        loss_images,
-        LOSS_BINS,
-    )
-    described = " ".join(map(str, of))
+    described = f"{_FORMAT} {canonical_json(cell.data)} {dataset.fingerprint} {canonical_json(cell.diffusion)}"
+    described += f" {loss_images} {LOSS_BINS}"
     key = hashlib.sha256(described.encode()).hexdigest()[:12]
     folder = shared.reference_folder(f"{cell.data.name}-optimal-denoiser-{key}")
 

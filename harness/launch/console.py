@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from harness.processes import now
 from harness.runs.layout import Run
 from harness.runs.trackers import Mirror
+from harness.training.hooks import Report
 
 #: Least time between two writes of progress.json.
 PROGRESS_SECONDS = 0.5
@@ -33,7 +33,7 @@ class Reporter:
         self._written = self._printed = self._stage_begun = 0.0
         self._stage, self._stage_done = "", 0
 
-    def __call__(self, value: dict[str, Any]) -> None:
+    def __call__(self, value: Report) -> None:
         """Tell where the job is: `stage`, `done`, `total`, and what else is known."""
         moment = time.monotonic()
         if value["stage"] != self._stage:

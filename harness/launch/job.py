@@ -167,7 +167,7 @@ class Job:
 
         with meet() if self.resources.world > 1 else nullcontext(Ranks()) as ranks:
             # of `evaluate`, which may run beside a training, nothing is copied: two would write the same points
-            names = self.recording.trackers if ranks.leads and self.steps is None else ()
+            names = self.recording.trackers if ranks.is_first and self.steps is None else ()
             mirror = Mirror(names, run, self.cell, self.attempt)
             try:
                 self._work(run, stop, ranks, mirror)
@@ -182,14 +182,14 @@ class Job:
         from harness.data.latents import open_latents
         from harness.data.sources import load
         from harness.training.hooks import Hooks
-        from harness.training.loop import train
+        from harness.training.loop import Options, train
 
         device = self._device(ranks)
-        conditions = ranks.first(lambda: self._conditions(run, device))
+        conditions = ranks.on_first(lambda: self._conditions(run, device))
         torch.set_num_threads(conditions["threads"])
         torch.use_deterministic_algorithms(True, warn_only=True)
         hooks = Hooks(should_stop=stop.is_set)
-        if ranks.leads:
+        if ranks.is_first:
             self._begin(run, conditions)
             hooks = Hooks(
                 before_write=lambda: run.assert_owner(self.attempt),
@@ -200,28 +200,30 @@ class Job:
         with ranks.one_by_one():
             dataset = load(self.cell.data, folder, self.resources.data_download, self._shared.images_folder)
         owed = owed_evaluations(self.cell, self.evaluations, self.steps)
-        missing = ranks.first(partial(run.missing_evaluations, list(owed)))
+        missing = ranks.on_first(partial(run.missing_evaluations, list(owed)))
         keep = sorted({step for _, step in owed.values()})
-        trained = ranks.first(lambda: all(run.weights_file(owed[key][1]).exists() for key in missing))
+        trained = ranks.on_first(lambda: all(run.weights_file(owed[key][1]).exists() for key in missing))
         if self.steps is None and not trained:
             train(
                 self.cell,
                 open_latents(self.cell.data, self._shared) if self.cell.data.vae else dataset,
                 run,
-                device=device,
-                keep=keep,
-                recording=self.recording,
-                checkpoint_seconds=self.resources.checkpoint_seconds,
-                hooks=hooks,
-                micro_batch=self.resources.micro_batch,
-                ranks=ranks,
+                Options(
+                    device=device,
+                    keep=keep,
+                    recording=self.recording,
+                    checkpoint_seconds=self.resources.checkpoint_seconds,
+                    micro_batch=self.resources.micro_batch,
+                ),
+                hooks,
+                ranks,
             )
         from harness.evaluation.measure import Subject, measure  # slow to import, and training can do without
 
         loss_images = self.recording.loss_images
         subject = Subject(self.cell, run, dataset, self._shared, self.resources, loss_images, conditions, hooks, ranks)
         for key in missing:
-            if not ranks.first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track
+            if not ranks.on_first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track
                 continue
             evaluation, step = owed[key]
             if record := measure(subject, evaluation, step):

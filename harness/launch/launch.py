@@ -17,7 +17,6 @@ from harness.launch.checks import check_data, check_evaluations, check_ranks, ch
 from harness.launch.local import run_to_end, stop_all
 from harness.launch.machine import default_slots, visible_gpus
 from harness.launch.view import View
-from harness.model.cost import closed_form_macs
 from harness.runs import provenance, trackers
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.state import RETRIED
@@ -84,6 +83,6 @@ def launch(
 
 
 def _training_cost(item: CellRun) -> float:
-    """Multiply-adds of a training, by the closed form: no torch is needed to order a queue."""
+    """Multiply-adds of a training, about: no torch is needed to order a queue."""
     recipe = item.cell.training
-    return float(closed_form_macs(item.cell.model, item.cell.data.shape)) * recipe.batch_size * recipe.steps
+    return item.cell.model.macs_proxy(item.cell.data.shape) * recipe.batch_size * recipe.steps

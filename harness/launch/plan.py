@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.data.autoencoders import folder_name
 from harness.launch.machine import default_slots, visible_gpus
-from harness.model.cost import count
+from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun
 from harness.runs.log import TrainLog
 from harness.runs.state import State
@@ -90,7 +90,7 @@ def plan(sweep: Sweep, items: list[CellRun], tflops: float | None = None) -> lis
     rows: list[Row] = []
     for item in items:
         cell = item.cell
-        cost = count(cell.model, cell.data.shape)
+        cost = count_cell(cell)
         gmacs = cost.macs / 1e9
         evaluations = sweep.evaluations_of(cell)
         train_gmacs = 3 * gmacs * cell.training.batch_size * cell.training.steps
@@ -102,11 +102,7 @@ def plan(sweep: Sweep, items: list[CellRun], tflops: float | None = None) -> lis
                 "id": cell.id,
                 "name": item.name,
                 "data": cell.data.name,
-                "block": cell.model.block,
-                "depth": cell.model.depth,
-                "width": cell.model.width,
-                "heads": cell.model.heads,
-                "patch_size": cell.model.patch_size,
+                **{key: getattr(cell.model, key, None) for key in ("block", "depth", "width", "heads", "patch_size")},
                 "tokens": cell.tokens,
                 "params": cost.params,
                 "params_m": cost.params / 1e6,
@@ -192,7 +188,7 @@ def _measured_tflops(item: CellRun) -> float | None:
     if {conditions["device"] for conditions in started} != {"cuda"} or len(gpus) != 1 or not seconds:
         return None
     recipe = item.cell.training
-    macs = count(item.cell.model, item.cell.data.shape).macs
+    macs = count_cell(item.cell).macs
     gpu_seconds = float(seconds[-1]) * int(gpus.pop())
     return 2 * (1 + _BACKWARD) * macs * recipe.batch_size * recipe.steps / gpu_seconds / 1e12
 
@@ -209,7 +205,7 @@ def sampling_passes(evaluation: Evaluation) -> int:
 
 def _assumed_seconds(cell: Cell, evaluations: tuple[Evaluation, ...], gmacs: float) -> float:
     recipe = cell.training
-    pass_seconds = ASSUMED_BLOCK_SECONDS * (cell.model.depth + 2)
+    pass_seconds = ASSUMED_BLOCK_SECONDS * (cell.model.layers + 2)
     train = recipe.steps * (pass_seconds + (1 + _BACKWARD) * recipe.batch_size * gmacs / ASSUMED_GMACS_PER_S)
     images = sum(_sampling_passes(cell, e) for e in evaluations)
     return train + images * gmacs / ASSUMED_GMACS_PER_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.data import autoencoders, latents
 from harness.data.dataset import Dataset, Source
@@ -16,6 +16,9 @@ from harness.runs.study import Shared, Study
 from harness.spec.data import Data, TrainedVae
 from harness.training.hooks import Hooks
 from sweeps.grid import Sweep
+
+if TYPE_CHECKING:
+    from harness.training.conditions import NumericConditions
 
 Say = Callable[[str], None]
 
@@ -114,7 +117,7 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
                 autoencoder.moments,
                 shared,
                 weights=weights,
-                conditions=bench.conditions,
+                conditions=dict(bench.conditions),
                 sweep=path,
                 progress=_reporter(hooks, "encode"),
             )
@@ -132,7 +135,7 @@ class _Bench(NamedTuple):
 
     dataset: Dataset
     device: str
-    conditions: dict[str, Any]
+    conditions: NumericConditions
     measure: Callable[[Any], dict[str, Any]]
 
 
@@ -154,7 +157,7 @@ def _reporter(hooks: Hooks, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: hooks.report({"stage": stage, "done": done, "total": total})
 
 
-def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, dict[str, Any]]:
+def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, NumericConditions]:
     """Device, and what decides the bits: as when this folder was begun, as far as this machine allows."""
     import torch
 
@@ -169,7 +172,8 @@ def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, dict[str, An
     mine = numeric_conditions(int(first["threads"]) if first else sweep.resources.threads, DECODE_BATCH, device)
     if first is None:
         write_json(folder / "conditions.json", mine)
-    elif odd := ", ".join(f"{key} was {first[key]} and is {mine[key]}" for key in mine if first.get(key) != mine[key]):
+    elif first != mine:
+        odd = ", ".join(f"{key} was {first[key]} and is {value}" for key, value in mine.items() if first[key] != value)
         say(f"note: {folder.name}: {odd}; results agree within rounding, not bit for bit")
     torch.set_num_threads(mine["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)

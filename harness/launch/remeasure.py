@@ -14,7 +14,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.files import read_json
 from harness.launch.plan import ASSUMED_GMACS_PER_S, sampling_passes
-from harness.model.cost import closed_form_macs
+from harness.model.cost import count_cell
 from harness.runs.attempts import EVALUATING
 from harness.runs.cellruns import CellRun, owed_evaluations
 from harness.runs.state import ACTIVE
@@ -146,7 +146,7 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
         missing = item.run.missing_evaluations(list(owed))
         total, left = total + len(owed), left + len(missing)
         passes = sum(sampling_passes(owed[key][0]) for key in missing)
-        gmacs += passes * closed_form_macs(item.cell.model, item.cell.data.shape) / 1e9
+        gmacs += passes * count_cell(item.cell).macs / 1e9
     seconds = gmacs / (median(speeds) if speeds else ASSUMED_GMACS_PER_S)
     return Cost(total, total - left, gmacs, seconds, measured=bool(speeds))
 

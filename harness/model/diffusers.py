@@ -15,22 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.errors import InputError
+from harness.model import formats
 from harness.model.dit import DiT
-from harness.model.formats import (
-    BLOCK,
-    ENDS,
-    Imported,
-    State,
-    check_exportable,
-    kinds,
-    load_pickle,
-    model_of,
-    require,
-    shapes_of,
-)
+from harness.model.formats import Imported, State
 from harness.spec.data import InputShape
 from harness.spec.diffusion import Diffusion
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 
 _WEIGHTS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
@@ -57,7 +47,7 @@ def to_diffusers(dit: DiT) -> State:
     Raises:
         InputError: see `check_exportable`; or an MLP of another size than 4 times the width.
     """
-    _check_mlp(dit.model, dit.shape)
+    _check_mlp(dit.model, dit.shape, dit.outputs)
     ours = dit.state_dict()
     state: State = {}
     for name, theirs in _diffusers_names(dit.model.depth):
@@ -66,7 +56,7 @@ def to_diffusers(dit: DiT) -> State:
     return state
 
 
-def diffusers_config(model: Model, shape: InputShape) -> dict[str, Any]:
+def diffusers_config(model: DiTSpec, shape: InputShape) -> dict[str, Any]:
     """Arguments of `DiTTransformer2DModel` for a model.
 
     Raises:
@@ -95,13 +85,13 @@ def from_diffusers(state: Mapping[str, Tensor], config: Mapping[str, Any], sourc
             differ from block to block.
     """
     model, shape = _shape_of_config(config, source)
-    ours = shapes_of(model, shape)
+    ours = formats.shapes_of(model, shape)
     names = list(_diffusers_names(model.depth))
     expected: dict[str, tuple[int, ...]] = {}
     for name, copies in names:
         rows, *rest = ours[name]
         expected.update({key: (rows // len(copy), *rest) for copy in copies for key in copy})
-    require(state, expected, source)
+    formats.require(state, expected, source)
     differing = [
         copy[0] for _, copies in names for copy in copies[1:] if not torch.equal(state[copy[0]], state[copies[0][0]])
     ]
@@ -136,7 +126,7 @@ def read_diffusers(folder: Path) -> Imported:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: no readable weights: {error}") from None
     else:
-        state = load_pickle(path)
+        state = formats.load_pickle(path)
     return from_diffusers(state, config, str(folder))
 
 
@@ -195,23 +185,23 @@ def match_timesteps(transformer: Any) -> None:
 
 def _diffusers_names(depth: int) -> Iterator[tuple[str, Sequence[tuple[str, ...]]]]:
     """Our name of every weight, and its copies there: each the names of the parts it is split into, by rows."""
-    for ours, _, theirs in ENDS:
+    for ours, _, theirs in formats.ENDS:
         places = [f"transformer_blocks.{i}{theirs[1:]}" for i in range(depth)] if theirs[0] == "*" else [theirs]
-        yield from ((f"{ours}.{kind}", [(f"{place}.{kind}",) for place in places]) for kind in kinds(ours))
+        yield from ((f"{ours}.{kind}", [(f"{place}.{kind}",) for place in places]) for kind in formats.kinds(ours))
     for i in range(depth):
-        for inner, _, parts in BLOCK:
-            for kind in kinds(inner):
+        for inner, _, parts in formats.BLOCK:
+            for kind in formats.kinds(inner):
                 copy = tuple(f"transformer_blocks.{i}.{part}.{kind}" for part in parts)
                 yield f"blocks.{i}.{inner}.{kind}", [copy]
 
 
-def _check_mlp(model: Model, shape: InputShape) -> None:
-    check_exportable(model, shape)
+def _check_mlp(model: DiTSpec, shape: InputShape, outputs: int = 2) -> None:
+    formats.check_exportable(model, shape, outputs)
     if int(model.mlp_ratio * model.width) != 4 * model.width:
         raise InputError(f"mlp_ratio {model.mlp_ratio} cannot be exported to diffusers; allowed: 4.0")
 
 
-def _shape_of_config(config: Mapping[str, Any], source: str) -> tuple[Model, InputShape]:
+def _shape_of_config(config: Mapping[str, Any], source: str) -> tuple[DiTSpec, InputShape]:
     wrong = [
         f"{key} {config[key]!r}, not {value!r}" for key, value in _CONFIG.items() if config.get(key, value) != value
     ]
@@ -223,7 +213,7 @@ def _shape_of_config(config: Mapping[str, Any], source: str) -> tuple[Model, Inp
         raise InputError(f"{source}: config.json is not that of a DiT with adaLN-Zero: {', '.join(wrong)}")
     depth, heads, head_width, patch_size, size, channels = (int(config[key]) for key in keys)
     width = heads * head_width
-    model = model_of(source, depth, width, heads, patch_size, 4 * width)
+    model = formats.model_of(source, depth, width, heads, patch_size, 4 * width)
     if size % patch_size:
         raise InputError(f"{source}: config.json: patch_size {patch_size} does not divide sample_size {size}")
     return model, InputShape(channels, size, int(config["num_embeds_ada_norm"]))

@@ -6,7 +6,7 @@ other blocks and models without labels exist in neither, and are refused.
 Traps, and what is done about each:
 
 - Official checkpoints hold the fixed positions (`pos_embed`): they are compared with ours and dropped on reading, and
-  written anew on writing. They do not hold the number of heads: the published sizes are known, others must be told.
+  written anew on writing. They do not hold the number of heads: for other than the published sizes, `--heads` says it.
 - Checkpoints of the official training script hold weights, averaged weights, optimizer and arguments: the averaged
   weights are read unless the plain ones are asked for.
 - diffusers splits qkv in three, and keeps a copy of timestep and label embedding in every block: on reading, copies
@@ -36,11 +36,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from harness.errors import InputError
+from harness.model.blocks.adaln_zero import AdaLNZeroBlock
 from harness.model.dit import DiT
 from harness.model.embeddings import TimestepEmbedding, sincos_positions
 from harness.spec.data import InputShape
 from harness.spec.identity import describe_validation_error
-from harness.spec.model import Model
+from harness.spec.model import BLOCKS, DiTSpec, ModelSpec
 
 State = dict[str, Tensor]
 
@@ -68,7 +69,7 @@ BLOCK: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 class Imported:
     """A model read from elsewhere: its shape and its weights under our names, float32."""
 
-    model: Model
+    model: DiTSpec
     shape: InputShape
     state: State
 
@@ -83,15 +84,21 @@ class Imported:
         return dit.eval().requires_grad_(False)
 
 
-def check_exportable(model: Model, shape: InputShape) -> None:
+def check_exportable(model: ModelSpec, shape: InputShape, outputs: int = 2) -> None:
     """Check that the official and the diffusers format can hold a model.
 
     Raises:
-        InputError: another block than adaLN-Zero, or no labels.
+        InputError: no DiT, another block than adaLN-Zero, no variance beside the noise, or no labels.
     """
-    if model.block != "adaln-zero":
+    if not isinstance(model, DiTSpec):
+        raise InputError(f"a network {model.network} cannot be exported: official code and diffusers know DiTs only")
+    if BLOCKS.load(model.block) is not AdaLNZeroBlock:
         raise InputError(
             f"a model with {model.block} blocks cannot be exported: official code and diffusers know adaln-zero only"
+        )
+    if outputs != 2:
+        raise InputError(
+            "a model of another objective cannot be exported: official code and diffusers know ddpm-hybrid"
         )
     if not shape.classes:
         raise InputError(
@@ -104,7 +111,7 @@ def kinds(module: str) -> tuple[str, ...]:
     return ("weight",) if module == "label_embedding" else ("weight", "bias")
 
 
-def model_of(source: str, depth: int, width: int, heads: int, patch_size: int, hidden: int) -> Model:
+def model_of(source: str, depth: int, width: int, heads: int, patch_size: int, hidden: int) -> DiTSpec:
     """The spec of a network whose MLP is `hidden` wide.
 
     Raises:
@@ -114,12 +121,12 @@ def model_of(source: str, depth: int, width: int, heads: int, patch_size: int, h
     if int(ratio * width) < hidden:  # a rounding error below; DiT takes the floor
         ratio = math.nextafter(ratio, math.inf)
     try:
-        return Model(depth=depth, width=width, heads=heads, patch_size=patch_size, mlp_ratio=ratio)
+        return DiTSpec(depth=depth, width=width, heads=heads, patch_size=patch_size, mlp_ratio=ratio)
     except ValidationError as error:
         raise InputError(f"{source}: no valid model: {describe_validation_error(error)}") from None
 
 
-def shapes_of(model: Model, shape: InputShape) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: DiTSpec, shape: InputShape) -> dict[str, tuple[int, ...]]:
     """Shape of every weight, by our names; nothing is allocated."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in DiT(model, shape).state_dict().items()}

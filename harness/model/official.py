@@ -11,22 +11,12 @@ import torch
 from torch import Tensor
 
 from harness.errors import InputError
+from harness.model import formats
 from harness.model.dit import DiT
 from harness.model.embeddings import sincos_positions
-from harness.model.formats import (
-    BLOCK,
-    ENDS,
-    Imported,
-    State,
-    check_exportable,
-    kinds,
-    load_pickle,
-    model_of,
-    require,
-    shapes_of,
-)
+from harness.model.formats import Imported, State
 from harness.spec.data import InputShape
-from harness.spec.model import SIZES, Model
+from harness.spec.model import SIZES, DiTSpec
 
 #: The fixed positions, among the tensors of an official checkpoint.
 POSITIONS = "pos_embed"
@@ -38,7 +28,7 @@ def to_official(dit: DiT) -> State:
     Raises:
         InputError: see `check_exportable`.
     """
-    check_exportable(dit.model, dit.shape)
+    formats.check_exportable(dit.model, dit.shape, dit.outputs)
     ours = dit.state_dict()
     state = {theirs: ours[name] for name, theirs in _official_names(dit.model.depth)}
     return {POSITIONS: dit.positions[None], **state}
@@ -49,7 +39,7 @@ def from_official(state: Mapping[str, Tensor], heads: int | None = None, source:
 
     Args:
         state: its tensors by name.
-        heads: attention heads, which no tensor tells; may be left out for the published sizes.
+        heads: attention heads, which no tensor shows; may be left out for the published sizes.
         source: what a message calls it.
 
     Raises:
@@ -57,7 +47,7 @@ def from_official(state: Mapping[str, Tensor], heads: int | None = None, source:
     """
     model, shape = _shape_of_official(state, heads, source)
     expected = {theirs: want for name, theirs, want in _expected_official(model, shape)}
-    require(state, expected, source)
+    formats.require(state, expected, source)
     positions = sincos_positions(shape.size // model.patch_size, model.width)
     if not torch.allclose(state[POSITIONS][0].float(), positions, atol=1e-3):
         raise InputError(f"{source}: {POSITIONS} is not the fixed sine-cosine table of this model")
@@ -75,7 +65,7 @@ def read_official(path: Path, heads: int | None = None, *, ema: bool = True) -> 
     Raises:
         InputError: no such file, a pickle that carries code, or anything `from_official` refuses.
     """
-    document = load_pickle(path)
+    document = formats.load_pickle(path)
     if not isinstance(document, dict):
         raise InputError(f"{path}: holds a {type(document).__name__}; allowed: a state dict of tensors")
     if isinstance(document.get("model"), dict):
@@ -100,21 +90,21 @@ def write_official(dit: DiT, path: Path) -> None:
 
 def _official_names(depth: int) -> Iterator[tuple[str, str]]:
     """Pairs (ours, official) of all weights."""
-    for ours, theirs, _ in ENDS:
-        yield from ((f"{ours}.{kind}", f"{theirs}.{kind}") for kind in kinds(ours))
+    for ours, theirs, _ in formats.ENDS:
+        yield from ((f"{ours}.{kind}", f"{theirs}.{kind}") for kind in formats.kinds(ours))
     for i in range(depth):
-        for inner, outer, _ in BLOCK:
-            yield from ((f"blocks.{i}.{inner}.{kind}", f"blocks.{i}.{outer}.{kind}") for kind in kinds(inner))
+        for inner, outer, _ in formats.BLOCK:
+            yield from ((f"blocks.{i}.{inner}.{kind}", f"blocks.{i}.{outer}.{kind}") for kind in formats.kinds(inner))
 
 
-def _expected_official(model: Model, shape: InputShape) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    ours = shapes_of(model, shape)
+def _expected_official(model: DiTSpec, shape: InputShape) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    ours = formats.shapes_of(model, shape)
     yield "", POSITIONS, (1, (shape.size // model.patch_size) ** 2, model.width)
     yield from ((name, theirs, ours[name]) for name, theirs in _official_names(model.depth))
 
 
-def _shape_of_official(state: Mapping[str, Tensor], heads: int | None, source: str) -> tuple[Model, InputShape]:
-    """What the tensors tell about the model; the block is adaLN-Zero or `_require` says what is missing."""
+def _shape_of_official(state: Mapping[str, Tensor], heads: int | None, source: str) -> tuple[DiTSpec, InputShape]:
+    """What the tensors say about the model; the block is adaLN-Zero or `require` says what is missing."""
     anchors = ("x_embedder.proj.weight", POSITIONS, "y_embedder.embedding_table.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in anchors if name not in state]
     if missing:
@@ -133,5 +123,5 @@ def _shape_of_official(state: Mapping[str, Tensor], heads: int | None, source: s
             f"{source}: depth {depth} and width {width} are no published size, and the file does not tell the number "
             "of attention heads; give it (--heads)"
         )
-    model = model_of(source, depth, width, heads, patch_size, hidden.shape[0])
+    model = formats.model_of(source, depth, width, heads, patch_size, hidden.shape[0])
     return model, InputShape(channels, math.isqrt(positions.shape[1]) * patch_size, labels.shape[0] - 1)

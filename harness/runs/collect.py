@@ -20,7 +20,6 @@ from harness.spec.cell import Cell
 from harness.spec.data import Data, PretrainedVae
 from harness.spec.evaluation import Evaluation
 from harness.spec.identity import canonical_json, spec_id
-from harness.spec.model import SIZES, nearest_heads
 
 #: A row of a table: name of a column to value, None where not measured; see `harness.runs.columns`.
 Row = dict[str, Any]
@@ -76,7 +75,7 @@ def _result_row(cell: Cell, evaluation_id: str, record: Row, log: list[Row]) -> 
     return {
         "data": cell.data.name,
         "vae": _vae_name(cell.data),
-        **{k: getattr(cell.model, k) for k in ("block", "depth", "width", "heads", "patch_size")},
+        **{k: getattr(cell.model, k, None) for k in ("block", "depth", "width", "heads", "patch_size")},
         "tokens": cell.tokens,
         "params": record["params"],
         "params_m": record["params"] / 1e6,
@@ -118,21 +117,13 @@ def _vae_name(data: Data) -> str | None:
 
 def _recipe(cell: Cell) -> str:
     """What else decides the weights, as far as it differs from the defaults: cells that differ here are no repeats."""
-    fields, model = json.loads(canonical_json(cell)), cell.model
-    shown = {  # what has columns of its own
-        "model": ["depth", "width", "patch_size", "block"],
-        "diffusion": [],
-        "data": ["name", "vae"],
-        "training": ["steps", "batch_size"],
-    }
-    published = {(size["depth"], size["width"], size["heads"]) for size in SIZES.values()}
-    if model.heads == nearest_heads(model.width) or (model.depth, model.width, model.heads) in published:
-        shown["model"].append("heads")
+    fields = json.loads(canonical_json(cell))
+    in_columns = {"model": cell.model.in_columns, "data": ("name", "vae"), "training": ("steps", "batch_size")}
     return "; ".join(
         f"{key}={value}"
-        for section, columns in shown.items()
+        for section in ("model", "diffusion", "data", "training")
         for key, value in fields.get(section, {}).items()
-        if key not in columns
+        if key not in in_columns.get(section, ())
     )
 
 

@@ -1,10 +1,4 @@
-"""The specs: what a run *is* (Cell), how it is measured (Evaluation) and what it runs on (Resources).
-
-Only `Cell` and `Evaluation` have ids. An id hashes the fields that differ from the schema's defaults, so a field
-added later with a default leaves every older id unchanged. Therefore: a default never changes; a new behaviour is a
-new value.
-This module imports no torch.
-"""
+"""What a run is: the cell, one point of a grid."""
 
 from __future__ import annotations
 
@@ -15,14 +9,14 @@ from pydantic import Field, model_validator
 from harness.spec.data import Data
 from harness.spec.diffusion import Diffusion
 from harness.spec.identity import Spec, spec_id
-from harness.spec.model import Model
+from harness.spec.model import AnyModel
 from harness.spec.training import Training
 
 
 class Cell(Spec):
     """One point of a grid: everything that decides the trained weights, and nothing else."""
 
-    model: Model
+    model: AnyModel
     diffusion: Diffusion = Diffusion()
     data: Data = Data()
     training: Training = Training()
@@ -34,15 +28,8 @@ class Cell(Spec):
     )
 
     @model_validator(mode="after")
-    def _patches_tile_the_input(self) -> Self:
-        size, patch = self.data.shape.size, self.model.patch_size
-        if size % patch:
-            allowed = ", ".join(str(p) for p in range(1, size + 1) if size % p == 0)
-            raise ValueError(
-                f"model.patch_size {patch} does not divide the {size}x{size} "
-                f"{'latents' if self.data.vae else 'input'} of {self.data.name}; "
-                f"allowed: {allowed}"
-            )
+    def _model_fits_the_data(self) -> Self:
+        self.model.check_fits(self.data.shape, f"{'latents' if self.data.vae else 'input'} of {self.data.name}")
         return self
 
     @property
@@ -52,5 +39,5 @@ class Cell(Spec):
 
     @property
     def tokens(self) -> int:
-        """T, the length of the patch sequence."""
-        return (self.data.shape.size // self.model.patch_size) ** 2
+        """T, the length of the sequence that the network works on."""
+        return self.model.tokens(self.data.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
@@ -11,13 +12,24 @@ from harness.spec.kinds import Kind
 
 
 class ObjectiveFacts(NamedTuple):
-    """Where an objective is, and the samplers that go with it."""
+    """Where an objective is, and what must be known of it before torch is imported.
+
+    Attributes:
+        at: its class, a `harness.diffusion.objective.Objective`.
+        samplers: names of the samplers that go with it.
+        outputs: values that the network predicts for each value of its input.
+        discrete: time has `timesteps` steps, and sampling takes at most as many; else time is continuous.
+    """
 
     at: str
-    samplers: tuple[str, ...]
+    samplers: Collection[str]
+    outputs: int
+    discrete: bool
 
 
-OBJECTIVES = Kind("OBJECTIVES", {"ddpm-hybrid": ObjectiveFacts("harness.diffusion.ddpm:DdpmHybrid", ("ddpm", "ddim"))})
+OBJECTIVES = Kind(
+    "OBJECTIVES", {"ddpm-hybrid": ObjectiveFacts("harness.diffusion.ddpm:DdpmHybrid", ("ddpm", "ddim"), 2, True)}
+)
 
 
 class Diffusion(Spec):
@@ -33,3 +45,23 @@ class Diffusion(Spec):
     timesteps: int = Field(default=1000, gt=1, description="steps T of the forward process")
     beta_start: float = Field(default=1e-4, gt=0, lt=1, description="beta at the first timestep")
     beta_end: float = Field(default=2e-2, gt=0, lt=1, description="beta at the last timestep")
+
+    @property
+    def outputs(self) -> int:
+        """Values that the network predicts for each value of its input."""
+        return OBJECTIVES.facts(self.objective).outputs
+
+    def check_sampling(self, sampler: str, steps: int) -> None:
+        """Check that the objective has this sampler, and allows so many sampling steps.
+
+        Raises:
+            ValueError: it does not; one line that begins with the field and says what is allowed.
+        """
+        facts = OBJECTIVES.facts(self.objective)
+        if facts.discrete and steps > self.timesteps:
+            raise ValueError(f"sampling_steps: {steps} exceeds diffusion.timesteps; allowed: 1 to {self.timesteps}")
+        if sampler not in facts.samplers:
+            raise ValueError(
+                f"sampler: unknown sampler {sampler!r} for objective {self.objective}; "
+                f"allowed: {', '.join(facts.samplers)}"
+            )

@@ -1,11 +1,14 @@
-"""The shape of a network."""
+"""The shape of a network: what every spec of one says, and that of the Diffusion Transformer."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
+from harness.spec.data import InputShape
 from harness.spec.identity import Spec
 from harness.spec.kinds import Kind
 
@@ -20,21 +23,13 @@ class BlockFacts(NamedTuple):
 BLOCKS = Kind(
     "BLOCKS",
     {
-        "in-context": BlockFacts("harness.model.blocks:InContextBlock"),
-        "cross-attention": BlockFacts("harness.model.blocks:CrossAttentionBlock"),
-        "adaln": BlockFacts("harness.model.blocks:AdaLNBlock"),
-        "adaln-zero": BlockFacts("harness.model.blocks:AdaLNZeroBlock"),
-        "adaln-gate": BlockFacts("harness.model.blocks:AdaLNGateBlock"),
+        "in-context": BlockFacts("harness.model.blocks.in_context:InContextBlock"),
+        "cross-attention": BlockFacts("harness.model.blocks.cross_attention:CrossAttentionBlock"),
+        "adaln": BlockFacts("harness.model.blocks.adaln:AdaLNBlock"),
+        "adaln-zero": BlockFacts("harness.model.blocks.adaln_zero:AdaLNZeroBlock"),
+        "adaln-gate": BlockFacts("harness.model.blocks.adaln_gate:AdaLNGateBlock"),
     },
 )
-
-#: The published sizes (Peebles & Xie 2023, Table 1): depth, width, heads.
-SIZES: dict[str, dict[str, int]] = {
-    "S": {"depth": 12, "width": 384, "heads": 6},
-    "B": {"depth": 12, "width": 768, "heads": 12},
-    "L": {"depth": 24, "width": 1024, "heads": 16},
-    "XL": {"depth": 28, "width": 1152, "heads": 16},
-}
 
 
 def nearest_heads(width: int) -> int:
@@ -46,7 +41,80 @@ def nearest_heads(width: int) -> int:
     return min(divisors, key=lambda h: (abs(width / h - 64), -h))
 
 
-class Model(Spec):
+class NetworkFacts(NamedTuple):
+    """Where a network is, and its spec."""
+
+    at: str
+    Spec: type[ModelSpec]
+
+
+_BUILT_IN: dict[str, NetworkFacts] = {}  # filled below, where the specs are
+
+NETWORKS = Kind("NETWORKS", _BUILT_IN)
+
+
+class ModelSpec(Spec):
+    """Base of every network's spec: what sweeps, plans and tables must know of it without torch."""
+
+    network: Annotated[str, NETWORKS] = Field(default="dit", description="what predicts; it decides the other fields")
+
+    #: Named sizes: the fields that each one sets.
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = MappingProxyType({})
+    #: Fields that `readable_name` says.
+    named: ClassVar[frozenset[str]] = frozenset()
+    #: Fields that say nothing more where another one, the value, varies with them.
+    follows: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    @property
+    def size(self) -> str | None:
+        """Its named size, if it has one."""
+        return next((name for name, fields in self.sizes.items() if fields.items() <= self.model_dump().items()), None)
+
+    @property
+    def readable_name(self) -> str:
+        """The beginning of a cell's name."""
+        return self.size or self.network
+
+    @property
+    def layers(self) -> int:
+        """Layers one after another, each of which costs some time however small it is."""
+        return 1
+
+    @property
+    def in_columns(self) -> frozenset[str]:
+        """Fields that the columns of a table say already."""
+        return frozenset()
+
+    def tokens(self, shape: InputShape) -> int:
+        """Positions that it works on at its finest: length of a transformer's sequence."""
+        return shape.size**2
+
+    def macs_proxy(self, shape: InputShape) -> float:
+        """About how many multiply-adds one forward pass of one image takes, to order a queue by."""
+        return float(self.tokens(shape))
+
+    def check_fits(self, shape: InputShape, source: str) -> None:
+        """Check that it takes inputs of this shape.
+
+        Args:
+            shape: of the input.
+            source: what a message calls it, such as "input of digits".
+
+        Raises:
+            ValueError: it does not; one line with what is allowed.
+        """
+
+
+#: The published sizes (Peebles & Xie 2023, Table 1): depth, width, heads.
+SIZES: dict[str, dict[str, int]] = {
+    "S": {"depth": 12, "width": 384, "heads": 6},
+    "B": {"depth": 12, "width": 768, "heads": 12},
+    "L": {"depth": 24, "width": 1024, "heads": 16},
+    "XL": {"depth": 28, "width": 1152, "heads": 16},
+}
+
+
+class DiTSpec(ModelSpec):
     """Shape of a Diffusion Transformer (paper, section 3.2).
 
     Raises:
@@ -60,12 +128,15 @@ class Model(Spec):
     block: Annotated[str, BLOCKS] = Field(default="adaln-zero", description="how timestep and label condition a block")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP, as a multiple of width")
 
+    sizes = SIZES
+    named = frozenset({"depth", "width", "patch_size"})
+    follows = MappingProxyType({"heads": "width"})
+
     @model_validator(mode="before")
     @classmethod
     def _fill_heads(cls, values: Any) -> Any:
         if isinstance(values, dict) and "heads" not in values:
-            width = values.get("width")
-            # of a wrong width, the width alone is to be complained about
+            width = values.get("width")  # where it is no valid width, the message is about the width alone
             heads = nearest_heads(width) if isinstance(width, int) and width > 0 else 1
             return {**values, "heads": heads}
         return values
@@ -77,3 +148,63 @@ class Model(Spec):
         if self.width % 4:
             raise ValueError(f"width {self.width} is not divisible by 4, as the sin-cos positions need")
         return self
+
+    @property
+    def readable_name(self) -> str:
+        """As in the paper, such as XL-2; depth, width and patch size where the size has no name."""
+        return f"{self.size}-{self.patch_size}" if self.size else f"d{self.depth}-w{self.width}-p{self.patch_size}"
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return self.depth
+
+    @property
+    def in_columns(self) -> frozenset[str]:
+        """The heads too, where they follow from the width."""
+        implied = self.size is not None or self.heads == nearest_heads(self.width)
+        return self.named | {"block"} | ({"heads"} if implied else frozenset())
+
+    def tokens(self, shape: InputShape) -> int:
+        """T = (S / p)^2, the length of the patch sequence."""
+        return int((shape.size // self.patch_size) ** 2)
+
+    def macs_proxy(self, shape: InputShape) -> float:
+        """Of the blocks alone, without what conditions them."""
+        T, D = self.tokens(shape), self.width
+        return float(self.depth * T * D * (D * (4 + 2 * self.mlp_ratio) + 2 * T))
+
+    def check_fits(self, shape: InputShape, source: str) -> None:
+        """See `ModelSpec`: patches tile the input."""
+        if shape.size % self.patch_size:
+            allowed = ", ".join(str(p) for p in range(1, shape.size + 1) if shape.size % p == 0)
+            raise ValueError(
+                f"model.patch_size {self.patch_size} does not divide the {shape.size}x{shape.size} {source}; "
+                f"allowed: {allowed}"
+            )
+
+
+_BUILT_IN["dit"] = NetworkFacts("harness.model.dit:DiT", DiTSpec)
+
+
+def _of_its_network(value: Any) -> ModelSpec:
+    """The spec of the network that the table names.
+
+    Raises:
+        ValueError: no table, an unknown network, or a field that this network does not have.
+    """
+    if isinstance(value, ModelSpec):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"should be a table (got {value!r})")
+    name = ModelSpec.model_validate({key: name for key, name in value.items() if key == "network"}).network
+    spec = NETWORKS.facts(name).Spec
+    if unknown := [key for key in value if key not in spec.model_fields]:
+        raise ValueError(
+            f"{', '.join(unknown)}: unknown key of network {name}; allowed: {', '.join(spec.model_fields)}"
+        )
+    return spec.model_validate(value)
+
+
+#: Type of a field that holds the spec of any network; the field `network` says of which.
+AnyModel = Annotated[SerializeAsAny[ModelSpec], PlainValidator(_of_its_network)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import torch
@@ -20,6 +21,13 @@ class CorruptCheckpointError(RuntimeError):
     """The file is no whole checkpoint; use an older one."""
 
 
+class Loaded(NamedTuple):
+    """What a checkpoint holds: tensors on the CPU by name, and what was written with them."""
+
+    tensors: dict[str, torch.Tensor]
+    meta: dict[str, Any]
+
+
 def _checksum(tensors: dict[str, torch.Tensor]) -> int:
     checksum = 0
     for name in sorted(tensors):
@@ -32,7 +40,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     """Write tensors and a JSON-able `meta` atomically, with a checksum over every byte.
 
     Raises:
-        OSError: the disk is full or not writable; what stood at `path` before is untouched.
+        OSError: the disk is full or not writable; an older file at `path` is untouched.
     """
     host = {name: tensor.detach().to("cpu", copy=False).contiguous() for name, tensor in tensors.items()}
     document = json.dumps({**meta, "crc32": _checksum(host)}, sort_keys=True, allow_nan=False)
@@ -40,13 +48,13 @@ def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     def write(temporary: Path) -> None:
         try:
             save_file(host, temporary, metadata={_KEY: document})
-        except safetensors.SafetensorError as error:  # it wraps the operating system's errors
+        except safetensors.SafetensorError as error:  # safetensors wraps the operating system's errors
             raise OSError(f"{path}: {error}") from error
 
     write_atomic(path, write)
 
 
-def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load(path: Path) -> Loaded:
     """Read tensors (on the CPU) and meta.
 
     Raises:
@@ -63,4 +71,29 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CorruptCheckpointError(f"{path}: {error}") from error
     if _checksum(tensors) != meta.pop("crc32", None):
         raise CorruptCheckpointError(f"{path}: checksum differs")
-    return tensors, meta
+    return Loaded(tensors, meta)
+
+
+def newest(paths: Sequence[Path], is_wanted: Callable[[dict[str, Any]], bool] = lambda meta: True) -> Loaded | None:
+    """The first whole checkpoint of `paths` (newest first) whose meta is wanted; corrupt ones are removed.
+
+    What is removed is printed, into the job's log.
+    """
+    for i, path in enumerate(paths):
+        try:
+            found = load(path)
+        except FileNotFoundError:
+            continue
+        except CorruptCheckpointError as error:
+            further = "going on from an older one" if paths[i + 1 :] else "beginning anew"
+            print(f"removed a corrupt checkpoint, {further}: {error}", flush=True)
+            path.unlink(missing_ok=True)
+            continue
+        if is_wanted(found.meta):
+            return found
+    return None
+
+
+def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

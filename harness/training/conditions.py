@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 
-def numeric_conditions(threads: int, sampling_batch: int, device: str) -> dict[str, Any]:
-    """What must be the same for two runs to agree bit for bit."""
+class NumericConditions(TypedDict):
+    """The machine and the settings that decide the last bits; a part of every record."""
+
+    torch: str
+    device: str
+    hardware: str
+    threads: int
+    sampling_batch: int
+
+
+def numeric_conditions(threads: int, sampling_batch: int, device: str) -> NumericConditions:
+    """The conditions of this process, with so many CPU threads and images a sampling batch, on "cpu" or "cuda"."""
     name = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {
-        "torch": torch.__version__,
-        "device": device,
-        "hardware": name,
-        "threads": threads,
-        "sampling_batch": sampling_batch,
-    }
+    version = torch.__version__
+    return NumericConditions(
+        torch=version, device=device, hardware=name, threads=threads, sampling_batch=sampling_batch
+    )

@@ -1,14 +1,24 @@
-"""How a training talks to whoever runs it."""
+"""How a training talks to the job around it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 
 class StoppedError(Exception):
     """The job was asked to stop; everything needed to go on is written."""
+
+
+class Report(TypedDict):
+    """Where the work is: `done` of `total` steps or images of a stage such as train, sample, score."""
+
+    stage: str
+    done: int
+    total: int
+    loss: NotRequired[float]
+    images_per_s: NotRequired[float | None]
 
 
 @dataclass(frozen=True)
@@ -18,9 +28,9 @@ class Hooks:
     Attributes:
         before_write: raises when this job must not write any more.
         should_stop: true once the job was asked to stop.
-        report: told where the work is; called often, so it thins by itself.
+        report: takes where the work is; called often, so it thins by itself.
     """
 
     before_write: Callable[[], None] = lambda: None
     should_stop: Callable[[], bool] = lambda: False
-    report: Callable[[dict[str, Any]], None] = lambda _: None
+    report: Callable[[Report], None] = lambda _: None

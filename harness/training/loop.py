@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,7 @@ from harness.data.batches import Batches, Splits, batches
 from harness.data.dataset import Dataset
 from harness.data.draws import sample_indices, step_draws, stream
 from harness.data.latents import Latents
-from harness.diffusion.ddpm import hybrid_loss
-from harness.diffusion.schedule import Schedule
+from harness.diffusion.objective import build
 from harness.errors import NonFiniteLossError
 from harness.runs.layout import Run
 from harness.runs.log import TrainLog
@@ -35,46 +34,36 @@ from harness.training.state import TrainState, ema_decay
 LOG_ROWS = 200
 
 
-def _newest_state(run: Run, latest: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest valid state of at most `latest` steps; a corrupt one is removed and said."""
-    for path in run.state_files():
-        try:
-            tensors, meta = checkpoint.load(path)
-        except checkpoint.CorruptCheckpointError as error:
-            print(f"removed a corrupt checkpoint, going on from an older one: {error}", flush=True)
-            path.unlink(missing_ok=True)
-            continue
-        if int(meta["step"]) <= latest:
-            print(f"resumed at step {meta['step']}", flush=True)
-            return tensors, meta
-    return None
+@dataclass(frozen=True)
+class Options:
+    """What a training runs on and what it leaves; none of it is part of the cell.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        keep: steps whose weights are kept for evaluation, the last step among them.
+        recording: when the denoising loss is measured.
+        checkpoint_seconds: time between states; 0 writes one every step.
+        micro_batch: images of a rank that pass at once, their gradients added up; None: its whole share.
+    """
+
+    device: str
+    keep: list[int]
+    recording: Recording
+    checkpoint_seconds: float
+    micro_batch: int | None = None
 
 
 def train(
-    cell: Cell,
-    source: Dataset | Latents,
-    run: Run,
-    *,
-    device: str,
-    keep: list[int],
-    recording: Recording,
-    checkpoint_seconds: float,
-    hooks: Hooks,
-    micro_batch: int | None = None,
-    ranks: Ranks | None = None,
+    cell: Cell, source: Dataset | Latents, run: Run, options: Options, hooks: Hooks, ranks: Ranks | None = None
 ) -> None:
-    """Train to the end and leave `weights-<step>` for every step of `keep` (the last step among them).
+    """Train to the end and leave `weights-<step>` for every step of `options.keep`.
 
     Args:
         cell: what to train.
         source: its data: images, or their latents.
         run: the run folder; a state in it is resumed.
-        device: "cpu" or "cuda".
-        keep: steps whose weights are kept for evaluation.
-        recording: when the denoising loss is measured.
-        checkpoint_seconds: time between states; 0 writes one every step.
+        options: see `Options`.
         hooks: see `Hooks`.
-        micro_batch: images of a rank that pass at once, their gradients added up; None: its whole share.
         ranks: who shares the work; every one of them calls this. None: nobody.
 
     Raises:
@@ -82,177 +71,184 @@ def train(
         StoppedError: any rank was asked to stop; the state is written.
     """
     recipe, ranks = cell.training, ranks or Ranks()
-    state = TrainState.initial(cell, device)
+    state = TrainState.initial(cell, options.device)
     hooks.before_write()
-
-    def newest() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        wanted = [step for step in keep if not run.weights_file(step).exists()]
-        return _newest_state(run, latest=min(wanted, default=recipe.steps))
-
-    if (found := ranks.load(newest)) is not None:
-        state.load(*found)
-    schedule = Schedule.of(cell.diffusion)
-    data = batches(source, device)
-    books = _Books(state, cell, run, data, hooks, keep, recording, checkpoint_seconds, device) if ranks.leads else None
+    if (found := ranks.load_on_first(lambda: _newest_state(run, options.keep, recipe.steps))) is not None:
+        state.load(found)
+    data = batches(source, options.device)
+    checkpoints = _Checkpoints(state, cell, run, hooks, options)
+    log = _Log(state, cell, run, hooks, options, data) if ranks.is_first else None
     begun, earlier = time.monotonic(), state.seconds
-    state.dit.train()
-    model = _averaging(state, cell, device, ranks)
+    state.network.train()
+    trainer = Trainer(state, cell, data.train, options, ranks)
 
     while state.step < recipe.steps:
-        loss = _train_step(state, cell, data.train, schedule, device, model, micro_batch, ranks)
-        state.step += 1
+        loss = trainer.step()
         state.seconds = earlier + time.monotonic() - begun
-        if books is not None:
-            books.after_step(loss)
+        if log is not None:
+            log.after_step(loss)
+            checkpoints.after_step()
         # here the other ranks wait while the first one writes
-        if ranks.any(hooks.should_stop()) and state.step < recipe.steps:
-            if books is not None:
-                books.save()
-            ranks.any(False)  # nobody leaves before it is written
+        if ranks.any_rank(hooks.should_stop()) and state.step < recipe.steps:
+            if ranks.is_first:
+                checkpoints.save_state()
+            ranks.barrier()  # nobody leaves before the state is written
             raise StoppedError(f"stopped at step {state.step} of {recipe.steps}; the next launch goes on from there")
-        hooks.report(
-            {
-                "stage": "train",
-                "done": state.step,
-                "total": recipe.steps,
-                "loss": loss,
-                "images_per_s": state.step * recipe.batch_size / state.seconds if state.seconds else None,
-            }
-        )
+        speed = state.step * recipe.batch_size / state.seconds if state.seconds else None
+        hooks.report({"stage": "train", "done": state.step, "total": recipe.steps, "loss": loss, "images_per_s": speed})
 
-    if ranks.leads:
+    if ranks.is_first:
         for path in run.state_files():  # the kept weights are all that is needed from here on
             path.unlink(missing_ok=True)
 
 
-class _Books:
-    """What training writes, each at its own cadence; on one rank only."""
+def _newest_state(run: Run, keep: list[int], steps: int) -> checkpoint.Loaded | None:
+    """The newest whole state from which every step of `keep` that has no weights yet is still to come."""
+    latest = min((step for step in keep if not run.weights_file(step).exists()), default=steps)
+    found = checkpoint.newest(run.state_files(), lambda meta: int(meta["step"]) <= latest)
+    if found is not None:
+        print(f"resumed at step {found.meta['step']}", flush=True)
+    return found
 
-    def __init__(
-        self,
-        state: TrainState,
-        cell: Cell,
-        run: Run,
-        data: Splits,
-        hooks: Hooks,
-        keep: list[int],
-        recording: Recording,
-        checkpoint_seconds: float,
-        device: str,
-    ) -> None:
-        self._state, self._cell, self._run, self._data, self._hooks = state, cell, run, data, hooks
-        self._keep, self._images, self._device = keep, recording.loss_images, device
-        self._loss_steps = recording.steps(cell.training.steps, keep)
-        self._log = TrainLog(run).rewind(state.step)
-        self._log_every = max(1, cell.training.steps // LOG_ROWS)
-        self._checkpoint_seconds, self._saved_at = checkpoint_seconds, time.monotonic()
+
+class _Log:
+    """Writes the losses to `train.jsonl`: the training loss thinned, the denoising loss at chosen steps."""
+
+    def __init__(self, state: TrainState, cell: Cell, run: Run, hooks: Hooks, options: Options, data: Splits) -> None:
+        self._state, self._cell, self._data, self._hooks = state, cell, data, hooks
+        self._images = options.recording.loss_images
+        self._measured_at = options.recording.steps(cell.training.steps, options.keep)
+        self._every = max(1, cell.training.steps // LOG_ROWS)
+        self._file = TrainLog(run).rewind(state.step)
 
     def after_step(self, loss: float) -> None:
-        """Write what is due."""
-        state, run = self._state, self._run
-        moment, last = time.monotonic(), state.step == self._cell.training.steps
+        """Append the rows that are due."""
+        state = self._state
         state.window.append(loss)
-        if state.step % self._log_every == 0 or last:
+        if state.step % self._every == 0 or state.step == self._cell.training.steps:
             self._hooks.before_write()
             mean = sum(state.window) / len(state.window)
-            self._log.append({"step": state.step, "loss": mean, "seconds": state.seconds})
+            self._file.append({"step": state.step, "loss": mean, "seconds": state.seconds})
             state.window = []
-        if state.step in self._loss_steps:
+        if state.step in self._measured_at:
             self._hooks.before_write()
-            losses = measure_losses(state.ema, self._cell, self._data, self._images, self._device)
-            self._log.append({"step": state.step, **losses})
-        if state.step in self._keep:
-            self._hooks.before_write()
-            checkpoint.save(run.weights_file(state.step), state.weights(), {"step": state.step, "cell": self._cell.id})
-        if not last and moment - self._saved_at >= self._checkpoint_seconds:
-            self.save()
+            losses = measure_losses(state.ema, self._cell, self._data, self._images)
+            self._file.append({"step": state.step, **losses})
 
-    def save(self) -> None:
-        """Write the full state."""
+
+class _Checkpoints:
+    """Writes the weights of the kept steps, and the full state from time to time."""
+
+    def __init__(self, state: TrainState, cell: Cell, run: Run, hooks: Hooks, options: Options) -> None:
+        self._state, self._cell, self._run, self._hooks, self._options = state, cell, run, hooks, options
+        self._saved_at = time.monotonic()
+
+    def after_step(self) -> None:
+        """Write what is due."""
+        state, moment = self._state, time.monotonic()
+        if state.step in self._options.keep:
+            self._hooks.before_write()
+            meta = {"step": state.step, "cell": self._cell.id}
+            checkpoint.save(self._run.weights_file(state.step), state.weights(), meta)
+        if state.step < self._cell.training.steps and moment - self._saved_at >= self._options.checkpoint_seconds:
+            self.save_state()
+
+    def save_state(self) -> None:
+        """Write the full state, then drop all but the two newest (the older one is the spare)."""
         self._hooks.before_write()
-        self._state.save(self._run)
+        self._state.save(self._run.state_file(self._state.step))
+        for old in self._run.state_files()[2:]:
+            old.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
 
-def _averaging(state: TrainState, cell: Cell, device: str, ranks: Ranks) -> nn.Module:
-    """The model as the ranks train it together.
+class Trainer:
+    """Makes the steps of a training.
 
-    DistributedDataParallel sorts the gradients into its buffers after the first backward pass, and the order of its
-    sums depends on them. So one pass is thrown away here, and every step sums alike, the first after a resume too
-    (without it, three ranks that were interrupted end with other bits than three that were not).
+    Args:
+        state: what the steps change.
+        cell: the recipe, the objective and the seed.
+        data: the train split.
+        options: device and micro-batch.
+        ranks: who shares the work.
     """
-    model = ranks.averaging(state.dit)
-    if model is not state.dit:
-        shape = cell.data.shape
-        x = torch.zeros(1, shape.channels, shape.size, shape.size, device=device)
-        zero = torch.zeros(1, dtype=torch.int64, device=device)
-        model(x, zero, zero if shape.classes else None).float().mean().backward()
-        state.optimizer.zero_grad(set_to_none=True)
-    return model
 
+    def __init__(self, state: TrainState, cell: Cell, data: Batches, options: Options, ranks: Ranks) -> None:
+        self._state, self._cell, self._data, self._ranks = state, cell, data, ranks
+        self._micro_batch, self._device = options.micro_batch, options.device
+        self._objective = build(cell.diffusion)
+        self._model = self._averaging()
 
-def _train_step(
-    state: TrainState,
-    cell: Cell,
-    data: Batches,
-    schedule: Schedule,
-    device: str,
-    model: nn.Module | None = None,
-    micro_batch: int | None = None,
-    ranks: Ranks | None = None,
-) -> float:
-    """One step of AdamW and of the averaged weights; returns the loss, over the global batch on every rank."""
-    recipe, shape, ranks = cell.training, cell.data.shape, ranks or Ranks()
-    indices = sample_indices(cell.seed, state.step, recipe.batch_size, len(data.labels))
-    draws = step_draws(
-        cell.seed,
-        state.step,
-        (recipe.batch_size, shape.channels, shape.size, shape.size),
-        cell.diffusion.timesteps,
-        recipe.label_dropout,
-    )
-    mine = ranks.share(recipe.batch_size)
-    mirror = draws.flip if cell.data.horizontal_flips else None
-    x0 = data.x0(indices, mirror, stream("posterior", cell.seed, state.step), mine)  # (n, C, S, S)
-    y = None
-    if shape.classes:
-        labels = data.labels[torch.from_numpy(indices[mine]).to(device)]
-        y = labels.masked_fill(torch.from_numpy(draws.drop_label[mine]).to(device), state.dit.null_class)
-    t = torch.from_numpy(draws.timesteps[mine]).to(device)
-    noise = torch.from_numpy(draws.noise[mine]).to(device)
-    xt = schedule.q_sample(x0, t, noise)
+    def step(self) -> float:
+        """One step of AdamW and of the averaged weights; returns the loss, over the global batch on every rank.
 
-    model = state.dit if model is None else model
-    size = len(x0) if micro_batch is None else micro_batch
-    passed: list[Tensor] = []  # losses, each weighted by its share of the images
-    value = math.nan
-    state.optimizer.zero_grad(set_to_none=True)
-    for first in range(0, len(x0), size):
-        part, last = slice(first, first + size), first + size >= len(x0)
-        with nullcontext() if last else ranks.apart(model):
-            with torch.autocast(x0.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                output = model(xt[part], t[part], None if y is None else y[part])
-            losses = hybrid_loss(output.float(), x0[part], xt[part], t[part], noise[part], schedule)
-            loss = (losses.mse + losses.vb).mean() * (len(losses.mse) / len(x0))
-            passed.append(loss.detach())
-            if last:
-                value = _finite(ranks.mean(float(torch.stack(passed).sum())), state.step + 1, cell)
-            loss.backward()  # type: ignore[no-untyped-call]
-    state.optimizer.step()
-    decay = ema_decay(cell, state.step + 1)
-    torch._foreach_lerp_(list(state.ema.parameters()), [p.detach() for p in state.dit.parameters()], 1 - decay)
-    return value
-
-
-def _finite(loss: float, step: int, cell: Cell) -> float:
-    """The loss; all ranks see the same one, so all of them stop at the same step.
-
-    Raises:
-        NonFiniteLossError: it is not finite.
-    """
-    if not math.isfinite(loss):
-        raise NonFiniteLossError(
-            f"the loss became {loss} at step {step} (learning_rate {cell.training.learning_rate}, "
-            f"precision {cell.training.precision}); the weights before it are the last checkpoint's"
+        Raises:
+            NonFiniteLossError: the loss is not finite; nothing has changed.
+        """
+        cell, state, ranks = self._cell, self._state, self._ranks
+        recipe, shape = cell.training, cell.data.shape
+        n = recipe.batch_size
+        indices = sample_indices(cell.seed, state.step, n, len(self._data.labels))
+        draws = step_draws(
+            cell.seed,
+            state.step,
+            (n, shape.channels, shape.size, shape.size),
+            self._objective.draw,
+            recipe.label_dropout,
         )
-    return loss
+        mine = ranks.share(n)
+        mirror = draws.flip if cell.data.horizontal_flips else None
+        x0 = self._data.x0(indices, mirror, stream("posterior", cell.seed, state.step), mine)  # (n, C, S, S)
+        y = None
+        if shape.classes:
+            labels = self._data.labels[torch.from_numpy(indices[mine]).to(self._device)]
+            y = labels.masked_fill(torch.from_numpy(draws.drop_label[mine]).to(self._device), state.network.null_class)
+        t = torch.from_numpy(draws.t[mine]).to(self._device)
+        noise = torch.from_numpy(draws.noise[mine]).to(self._device)
+        xt = self._objective.noised(x0, t, noise)
+
+        size = len(x0) if self._micro_batch is None else self._micro_batch
+        passed: list[Tensor] = []  # losses, each weighted by its share of the images
+        value = math.nan
+        state.optimizer.zero_grad(set_to_none=True)
+        for first in range(0, len(x0), size):
+            part, last = slice(first, first + size), first + size >= len(x0)
+            with nullcontext() if last else ranks.without_averaging(self._model):
+                with torch.autocast(x0.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    output = self._model(xt[part], t[part], None if y is None else y[part])
+                losses = self._objective.loss(output, x0[part], xt[part], t[part], noise[part])
+                loss = losses.mean() * (len(losses) / len(x0))
+                passed.append(loss.detach())
+                if last:  # all ranks see the same value, so all of them fail at the same step
+                    value = ranks.mean(float(torch.stack(passed).sum()))
+                    self._check_finite(value)
+                loss.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        state.step += 1
+        state.average(ema_decay(cell, state.step))
+        return value
+
+    def _averaging(self) -> nn.Module:
+        """The network as the ranks train it together.
+
+        DistributedDataParallel sorts the gradients into its buffers after the first backward pass, and the order of its
+        sums depends on them. So one pass is thrown away here, and every step sums alike, the first after a resume too
+        (without it, three ranks that were interrupted end with other bits than three that were not).
+        """
+        network = self._state.network
+        model = self._ranks.averaging(network)
+        if model is not network:
+            shape = self._cell.data.shape
+            x = torch.zeros(1, shape.channels, shape.size, shape.size, device=self._device)
+            zero = torch.zeros(1, dtype=torch.int64, device=self._device)
+            model(x, zero, zero if shape.classes else None).float().mean().backward()
+            self._state.optimizer.zero_grad(set_to_none=True)
+        return model
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            recipe = self._cell.training
+            raise NonFiniteLossError(
+                f"the loss became {loss} at step {self._state.step + 1} (learning_rate {recipe.learning_rate}, "
+                f"precision {recipe.precision}); the weights before it are the last checkpoint's"
+            )

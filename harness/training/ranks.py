@@ -1,11 +1,11 @@
-"""The processes that do one cell together, its ranks: who this one is, and what they tell each other.
+"""The ranks, processes that train one cell together: who this one is, and what they exchange.
 
-Each rank takes an equal slice of the global batch; the first one alone reads and writes the run folder, and the others
-have from it what they need. Gradients are averaged by torch's DistributedDataParallel, over NCCL between GPUs. All the
+Each rank takes an equal slice of the global batch; the first one alone reads and writes the run folder, and sends the
+others what they need. Gradients are averaged by torch's DistributedDataParallel, over NCCL between GPUs. All the
 rest, a few numbers a step, goes over gloo between CPUs: that may wait for as long as the first rank writes or scores,
 and it notices at once when a process has died. One rank needs none of this, and nothing is set up for it.
 
-torch's own environment says who is who: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
+torch's own environment variables say who is who: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.errors import CellFailedError
 from harness.runs import triage
+from harness.training.checkpoint import Loaded
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Ranks:
     local_rank = 0  # among those on this node
 
     @property
-    def leads(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the first rank, which reads and writes the run folder."""
         return self.rank == 0
 
@@ -73,24 +74,28 @@ class Ranks:
         """The same model, whose backward pass averages the gradients over the ranks."""
         return model
 
-    def apart(self, model: nn.Module) -> AbstractContextManager[object]:
-        """Forward and backward passes in here leave the gradients of a model from `averaging` as they are."""
+    def without_averaging(self, model: nn.Module) -> AbstractContextManager[object]:
+        """In here, the backward pass of a model from `averaging` keeps this rank's own gradients."""
         return nullcontext()
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank. No rank goes on before all have come here."""
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank. No rank goes on before all have called this."""
         return flag
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.any_rank(False)
 
     def mean(self, value: float) -> float:
         """Mean over the ranks; not finite when it is not finite on any."""
         return value
 
-    def first(self, find: Callable[[], T]) -> T:
-        """What `find` finds on the first rank; the others do not look."""
+    def on_first(self, find: Callable[[], T]) -> T:
+        """What `find` returns on the first rank, on every rank; the others do not call it."""
         return find()
 
-    def load(self, read: Callable[[], tuple[dict[str, Tensor], T] | None]) -> tuple[dict[str, Tensor], T] | None:
-        """Tensors on the CPU, and what belongs to them, as `read` finds them on the first rank."""
+    def load_on_first(self, read: Callable[[], Loaded | None]) -> Loaded | None:
+        """What `read` returns on the first rank, on every rank, tensors on the CPU; the others do not call it."""
         return read()
 
     def gather(self, value: T) -> list[T]:
@@ -120,12 +125,12 @@ class Group(Ranks):
         device_ids = [torch.cuda.current_device()] if on_gpu else None
         return DistributedDataParallel(model, device_ids=device_ids, process_group=group)
 
-    def apart(self, model: nn.Module) -> AbstractContextManager[object]:
+    def without_averaging(self, model: nn.Module) -> AbstractContextManager[object]:
         """See `Ranks`."""
         assert isinstance(model, DistributedDataParallel)
         return model.no_sync()
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """See `Ranks`."""
         value = torch.tensor(float(flag))
         dist.all_reduce(value, dist.ReduceOp.MAX)
@@ -137,53 +142,52 @@ class Group(Ranks):
         dist.all_reduce(total)
         return float(total) / self.world
 
-    def first(self, find: Callable[[], T]) -> T:
+    def on_first(self, find: Callable[[], T]) -> T:
         """See `Ranks`."""
-        box: list[Any] = [find() if self.leads else None]
+        box: list[Any] = [find() if self.is_first else None]
         dist.broadcast_object_list(box, src=0)
         found: T = box[0]
         return found
 
-    def load(self, read: Callable[[], tuple[dict[str, Tensor], T] | None]) -> tuple[dict[str, Tensor], T] | None:
+    def load_on_first(self, read: Callable[[], Loaded | None]) -> Loaded | None:
         """See `Ranks`."""
-        found = read() if self.leads else None
-        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in found[0].items()} if found else {}
-        told = self.first(lambda: (shapes, found[1]) if found else None)
-        if told is None:
+        found = read() if self.is_first else None
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in found.tensors.items()} if found else {}
+        described = self.on_first(lambda: (shapes, found.meta) if found else None)
+        if described is None:
             return None
-        tensors = (
-            found[0] if found else {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in told[0].items()}
-        )
+        shapes, meta = described
+        tensors = found.tensors if found else {n: torch.empty(size, dtype=dtype) for n, (size, dtype) in shapes.items()}
         for tensor in tensors.values():
             dist.broadcast(tensor, src=0)
-        return tensors, told[1]
+        return Loaded(tensors, meta)
 
     def gather(self, value: T) -> list[T]:
         """See `Ranks`."""
-        values: list[Any] | None = [None] * self.world if self.leads else None
+        values: list[Any] | None = [None] * self.world if self.is_first else None
         dist.gather_object(value, values, dst=0)
         return values or []
 
     def scatter(self, values: list[T]) -> T:
         """See `Ranks`."""
         mine: list[Any] = [None]
-        dist.scatter_object_list(mine, values if self.leads else None, src=0)
+        dist.scatter_object_list(mine, values if self.is_first else None, src=0)
         found: T = mine[0]
         return found
 
     @contextmanager
     def one_by_one(self) -> Iterator[None]:
         """See `Ranks`."""
-        if not self.leads:
-            self.any(False)
+        if not self.is_first:
+            self.barrier()
         yield
-        if self.leads:
-            self.any(False)
+        if self.is_first:
+            self.barrier()
 
 
 @contextmanager
 def meet() -> Iterator[Ranks]:
-    """The ranks that torch's environment tells of, once all have come; they leave together when all goes well.
+    """The ranks that torch's environment variables name, once all have come; they leave together when all goes well.
 
     Raises:
         LostRankError: one did not come, or ended without a word.
@@ -200,7 +204,7 @@ def meet() -> Iterator[Ranks]:
     group = Group(rank, world, local_rank)
     try:
         yield group
-        group.any(False)
+        group.barrier()
     except Exception as error:
         lost = isinstance(error, RuntimeError) and "gloo" in str(error)
         if rank > 0 and not lost:

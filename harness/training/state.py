@@ -1,79 +1,97 @@
-"""The state of a training: weights, averaged weights, optimiser."""
+"""The state of a training: network, optimiser and how far it is; for a cell, the averaged weights too."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.model.dit import DiT, initialise
-from harness.runs.layout import Run
+from harness.model.network import Network, build
 from harness.spec.cell import Cell
 from harness.training import checkpoint
 
 
 @dataclass
-class TrainState:
+class State:
     """Everything that changes while training: a checkpoint holds it, and a resumed run goes on bit for bit."""
 
-    dit: DiT
-    ema: DiT
+    network: Any  # an nn.Module; diffusers' have no types
     optimizer: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weights by name."""
+        return {f"model.{name}": tensor for name, tensor in self.network.state_dict().items()}
+
+    def meta(self) -> dict[str, Any]:
+        """What is saved beside the tensors."""
+        return {"step": self.step, "seconds": self.seconds}
+
+    def save(self, path: Path) -> None:
+        """Write the full state."""
+        tensors = self.weights()
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        checkpoint.save(path, tensors, self.meta())
+
+    def load(self, saved: checkpoint.Loaded) -> None:
+        """Take over a saved state."""
+        self.network.load_state_dict(checkpoint.part(saved.tensors, "model."))
+        for name, parameter in self.network.named_parameters():
+            self.optimizer.state[parameter] = {
+                key: value.clone() if key == "step" else value.to(parameter.device)
+                for key, value in checkpoint.part(saved.tensors, f"optimizer.{name}.").items()
+            }
+        self.step, self.seconds = int(saved.meta["step"]), float(saved.meta["seconds"])
+
+
+@dataclass(kw_only=True)
+class TrainState(State):
+    """The state of a cell's training."""
+
+    network: Network
+    ema: Network
     window: list[float] = field(default_factory=list)  # losses since the last logged row
 
     @classmethod
     def initial(cls, cell: Cell, device: str) -> TrainState:
         """Weights as the cell's seed draws them; the average starts from them."""
-        dit = DiT(cell.model, cell.data.shape)
-        initialise(dit, cell.seed)
-        dit.to(device)
-        ema = copy.deepcopy(dit).requires_grad_(False)
+        network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
+        network.initialise(cell.seed)
+        network.to(device)
         optimizer = torch.optim.AdamW(
-            dit.parameters(),
+            network.parameters(),
             lr=cell.training.learning_rate,
             betas=(0.9, 0.999),
             weight_decay=cell.training.weight_decay,
             fused=True,
         )
-        return cls(dit, ema, optimizer)
+        return cls(network=network, ema=copy.deepcopy(network).requires_grad_(False), optimizer=optimizer)
 
     def weights(self) -> dict[str, Tensor]:
         """Weights and averaged weights, by name."""
-        return {
-            **{f"model.{name}": p for name, p in self.dit.state_dict().items()},
-            **{f"ema.{name}": p for name, p in self.ema.state_dict().items()},
-        }
+        return super().weights() | {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
 
-    def save(self, run: Run) -> None:
-        """Write the full state, then drop all but the two newest (the older one is the spare)."""
-        tensors = self.weights()
-        for name, parameter in self.dit.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = value
-        meta = {"step": self.step, "seconds": self.seconds, "window": self.window}
-        checkpoint.save(run.state_file(self.step), tensors, meta)
-        for old in run.state_files()[2:]:
-            old.unlink(missing_ok=True)
+    def meta(self) -> dict[str, Any]:
+        """See `State`."""
+        return {**super().meta(), "window": self.window}
 
-    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Take over a saved state."""
-        self.dit.load_state_dict(_part(tensors, "model."))
-        self.ema.load_state_dict(_part(tensors, "ema."))
-        for name, parameter in self.dit.named_parameters():
-            saved = _part(tensors, f"optimizer.{name}.")
-            self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(parameter.device) for key, value in saved.items()
-            }
-        self.step, self.seconds, self.window = int(meta["step"]), float(meta["seconds"]), list(meta["window"])
+    def load(self, saved: checkpoint.Loaded) -> None:
+        """See `State`."""
+        super().load(saved)
+        self.ema.load_state_dict(checkpoint.part(saved.tensors, "ema."))
+        self.window = list(saved.meta["window"])
 
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    def average(self, decay: float) -> None:
+        """Move the averaged weights towards the weights: decay * average + (1 - decay) * weights."""
+        weights = [parameter.detach() for parameter in self.network.parameters()]
+        torch._foreach_lerp_(list(self.ema.parameters()), weights, 1 - decay)
 
 
 def ema_decay(cell: Cell, step: int) -> float:

@@ -1,4 +1,4 @@
-"""Autoencoders at work: images to moments, latents to images, and a small trainer for the data at hand.
+"""A small trainer of autoencoders for the data at hand.
 
 The networks are diffusers' `AutoencoderKL` (Rombach et al. 2022, section 3.1; here without adversary and perceptual
 loss). Training is exact in resuming, as that of a cell is: everything random is a function of (seed, step).
@@ -26,7 +26,9 @@ from harness.errors import NonFiniteLossError
 from harness.files import write_atomic, write_json
 from harness.spec.data import Data, TrainedVae
 from harness.training import checkpoint
+from harness.training.conditions import NumericConditions
 from harness.training.hooks import Hooks, StoppedError
+from harness.training.state import State
 
 _STATE = "state.safetensors"
 
@@ -37,7 +39,7 @@ def train_vae(
     folder: Path,
     *,
     device: str,
-    conditions: dict[str, Any],
+    conditions: NumericConditions,
     measure: Callable[[Autoencoder], dict[str, Any]],
     checkpoint_seconds: float,
     hooks: Hooks,
@@ -67,26 +69,26 @@ def train_vae(
     spec = data.vae
     assert isinstance(spec, TrainedVae)
     network = build(spec, data.image_shape).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
-    step, earlier = _resume(network, optimizer, folder / _STATE)
+    state = State(network, torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True))
+    if (found := checkpoint.newest([folder / _STATE])) is not None:
+        state.load(found)
     images = PixelBatches(dataset.train, device)
-    begun = last = time.monotonic()
-    first = step
-    while step < spec.steps:
-        loss = _train_step(network, optimizer, spec, images, step)
-        step += 1
+    begun = saved = time.monotonic()
+    first, earlier = state.step, state.seconds
+    while state.step < spec.steps:
+        loss = _train_step(state, spec, images)
         moment = time.monotonic()
-        seconds = earlier + moment - begun
-        stop = hooks.should_stop() and step < spec.steps
-        if stop or moment - last >= checkpoint_seconds or step == spec.steps:
-            _save(network, optimizer, folder / _STATE, step, seconds)
-            last = time.monotonic()
+        state.seconds = earlier + moment - begun
+        stop = hooks.should_stop() and state.step < spec.steps
+        if stop or moment - saved >= checkpoint_seconds or state.step == spec.steps:
+            state.save(folder / _STATE)
+            saved = time.monotonic()
         if stop:
-            raise StoppedError(f"stopped at step {step} of {spec.steps}; the same command goes on from there")
-        speed = (step - first) * spec.batch_size / max(moment - begun, 1e-9)
-        hooks.report({"stage": "train-vae", "done": step, "total": spec.steps, "loss": loss, "images_per_s": speed})
-        earlier_seconds = seconds
-    trained = earlier_seconds if first < spec.steps else earlier
+            raise StoppedError(f"stopped at step {state.step} of {spec.steps}; the same command goes on from there")
+        speed = (state.step - first) * spec.batch_size / max(moment - begun, 1e-9)
+        hooks.report(
+            {"stage": "train-vae", "done": state.step, "total": spec.steps, "loss": loss, "images_per_s": speed}
+        )
     _write_diffusers(network, folder)
     card = {
         "id": folder.name.rpartition("-")[2],
@@ -94,7 +96,7 @@ def train_vae(
         "fingerprint": dataset.fingerprint,
         "weights": autoencoders.weights_hash(folder),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "train_seconds": round(trained, 1),
+        "train_seconds": round(state.seconds, 1),
         "conditions": conditions,
         "reconstruction": measure(Autoencoder(network, device)),
     }
@@ -103,8 +105,9 @@ def train_vae(
     return card
 
 
-def _train_step(network: Any, optimizer: torch.optim.AdamW, spec: TrainedVae, images: PixelBatches, step: int) -> float:
+def _train_step(state: State, spec: TrainedVae, images: PixelBatches) -> float:
     """One step; returns the loss."""
+    network, optimizer, step = state.network, state.optimizer, state.step
     indices = sample_indices(spec.seed, step, spec.batch_size, len(images.labels))
     mirror = stream("vae-flip", spec.seed, step).random(spec.batch_size) < 0.5
     x = images.x0(indices, mirror, stream("none"))  # (N, C, H, W)
@@ -124,36 +127,8 @@ def _train_step(network: Any, optimizer: torch.optim.AdamW, spec: TrainedVae, im
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
+    state.step += 1
     return value
-
-
-def _save(network: Any, optimizer: torch.optim.AdamW, path: Path, step: int, seconds: float) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{name}.{key}"] = value
-    checkpoint.save(path, tensors, {"step": step, "seconds": seconds})
-
-
-def _resume(network: Any, optimizer: torch.optim.AdamW, path: Path) -> tuple[int, float]:
-    """Step and seconds of the state at `path`, taken over; 0 and 0 without a whole one."""
-    try:
-        tensors, meta = checkpoint.load(path)
-    except FileNotFoundError:
-        return 0, 0.0
-    except checkpoint.CorruptCheckpointError as error:
-        print(f"removed a corrupt checkpoint, beginning anew: {error}", flush=True)
-        path.unlink()
-        return 0, 0.0
-    network.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    for name, parameter in network.named_parameters():
-        prefix = f"optimizer.{name}."
-        optimizer.state[parameter] = {
-            k.removeprefix(prefix): v.clone() if k == f"{prefix}step" else v.to(parameter.device)
-            for k, v in tensors.items()
-            if k.startswith(prefix)
-        }
-    return int(meta["step"]), float(meta["seconds"])
 
 
 def _write_diffusers(network: Any, folder: Path) -> None:

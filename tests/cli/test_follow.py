@@ -21,7 +21,7 @@ from harness.runs.cellruns import CellRun
 from harness.runs.layout import Run
 from harness.runs.state import State
 from harness.spec.cell import Cell
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def item(folder: Path, depth: int = 1) -> CellRun:
-    cell = Cell(model=Model(depth=depth, width=16, patch_size=4))
+    cell = Cell(model=DiTSpec(depth=depth, width=16, patch_size=4))
     return CellRun(f"d{depth}", cell, Run(folder / f"d{depth}-{cell.id}"), ["e@10"])
 
 

@@ -10,7 +10,7 @@ import torch
 
 from harness.diffusion.guidance import guided
 from harness.evaluation import generate as module
-from harness.evaluation.generate import generate
+from harness.evaluation.generate import Generator, generate
 from harness.model.dit import DiT
 from harness.runs.collect import _guidance_channels
 from harness.runs.layout import Run
@@ -44,7 +44,8 @@ def samples(
     generator = torch.Generator().manual_seed(0)
     for parameter in dit.parameters():
         parameter.normal_(0, 0.2, generator=generator)
-    generate(dit, cell, evaluation, Run(folder), evaluation.id, device="cpu", batch=3, hooks=Hooks(), decode=decode)
+    generator = Generator(dit, cell, evaluation, "cpu", decode)
+    generate(generator, Run(folder), evaluation.id, batch=3, hooks=Hooks())
     return torch.cat(decoded), asked
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from harness.diffusion.ddpm import denoising_mse, hybrid_loss
-from harness.diffusion.schedule import Schedule
+from harness.diffusion.ddpm import DdpmHybrid, hybrid_loss
 from harness.spec.diffusion import Diffusion
 
-SCHEDULE = Schedule.of(Diffusion())
+OBJECTIVE = DdpmHybrid(Diffusion())
+SCHEDULE = OBJECTIVE.schedule
 
 
 def batch(timesteps: list[int], seed: int = 0) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def test_mse_trains_the_noise_only() -> None:
     loss = hybrid_loss(**inputs, schedule=SCHEDULE)
     predicted = inputs["output"][:, :2]
     torch.testing.assert_close(loss.mse, ((predicted - inputs["noise"]) ** 2).mean((1, 2, 3)))
-    torch.testing.assert_close(loss.mse, denoising_mse(inputs["output"], inputs["noise"]))
+    torch.testing.assert_close(loss.mse, OBJECTIVE.error(inputs["output"], inputs["x0"], inputs["noise"]))
     (gradient,) = torch.autograd.grad(loss.mse.sum(), inputs["output"])
     assert (gradient[:, 2:] == 0).all()
     assert (gradient[:, :2] != 0).all()
@@ -119,4 +119,5 @@ def test_loss_of_bf16_output_is_float32() -> None:
     inputs = batch([0, 7, 999])
     inputs["output"] = inputs["output"].bfloat16()
     loss = hybrid_loss(**inputs, schedule=SCHEDULE)
-    assert loss.mse.dtype == loss.vb.dtype == denoising_mse(inputs["output"], inputs["noise"]).dtype == torch.float32
+    error = OBJECTIVE.error(inputs["output"], inputs["x0"], inputs["noise"])
+    assert loss.mse.dtype == loss.vb.dtype == error.dtype == torch.float32

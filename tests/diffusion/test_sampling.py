@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,16 +11,30 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from harness.data.pixels import to_uint8
-from harness.diffusion.ddpm import sample
+from harness.diffusion.ddpm import DdpmHybrid
 from harness.diffusion.guidance import Denoise, guided
 from harness.diffusion.schedule import Schedule
 from harness.errors import InputError
 from harness.model.dit import DiT
 from harness.spec.data import InputShape
 from harness.spec.diffusion import Diffusion
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 
 PAPER = Schedule.of(Diffusion())
+
+
+def sample(
+    denoise: Denoise,
+    noise: Tensor,
+    schedule: Schedule,
+    sampler: str,
+    step_noise: Callable[[int], Tensor],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """All steps of a schedule."""
+    objective = DdpmHybrid(Diffusion())
+    objective.schedule = schedule
+    return objective.sample(sampler, denoise, noise, len(schedule), step_noise, progress)
 
 
 def no_noise(step: int) -> Tensor:
@@ -172,7 +187,7 @@ def test_ddim_recovers_a_gaussian_in_many_steps() -> None:
 
 
 def random_dit(classes: int, channels: int = 4) -> DiT:
-    dit = DiT(Model(depth=1, width=16, heads=2, patch_size=2), InputShape(channels, 4, classes))
+    dit = DiT(DiTSpec(depth=1, width=16, heads=2, patch_size=2), InputShape(channels, 4, classes))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in dit.parameters():

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from harness.cli import main as cli
 from harness.data.sources import load
-from harness.evaluation.generate import generate, load_weights
+from harness.evaluation.generate import Generator, generate, load_weights
 from harness.evaluation.metrics import score
 from harness.files import write_json
 from harness.model.dit import DiT
@@ -166,7 +166,7 @@ def test_samples_go_out_and_read_back_to_the_same_metrics(sweep: Path, capsys: p
     dit = load_weights(source, cell, 7, ema=True, device="cpu")
     for parameter in dit.parameters():
         parameter.mul_(0.1)  # so that not every pixel is clipped
-    made = generate(dit, cell, evaluation, source, key, device="cpu", batch=3, hooks=Hooks())
+    made = generate(Generator(dit, cell, evaluation, "cpu"), source, key, batch=3, hooks=Hooks())
     assert made is not None
     images, labels = made
     export = ("export", sweep, name, "--format", "npz", "-o")

@@ -10,7 +10,7 @@ import torch
 
 from harness.data.sources import load
 from harness.errors import CellFailedError
-from harness.evaluation.generate import Samples, generate, load_weights
+from harness.evaluation.generate import Generator, Samples, generate, load_weights
 from harness.evaluation.metrics import score
 from harness.model.dit import DiT
 from harness.runs.layout import Run
@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Run:
 
 def sample(run: Run, key: str, hooks: Hooks | None = None) -> Samples:
     dit = load_weights(run, CELL, 7, ema=True, device="cpu")
-    made = generate(dit, CELL, EVALUATION, run, key, device="cpu", batch=6, hooks=hooks or Hooks())
+    made = generate(Generator(dit, CELL, EVALUATION, "cpu"), run, key, batch=6, hooks=hooks or Hooks())
     assert made is not None
     return made[0]
 

@@ -11,7 +11,7 @@ import torch
 from harness.data.batches import batches
 from harness.data.dataset import Dataset
 from harness.data.sources import load
-from harness.diffusion.schedule import Schedule
+from harness.diffusion.ddpm import DdpmHybrid
 from harness.evaluation import memorisation
 from harness.evaluation.memorisation import OptimalDenoiser, nearest, optimal_losses
 from harness.runs.study import Shared
@@ -19,7 +19,8 @@ from harness.spec.cell import Cell
 from harness.spec.diffusion import Diffusion
 from harness.training.losses import measure_losses
 
-SCHEDULE = Schedule.of(Diffusion())
+OBJECTIVE = DdpmHybrid(Diffusion())
+SCHEDULE = OBJECTIVE.schedule
 
 
 def cell(**data: object) -> Cell:
@@ -72,8 +73,8 @@ def test_closed_form(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randn(10, 2, 3, 3, generator=generator)
     labels = torch.arange(10) % 2
     xt, t = torch.randn(5, 2, 3, 3, generator=generator), torch.tensor([0, 10, 200, 600, 999])
-    found = OptimalDenoiser(images, None, SCHEDULE)(xt, t, None)
-    of_a_class = OptimalDenoiser(images, labels, SCHEDULE)(xt, t, torch.ones(5, dtype=torch.int64))
+    found = OptimalDenoiser(images, None, OBJECTIVE)(xt, t, None)
+    of_a_class = OptimalDenoiser(images, labels, OBJECTIVE)(xt, t, torch.ones(5, dtype=torch.int64))
     for i in range(5):
         expected = softmax_denoiser(images.double(), xt[i].double(), int(t[i]))
         assert torch.allclose(found[i].double(), expected, rtol=1e-5, atol=1e-5)
@@ -85,11 +86,11 @@ def test_one_image_has_no_secret() -> None:
     image, noise = torch.full((1, 1, 2, 2), 0.5), torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0, 1, 500, 999])
     xt = SCHEDULE.q_sample(image.expand(4, -1, -1, -1), t, noise)
-    assert torch.allclose(OptimalDenoiser(image, None, SCHEDULE)(xt, t, None), noise, atol=2e-3)
+    assert torch.allclose(OptimalDenoiser(image, None, OBJECTIVE)(xt, t, None), noise, atol=2e-3)
 
 
 def test_a_class_without_images_is_no_nan() -> None:
-    denoiser = OptimalDenoiser(torch.ones(2, 1, 2, 2), torch.tensor([0, 0]), SCHEDULE)
+    denoiser = OptimalDenoiser(torch.ones(2, 1, 2, 2), torch.tensor([0, 0]), OBJECTIVE)
     assert torch.isfinite(denoiser(torch.ones(1, 1, 2, 2), torch.tensor([3]), torch.tensor([7]))).all()
 
 
@@ -106,10 +107,10 @@ def test_no_denoiser_has_less_loss_on_the_training_images(digits: Dataset) -> No
     """Blends with the images' mean and with the identity lose, in the mean over bins."""
     c = cell(labels=False)
     data = batches(digits, "cpu")
-    best = OptimalDenoiser(*memorisation._points(c, data.train), SCHEDULE)
+    best = OptimalDenoiser(*memorisation._points(c, data.train), OBJECTIVE)
     for blend in (0.9, 1.1):
-        other = measure_losses(lambda x, t, y, blend=blend: blend * best(x, t, y), c, data, 64, "cpu")  # type: ignore[misc]
-        assert other["loss_train"] > measure_losses(best, c, data, 64, "cpu")["loss_train"]
+        other = measure_losses(lambda x, t, y, blend=blend: blend * best(x, t, y), c, data, 64)  # type: ignore[misc]
+        assert other["loss_train"] > measure_losses(best, c, data, 64)["loss_train"]
 
 
 def test_mirror_images_are_images_too(digits: Dataset) -> None:

@@ -24,7 +24,7 @@ from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.resources import Recording
 from harness.training.hooks import Hooks, StoppedError
-from harness.training.loop import train
+from harness.training.loop import Options, train
 
 SWEEP = """
 title = "two small cells on latents"
@@ -204,9 +204,7 @@ def test_an_interrupted_latent_cell_ends_with_the_same_bits(quiet: Bench, tmp_pa
             report=lambda value: seen.update(step=value["done"]),
         )
         recording = Recording(loss_steps=(3,), loss_images=16)
-        train(
-            cell, latents, target, device="cpu", keep=[12], recording=recording, checkpoint_seconds=1e9, hooks=hooks
-        )  # fmt: skip
+        train(cell, latents, target, Options("cpu", [12], recording, checkpoint_seconds=1e9), hooks)
 
     go(whole, None)
     for stop_at in (1, 5, 11):

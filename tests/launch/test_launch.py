@@ -24,7 +24,7 @@ from harness.processes import process_identity
 from harness.runs.cellruns import CellRun
 from harness.runs.layout import Run
 from harness.spec.cell import Cell
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 from harness.spec.resources import Resources
 
 SWEEP = """
@@ -362,7 +362,7 @@ def test_slots_are_those_of_the_allocation(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_cells_that_run_elsewhere_take_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    here, cell = process_identity(), Cell(model=Model(depth=1, width=16, patch_size=4))
+    here, cell = process_identity(), Cell(model=DiTSpec(depth=1, width=16, patch_size=4))
 
     def in_local_slot(name: str, **claim: Any) -> bool:
         run = Run(tmp_path / name)
@@ -379,7 +379,7 @@ def test_cells_that_run_elsewhere_take_no_slot(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_lost_cell_is_started_again_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = Cell(model=Model(depth=1, width=16, patch_size=4))
+    cell = Cell(model=DiTSpec(depth=1, width=16, patch_size=4))
     item = CellRun("d1", cell, Run(tmp_path / "run"), ["owed@1"])
     said = []
 

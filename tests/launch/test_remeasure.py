@@ -18,7 +18,7 @@ from rich.console import Console
 from harness.cli.tables import results_table, status_row
 from harness.data.sources import load
 from harness.errors import InputError
-from harness.evaluation.generate import generate, load_weights
+from harness.evaluation.generate import Generator, generate, load_weights
 from harness.evaluation.metrics import score
 from harness.files import read_json
 from harness.launch.remeasure import at_work, cost, select, values, with_evaluations
@@ -88,7 +88,7 @@ def undisturbed(run: Run, evaluation: Evaluation, step: int, folder: Path) -> An
     """The metrics of sampling and scoring the kept weights at one go, in this process."""
     _, cell = run.cell()
     dit = load_weights(run, cell, step, ema=True, device="cpu")
-    images, _ = generate(dit, cell, evaluation, Run(folder / "aside"), "k", device="cpu", batch=20, hooks=Hooks())
+    images, _ = generate(Generator(dit, cell, evaluation, "cpu"), Run(folder / "aside"), "k", batch=20, hooks=Hooks())
     return json.loads(json.dumps(score(images, evaluation, cell.data, load(cell.data))))
 
 
@@ -320,9 +320,8 @@ def test_samples_have_the_classes_asked_for(study: tuple[Sweep, Study], tmp_path
     asked = Evaluation(samples=50, sampler="ddim", sampling_steps=1, labels=rule)
     dit = load_weights(item.run, item.cell, 40, ema=True, device="cpu")
     counts = np.array([0, 0, 10, 0, 0, 0, 0, 30, 0, 0])
-    made = generate(
-        dit, item.cell, asked, Run(tmp_path / "r"), "k", device="cpu", batch=20, hooks=Hooks(), class_counts=counts
-    )
+    generator = Generator(dit, item.cell, asked, "cpu", class_counts=counts)
+    made = generate(generator, Run(tmp_path / "r"), "k", batch=20, hooks=Hooks())
     assert made is not None
     _, labels = made
     if rule == "balanced":

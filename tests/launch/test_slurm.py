@@ -22,11 +22,11 @@ from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.layout import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
 from sweeps.grid import load_sweep
 
-CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
+CELL = Cell(model=DiTSpec(depth=2, width=32, patch_size=4))
 
 Command = Callable[..., Path]
 

@@ -25,7 +25,7 @@ from harness.runs.cellruns import CellRun
 from harness.runs.layout import Run
 from harness.runs.state import State
 from harness.spec.cell import Cell
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
 from tests.launch.test_launch import wait_for
 
@@ -53,7 +53,7 @@ class StandIn(Job):
 def jobs(folder: Path, *names: str) -> list[StandIn]:
     made = []
     for seed, name in enumerate(names):
-        cell = Cell(model=Model(depth=1, width=16, patch_size=4), seed=seed)
+        cell = Cell(model=DiTSpec(depth=1, width=16, patch_size=4), seed=seed)
         made.append(StandIn(str(folder / name), 1, cell, (), Recording(), RESOURCES, pooled=True))
         claim(made[-1].run, 1)
     return made

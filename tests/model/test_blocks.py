@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.model.blocks import BLOCKS, Attention, Block, CrossAttention
-from harness.model.dit import DiT, initialise
+from harness.model.blocks.block import Attention, Block
+from harness.model.blocks.cross_attention import CrossAttention
+from harness.model.dit import DiT
 from harness.spec.data import InputShape
-from harness.spec.model import Model
+from harness.spec.model import BLOCKS, DiTSpec
 
 WIDTH, HEADS, TOKENS = 24, 3, 5
 
 
 def filled(block: str, **options: float) -> Block:
     """A block with every parameter, also the zero ones, drawn at random."""
-    module = BLOCKS[block](Model(depth=1, width=WIDTH, heads=HEADS, patch_size=1, block=block, **options))
+    module = BLOCKS.load(block)(DiTSpec(depth=1, width=WIDTH, heads=HEADS, patch_size=1, block=block, **options))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -97,8 +98,8 @@ def test_mlp_ratio_sets_the_hidden_size() -> None:
 
 
 def test_adaln_zero_blocks_start_as_exactly_the_identity() -> None:
-    dit = DiT(Model(depth=3, width=WIDTH, heads=HEADS, patch_size=1), InputShape(1, 3, 10))
-    initialise(dit, 0)
+    dit = DiT(DiTSpec(depth=3, width=WIDTH, heads=HEADS, patch_size=1), InputShape(1, 3, 10))
+    dit.initialise(0)
     x, c = (tensor.float() for tensor in inputs(adaptive=True))
     for block in dit.blocks:
         assert torch.equal(block(x, 100 * c), x)
@@ -106,9 +107,9 @@ def test_adaln_zero_blocks_start_as_exactly_the_identity() -> None:
 
 def test_adaln_gate_is_adaln_zero_but_for_its_start() -> None:
     """Same parameters, same function; only what `initialise` makes of the modulation differs."""
-    gate, zero = (DiT(Model(depth=2, width=WIDTH, heads=HEADS, patch_size=1, block=b), InputShape(1, 3, 10))
+    gate, zero = (DiT(DiTSpec(depth=2, width=WIDTH, heads=HEADS, patch_size=1, block=b), InputShape(1, 3, 10))
                   for b in ("adaln-gate", "adaln-zero"))  # fmt: skip
-    initialise(gate, 0)
+    gate.initialise(0)
     x, c = (tensor.float() for tensor in inputs(adaptive=True))
     assert not torch.equal(gate.blocks[0](x, c), x)
     assert (gate.blocks[0].modulation[1].weight != 0).any()
@@ -117,11 +118,11 @@ def test_adaln_gate_is_adaln_zero_but_for_its_start() -> None:
     assert not gate(torch.ones(1, 1, 3, 3), torch.ones(1), torch.tensor([1])).any()  # the final layer starts at zero
 
 
-@pytest.mark.parametrize("name", sorted(BLOCKS))
+@pytest.mark.parametrize("name", sorted(BLOCKS.names))
 @pytest.mark.parametrize("classes", [0, 3])
 def test_every_design_learns_to_use_its_condition(name: str, classes: int) -> None:
-    dit = DiT(Model(depth=2, width=16, heads=2, patch_size=2, block=name), InputShape(1, 4, classes))
-    initialise(dit, 0)
+    dit = DiT(DiTSpec(depth=2, width=16, heads=2, patch_size=2, block=name), InputShape(1, 4, classes))
+    dit.initialise(0)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(8, 1, 4, 4, generator=generator)
     target = torch.randn(8, 2, 4, 4, generator=generator)

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from harness.errors import InputError
-from harness.model.blocks import BLOCKS
-from harness.model.dit import DiT, initialise
+from harness.model.dit import DiT
 from harness.spec.data import InputShape
-from harness.spec.model import Model
+from harness.spec.model import BLOCKS, DiTSpec
 
-EVERY_BLOCK = pytest.mark.parametrize("block", sorted(BLOCKS))
+EVERY_BLOCK = pytest.mark.parametrize("block", sorted(BLOCKS.names))
 
 
 def build(shape: InputShape, seed: int = 0, **options: Any) -> DiT:
-    dit = DiT(Model(**{"depth": 2, "width": 24, "heads": 3, "patch_size": 2, **options}), shape)
-    initialise(dit, seed)
+    dit = DiT(DiTSpec(**{"depth": 2, "width": 24, "heads": 3, "patch_size": 2, **options}), shape)
+    dit.initialise(seed)
     return dit
 
 
@@ -161,7 +160,7 @@ def test_the_seed_alone_decides_the_weights() -> None:
     torch.manual_seed(2)
     two = DiT(one.model, shape)
     state = torch.get_rng_state()
-    initialise(two, 3)
+    two.initialise(3)
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is not touched
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     other = build(shape, seed=4)
@@ -171,7 +170,7 @@ def test_the_seed_alone_decides_the_weights() -> None:
 def test_a_model_in_another_type_starts_from_the_same_draws() -> None:
     shape = InputShape(1, 8, 10)
     single, double = build(shape), DiT(build(shape).model, shape).double()
-    initialise(double, 0)
+    double.initialise(0)
     assert all(torch.equal(a.double(), b) for a, b in zip(single.parameters(), double.parameters(), strict=True))
 
 

@@ -25,16 +25,17 @@ from harness.model.diffusers import (
 )
 from harness.model.dit import DiT
 from harness.model.embeddings import sincos_positions
+from harness.model.formats import check_exportable
 from harness.model.official import from_official, read_official, to_official, write_official
 from harness.spec.data import InputShape
 from harness.spec.diffusion import Diffusion
-from harness.spec.model import SIZES, Model
+from harness.spec.model import SIZES, DiTSpec, ModelSpec
 
-TINY = Model(depth=2, width=24, heads=3, patch_size=2)
+TINY = DiTSpec(depth=2, width=24, heads=3, patch_size=2)
 TINY_SHAPE = InputShape(1, 6, 5)
 
 
-def random_dit(model: Model = TINY, shape: InputShape = TINY_SHAPE, seed: int = 0) -> DiT:
+def random_dit(model: DiTSpec = TINY, shape: InputShape = TINY_SHAPE, seed: int = 0) -> DiT:
     """Every parameter drawn at random with about the size a trained one has, so that no part is silent."""
     dit = DiT(model, shape).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -68,13 +69,13 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        (Model(**SIZES["S"], patch_size=8), InputShape(4, 32, 1000)),
-        (Model(**SIZES["S"], patch_size=2), InputShape(4, 32, 1000)),
-        (Model(depth=3, width=60, heads=5, patch_size=3), InputShape(1, 15, 7)),
+        (DiTSpec(**SIZES["S"], patch_size=8), InputShape(4, 32, 1000)),
+        (DiTSpec(**SIZES["S"], patch_size=2), InputShape(4, 32, 1000)),
+        (DiTSpec(depth=3, width=60, heads=5, patch_size=3), InputShape(1, 15, 7)),
     ],
     ids=["S/8", "S/2", "odd"],
 )
-def test_parity_with_diffusers_in_float64(model: Model, shape: InputShape) -> None:
+def test_parity_with_diffusers_in_float64(model: DiTSpec, shape: InputShape) -> None:
     dit = random_dit(model, shape).double()
     transformer = transformer_of(dit).double()
     x, t, y = inputs(dit)
@@ -125,7 +126,7 @@ def official_forward(state: dict[str, Tensor], heads: int, x: Tensor, t: Tensor,
 
 
 def test_official_names_mean_what_the_paper_says() -> None:
-    dit = random_dit(Model(depth=2, width=24, heads=3, patch_size=2), InputShape(3, 8, 11)).double()
+    dit = random_dit(DiTSpec(depth=2, width=24, heads=3, patch_size=2), InputShape(3, 8, 11)).double()
     state = to_official(dit)
     x, t, y = inputs(dit)
     assert relative(official_forward(state, 3, x, t, y), dit(x, t, y)) <= 1e-6
@@ -145,13 +146,13 @@ def test_official_names_mean_what_the_paper_says() -> None:
     ("model", "shape"),
     [
         (TINY, TINY_SHAPE),
-        (Model(**SIZES["S"], patch_size=8), InputShape(4, 32, 1000)),
-        (Model(depth=1, width=20, heads=1, patch_size=1), InputShape(3, 3, 1)),
+        (DiTSpec(**SIZES["S"], patch_size=8), InputShape(4, 32, 1000)),
+        (DiTSpec(depth=1, width=20, heads=1, patch_size=1), InputShape(3, 3, 1)),
     ],
     ids=["tiny", "S/8", "one-class"],
 )
 def test_official_to_ours_to_diffusers_and_back_changes_no_weight(
-    tmp_path: Path, model: Model, shape: InputShape
+    tmp_path: Path, model: DiTSpec, shape: InputShape
 ) -> None:
     official = to_official(random_dit(model, shape))
     torch.save(official, tmp_path / "official.pt")
@@ -180,7 +181,7 @@ def test_heads_are_known_for_published_sizes_only(tmp_path: Path) -> None:
         read_official(tmp_path / "dit.pt")
     with pytest.raises(InputError, match="width 24 is not divisible by heads 5"):
         read_official(tmp_path / "dit.pt", heads=5)
-    published = to_official(random_dit(Model(**SIZES["S"], patch_size=8), InputShape(4, 32, 10)))
+    published = to_official(random_dit(DiTSpec(**SIZES["S"], patch_size=8), InputShape(4, 32, 10)))
     assert from_official(published).model.heads == 6
 
 
@@ -399,3 +400,13 @@ def test_other_contents_are_refused(tmp_path: Path) -> None:
     torch.save({"a": 1, "b": torch.ones(2, dtype=torch.int64)}, tmp_path / "numbers.pt")
     with pytest.raises(InputError, match="not a state dict of weights: a, b"):
         read_official(tmp_path / "numbers.pt")
+
+
+def test_a_dit_without_variance_is_refused(tmp_path: Path) -> None:
+    dit = DiT(DiTSpec(depth=1, width=8, patch_size=2), InputShape(4, 4, 10), outputs=1)
+    with pytest.raises(InputError, match="another objective cannot be exported"):
+        write_official(dit, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="another objective cannot be exported"):
+        to_diffusers(dit)
+    with pytest.raises(InputError, match="a network unet cannot be exported"):
+        check_exportable(ModelSpec.model_construct(network="unet"), dit.shape)

@@ -24,9 +24,9 @@ from harness.runs.log import TrainLog
 from harness.runs.state import State
 from harness.runs.study import LEFTOVER_SECONDS, Study
 from harness.spec.cell import Cell
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 
-CELL = Cell(model=Model(depth=2, width=32, patch_size=4))
+CELL = Cell(model=DiTSpec(depth=2, width=32, patch_size=4))
 KEY = "abc@10"
 
 

@@ -20,11 +20,11 @@ from harness.runs.layout import Run
 from harness.runs.log import TrainLog
 from harness.runs.trackers import Mirror, Point, check_installed, points
 from harness.spec.cell import Cell
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording
 from harness.spec.training import Training
 
-CELL = Cell(model=Model(depth=1, width=8, patch_size=4), training=Training(batch_size=8, steps=8))
+CELL = Cell(model=DiTSpec(depth=1, width=8, patch_size=4), training=Training(batch_size=8, steps=8))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from harness.runs.layout import Run
 from harness.spec.resources import Recording
 from harness.training import checkpoint
 from harness.training.hooks import Hooks
-from harness.training.loop import train
+from harness.training.loop import Options, train
 from tests.launch.test_launch import wait_for
 from tests.slurm.test_slurm import SlurmBench, call, nothing_left, pytestmark
 
@@ -47,11 +47,8 @@ def test_a_cell_on_two_nodes_is_preempted_and_equals_the_local_one(tmp_path: Pat
         cell,
         load(cell.data),
         local,
-        device="cpu",
-        keep=[STEPS],
-        recording=Recording(loss_images=16),
-        checkpoint_seconds=1e9,
-        hooks=Hooks(),
+        Options("cpu", [STEPS], Recording(loss_images=16), checkpoint_seconds=1e9),
+        Hooks(),
     )
     one, two = (checkpoint.load(run.weights_file(STEPS))[0] for run in (local, Run(folder)))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < TOLERANCE

@@ -16,7 +16,7 @@ from harness.spec.cell import Cell
 from harness.spec.data import Data, PretrainedVae, TrainedVae
 from harness.spec.evaluation import Evaluation
 from harness.spec.identity import canonical_json, describe_validation_error, spec_id
-from harness.spec.model import Model, nearest_heads
+from harness.spec.model import DiTSpec, nearest_heads
 from harness.spec.training import Training
 
 SMALL: dict[str, Any] = {"model": {"depth": 2, "width": 32, "patch_size": 4}}
@@ -74,7 +74,7 @@ def test_a_new_field_with_a_default_changes_no_id() -> None:
     class NewTraining(Training):
         warmup: int = 0
 
-    class NewModel(Model):
+    class NewModel(DiTSpec):
         registers: int = 0
 
     class NewCell(Cell):
@@ -114,7 +114,7 @@ def test_every_science_field_is_in_the_id() -> None:
     fields = 0
     for section, values in changes.items():
         spec = type(getattr(base, section))
-        single_valued = {"objective", "schedule"}
+        single_valued = {"objective", "schedule", "network"}
         # what only a folder of images has is below
         elsewhere = {"resolution", "classes", "fingerprint", "vae"} if section == "data" else set()
         covered = spec.model_fields.keys() - single_valued - elsewhere

@@ -11,7 +11,7 @@ from harness.errors import InputError
 from harness.spec.extension import Extension
 from harness.spec.identity import canonical_json, spec_id
 from harness.spec.kinds import Kind
-from harness.spec.model import BLOCKS, Model
+from harness.spec.model import BLOCKS, DiTSpec
 from sweeps.grid import load_sweep
 
 FILE = "BLOCKS = {'mine': object}\n"
@@ -81,4 +81,4 @@ def test_a_bad_name_is_one_line(tmp_path: Path, line: str, problem: str) -> None
 
 def test_a_name_of_no_file_says_what_is_allowed() -> None:
     with pytest.raises(ValueError, match=r"Input should be 'in-context', 'cross-attention', .* or 'adaln-gate'"):
-        Model.model_validate({"depth": 1, "width": 8, "patch_size": 4, "block": "mine"})
+        DiTSpec.model_validate({"depth": 1, "width": 8, "patch_size": 4, "block": "mine"})

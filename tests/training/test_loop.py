@@ -20,8 +20,8 @@ from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.resources import Recording
 from harness.training import checkpoint
-from harness.training.hooks import Hooks, StoppedError
-from harness.training.loop import train
+from harness.training.hooks import Hooks, Report, StoppedError
+from harness.training.loop import Options, train
 from harness.training.losses import measure_losses
 from harness.training.state import TrainState, ema_decay
 
@@ -41,7 +41,7 @@ def dataset() -> Dataset:
 def go(c: Cell, run: Run, dataset: Dataset, stop_at: int | None = None, keep: list[int] | None = None) -> None:
     seen = {"step": 0}
 
-    def report(value: dict[str, Any]) -> None:
+    def report(value: Report) -> None:
         seen["step"] = value["done"]
 
     # the report of a step comes after the question whether to stop: a stop "at 5" is asked for during step 6
@@ -50,11 +50,8 @@ def go(c: Cell, run: Run, dataset: Dataset, stop_at: int | None = None, keep: li
         c,
         dataset,
         run,
-        device="cpu",
-        keep=keep or [c.training.steps],
-        recording=Recording(loss_steps=(3,), loss_images=16),
-        checkpoint_seconds=1e9,
-        hooks=hooks,
+        Options("cpu", keep or [c.training.steps], Recording(loss_steps=(3,), loss_images=16), checkpoint_seconds=1e9),
+        hooks,
     )
 
 
@@ -171,6 +168,6 @@ def test_the_measured_loss_uses_the_same_noise_for_every_cell(dataset: Dataset) 
     shapes = [cell(), cell().model_copy(update={"seed": 9})]
     shapes.append(Cell.model_validate({"model": {"depth": 1, "width": 32, "patch_size": 2}}))
     data = batches(dataset, "cpu")
-    losses = [measure_losses(TrainState.initial(c, "cpu").ema, c, data, 16, "cpu") for c in shapes]
+    losses = [measure_losses(TrainState.initial(c, "cpu").ema, c, data, 16) for c in shapes]
     assert losses[0] == losses[1] == losses[2]
     assert losses[0]["loss_train"] == pytest.approx(1.0, abs=0.1)

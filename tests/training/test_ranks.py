@@ -21,22 +21,22 @@ import torch
 from harness.data.sources import load
 from harness.errors import InputError
 from harness.evaluation.features import Extraction
-from harness.evaluation.generate import generate, load_weights
+from harness.evaluation.generate import Generator, generate, load_weights
 from harness.evaluation.metrics import Setup, score
 from harness.launch.checks import check_ranks
 from harness.launch.local import _free_gpus
 from harness.launch.machine import default_slots
-from harness.model.blocks import BLOCKS
-from harness.model.dit import DiT, initialise
+from harness.model.dit import DiT
 from harness.runs.layout import Run
 from harness.runs.log import TrainLog
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation
+from harness.spec.model import BLOCKS
 from harness.spec.resources import Recording, Resources
 from harness.training import checkpoint
 from harness.training.hooks import Hooks
-from harness.training.loop import train
+from harness.training.loop import Options, train
 from harness.training.ranks import Ranks, meet
 from sweeps.grid import load_sweep
 from tests.launch.test_launch import Bench, training, wait_for
@@ -72,13 +72,9 @@ def go(
         c,
         load(Data()),
         run,
-        device="cpu",
-        keep=[c.training.steps],
-        recording=Recording(loss_steps=(10,), loss_images=16),
-        checkpoint_seconds=1e9,
-        hooks=hooks or Hooks(),
-        micro_batch=micro_batch,
-        ranks=ranks,
+        Options("cpu", [c.training.steps], Recording(loss_steps=(10,), loss_images=16), 1e9, micro_batch),
+        hooks or Hooks(),
+        ranks,
     )
     return run
 
@@ -86,7 +82,8 @@ def go(
 def sampled(run: Run, ranks: Ranks | None = None, key: str = "k") -> Any:
     """Three parts, the last one smaller."""
     dit = load_weights(run, cell(), STEPS, ema=True, device="cpu", ranks=ranks)
-    return generate(dit, cell(), EVALUATION, run, key, device="cpu", batch=3, hooks=Hooks(), ranks=ranks)
+    generator = Generator(dit, cell(), EVALUATION, "cpu")
+    return generate(generator, run, key, batch=3, hooks=Hooks(), ranks=ranks)
 
 
 def scores(images: Any, ranks: Ranks | None = None) -> dict[str, Any]:
@@ -256,13 +253,13 @@ def test_a_killed_rank_does_not_leave_the_others_waiting(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [True, False])
-@pytest.mark.parametrize("block", sorted(BLOCKS))
+@pytest.mark.parametrize("block", sorted(BLOCKS.names))
 def test_every_parameter_takes_part(block: str, labels: bool) -> None:
     """DistributedDataParallel waits in vain for the gradient of one that does not."""
     spec = {"model": {"depth": 1, "width": 16, "patch_size": 4, "block": block}, "data": {"labels": labels}}
     c = Cell.model_validate(spec)
     dit = DiT(c.model, c.data.shape)
-    initialise(dit, 0)
+    dit.initialise(0)
     zero = torch.zeros(1, dtype=torch.int64)
     dit(torch.zeros(1, 1, 8, 8), zero, zero if labels else None).mean().backward()
     assert all(parameter.grad is not None for parameter in dit.parameters())
@@ -331,11 +328,8 @@ def test_launched_on_two_ranks_and_resumed_on_one(tmp_path: Path) -> None:
         c,
         load(c.data),
         undisturbed,
-        device="cpu",
-        keep=[200],
-        recording=Recording(loss_images=16),
-        checkpoint_seconds=1e9,
-        hooks=Hooks(),
+        Options("cpu", [200], Recording(loss_images=16), checkpoint_seconds=1e9),
+        Hooks(),
     )
     one, other = (checkpoint.load(r.weights_file(200))[0] for r in (undisturbed, Run(run)))
     assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-3

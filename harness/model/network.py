@@ -1,0 +1,86 @@
+"""What a network is to the rest of the harness: built from its spec, called with x, t, y, and counted by fvcore."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import InputError
+from harness.spec.data import InputShape
+from harness.spec.model import NETWORKS, ModelSpec
+
+
+class CostPart(NamedTuple):
+    """A model whose cost, `times` over, is a part of the cost of another."""
+
+    times: int
+    model: ModelSpec
+
+
+class Network(nn.Module, ABC):
+    """Predicts `outputs` values for each value of its input.
+
+    A subclass stands in a file of its own and in a line of `NETWORKS`, and has `Spec` as its attribute where a user's
+    file defines it. It holds no random state: a caller that wants label dropout passes `null_class`.
+
+    Args:
+        model: its spec.
+        shape: of its input.
+        outputs: values predicted for each value of the input; the objective says how many.
+    """
+
+    #: Its spec, a subclass of `ModelSpec`.
+    Spec: ClassVar[type[ModelSpec]]
+    #: Handles for operators of its own that fvcore does not count: name -> (inputs, outputs) -> multiply-adds.
+    op_handles: ClassVar[Mapping[str, Callable[[list[Any], list[Any]], int]]] = {}
+
+    def __init__(self, model: ModelSpec, shape: InputShape, outputs: int = 2) -> None:
+        super().__init__()
+        self.shape, self.outputs = shape, outputs
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict what the objective asks for.
+
+        Args:
+            x: noised images (N, C, S, S).
+            t: timesteps (N,), integer or float, in steps of the training schedule.
+            y: labels (N,) int64, `null_class` where dropped; None in a network without classes, and only there.
+
+        Returns:
+            (N, outputs * C, S, S): C channels of the first value, then of the next.
+        """
+
+    @property
+    def null_class(self) -> int:
+        """The label that stands for "no label": the number of classes.
+
+        Raises:
+            InputError: the network has no classes.
+        """
+        if not self.shape.classes:
+            raise InputError("a model without classes has no null class")
+        return self.shape.classes
+
+    def initialise(self, seed: int) -> None:
+        """Overwrite every parameter by torch's own initialisation, decided by `seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in self.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+
+    @classmethod
+    def cost_parts(cls, model: ModelSpec) -> list[CostPart]:
+        """Models whose costs add up to that of `model`; smaller ones are traced faster."""
+        return [CostPart(1, model)]
+
+
+def build(model: ModelSpec, shape: InputShape, outputs: int) -> Network:
+    """The network that a spec names, with torch's own weights; `initialise` gives it those of a seed."""
+    network: Network = NETWORKS.load(model.network)(model, shape, outputs)
+    return network
