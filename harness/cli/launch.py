@@ -154,7 +154,9 @@ def _print_results(
     from harness.runs.state import State
 
     rows = collect(study, everything)
-    shown = [row for row in rows if owed is None or (row["cell"], f"{row['evaluation']}@{row['step']}") in owed]
+    shown = [
+        row for row in rows if owed is None or (row["cell"], evaluation_key(row["evaluation"], row["step"])) in owed
+    ]
     if shown:
         cli.console().print(results_table(sweep.title, shown))
     if rows:

@@ -109,12 +109,12 @@ def _option(field: FieldFacts, *, several: bool = False) -> inspect.Parameter:
 
 def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None) -> tuple[Sweep, Study]:
     """The sweep, with the resources that are given in place of its own, and the study that an argument names."""
-    from harness.launch.slurm_commands import Queue
+    from harness.launch.executor import Schedulers
     from harness.runs.study import Study
     from sweeps.grid import load_sweep, study_name
 
     name = study_name(argument)
-    study = Study(results, name, Queue(name))
+    study = Study(results, name, Schedulers(name))
     study.check_schema()
     path: Path | None = Path(argument)
     if not argument.endswith(".toml"):

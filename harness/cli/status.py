@@ -42,8 +42,10 @@ def status(
     if not as_json:
         for trouble in tables.troubles(items):
             print(trouble)
-    if (error := getattr(folder.scheduler, "error", None)) is not None:
-        print(f"Slurm does not answer: {error}; the states are what the runs' own files tell", file=sys.stderr)
+    for name, scheduler in folder.schedulers.items():
+        if scheduler.error is not None:
+            told = f"{name.capitalize()} does not answer: {scheduler.error}"
+            print(f"{told}; the states are what the runs' own files tell", file=sys.stderr)
 
 
 def cancel(

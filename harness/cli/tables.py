@@ -12,9 +12,10 @@ from rich.table import Table
 
 from harness.cli.words import duration, number, size_of
 from harness.runs import triage
-from harness.runs.attempts import EVALUATING, Attempt
+from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
 from harness.runs.columns import PROTOCOL_COLUMNS, metric_name
+from harness.runs.layout import EVALUATING
 from harness.runs.state import State
 
 #: The colours of the states, those where something happens first.

@@ -19,8 +19,8 @@ from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.dit import DiT
 from harness.model.formats import Imported, check_exportable
 from harness.model.official import read_official, write_official
-from harness.runs.cellruns import CellRun
-from harness.runs.layout import Run
+from harness.runs.cellruns import CellRun, split_key
+from harness.runs.state import Run
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.data import PretrainedVae
@@ -145,11 +145,11 @@ def export_samples(
 
 def _samples_key(run: Run, step: int, evaluation: str | None) -> str:
     there = run.samples_keys()
-    keys = [key for key in there if key.endswith(f"@{step}") and key.startswith(evaluation or "")]
+    keys = [key for key in there if split_key(key)[1] == step and key.startswith(evaluation or "")]
     if len(keys) == 1:
         return keys[0]
     if keys:
-        ids = ", ".join(key.partition("@")[0] for key in keys)
+        ids = ", ".join(split_key(key)[0] for key in keys)
         raise InputError(f"--evaluation: several have samples of step {step}; allowed: {ids}")
     raise InputError(
         f"{run.folder}: no samples{f' of evaluation {evaluation}' if evaluation else ''} of step {step} here; "

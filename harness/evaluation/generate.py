@@ -21,7 +21,7 @@ from harness.diffusion.objective import build as build_objective
 from harness.errors import CellFailedError
 from harness.files import write_atomic
 from harness.model.network import Network, build
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.training import checkpoint

@@ -21,9 +21,9 @@ from harness.files import write_json
 from harness.model.cost import count_cell
 from harness.model.network import Network
 from harness.runs import provenance
-from harness.runs.attempts import TRAINING
 from harness.runs.cellruns import evaluation_key
-from harness.runs.layout import Run
+from harness.runs.layout import TRAINING
+from harness.runs.state import Run
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation

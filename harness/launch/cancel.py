@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
+from collections import defaultdict
 from dataclasses import dataclass
 
-from harness.launch import slurm_commands as slurm
+from harness.launch.executor import executor_named
 from harness.processes import now, process_identity
+from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
-from harness.runs.state import State
+from harness.runs.state import ACTIVE
 
 
 @dataclass(frozen=True)
@@ -28,38 +26,21 @@ def cancel(items: list[CellRun], study: list[CellRun]) -> Cancelled:
     It is written down first, so that a job which ends by it, or never starts, is known as cancelled. Does not wait.
     A pool, whose job other cells of the `study` share, goes on with those and sees by itself what was written down.
     """
-    cells, problems, jobs = 0, [], []
+    problems: list[str] = []
+    asked: dict[str, list[Attempt]] = defaultdict(list)
     chosen = {item.cell.id for item in items}
-    others = {
-        item.now.attempt.job_id
-        for item in study
-        if item.on_slurm
-        and item.now.attempt
-        and item.now.state in (State.QUEUED, State.RUNNING)
-        and item.cell.id not in chosen
-    }
+    active = {item.cell.id: item.now.attempt for item in study if item.now.state in ACTIVE and item.now.attempt}
+    others = {attempt.job_id for cell, attempt in active.items() if cell not in chosen}
     for item in items:
         attempt = item.now.attempt
-        if attempt is None or item.now.state not in (State.QUEUED, State.RUNNING):
+        if attempt is None or item.now.state not in ACTIVE:
             continue
-        process = (attempt.started or attempt.submitted or {}).get("process") or attempt.claim.get("process") or {}
-        here = process.get("host") == socket.gethostname()
-        if item.on_slurm and attempt.job_id is None:
-            problems.append(f"{item.name}: is just being submitted; again in a moment")
-            continue
-        if not item.on_slurm and not here:
-            problems.append(f"{item.name}: runs on {process.get('host')}; cancel it there")
+        if reason := executor_named(attempt.executor).cannot_cancel(attempt):
+            problems.append(f"{item.name}: {reason}")
             continue
         item.run.record(attempt.number, "cancelled", {"process": process_identity(), "time": now()})
-        cells += 1
-        if item.on_slurm:
-            if attempt.job_id not in others:
-                jobs.append(str(attempt.job_id))
-        elif attempt.started or attempt.submitted:  # never the launcher
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process["pid"]), signal.SIGTERM)
-    try:
-        slurm.cancel(sorted(set(jobs)))
-    except slurm.SlurmError as error:
-        problems.append(f"Slurm did not cancel: {error}; the same command again")
-    return Cancelled(cells, problems)
+        asked[attempt.executor].append(attempt)
+    for name, attempts in asked.items():
+        if problem := executor_named(name).cancel(attempts, others):
+            problems.append(problem)
+    return Cancelled(sum(map(len, asked.values())), problems)

@@ -9,6 +9,7 @@ from harness.runs.cellruns import CellRun
 from harness.runs.state import State
 from harness.runs.study import Shared, Study
 from harness.spec.evaluation import EXTRACTORS
+from harness.spec.resources import EXECUTORS
 from sweeps.grid import Sweep
 
 
@@ -56,15 +57,9 @@ def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:
 
 
 def check_ranks(sweep: Sweep, gpus: list[str]) -> None:
-    """Each rank takes an equal share of the global batch; here it needs a GPU of its own where GPUs are used at all."""
+    """The executor can give the resources, and each rank takes an equal share of the global batch."""
     resources = sweep.resources
-    if resources.executor == "local" and resources.nodes > 1:
-        raise InputError(f'{sweep.path}: resources.nodes: {resources.nodes} need executor = "slurm"; allowed here: 1')
-    if gpus and resources.ranks > len(gpus):
-        raise InputError(
-            f"{sweep.path}: resources.ranks: {resources.ranks}, but of GPUs, one a rank, "
-            f'{len(gpus)} {"is" if len(gpus) == 1 else "are"} visible here; allowed: at most as many, or device = "cpu"'
-        )
+    EXECUTORS.load(resources.executor).check(sweep, gpus)
     for name, cell in sweep.cells():
         batch = cell.training.batch_size
         if batch % resources.world:

@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from harness.processes import now
-from harness.runs.layout import Run
+from harness.runs.records import Progress
+from harness.runs.state import Run
 from harness.runs.trackers import Mirror
 from harness.training.hooks import Report
 
@@ -45,7 +47,7 @@ class Reporter:
         elapsed, done = moment - self._stage_begun, value["done"] - self._stage_done
         left = elapsed / done * (value["total"] - value["done"]) if done > 0 else None
         self._run.assert_owner(self._attempt)
-        self._run.write_progress({**value, "seconds_left": left, "time": now()})
+        self._run.write_progress(cast(Progress, {**value, "seconds_left": left, "time": now()}))
         if moment - self._mirrored >= TRACKER_SECONDS:
             self._mirrored = moment
             self._mirror.update()

@@ -15,8 +15,8 @@ from harness.errors import InputError
 from harness.files import read_json
 from harness.launch.plan import ASSUMED_GMACS_PER_S, sampling_passes
 from harness.model.cost import count_cell
-from harness.runs.attempts import EVALUATING
 from harness.runs.cellruns import CellRun, owed_evaluations
+from harness.runs.layout import EVALUATING
 from harness.runs.state import ACTIVE
 from harness.spec.evaluation import Evaluation
 from harness.spec.fields import fields_of

@@ -15,9 +15,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.runs.attempts import Seen
+from harness.runs.records import Ticket
 from harness.spec.resources import Resources
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Queue:
     _asked_at: float | None = None
     _tokens_asked: set[str] = field(default_factory=set)
 
-    def look(self, ticket: dict[str, Any]) -> Seen:
+    def look(self, ticket: Ticket) -> Seen:
         """What became of the job of this ticket (see `harness.launch.slurm`)."""
         key = str(ticket["token"]), int(ticket["index"])
         if self._asked_at is None or time.monotonic() - self._asked_at > QUEUE_SECONDS:

@@ -1,4 +1,4 @@
-"""Several cells in one Slurm job: its slots draw one cell after the other until none is left, or the time runs low.
+"""Several cells in one Slurm job: its slots take one cell after the other until none is left, or the time runs low.
 
 Every cell stays what it is without a pool: a process that runs a `harness.launch.job.Job`, with attempts of its own.
 The pool itself keeps nothing: which cells are over, and which were begun, it reads from their runs. So a requeued pool
@@ -17,13 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from harness.launch.job import Job
 from harness.launch.signals import StopFlag
-from harness.processes import now
+from harness.processes import now, process_identity
 from harness.runs.attempts import RESTARTS, Attempt
-from harness.runs.layout import claim_next
+from harness.runs.records import Claim
 from harness.runs.triage import Cause
 
 POLL_SECONDS = 0.5
@@ -52,25 +52,33 @@ class Pool:
         return DelayedSubmission(self)
 
 
-def draw(job: Job, restarts: int, again: bool) -> Job | None:
-    """The job to start for this cell, with the number of its attempt; None when there is nothing to do.
+def claim_start(job: Job, restarts: int, *, again: bool) -> Job | None:
+    """Claim the attempt of this start of the cell's job; None when somebody else has the cell.
 
     Only the first start of what was claimed at submission has that claim's number; every other start claims the next
-    one, as two starts of a pool may be alive (the older one on a node that was thought lost).
+    one, for two starts of a Slurm job may be alive (the older one on a node that was thought lost).
 
     Args:
         job: as submitted.
-        restarts: how often Slurm has requeued this pool.
-        again: whether this start of the pool has begun the cell before.
+        restarts: how often Slurm has requeued this Slurm job.
+        again: whether this start of the Slurm job has begun the cell before.
+
+    Returns:
+        The job with the number of its attempt.
     """
-    attempt, ours = _newest(job), job.run.attempt(job.attempt).claim.get("slurm", {})
-    theirs = attempt.claim.get("slurm", {})
-    taken_over = any(theirs.get(key) != ours.get(key) for key in ("token", "index"))
-    if not ours or taken_over or theirs["restarts"] > restarts or _over(attempt):
-        return None
-    if not again and theirs["restarts"] == restarts:
-        return replace(job, attempt=attempt.number)
-    return replace(job, attempt=attempt.number + 1) if claim_next(job.run, attempt, restarts) else None
+    attempt, ours = _newest(job), job.run.attempt(job.attempt).ticket
+    theirs = attempt.ticket
+    if not ours or not theirs or any(theirs.get(key) != ours.get(key) for key in ("token", "index")):
+        return None  # another launch has taken the cell over
+    if theirs["restarts"] > restarts:
+        return None  # this start was thought lost
+    if again or theirs["restarts"] < restarts:
+        ticket = {"job": attempt.job_id, **theirs, "restarts": restarts}
+        claim = {"process": process_identity(), "time": now(), "executor": attempt.executor, attempt.executor: ticket}
+        if not job.run.claim(attempt.number + 1, cast(Claim, claim)):
+            return None
+        return replace(job, attempt=attempt.number + 1)
+    return replace(job, attempt=attempt.number)
 
 
 def _newest(job: Job) -> Attempt:
@@ -78,7 +86,7 @@ def _newest(job: Job) -> Attempt:
 
 
 def _over(attempt: Attempt) -> bool:
-    """Whether nothing is to be done for a cell any more."""
+    """Whether a cell has nothing left to do."""
     ended = attempt.ended is not None and attempt.ended.get("outcome") != "stopped"
     return ended or attempt.cancelled is not None
 
@@ -115,11 +123,11 @@ class _Slots:
         while True:
             for slot in slots:
                 if slot.process is not None and slot.process.poll() is not None:
-                    with _told():
+                    with _put_aside():
                         waiting = [*self._again(slot), *waiting]
                     slot.process = None
                 while slot.process is None and waiting and not self.stop.is_set():
-                    with _told():
+                    with _put_aside():
                         self._start(slot, waiting.pop(0))
                 if slot.process is not None and (self.stop.is_set() or slot.is_cancelled):
                     slot.process.send_signal(signal.SIGTERM)  # at every look: one that is just starting ignores it
@@ -129,8 +137,10 @@ class _Slots:
 
     def _start(self, slot: _Slot, job: Job) -> None:
         """Start the cell's process in this slot, unless there is nothing to do."""
-        drawn = draw(job, self.restarts, again=self.begun[job.folder] > 0)
-        if drawn is None:
+        claimed = None
+        if not _over(_newest(job)):
+            claimed = claim_start(job, self.restarts, again=self.begun[job.folder] > 0)
+        if claimed is None:
             return
         self.begun[job.folder] += 1
         environment = dict(os.environ) if slot.gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu}
@@ -142,10 +152,10 @@ class _Slots:
             preexec_fn=_ignore_stop_signals,
         )
         assert process.stdin is not None
-        slot.job, slot.process = drawn, process
+        slot.job, slot.process = claimed, process
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # killed already, as the next look tells
-            pickle.dump(replace(drawn, gpu=slot.gpu), pipe)
-        print(f"[{now()}] {drawn.run.folder.name}: attempt {drawn.attempt} is process {process.pid}", flush=True)
+            pickle.dump(replace(claimed, gpu=slot.gpu), pipe)
+        print(f"[{now()}] {claimed.run.folder.name}: attempt {claimed.attempt} is process {process.pid}", flush=True)
 
     def _again(self, slot: _Slot) -> list[Job]:
         """The job of a process that has ended, if its cell is to be started again; `RESTARTS` times at most."""
@@ -169,8 +179,8 @@ class _Slots:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Let trouble with the disk, or with a new process, end no more than this cell's turn; the next launch has it."""
+def _put_aside() -> Iterator[None]:
+    """Let trouble with the disk, or with a new process, end only this cell's turn; the next launch starts it again."""
     try:
         yield
     except OSError as error:

@@ -27,4 +27,4 @@ def note_takeover(item: CellRun, view: View) -> None:
     """Say when a cell that is about to be started was another launch's, whose job or host is gone."""
     attempt = item.now.attempt
     if attempt is not None and not item.mine and attempt.outcome == "lost":
-        view.note(f"{item.name}: taking over: {attempt.silence}")
+        view.note(f"{item.name}: taking over: {attempt.loss}")

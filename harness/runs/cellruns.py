@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from harness.runs.layout import Run
-from harness.runs.state import RunState
+from harness.runs.state import Run, RunState
 from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from sweeps.grid import Sweep
 
 
-def evaluation_key(evaluation: Evaluation, step: int) -> str:
-    """Name of the record of an evaluation at a step."""
-    return f"{evaluation.id}@{step}"
+def evaluation_key(evaluation: Evaluation | str, step: int) -> str:
+    """Name of the record of an evaluation (or of its id) at a step."""
+    return f"{evaluation if isinstance(evaluation, str) else evaluation.id}@{step}"
+
+
+def split_key(key: str) -> tuple[str, int]:
+    """Id of the evaluation and step of a record's name."""
+    evaluation, _, step = key.partition("@")
+    return evaluation, int(step)
 
 
 def owed_evaluations(
@@ -49,15 +54,10 @@ class CellRun:
         return self.now
 
     @property
-    def on_slurm(self) -> bool:
-        """Whether its last attempt is a Slurm job."""
-        return self.now.attempt is not None and "slurm" in self.now.attempt.claim
-
-    @property
     def in_local_slot(self) -> bool:
-        """Whether its last attempt is of the local executor on this machine, in this allocation if there is one."""
+        """Whether its last attempt is a process of this machine, in this allocation if there is one."""
         attempt = self.now.attempt
-        if attempt is None or self.on_slurm or not attempt.host_is_here:
+        if attempt is None or attempt.ticket is not None or not attempt.host_is_here:
             return False
         return attempt.claim.get("allocation") == os.environ.get("SLURM_JOB_ID")
 

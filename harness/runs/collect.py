@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.files import read_json, write_bytes, write_text
 from harness.runs.attempts import Attempt
-from harness.runs.cellruns import CellRun
+from harness.runs.cellruns import CellRun, split_key
 from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
 from harness.runs.log import TrainLog
 from harness.runs.study import Study
@@ -57,7 +57,7 @@ def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
     for path in item.run.evaluation_files():
         record = read_json(path)
         if record is not None:
-            row = _result_row(item.cell, path.stem.split("@")[0], record, log)
+            row = _result_row(item.cell, split_key(path.stem)[0], record, log)
             found.append((row, record["metrics"].get("nested", [])))  # absent in older records
 
     def place(measured: tuple[Row, list[Row]]) -> tuple[int, int, str]:

@@ -7,7 +7,7 @@ import json
 from typing import Any, Self
 
 from harness.files import full_disk_named, write_text
-from harness.runs.layout import Run
+from harness.runs.state import Run
 
 
 class TrainLog:

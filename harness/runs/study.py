@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import InputError
 from harness.files import file_clock, read_json, write_json, write_text
-from harness.runs.attempts import TRACKS, Scheduler
+from harness.runs.attempts import Scheduler
 from harness.runs.columns import SCHEMA_VERSION
-from harness.runs.layout import Run
+from harness.runs.layout import TRACKS
+from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.extension import Extension
 from harness.spec.identity import ID_DIGITS
@@ -26,11 +27,11 @@ DIFF_CHARACTERS = 1_000_000
 class Study:
     """The folder of a study: `results/<study>`."""
 
-    def __init__(self, root: Path, name: str, scheduler: Scheduler | None = None) -> None:
+    def __init__(self, root: Path, name: str, schedulers: Mapping[str, Scheduler] | None = None) -> None:
         self.name = name
         self.root = root
         self.folder = root / name
-        self.scheduler = scheduler
+        self.schedulers: Mapping[str, Scheduler] = {} if schedulers is None else schedulers
 
     @classmethod
     def of(cls, run: Run) -> Study:
@@ -71,12 +72,12 @@ class Study:
         if not self.runs_folder.is_dir():
             return {}
         folders = _folders(self.runs_folder)
-        return {entry.name[-ID_DIGITS:]: Run(Path(entry.path), self.scheduler) for entry in folders}
+        return {entry.name[-ID_DIGITS:]: Run(Path(entry.path), self.schedulers) for entry in folders}
 
     def run(self, name: str, cell: Cell, known: dict[str, Run] | None = None) -> Run:
         """The run of a cell: the folder that ends in its id, whatever name it was given, or a new one."""
         known = self.run_folders() if known is None else known
-        return known.get(cell.id) or Run(self.runs_folder / f"{name}-{cell.id}", self.scheduler)
+        return known.get(cell.id) or Run(self.runs_folder / f"{name}-{cell.id}", self.schedulers)
 
     def save_sweep(self, source: Path, extensions: tuple[Extension, ...] = ()) -> None:
         """Keep a copy of the sweep file and of what it extends, so that the study can be named without them."""

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 from harness.errors import InputError
 from harness.files import read_json
-from harness.runs.layout import Run
+from harness.runs.cellruns import split_key
 from harness.runs.log import TrainLog
+from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
 
@@ -68,7 +69,7 @@ def points(run: Run, cell: Cell) -> list[Point]:
     for path in run.evaluation_files():
         record = read_json(path)
         if record is not None:
-            evaluation = path.stem.partition("@")[0]
+            evaluation, _ = split_key(path.stem)
             found += [
                 Point(f"{evaluation}/{key}", record["step"], float(value))
                 for key, value in record["metrics"].items()

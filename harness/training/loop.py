@@ -20,8 +20,8 @@ from harness.data.draws import sample_indices, step_draws, stream
 from harness.data.latents import Latents
 from harness.diffusion.objective import build
 from harness.errors import NonFiniteLossError
-from harness.runs.layout import Run
 from harness.runs.log import TrainLog
+from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.resources import Recording
 from harness.training import checkpoint

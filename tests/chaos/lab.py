@@ -27,7 +27,7 @@ from harness.files import read_json
 from harness.launch import launch, local
 from harness.launch.job import Job
 from harness.processes import is_alive
-from harness.runs import layout as runs
+from harness.runs import state as runs
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.collect import collect
 from harness.runs.state import State
@@ -110,7 +110,7 @@ class Lab:
             killer = Killer(self.study.folder, self._recording(decide))
             os.chdir(self.folder)
             local.submitit = SimpleNamespace(LocalExecutor=_executor(killer))
-            local.POLL_SECONDS = 0.02
+            local.LocalExecutor.poll_seconds = 0.02
             killer.watch()
             sweep = load_sweep(self.sweep)
             items = launch.launch(sweep, self.study, Notes(), retry=retry)

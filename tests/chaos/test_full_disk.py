@@ -13,8 +13,7 @@ import pytest
 
 from harness.cli.tables import troubles
 from harness.runs.cellruns import cell_runs
-from harness.runs.layout import Run
-from harness.runs.state import State
+from harness.runs.state import Run, State
 from harness.training import checkpoint
 from sweeps.grid import load_sweep
 from tests.chaos.lab import SWEEP, Decide, Lab, warm

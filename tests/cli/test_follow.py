@@ -18,8 +18,7 @@ from harness.cli.tables import status_row, status_table, troubles
 from harness.launch.view import note_takeover
 from harness.processes import process_identity
 from harness.runs.cellruns import CellRun
-from harness.runs.layout import Run
-from harness.runs.state import State
+from harness.runs.state import Run, State
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
 

@@ -13,7 +13,7 @@ from harness.evaluation import generate as module
 from harness.evaluation.generate import Generator, generate
 from harness.model.dit import DiT
 from harness.runs.collect import _guidance_channels
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks

@@ -13,7 +13,7 @@ from harness.errors import CellFailedError
 from harness.evaluation.generate import Generator, Samples, generate, load_weights
 from harness.evaluation.metrics import score
 from harness.model.dit import DiT
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.training import checkpoint

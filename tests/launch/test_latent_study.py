@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from harness.data.latents import open_latents
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.resources import Recording

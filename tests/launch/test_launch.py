@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 
 from harness.launch import local
-from harness.launch.local import run_to_end
+from harness.launch.executor import Launch
+from harness.launch.launch import run_to_end
+from harness.launch.local import LOCAL
 from harness.launch.machine import default_slots, usable_cores, visible_gpus
 from harness.processes import process_identity
 from harness.runs.cellruns import CellRun
-from harness.runs.layout import Run
+from harness.runs.state import Run
+from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Resources
@@ -383,10 +386,10 @@ def test_a_lost_cell_is_started_again_twice(tmp_path: Path, monkeypatch: pytest.
     item = CellRun("d1", cell, Run(tmp_path / "run"), ["owed@1"])
     said = []
 
-    def lose(_sweep: object, item: CellRun, _gpu: str | None) -> bool:
+    def lose(_launch: Launch, item: CellRun, **_: object) -> SimpleNamespace:
         number = len(item.run.attempt_numbers()) + 1
         item.mine = item.run.claim(number, {"process": {**process_identity(), "boot": "of another day"}})
-        return item.mine
+        return SimpleNamespace()
 
     class View:
         def note(self, text: str) -> None:
@@ -401,9 +404,11 @@ def test_a_lost_cell_is_started_again_twice(tmp_path: Path, monkeypatch: pytest.
         def tick(self, items: list[CellRun]) -> None:
             pass
 
-    monkeypatch.setattr(local, "_start", lose)
-    monkeypatch.setattr(local, "POLL_SECONDS", 0)
-    run_to_end(SimpleNamespace(resources=Resources()), [item], set(), 1, [], View())  # type: ignore[arg-type]
+    monkeypatch.setattr(Launch, "claim", lose)
+    monkeypatch.setattr(local, "_submit", lambda _job: None)
+    monkeypatch.setattr(local.LocalExecutor, "poll_seconds", 0)
+    sweep = SimpleNamespace(resources=Resources(slots=1))
+    run_to_end(Launch(sweep, Study(tmp_path, "s"), [item], View(), [], set()), LOCAL)  # type: ignore[arg-type]
     again = [f"d1: attempt {number} ended without a word; starting it again" for number in (1, 2)]
     assert said == ["started", again[0], "started", again[1], "started", "finished"]
 

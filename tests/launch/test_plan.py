@@ -12,7 +12,7 @@ from harness.cli.words import duration, size_of
 from harness.files import write_json
 from harness.launch.plan import ASSUMED_TFLOPS, latents_bytes, plan, throughput, totals
 from harness.runs.cellruns import cell_runs
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.data import Data
 from sweeps.grid import Sweep, load_sweep

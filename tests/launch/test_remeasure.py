@@ -23,9 +23,9 @@ from harness.evaluation.metrics import score
 from harness.files import read_json
 from harness.launch.remeasure import at_work, cost, select, values, with_evaluations
 from harness.processes import process_identity
-from harness.runs.attempts import EVALUATING
 from harness.runs.cellruns import cell_runs
-from harness.runs.layout import Run
+from harness.runs.layout import EVALUATING
+from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks

@@ -16,10 +16,11 @@ from harness.errors import InputError
 from harness.launch import slurm_commands as slurm
 from harness.launch.job import Job
 from harness.launch.launch import launch
+from harness.launch.slurm import SLURM
 from harness.processes import process_identity
 from harness.runs.attempts import Seen, SupersededError
 from harness.runs.cellruns import CellRun, cell_runs
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
@@ -166,7 +167,7 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
     command("scontrol", "MaxArraySize = 101\n")
     squeue, sbatch = command("squeue"), command("sbatch", "Submitted batch job 17\n")
     sweep = load_sweep(sweep_file(tmp_path, seeds=250))
-    study = Study(tmp_path / "results", "many", slurm.Queue("many"))
+    study = Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")})
     synced: list[str] = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), fsync(fd)))
@@ -177,7 +178,7 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
     claims = {path for path in synced if path.endswith("attempts/001.json")}
     assert len(claims) == 250, "a claim outlasts a power cut before Slurm hears of it"
     squeue.unlink()
-    cell_runs(sweep, Study(tmp_path / "results", "many", slurm.Queue("many")))
+    cell_runs(sweep, Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}))
     assert len(squeue.read_text().splitlines()) < 5
 
 
@@ -188,7 +189,7 @@ def test_pools_share_the_cells_and_ask_for_all_their_slots(command: Command, tmp
     command("sbatch", "Submitted batch job 17\n")
     request = "cells_per_job = 4\nmax_parallel = 2\nthreads = 3\nmem_gb = 1.5\ngpus = 1\ncells_per_gpu = 2\n"
     sweep = load_sweep(sweep_file(tmp_path, seeds=7, resources=request))
-    study, view = Study(tmp_path / "results", "many", slurm.Queue("many")), Quiet()
+    study, view = Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}), Quiet()
     items = launch(sweep, study, view)
     assert view.told == ["7 cells submitted as Slurm job 17 of 2 x 4 slots"]
     script = next(study.submitit_folder.glob("17_submission.sh")).read_text()
@@ -210,7 +211,7 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
     sweep = load_sweep(sweep_file(tmp_path, seeds=2))
 
     def again() -> list[str]:
-        items = launch(sweep, Study(tmp_path / "results", "many", slurm.Queue("many")), Quiet())
+        items = launch(sweep, Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}), Quiet())
         return [item.now.state for item in items]
 
     with pytest.raises(InputError, match=r"Slurm does not answer: .* 0 cells were submitted, the same command"):
@@ -230,7 +231,7 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
 @pytest.mark.parametrize("name", ["100%j", "a\nb"])
 def test_a_results_folder_that_sbatch_would_misread(command: Command, tmp_path: Path, name: str) -> None:
     sbatch = command("sbatch")
-    study = Study(tmp_path / name, "many", slurm.Queue("many"))
+    study = Study(tmp_path / name, "many", {"slurm": slurm.Queue("many")})
     with pytest.raises(InputError, match="allowed: a results folder without % and line breaks"):
         launch(load_sweep(sweep_file(tmp_path, seeds=1)), study, Quiet())
     assert not sbatch.exists()
@@ -282,15 +283,15 @@ def claim(run: Run, number: int, token: str, restarts: int) -> None:
 def test_each_start_of_a_requeued_job_is_an_attempt_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path / "r")
     claim(run, 1, "aa", 0)
-    assert job(tmp_path)._of_this_start(run).attempt == 1
+    assert SLURM.of_this_start(job(tmp_path)).attempt == 1
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert job(tmp_path)._of_this_start(run).attempt == 2
-    assert job(tmp_path)._of_this_start(run).attempt == 2
+    assert SLURM.of_this_start(job(tmp_path)).attempt == 2
+    assert SLURM.of_this_start(job(tmp_path)).attempt == 2
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")  # once it did not come so far as to claim
-    assert job(tmp_path)._of_this_start(run).attempt == 3
+    assert SLURM.of_this_start(job(tmp_path)).attempt == 3
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # of a node that was thought lost
     with pytest.raises(SupersededError):
-        run.assert_owner(job(tmp_path)._of_this_start(run).attempt)
+        run.assert_owner(SLURM.of_this_start(job(tmp_path)).attempt)
 
 
 def test_a_requeued_job_does_not_take_a_cell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,5 +300,5 @@ def test_a_requeued_job_does_not_take_a_cell_back(tmp_path: Path, monkeypatch: p
     claim(run, 2, "bb", 0)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with pytest.raises(SupersededError):
-        run.assert_owner(job(tmp_path)._of_this_start(run).attempt)
+        run.assert_owner(SLURM.of_this_start(job(tmp_path)).attempt)
     assert run.attempt_numbers() == [1, 2]

@@ -18,12 +18,11 @@ import pytest
 from harness.launch.cancel import cancel
 from harness.launch.job import Job
 from harness.launch.signals import StopFlag
-from harness.launch.slurm_pool import Pool, _Slots, draw
+from harness.launch.slurm_pool import Pool, _Slots, claim_start
 from harness.processes import process_identity
 from harness.runs.attempts import RESTARTS, Seen
 from harness.runs.cellruns import CellRun
-from harness.runs.layout import Run
-from harness.runs.state import State
+from harness.runs.state import Run, State
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
@@ -129,12 +128,12 @@ def test_a_cell_that_cannot_be_started_leaves_the_others_alone(
 ) -> None:
     made = jobs(tmp_path, "well-1", "well-2")
 
-    def draw_one(job: Job, restarts: int, again: bool) -> Job | None:
+    def claim_one(job: Job, restarts: int, *, again: bool) -> Job | None:
         if job is made[0]:
             raise OSError("no space left")
-        return draw(job, restarts, again)
+        return claim_start(job, restarts, again=again)
 
-    monkeypatch.setattr("harness.launch.slurm_pool.draw", draw_one)
+    monkeypatch.setattr("harness.launch.slurm_pool.claim_start", claim_one)
     assert work(made) == 1
     assert [outcomes(job) for job in made] == [[""], ["done"]]
 
@@ -157,7 +156,9 @@ def test_processes_stop_when_their_pool_is_killed(tmp_path: Path) -> None:
 
 def test_one_cell_is_cancelled_and_the_others_go_on(tmp_path: Path, work: Work) -> None:
     made = jobs(tmp_path, "long-1", "well-2", "well-3")
-    items = [CellRun(f"c{i}", job.cell, Run(Path(job.folder), Alive()), ["e@1"]) for i, job in enumerate(made)]
+    items = [
+        CellRun(f"c{i}", job.cell, Run(Path(job.folder), {"slurm": Alive()}), ["e@1"]) for i, job in enumerate(made)
+    ]
     assert cancel([items[2]], items).cells == 1  # waits for a slot
     assert items[2].refresh().state is State.CANCELLED
 
@@ -175,13 +176,15 @@ def test_one_cell_is_cancelled_and_the_others_go_on(tmp_path: Path, work: Work) 
 class Alive:
     """A Slurm that runs the pool."""
 
+    error = None
+
     def look(self, ticket: dict[str, object]) -> Seen:
         return Seen(True, "RUNNING", "", "17")
 
 
 def test_the_state_of_a_cell_is_its_own_while_the_pool_runs(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, "well-1")
-    run = Run(Path(job.folder), Alive())
+    run = Run(Path(job.folder), {"slurm": Alive()})
     run.record(1, "submitted", {"process": None, "job_id": "17"})
     waits = run.state(["e@1"], 10)
     assert (waits.state, waits.message) == (State.QUEUED, "waits for a slot")
@@ -194,15 +197,15 @@ def test_the_state_of_a_cell_is_its_own_while_the_pool_runs(tmp_path: Path) -> N
     assert run.state(["e@1"], 10).state is State.FAILED
 
 
-def test_a_cell_that_somebody_else_has_is_not_drawn(tmp_path: Path) -> None:
+def test_a_cell_that_somebody_else_has_is_not_claimed(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, "well-1")
-    drawn = draw(job, 0, again=False)
-    assert drawn is not None
-    assert drawn.attempt == 1
+    claimed = claim_start(job, 0, again=False)
+    assert claimed is not None
+    assert claimed.attempt == 1
     claim(job.run, 2, restarts=2)
-    assert draw(job, 1, again=False) is None, "this start was thought lost"
-    newer = draw(job, 3, again=False)
+    assert claim_start(job, 1, again=False) is None, "this start was thought lost"
+    newer = claim_start(job, 3, again=False)
     assert newer is not None
     assert newer.attempt == 3
     claim(job.run, 4, token="bb")
-    assert draw(job, 4, again=False) is None, "another launch has taken the cell over"
+    assert claim_start(job, 4, again=False) is None, "another launch has taken the cell over"

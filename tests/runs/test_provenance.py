@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.runs import provenance
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.runs.study import Study
 
 

@@ -18,10 +18,10 @@ from harness import files
 from harness.errors import DiskFullError, InputError
 from harness.files import write_json
 from harness.processes import is_alive, process_identity
-from harness.runs.attempts import EVALUATING, HEARTBEAT_SECONDS, Seen, SupersededError
-from harness.runs.layout import Run
+from harness.runs.attempts import HEARTBEAT_SECONDS, Seen, SupersededError
+from harness.runs.layout import EVALUATING
 from harness.runs.log import TrainLog
-from harness.runs.state import State
+from harness.runs.state import Run, State
 from harness.runs.study import LEFTOVER_SECONDS, Study
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
@@ -245,6 +245,7 @@ class FakeSlurm:
 
     def __init__(self) -> None:
         self.says: Seen = Seen(None)
+        self.error: str | None = None
         self.asked: list[dict[str, Any]] = []
 
     def look(self, ticket: dict[str, Any]) -> Seen:
@@ -260,7 +261,7 @@ def slurm() -> FakeSlurm:
 @pytest.fixture
 def on_slurm(tmp_path: Path, slurm: FakeSlurm, dead: dict[str, Any]) -> Run:
     """A run claimed for Slurm by a launcher that is gone."""
-    run = Run(tmp_path / f"x-{CELL.id}", slurm)
+    run = Run(tmp_path / f"x-{CELL.id}", {"slurm": slurm})
     run.claim(1, {"process": dead, "slurm": {"token": "t", "index": 3, "restarts": 0}})
     return run
 

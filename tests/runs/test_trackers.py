@@ -16,8 +16,8 @@ import pytest
 from harness.errors import InputError
 from harness.files import write_json
 from harness.runs import trackers
-from harness.runs.layout import Run
 from harness.runs.log import TrainLog
+from harness.runs.state import Run
 from harness.runs.trackers import Mirror, Point, check_installed, points
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from harness.data.sources import load
-from harness.runs.layout import Run
+from harness.runs.state import Run
 from harness.spec.resources import Recording
 from harness.training import checkpoint
 from harness.training.hooks import Hooks

@@ -14,8 +14,8 @@ from harness.data.batches import batches
 from harness.data.dataset import Dataset
 from harness.data.sources import load
 from harness.errors import CellFailedError
-from harness.runs.layout import Run
 from harness.runs.log import TrainLog
+from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.resources import Recording

@@ -16,8 +16,8 @@ from harness.evaluation.memorisation import optimal_losses
 from harness.launch.plan import plan
 from harness.model.cost import count_cell
 from harness.runs.cellruns import cell_runs
-from harness.runs.layout import Run
 from harness.runs.log import TrainLog
+from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.identity import spec_id

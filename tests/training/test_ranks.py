@@ -27,8 +27,8 @@ from harness.launch.checks import check_ranks
 from harness.launch.local import _free_gpus
 from harness.launch.machine import default_slots
 from harness.model.dit import DiT
-from harness.runs.layout import Run
 from harness.runs.log import TrainLog
+from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation

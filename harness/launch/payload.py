@@ -1,0 +1,43 @@
+"""What a job needs, as plain data: it is pickled by the launcher and read on another machine, perhaps days later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.runs import provenance
+from harness.runs.layout import EVALUATING, TRAINING
+from harness.runs.state import Run
+from harness.runs.study import Shared
+from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation
+from harness.spec.extension import Extension
+from harness.spec.resources import Recording, Resources
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A claimed attempt at a cell."""
+
+    folder: str
+    attempt: int
+    cell: Cell  # names of the user's own files mean something only once `extensions` are loaded
+    evaluations: tuple[Evaluation, ...]
+    recording: Recording
+    resources: Resources
+    results: str = "results"  # the folder that holds the studies, and what they share
+    gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes, one a rank; None: no GPU
+    steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
+    origin: provenance.Origin | None = None  # the code and the command of the launch
+    pooled: bool = False  # one of several cells of a Slurm job, which `harness.launch.slurm_pool` starts and requeues
+    extensions: tuple[Extension, ...] = ()  # the user's own files
+
+    @property
+    def run(self) -> Run:
+        """The run that this is an attempt at."""
+        return Run(Path(self.folder), track=TRAINING if self.steps is None else EVALUATING)
+
+    @property
+    def shared(self) -> Shared:
+        """What the studies share."""
+        return Shared(Path(self.results))

@@ -1,0 +1,197 @@
+"""What a job does: train, then measure, with its begin and its end on record. Resumable.
+
+The job trusts the run folder only: whatever is missing there is made, whatever is there is not made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.data.latents import open_latents
+from harness.data.sources import load
+from harness.errors import CellFailedError, DiskFullError, InputError
+from harness.files import write_text
+from harness.launch.console import Reporter
+from harness.launch.payload import Payload
+from harness.launch.signals import StopFlag
+from harness.processes import now, process_identity
+from harness.runs import provenance, triage
+from harness.runs.attempts import SupersededError
+from harness.runs.cellruns import owed_evaluations
+from harness.runs.layout import TRAINING
+from harness.runs.study import Study
+from harness.runs.trackers import Mirror
+from harness.spec.resources import EXECUTORS
+from harness.training.conditions import numeric_conditions
+from harness.training.hooks import Hooks, StoppedError
+from harness.training.loop import Options, train
+from harness.training.ranks import LostRankError, RankFailedError, Ranks, meet
+
+
+def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
+    """Run, and turn whatever happens into an outcome on record."""
+    outcome, message, trouble = "done", "", {}
+    try:
+        job.run.assert_owner(job.attempt)
+        work(job, stop)
+    except SupersededError as error:
+        return "superseded", str(error)  # a later attempt owns the folder: leave it alone
+    except StoppedError as error:
+        outcome, message = "stopped", str(error)
+    except RankFailedError as error:
+        outcome, message, trouble = "failed", str(error), error.trouble
+    except (CellFailedError, InputError, DiskFullError) as error:
+        outcome, message, trouble = "failed", str(error), triage.describe(error)
+    except LostRankError as error:
+        outcome, message = "lost", str(error)
+    except Exception as error:  # whatever it was, it must not take the sweep down
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        outcome, message, trouble = "failed", f"{type(error).__name__}: {error}", triage.describe(error)
+    _record_end(job, {"outcome": outcome, "message": message, **trouble, "time": now()})
+    return outcome, message
+
+
+def _record_end(job: Payload, ended: Mapping[str, Any]) -> None:
+    """Put the end on record, if need be on a full disk in the place of the heartbeat, which is over now anyway."""
+    run = job.run
+    try:
+        run.record(job.attempt, "ended", ended)
+    except DiskFullError:
+        run.progress_file.unlink(missing_ok=True)
+        run.record(job.attempt, "ended", ended)
+
+
+def work(job: Payload, stop: StopFlag) -> None:
+    """What every rank does; only the first one writes."""
+    run = job.run
+    with meet() if job.resources.world > 1 else nullcontext(Ranks()) as ranks:
+        # of `evaluate`, which may run beside a training, nothing is copied: two would write the same points
+        names = job.recording.trackers if ranks.is_first and job.steps is None else ()
+        mirror = Mirror(names, run, job.cell, job.attempt)
+        try:
+            _train_and_measure(job, stop, ranks, mirror)
+        finally:
+            with contextlib.suppress(SupersededError):
+                run.assert_owner(job.attempt)
+                mirror.close()
+
+
+def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirror) -> None:
+    run = job.run
+    device = _device(job, ranks)
+    conditions = ranks.on_first(lambda: _conditions(job, device))
+    torch.set_num_threads(conditions["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    hooks = Hooks(should_stop=stop.is_set)
+    if ranks.is_first:
+        _record_start(job, conditions)
+        hooks = Hooks(
+            before_write=lambda: run.assert_owner(job.attempt),
+            should_stop=stop.is_set,
+            report=Reporter(run, job.attempt, mirror),
+        )
+    folder = Path(job.resources.data_folder) if job.resources.data_folder else None
+    with ranks.one_by_one():
+        dataset = load(job.cell.data, folder, job.resources.data_download, job.shared.images_folder)
+    owed = owed_evaluations(job.cell, job.evaluations, job.steps)
+    missing = ranks.on_first(partial(run.missing_evaluations, list(owed)))
+    keep = sorted({step for _, step in owed.values()})
+    trained = ranks.on_first(lambda: all(run.weights_file(owed[key][1]).exists() for key in missing))
+    if job.steps is None and not trained:
+        train(
+            job.cell,
+            open_latents(job.cell.data, job.shared) if job.cell.data.vae else dataset,
+            run,
+            Options(
+                device=device,
+                keep=keep,
+                recording=job.recording,
+                checkpoint_seconds=job.resources.checkpoint_seconds,
+                micro_batch=job.resources.micro_batch,
+            ),
+            hooks,
+            ranks,
+        )
+    from harness.evaluation.measure import Subject, measure  # slow to import, and training can do without
+
+    loss_images = job.recording.loss_images
+    subject = Subject(job.cell, run, dataset, job.shared, job.resources, loss_images, conditions, hooks, ranks)
+    for key in missing:
+        if not ranks.on_first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track
+            continue
+        evaluation, step = owed[key]
+        if record := measure(subject, evaluation, step):
+            distance = record["metrics"]["frechet"]
+            print(f"[{now()}] step {step}: {evaluation.extractor} distance {distance}", flush=True)
+
+
+def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
+    """Put on record that the attempt has started, and how; what a killed one left behind goes."""
+    run = job.run
+    run.remove_temporary_files()
+    if job.steps is None and run.weights_file(job.cell.training.steps).exists():
+        for path in run.state_files():  # a kill came before training removed them itself
+            path.unlink(missing_ok=True)
+    origin, changed = provenance.origin_of_job(job.origin)
+    Study.of(run).save_diff(origin.diff, changed)
+    for extension in job.extensions:
+        if not (copy := run.extension_file(extension.content_hash)).exists():
+            write_text(copy, extension.text)
+    extend = {extension.name: extension.content_hash for extension in job.extensions}
+    started = {
+        "process": process_identity(),
+        "time": now(),
+        "gpu": job.gpu,
+        "conditions": conditions,
+        "seeds": {"training": job.cell.seed, "sampling": [evaluation.seed for evaluation in job.evaluations]},
+        **({"extend": extend} if extend else {}),
+        **asdict(origin),
+        **provenance.environment(),
+    }
+    run.record(job.attempt, "started", started)
+    ranks = f", {conditions['ranks']} ranks" if conditions["ranks"] > 1 else ""
+    print(f"[{now()}] attempt {job.attempt} of {run.folder.name} on {conditions['hardware']}{ranks}", flush=True)
+
+
+def _device(job: Payload, ranks: Ranks) -> str:
+    if job.resources.device == "cuda" and not torch.cuda.is_available():
+        raise CellFailedError("resources.device is cuda, and torch sees no GPU here")
+    if not (EXECUTORS.load(job.resources.executor).wants_gpu(job) and torch.cuda.is_available()):
+        return "cpu"
+    # a task may see the GPUs of all ranks on its node, or its own only
+    torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
+    return "cuda"
+
+
+def _conditions(job: Payload, device: str) -> dict[str, Any]:
+    """Conditions of bit-for-bit agreement: those of the first attempt, as far as this machine allows."""
+    run = job.run
+    mine = {
+        **numeric_conditions(job.resources.threads, job.resources.sampling_batch, device),
+        "ranks": job.resources.world,
+        "micro_batch": job.resources.micro_batch,
+    }
+    attempts = [*run.on(TRAINING).attempts(), *(run.attempts() if run.track != TRAINING else [])]
+    first = next((a.started["conditions"] for a in attempts if a.started and "conditions" in a.started), None)
+    if first is None:
+        return mine
+    first = {"ranks": 1, "micro_batch": None, **first}  # absent in records of before there was a choice
+    for key in ("torch", "device", "hardware", "ranks", *(("micro_batch",) if job.steps is None else ())):
+        if first[key] != mine[key]:
+            was, given = ("all" if value is None else value for value in (first[key], mine[key]))
+            print(
+                f"note: {key} was {was} in the first attempt and is {given} now; "
+                "results agree within rounding, not bit for bit",
+                flush=True,
+            )
+    return {**mine, "threads": first["threads"], "sampling_batch": first["sampling_batch"]}
