@@ -10,6 +10,7 @@ from rich.console import Console
 
 from harness.cli.words import duration, state_line
 from harness.runs.cellruns import CellRun
+from harness.runs.records import Progress
 from harness.runs.state import ACTIVE, State
 from harness.training.hooks import Report
 
@@ -114,9 +115,9 @@ class LaunchView:
         """Draw how far the sweep is, and the cells at work."""
         self._bars.show("", "[bold]sweep", self._done, self._total, "")
         for item in (item for item in items if item.now.state in ACTIVE):
-            at = item.now.progress or {"stage": "starting", "done": 0, "total": None}
+            at = item.now.progress or Progress(stage="starting", done=0)
             note = _note(at.get("loss"), at.get("images_per_s"), at.get("seconds_left"))
-            self._bars.show(item.cell.id, item.name, at["done"], at["total"], f"{at['stage']} {note}")
+            self._bars.show(item.cell.id, item.name, at["done"], at.get("total"), f"{at['stage']} {note}")
 
     def note(self, text: str) -> None:
         """Print one line."""

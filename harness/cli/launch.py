@@ -150,13 +150,13 @@ def _print_results(
         Exit: with code 1, when something is not done.
     """
     from harness.cli.tables import results_table
+    from harness.runs.cellruns import evaluation_key
     from harness.runs.collect import collect
     from harness.runs.state import State
 
     rows = collect(study, everything)
-    shown = [
-        row for row in rows if owed is None or (row["cell"], evaluation_key(row["evaluation"], row["step"])) in owed
-    ]
+    keys = [(row["cell"], evaluation_key(row["evaluation"], row["step"])) for row in rows]
+    shown = [row for row, key in zip(rows, keys, strict=True) if owed is None or key in owed]
     if shown:
         cli.console().print(results_table(sweep.title, shown))
     if rows:

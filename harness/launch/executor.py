@@ -95,14 +95,11 @@ class Launch:
 class Executor:
     """Runs jobs; by default as processes of this machine that the launcher waits for."""
 
-    #: Whether a launch waits until all has ended, without being asked to.
-    waits = True
+    #: Whether its jobs go on without the launcher, which then returns at once unless it is asked to wait.
+    detached = False
 
     #: Time between two looks at the jobs.
     poll_seconds = 0.3
-
-    #: What is printed after Ctrl-C.
-    interrupted = "stopped; the same command goes on from the checkpoints"
 
     def gpus(self) -> list[str]:
         """The GPUs that the launcher deals out to the jobs, as CUDA_VISIBLE_DEVICES names them."""

@@ -80,7 +80,7 @@ def _check(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str]) ->
 def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
     """Start cells while there is room, until nothing is left to start and nothing runs.
 
-    Of an executor that does not wait by itself, unless `wait` is set, only until all is submitted.
+    Of an executor whose jobs go on by themselves, unless `wait` is set, only until all is submitted.
     """
     view = work.view
     announced = {item.cell.id for item in work.items if item.now.state is State.DONE}
@@ -91,7 +91,7 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
             tried = executor.submit(work, [item for item in work.items if work.may_start(item)])
             ids = {item.cell.id for item in tried}
             watched = [item for item in work.items if item.now.state in ACTIVE or item.cell.id in ids]
-        if not (executor.waits or wait):
+        if executor.detached and not wait:
             return
         view.tick(work.items)
         if not watched:

@@ -96,9 +96,8 @@ def _absolute(resources: Resources) -> Resources:
 class SlurmExecutor(Executor):
     """Jobs of Slurm, submitted as arrays; a launch returns at once unless it is asked to wait."""
 
-    waits = False
+    detached = True
     poll_seconds = 3.0  # each look is one squeue, whatever the number of cells
-    interrupted = "the Slurm jobs go on"
 
     def prepare(self, launch: Launch) -> None:
         """Check that Slurm answers and can write where it is to write."""
