@@ -13,10 +13,12 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from harness.errors import InputError
 from harness.launch.console import log_to
 from harness.launch.payload import Payload
 from harness.launch.signals import StopFlag
 from harness.processes import now
+from harness.runs import triage
 from harness.spec.resources import EXECUTORS
 
 
@@ -29,8 +31,16 @@ class Job(Payload):
         stop = StopFlag(with_parent=self.pooled)
         os.environ["OMP_NUM_THREADS"] = str(self.resources.threads)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on GPUs
-        for extension in self.extensions:
-            extension.load()
+        try:
+            for extension in self.extensions:
+                extension.load()
+        except InputError as error:  # it ran where the launch was: a package may be missing on this machine
+            self.run.record(
+                self.attempt,
+                "ended",
+                {"outcome": "failed", "message": str(error), **triage.describe(error), "time": now()},
+            )
+            return "failed"
         executor = EXECUTORS.load(self.resources.executor)
         executor.set_gpus(self)
         if self.resources.world > 1 and self._enter_ranks() > 0:

@@ -133,8 +133,8 @@ def cause_of(attempt: Attempt) -> Cause | None:
     lost, and of failures from before causes were recorded.
     """
     if attempt.outcome == "failed":
-        told = (attempt.ended or {}).get("cause")
-        return Cause(told) if told in set(Cause) else None
+        cause = (attempt.ended or {}).get("cause")
+        return Cause(cause) if cause in set(Cause) else None
     if attempt.outcome != "lost":
         return None
     word = attempt.seen.word if attempt.seen else ""

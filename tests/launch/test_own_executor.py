@@ -12,12 +12,18 @@ import pytest
 
 from harness.files import read_json
 from harness.launch.executor import Schedulers
+from harness.launch.job import Job
 from harness.launch.launch import launch
+from harness.processes import process_identity
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.state import Run, State
 from harness.runs.study import Study
+from harness.spec.cell import Cell
+from harness.spec.extension import Extension
 from harness.spec.identity import spec_id
 from harness.spec.kinds import Kind
+from harness.spec.model import Model
+from harness.spec.resources import Recording, Resources
 from sweeps.grid import load_sweep
 
 STUB = """
@@ -132,3 +138,16 @@ def test_the_cell_of_a_run_is_read_with_the_copies_of_its_files(tmp_path: Path) 
     for kind in Kind.tables.values():
         kind._added.clear()
     spec_id.cache_clear()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_that_does_not_run_where_the_job_is_is_said_on_record(tmp_path: Path) -> None:
+    bad = Extension("stub.py", "import no_such_package")
+    cell = Cell(model=Model(depth=1, width=8, patch_size=4))
+    job = Job(str(tmp_path / "run"), 1, cell, (), Recording(), Resources(), extensions=(bad,))
+    assert job.run.claim(1, {"process": process_identity()})
+    assert job() == "failed"
+    ended = job.run.attempt(1).ended
+    assert ended is not None
+    assert ended["message"].startswith("extend: stub.py, line 1: ModuleNotFoundError")
+    assert ended["cause"] == "bad input"
