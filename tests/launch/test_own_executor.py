@@ -22,7 +22,7 @@ from harness.spec.cell import Cell
 from harness.spec.extension import Extension
 from harness.spec.identity import spec_id
 from harness.spec.kinds import Kind
-from harness.spec.model import Model
+from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
 from sweeps.grid import load_sweep
 
@@ -143,7 +143,7 @@ def test_the_cell_of_a_run_is_read_with_the_copies_of_its_files(tmp_path: Path) 
 @pytest.mark.usefixtures("in_process")
 def test_a_file_that_does_not_run_where_the_job_is_is_said_on_record(tmp_path: Path) -> None:
     bad = Extension("stub.py", "import no_such_package")
-    cell = Cell(model=Model(depth=1, width=8, patch_size=4))
+    cell = Cell(model=DiTSpec(depth=1, width=8, patch_size=4))
     job = Job(str(tmp_path / "run"), 1, cell, (), Recording(), Resources(), extensions=(bad,))
     assert job.run.claim(1, {"process": process_identity()})
     assert job() == "failed"
