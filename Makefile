@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+COVER  := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart blocks latents paper test chaos bench lint types notebooks clean
+.PHONY: help quickstart blocks latents paper check test chaos bench lint types notebooks docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,8 +37,11 @@ paper: $(STAMP) ## redraw the paper's plots from its published numbers (seconds)
 notebooks: $(STAMP) ## execute analysis/notebooks on a study (DIT_STUDY=results/NAME, by default results/paper)
 	DIT_STUDY=$(or $(DIT_STUDY),results/paper) $(BIN)/python -m analysis.notebooks
 
-test: $(STAMP) ## run the tests, two processes at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+check: lint types ## lint, types and the quick tests, in about a minute: the loop of an edit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m quick
+
+test: $(STAMP) ## run all tests, two processes at a time (COVERAGE=1 measures what they cover)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COVER)
 
 chaos: $(STAMP) ## kill launchers and jobs at 100 random writes; every study must end alike (SEED=1 repeats a run)
 	$(BIN)/python -m tests.chaos.rounds --kills 100 $(if $(SEED),--seed $(SEED))
@@ -51,8 +55,11 @@ lint: $(STAMP) ## check style, formatting, and that imports run one way
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(STAMP) ## check types, strictly
+types: $(STAMP) ## check types, strictly, of the tests too
 	$(BIN)/mypy
+
+docs: $(STAMP) ## write the tables of docs/ anew from the specs and the columns
+	$(BIN)/python docs/generate.py
 
 clean: ## remove the environment and caches (results stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -96,7 +96,7 @@ def run_folder() -> str:
     for paragraph in paragraphs:
         drawn = paragraph.startswith("    ")
         parts.append(f"```text\n{textwrap.dedent(paragraph)}\n```" if drawn else paragraph)
-    for name, table in getattr(columns, "TABLES", {}).items():
+    for name, table in columns.TABLES.items():
         parts += [
             f"## `{name}`",
             _table(

@@ -12,10 +12,32 @@ if TYPE_CHECKING:
 
 SLURM = "tests/slurm/"
 
+#: What `make check` runs: the folders and files whose tests take seconds.
+QUICK = (
+    "tests/spec/",
+    "tests/sweeps/test_grid.py",
+    "tests/sweeps/test_protocols.py",
+    "tests/runs/test_triage.py",
+    "tests/runs/test_runs.py",
+    "tests/model/test_blocks.py",
+    "tests/model/test_embeddings.py",
+    "tests/diffusion/",
+    "tests/data/test_draws.py",
+    "tests/evaluation/test_frechet.py",
+    "tests/evaluation/test_statistics.py",
+    "tests/launch/test_slurm.py",
+    "tests/analysis/test_table.py",
+    "tests/analysis/test_fit.py",
+    "tests/test_docs.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slurm first, for it mostly waits."""
+    """Slurm first, for it mostly waits; and the mark of what is quick."""
     items.sort(key=lambda item: not item.nodeid.startswith(SLURM))  # stable
+    for item in items:
+        if item.nodeid.startswith(QUICK):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.hookimpl(optionalhook=True)  # one of pytest-xdist

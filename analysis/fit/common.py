@@ -90,7 +90,7 @@ def wild_intervals(design: Array, response: Array, resamples: int = WILD_RESAMPL
         resamples: number of draws; always the same ones.
 
     Returns:
-        k intervals. They allow for noise that differs between models; for their coverage see analysis/README.md.
+        k intervals. They allow for noise that differs between models; for their coverage see docs/analysis.md.
     """
     inverse = np.linalg.pinv(design)
     best = inverse @ response

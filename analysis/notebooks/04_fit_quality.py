@@ -43,7 +43,7 @@ printed.residual_table(found).frame
 
 # %% [markdown]
 # Intervals of the same parameters by other means, and what the fits cannot tell. Their coverage on made-up data with a
-# known law is measured by `python -m tests.analysis.coverage` and printed in `analysis/README.md`.
+# known law is measured by `python -m tests.analysis.coverage` and printed in `docs/analysis.md`.
 
 # %%
 printed.fit_table(found).frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -69,6 +70,8 @@ def log_to(path: Path) -> Iterator[None]:
         saved = os.dup(1), os.dup(2)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("harness").setLevel(logging.INFO)
         try:
             yield
         finally:

@@ -15,13 +15,14 @@ from harness.spec.extension import Extension
 from harness.spec.resources import Recording, Resources
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Payload:
     """A claimed attempt at a cell."""
 
+    extensions: tuple[Extension, ...] = ()  # the user's own files; first, so that the cell finds them loaded
     folder: str
     attempt: int
-    cell: Cell  # names of the user's own files mean something only once `extensions` are loaded
+    cell: Cell
     evaluations: tuple[Evaluation, ...]
     recording: Recording
     resources: Resources
@@ -30,7 +31,6 @@ class Payload:
     steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
     origin: provenance.Origin | None = None  # the code and the command of the launch
     pooled: bool = False  # one of several cells of a Slurm job, which `harness.launch.slurm_pool` starts and requeues
-    extensions: tuple[Extension, ...] = ()  # the user's own files
 
     @property
     def run(self) -> Run:

@@ -7,6 +7,7 @@ knows nothing of it, a resumed run writes no step twice, and one that breaks is 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterable
 from numbers import Real
@@ -19,6 +20,8 @@ from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
+
+_LOG = logging.getLogger(__name__)
 
 
 class Point(NamedTuple):
@@ -201,4 +204,4 @@ class Mirror:
 
     def _let_go(self, name: str, error: Exception) -> None:
         self._open.pop(name, None)
-        print(f"note: {name} broke, the cell goes on without it: {type(error).__name__}: {error}", flush=True)
+        _LOG.warning("note: %s broke, the cell goes on without it: %s: %s", name, type(error).__name__, error)

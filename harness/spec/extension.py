@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import traceback
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from harness.errors import InputError
 from harness.spec.identity import ID_DIGITS, spec_id
@@ -24,6 +26,10 @@ class Extension:
     def content_hash(self) -> str:
         """First 12 hex digits of sha256; part of the id of whatever uses the file."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:ID_DIGITS]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Load it where it is unpickled, for what is unpickled next may be of a class that it defines."""
+        return _unpickled, (self.name, self.text)
 
     def load(self) -> None:
         """Run the file, and take up what its dicts BLOCKS, NETWORKS, OBJECTIVES, ... define. Twice is as good as once.
@@ -57,3 +63,10 @@ class Extension:
                     raise InputError(f"extend: {self.name}: {table}: {name!r} is built in; choose another name")
                 Kind.tables[table].add(name, value, self.content_hash)
         spec_id.cache_clear()  # the same name may stand for other content now
+
+
+def _unpickled(name: str, text: str) -> Extension:
+    extension = Extension(name, text)
+    with contextlib.suppress(InputError):  # said where it is loaded on purpose
+        extension.load()
+    return extension

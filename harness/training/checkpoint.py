@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from harness.files import write_atomic
+
+_LOG = logging.getLogger(__name__)
 
 _KEY = "harness"  # one key: with several, their order in the file would vary from run to run
 
@@ -86,7 +89,7 @@ def newest(paths: Sequence[Path], is_wanted: Callable[[dict[str, Any]], bool] = 
             continue
         except CorruptCheckpointError as error:
             further = "going on from an older one" if paths[i + 1 :] else "beginning anew"
-            print(f"removed a corrupt checkpoint, {further}: {error}", flush=True)
+            _LOG.warning("removed a corrupt checkpoint, %s: %s", further, error)
             path.unlink(missing_ok=True)
             continue
         if is_wanted(found.meta):

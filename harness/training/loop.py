@@ -6,6 +6,7 @@ and works on its slice of it, and the first one writes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import nullcontext
@@ -29,6 +30,8 @@ from harness.training.hooks import Hooks, StoppedError
 from harness.training.losses import measure_losses
 from harness.training.ranks import Ranks
 from harness.training.state import TrainState, ema_decay
+
+_LOG = logging.getLogger(__name__)
 
 #: At most about this many rows of training loss a run, so that the log stays small enough to commit.
 LOG_ROWS = 200
@@ -107,7 +110,7 @@ def _newest_state(run: Run, keep: list[int], steps: int) -> checkpoint.Loaded | 
     latest = min((step for step in keep if not run.weights_file(step).exists()), default=steps)
     found = checkpoint.newest(run.state_files(), lambda meta: int(meta["step"]) <= latest)
     if found is not None:
-        print(f"resumed at step {found.meta['step']}", flush=True)
+        _LOG.info("resumed at step %s", found.meta["step"])
     return found
 
 

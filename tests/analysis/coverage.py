@@ -1,6 +1,6 @@
 """How often the intervals hold the truth, on made-up models with a known law: `python -m tests.analysis.coverage`.
 
-Prints the table that stands in analysis/README.md: 12 models at the paper's Gflops, parameters and tokens, log-normal
+Prints the table that stands in docs/analysis.md: 12 models at the paper's Gflops, parameters and tokens, log-normal
 noise of 25 %, as the twelve published models scatter around their power law.
 """
 

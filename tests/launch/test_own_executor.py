@@ -144,7 +144,15 @@ def test_the_cell_of_a_run_is_read_with_the_copies_of_its_files(tmp_path: Path) 
 def test_a_file_that_does_not_run_where_the_job_is_is_said_on_record(tmp_path: Path) -> None:
     bad = Extension("stub.py", "import no_such_package")
     cell = Cell(model=DiTSpec(depth=1, width=8, patch_size=4))
-    job = Job(str(tmp_path / "run"), 1, cell, (), Recording(), Resources(), extensions=(bad,))
+    job = Job(
+        folder=str(tmp_path / "run"),
+        attempt=1,
+        cell=cell,
+        evaluations=(),
+        recording=Recording(),
+        resources=Resources(),
+        extensions=(bad,),
+    )
     assert job.run.claim(1, {"process": process_identity()})
     assert job() == "failed"
     ended = job.run.attempt(1).ended
