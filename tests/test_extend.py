@@ -109,12 +109,12 @@ def test_built_into_a_copy_of_the_project(tmp_path: Path) -> None:
             (code / place).write_text(TABLE.sub("", text))
     for place, where, line in LINES:
         text = (code / place).read_text()
-        found = re.search(rf"^{where} = (?:Kind\(\n? *\"{where}\",\n? *\{{|_table\()\n?", text, re.MULTILINE)
-        found = found or re.search(rf"^.*{re.escape(where)}.*\n", text, re.MULTILINE)
+        name = re.escape(where)
+        start = re.compile(rf"^{name} = (?:Kind\(\s*\"{name}\",\s*\{{|_table\()", re.MULTILINE)
+        found = start.search(text) or re.search(rf"^.*{name}.*\n", text, re.MULTILINE)
         assert found, where
-        start = found.end()
-        newline = "" if text[start - 1] == "\n" else "\n"
-        (code / place).write_text(text[:start] + newline + line + text[start:])
+        before, after = text[: found.end()], text[found.end() :]
+        (code / place).write_text(before.rstrip("\n") + "\n" + line + after.lstrip("\n"))
     (tmp_path / "s.toml").write_text(BLOCK + SWEEP)
     row = run(tmp_path, code)
     assert row["block"] == "parallel"

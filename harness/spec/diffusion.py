@@ -23,12 +23,15 @@ class ObjectiveFacts(NamedTuple):
 
     at: str
     samplers: Collection[str]
-    outputs: int
-    discrete: bool
+    outputs: int = 1
+    discrete: bool = False
 
 
 OBJECTIVES = Kind(
-    "OBJECTIVES", {"ddpm-hybrid": ObjectiveFacts("harness.diffusion.ddpm:DdpmHybrid", ("ddpm", "ddim"), 2, True)}
+    "OBJECTIVES",
+    {
+        "ddpm-hybrid": ObjectiveFacts("harness.diffusion.ddpm:DdpmHybrid", ("ddpm", "ddim"), outputs=2, discrete=True),
+    },
 )
 
 
