@@ -70,11 +70,13 @@ def log_to(path: Path) -> Iterator[None]:
         saved = os.dup(1), os.dup(2)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("harness").setLevel(logging.INFO)
+        handler, logger = logging.StreamHandler(sys.stdout), logging.getLogger("harness")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
         try:
             yield
         finally:
+            logger.removeHandler(handler)
             sys.stdout.flush()
             sys.stderr.flush()
             for old, new in zip(saved, (1, 2), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.runs import provenance
 from harness.runs.layout import EVALUATING, TRAINING
@@ -15,11 +16,10 @@ from harness.spec.extension import Extension
 from harness.spec.resources import Recording, Resources
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Payload:
     """A claimed attempt at a cell."""
 
-    extensions: tuple[Extension, ...] = ()  # the user's own files; first, so that the cell finds them loaded
     folder: str
     attempt: int
     cell: Cell
@@ -31,6 +31,11 @@ class Payload:
     steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
     origin: provenance.Origin | None = None  # the code and the command of the launch
     pooled: bool = False  # one of several cells of a Slurm job, which `harness.launch.slurm_pool` starts and requeues
+    extensions: tuple[Extension, ...] = ()  # the user's own files
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The user's files first: they are loaded when the cell is unpickled."""
+        return {"extensions": self.extensions, **vars(self)}
 
     @property
     def run(self) -> Run:

@@ -144,7 +144,7 @@ def log_records(data: bytes) -> Iterator[bytes]:
 
 
 def test_a_tracker_that_breaks_is_let_go_of(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
         def __init__(self, run: Run, cell: Cell, attempt: int) -> None:
@@ -168,8 +168,7 @@ def test_a_tracker_that_breaks_is_let_go_of(
     mirror.update()
     mirror.update()
     mirror.close()
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    assert caplog.messages == [
         "note: wandb broke, the cell goes on without it: ImportError: no such module",
         "note: tensorboard broke, the cell goes on without it: OSError: no space",
     ]
