@@ -11,12 +11,12 @@ import pandas as pd
 
 from analysis.conditions import require_comparable
 from analysis.fit.common import Array, Pair, floats, pair, range_flags
-from analysis.names import METRIC, block_name, plural
+from analysis.names import METRIC, SHAPE, block_name, plural, shape_name, shape_names
 from analysis.slices import per_shape, require_repeats
 
 BASELINE = "adaln-zero"
 
-_SHAPE = ["depth", "width", "patch_size", "batch_size", "step"]
+_SHAPE = ["depth", "width", *SHAPE, "batch_size", "step"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class BlockComparison:
 
     def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a table at this comparison's shape and step, of every block."""
-        shape = table["size"] + "/" + table["patch_size"].astype(str)
-        return table[(shape == self.shape) & (table["step"] == self.step)]
+        return table[(shape_names(table) == self.shape) & (table["step"] == self.step)]
 
 
 def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float:
@@ -105,11 +104,11 @@ def compare_blocks(
     rows = table[table[metric].notna()]
     require_comparable(rows)
     require_repeats(rows, [*_SHAPE, "block"])
-    rows = rows[[*_SHAPE, "block", "size", "gmacs", "seed", metric]]  # rows of a whole table are slow to take
+    rows = rows[[*_SHAPE, "block", "gmacs", "seed", metric]]  # rows of a whole table are slow to take
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
-        _, _, patch, batch, step = (cells[column].iloc[0] for column in _SHAPE)
+        patch, batch, step = (cells[column].iloc[0] for column in _SHAPE[-3:])
         runs = {str(block): _per_seed(group, metric) for block, group in cells.groupby("block")}
         if baseline not in runs:
             continue
@@ -130,7 +129,7 @@ def compare_blocks(
                 BlockComparison(
                     block=block,
                     baseline=baseline,
-                    shape=f"{own['size']}/{patch}",
+                    shape=shape_name(own["size"], patch),
                     step=int(step),
                     gmacs=gmacs,
                     metric=value,
@@ -183,7 +182,7 @@ def equal_compute_pairs(table: pd.DataFrame, metric: str = METRIC, within: float
     for one, other in combinations(table.to_dict("records"), 2):
         if abs(math.log(one["gmacs"] / other["gmacs"])) < math.log(1 + within) and min(one[metric], other[metric]) > 0:
             good, bad = sorted((one, other), key=lambda row: float(row[metric]))
-            better, worse = (f"{row['size']}/{row['patch_size']}" for row in (good, bad))
+            better, worse = (shape_name(row["size"], row["patch_size"]) for row in (good, bad))
             gmacs, metrics = ((float(good[key]), float(bad[key])) for key in ("gmacs", metric))
             pairs.append(ComputePair(better, worse, gmacs, metrics))
     return sorted(pairs, key=lambda pair: (-pair.ratio, pair.better, pair.worse))
@@ -223,7 +222,7 @@ def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     Raises:
         InputError: rows that were measured differently.
     """
-    rows = table[table[metric] > 0]
+    rows = table[(table[metric] > 0) & table["patch_size"].notna()]
     require_comparable(rows)
     rows = rows[[*_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
     found = []

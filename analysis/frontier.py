@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.fit.common import CannotFitError, floats
 from analysis.fit.lines import LineFit, fit_line
-from analysis.names import plural
+from analysis.names import SHAPE, plural
 from analysis.slices import Slice, per_shape
 
 _BUDGETS = 4  # slices shown per patch size
@@ -29,7 +29,7 @@ class FrontierPoint:
 
     name: str
     size: str
-    patch_size: int
+    patch_size: int | None
     step: int
     train_gmacs: float  #: 3 * gmacs * batch * step, 1e9 multiply-adds
     gmacs: float
@@ -54,7 +54,7 @@ class Frontier:
 class IsoFlop:
     """Models of one patch size at equal training compute, each log-log interpolated between its checkpoints."""
 
-    patch_size: int
+    patch_size: int | None
     train_gmacs: float  #: the budget
     names: tuple[str, ...]  #: by gmacs
     gmacs: tuple[float, ...]
@@ -84,7 +84,7 @@ def find_frontier(piece: Slice) -> Frontier:
         CannotFitError: fewer than three checkpoints, or all of them of one model.
     """
     rows = checkpoints(piece).sort_values(["train_gmacs", piece.column], kind="stable")
-    models = len(rows.drop_duplicates(["depth", "width", "patch_size"]))
+    models = len(rows.drop_duplicates(SHAPE))
     if len(rows) < 3:
         raise CannotFitError(f"{plural(len(rows), 'checkpoint')}; an envelope needs at least 3")
     if models < 2:
@@ -108,7 +108,7 @@ def find_frontier(piece: Slice) -> Frontier:
         slope, level = np.polyfit(np.log(compute), np.log(gmacs), 1)
         growth = float(slope)
         following = float(np.exp(level + slope * np.log(2 * rows["train_gmacs"].max())))
-    single = rows.groupby(["depth", "width", "patch_size"])["step"].nunique().max() == 1
+    single = rows.groupby(SHAPE, dropna=False)["step"].nunique().max() == 1
     flags += ["one checkpoint per model: the envelope is that of one horizon"] if single else []
     largest = points[-1].gmacs == rows["gmacs"].max()
     flags += ["it ends on the largest model: a larger one may be better at that budget"] if largest else []
@@ -122,8 +122,9 @@ def isoflop_slices(piece: Slice) -> list[IsoFlop]:
         CannotFitError: no patch size has three models whose checkpoints span a common training compute.
     """
     found: list[IsoFlop] = []
-    for patch, rows in checkpoints(piece).groupby("patch_size"):
-        runs = [run for _, run in rows.groupby(["gmacs", "depth", "width"]) if len(run) > 1]
+    for patch, rows in checkpoints(piece).groupby("patch_size", dropna=False):
+        size = None if pd.isna(patch) else int(str(patch))
+        runs = [run for _, run in rows.groupby(["gmacs", "depth", "width", "size"], dropna=False) if len(run) > 1]
         if len(runs) < _LEAST_MODELS:
             continue
         spans = [(run["train_gmacs"].min(), run["train_gmacs"].max(), run["gmacs"].iloc[0]) for run in runs]
@@ -132,7 +133,7 @@ def isoflop_slices(piece: Slice) -> list[IsoFlop]:
         usable = grid[np.array(reached) >= _LEAST_MODELS]
         if len(usable):
             picked = np.unique(np.linspace(0, len(usable) - 1, _BUDGETS).round().astype(int))
-            found += [_isoflop(int(str(patch)), float(budget), runs, piece.column) for budget in usable[picked]]
+            found += [_isoflop(size, float(budget), runs, piece.column) for budget in usable[picked]]
     if not found:
         raise CannotFitError(
             f"no patch size has {_LEAST_MODELS} models whose checkpoints span a common training compute"
@@ -140,7 +141,7 @@ def isoflop_slices(piece: Slice) -> list[IsoFlop]:
     return found
 
 
-def _isoflop(patch: int, budget: float, runs: list[pd.DataFrame], column: str) -> IsoFlop:
+def _isoflop(patch: int | None, budget: float, runs: list[pd.DataFrame], column: str) -> IsoFlop:
     points = []
     for run in runs:
         log_c, log_m = np.log(floats(run, "train_gmacs")), np.log(floats(run, column))

@@ -96,10 +96,9 @@ def leave_one_group_out(form: Form, table: pd.DataFrame, column: str, metric: st
         CannotFitError: fewer than two groups, or a fit without one of them is not possible.
         InputError: rows that were measured differently.
     """
-    groups = table[column].to_numpy()
-    if len(set(groups)) < 2:
+    if table[column].nunique() < 2:
         raise CannotFitError(f"all rows have the same {column}")
-    return _folds(form, table, groups, f"leave one {column.replace('_', ' ')} out", metric)
+    return _folds(form, table, table[column].to_numpy(), f"leave one {column.replace('_', ' ')} out", metric)
 
 
 def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what: str, metric: str = METRIC) -> HeldOut:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pandas as pd
 
 #: The metric the scaling figures show; its printed name depends on the extractor, see `harness.runs.columns`.
@@ -9,6 +12,9 @@ METRIC = "frechet"
 
 #: Metrics of generated images in the order of the paper's Figure 12, with the kernel distance.
 METRICS = (METRIC, "sfid", "kid", "inception_score", "precision", "recall")
+
+#: What makes models of one block design the same. The size stands for depth and width; the patch size may be missing.
+SHAPE = ["size", "patch_size"]
 
 #: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.
 PUBLISHED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
@@ -33,16 +39,37 @@ def size_name(depth: int, width: int) -> str:
     return PUBLISHED_SIZES.get((depth, width), f"d{depth}-w{width}")
 
 
+def shape_name(size: str, patch: Any) -> str:
+    """A model as in the paper, "XL/2": size and patch size; the size alone where there are no patches."""
+    return size if pd.isna(patch) else f"{size}/{patch}"
+
+
+def shape_names(table: pd.DataFrame) -> pd.Series[str]:
+    """`shape_name` of every row."""
+    return pd.Series(map(shape_name, table["size"], table["patch_size"]), index=table.index, dtype=object)
+
+
+def patch_name(patch: Any) -> str:
+    """A patch size in print; empty where there are no patches."""
+    return "" if pd.isna(patch) else f"patch {patch}"
+
+
 def size_order(table: pd.DataFrame) -> list[str]:
-    """The sizes in the table, smallest first (width squared times depth, what parameters grow with)."""
-    shapes = table[["size", "depth", "width"]].drop_duplicates()
-    keys = [(int(depth) * int(width) ** 2, int(depth), str(size)) for size, depth, width in shapes.to_numpy()]
-    return list(dict.fromkeys(size for _, _, size in sorted(keys)))
+    """The sizes in the table, smallest first: by depth times width squared, as parameters grow.
+
+    Sizes without depth and width come first, by name; numbers in a name count as numbers.
+    """
+    shapes = table[["size", "depth", "width"]].drop_duplicates("size").fillna({"depth": 0, "width": 0})
+    keys = {}
+    for size, depth, width in shapes.to_numpy():
+        name = [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", size)]
+        keys[str(size)] = (int(depth) * int(width) ** 2, int(depth), name)
+    return sorted(keys, key=keys.__getitem__)
 
 
 def patch_order(table: pd.DataFrame) -> list[int]:
-    """The patch sizes in the table, largest first (as compute grows)."""
-    return sorted({int(patch) for patch in table["patch_size"]}, reverse=True)
+    """The patch sizes in the table, largest first (as compute grows), without missing ones."""
+    return sorted({int(patch) for patch in table["patch_size"].dropna()}, reverse=True)
 
 
 def plural(count: int, noun: str) -> str:

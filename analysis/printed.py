@@ -14,7 +14,7 @@ from analysis.fit.lines import LineFit
 from analysis.fit.surface import InteractionFit
 from analysis.frontier import Frontier, IsoFlop
 from analysis.heldout import HeldOut
-from analysis.names import block_name
+from analysis.names import SHAPE, block_name, patch_name, shape_name
 from analysis.page import Table, interval, number, text
 from analysis.study import SliceFits
 
@@ -138,7 +138,7 @@ def residual_table(found: SliceFits) -> Table:
     if not found.residuals:
         return Table("Residuals.", ("Form",), ())
     first = found.residuals[0]
-    columns = ("Form", *first.by_size, *(f"patch {patch}" for patch in first.by_patch))
+    columns = ("Form", *first.by_size, *map(patch_name, first.by_patch))
     rows = tuple(
         (r.form, *(f"{value:+.1f} %" for value in (*r.by_size.values(), *r.by_patch.values()))) for r in found.residuals
     )
@@ -165,10 +165,10 @@ def pair_table(found: SliceFits) -> Table:
 def seed_table(found: SliceFits) -> Table:
     """Mean and standard deviation over training seeds and over sampling seeds, model by model."""
     piece, rows = found.piece, []
-    for (size, patch), cells in piece.table.groupby(["size", "patch_size"], sort=False):
+    for (size, patch), cells in piece.table.groupby(SHAPE, sort=False, dropna=False):
         runs = cells.groupby("seed", dropna=False)[piece.column]
         means, within = runs.mean(), runs.var().mean() ** 0.5
-        rows.append((f"{size}/{patch}", len(means), runs.size().max(), means.mean(), means.std(), within))
+        rows.append((shape_name(str(size), patch), len(means), runs.size().max(), means.mean(), means.std(), within))
     columns = "Model | Training seeds | Sampling seeds | Mean | SD, training seeds | SD, sampling seeds"
     caption = (
         f"{piece.metric} over seeds: arithmetic mean, standard deviation between training seeds (each the mean of its "
@@ -236,7 +236,9 @@ def frontier_table(found: Frontier, metric: str, label: str) -> Table:
         )
     caption += f" Flags: {'; '.join(found.flags)}."
     points = found.points
-    rows = [(f"{p.size}/{p.patch_size}", p.step, p.train_gmacs, p.gmacs, p.params / 1e6, p.metric) for p in points]
+    rows = [
+        (shape_name(p.size, p.patch_size), p.step, p.train_gmacs, p.gmacs, p.params / 1e6, p.metric) for p in points
+    ]
     return Table.of(caption, f"Model | Steps | Training Gflops, C | Gflops | Params, M | {metric}", rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conditions import CONDITIONS, Group, comparable_groups
-from analysis.names import METRIC, block_name
+from analysis.names import METRIC, SHAPE, block_name
 from harness.errors import InputError
 
 #: The denoising loss on held-out images; see harness.runs.columns.
@@ -29,8 +29,8 @@ class Slice:
 
     @property
     def shapes(self) -> int:
-        """Number of different (depth, width, patch size)."""
-        return len(self.table.drop_duplicates(["depth", "width", "patch_size"]))
+        """Number of different sizes and patch sizes."""
+        return len(self.table.drop_duplicates(SHAPE))
 
     @property
     def metric(self) -> str:
@@ -80,7 +80,7 @@ def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     Returns:
         What the rows share, in words (empty where there is one part only), and the rows.
     """
-    shape = ["block", "depth", "width", "patch_size", "batch_size"]
+    shape = ["block", *SHAPE, "batch_size"]
     several = "recipe" in table and bool((table.groupby(shape, dropna=False)["recipe"].nunique() > 1).any())
     keys = ["batch_size", "recipe"] if several else ["batch_size"]
     parts = list(table.groupby(keys, dropna=False, sort=True))
@@ -108,7 +108,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
         rows = group.table[group.table[column].notna()]
         pieces = ((block, name, cells) for name, part in variants(rows) for block, cells in part.groupby("block"))
         for block, name, cells in pieces:
-            shapes = cells.drop_duplicates(["depth", "width", "patch_size", "step"]).groupby("step").size()
+            shapes = cells.drop_duplicates([*SHAPE, "step"]).groupby("step").size()
             step = max(shapes.index, key=lambda at: (shapes[at], at))
             slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step], column, name))
     return sorted(slices, key=lambda piece: (-piece.shapes, piece.block != "adaln-zero"))
@@ -157,7 +157,7 @@ def require_repeats(table: pd.DataFrame, keys: Sequence[str]) -> None:
 
 
 def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
-    """One row per shape (block, depth, width, patch size, step): repeats by seed become their geometric mean.
+    """One row per shape (block, size, patch size, step): repeats by seed become their geometric mean.
 
     Fits count shapes, not seeds: two seeds of a model are not two models. The column `repeats` says how many rows
     were averaged, `spread` their standard deviation (NaN of one row). Where a value is not positive the arithmetic
@@ -166,18 +166,14 @@ def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     Raises:
         InputError: a shape trained by several recipes or batch sizes, which are no repeats.
     """
-    keys = ["block", "depth", "width", "patch_size", "step"]
+    keys = ["block", *SHAPE, "step"]
     require_repeats(table, keys)
-    grouped = table.groupby(keys, sort=False)[column]
+    values = table.groupby(keys, sort=False, dropna=False)[column]
 
     def centre(values: pd.Series[float]) -> float:
         if len(values) == 1:
             return float(values.iloc[0])
         return float(np.exp(np.log(values).mean())) if (values > 0).all() else float(values.mean())
 
-    rows = table.drop_duplicates(keys).copy()
-    index = pd.MultiIndex.from_frame(rows[keys])
-    rows[column] = grouped.apply(centre).reindex(index).to_numpy(dtype=float)
-    rows["repeats"] = grouped.size().reindex(index).to_numpy(dtype=int)
-    rows["spread"] = grouped.std().reindex(index).to_numpy(dtype=float)
-    return rows
+    means = {column: values.transform(centre), "repeats": values.transform("size"), "spread": values.transform("std")}
+    return table.assign(**means).drop_duplicates(keys)

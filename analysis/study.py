@@ -22,7 +22,7 @@ from analysis.fit.lines import Correlation, LineFit, correlate, fit_line
 from analysis.fit.residuals import Fit, Residuals, fit_residuals
 from analysis.fit.surface import InteractionFit, fit_interaction
 from analysis.heldout import FORMS, Form, HeldOut, Ranked, forecast, leave_one_group_out, leave_one_out, rank_forms
-from analysis.names import plural, size_order
+from analysis.names import patch_order, plural, shape_name, size_order
 from analysis.slices import Slice, per_shape
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) 
     column, last = piece.column, size_order(rows)[-1]
     largest, family = (rows["gmacs"] == rows["gmacs"].max()).to_numpy(), (rows["size"] == last).to_numpy()
     big = rows.loc[largest].iloc[0]
-    name, smaller = f"{big['size']}/{big['patch_size']} from the rest", f"size {last} from smaller ones"
+    name, smaller = f"{shape_name(big['size'], big['patch_size'])} from the rest", f"size {last} from smaller ones"
     tests: dict[str, Callable[[Form], HeldOut]] = {
         "Leave one out": lambda form: leave_one_out(form, rows, column),
         "Leave one size out": lambda form: leave_one_group_out(form, rows, "size", column),
@@ -163,10 +163,10 @@ def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) 
 
 def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
     slopes = {}
-    for patch in sorted(set(rows["patch_size"])):
+    for patch in patch_order(rows)[::-1]:
         cells = rows[rows["patch_size"] == patch]
         with suppress(CannotFitError):
-            slopes[int(patch)] = fit_line(floats(cells, "gmacs"), floats(cells, column), "power law")
+            slopes[patch] = fit_line(floats(cells, "gmacs"), floats(cells, column), "power law")
     return slopes if len(slopes) > 1 else {}
 
 

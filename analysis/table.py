@@ -5,6 +5,7 @@ A table that passes here has the right columns and types, no contradicting rows,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,8 @@ def _columns(names: str, required: Iterable[str] = ()) -> dict[str, Column]:
 
 _PUBLISHED_COLUMNS = _columns(
     "source model resolution patch_size depth width heads block steps_k gflops params_m cfg_scale sampling_steps "
-    "samples decoder fid sfid inception_score precision recall"
+    "samples decoder fid sfid inception_score precision recall",
+    ["depth", "width", "patch_size"],
 )
 _BASELINE_COLUMNS = _columns("source model resolution fid sfid inception_score precision recall", ["resolution"])
 _PUBLISHED_BATCH = 256  # Peebles & Xie 2023, section 4
@@ -53,7 +55,7 @@ def load_study(folder: Path) -> pd.DataFrame:
     Returns:
         One row per cell, step and evaluation, columns and units as `harness.runs.columns.RESULT_COLUMNS`, types as
         `analysis.csvfile.read_csv`, sorted by compute, name and step, otherwise as in the file. `size` is "S", "B",
-        "L", "XL" or "d<depth>-w<width>".
+        "L", "XL" or "d<depth>-w<width>"; where a network has no depth or width, the name of the cell without its seed.
 
     Raises:
         InputError: file missing or without rows, wrong columns, a wrong value, or two rows of the same cell, step
@@ -67,7 +69,7 @@ def load_study(folder: Path) -> pd.DataFrame:
     if not bad.empty:
         raise InputError(f"{path}: column extractor: {bad['extractor'].iloc[0]!r} is not allowed; allowed: name@hash")
     table = _without_duplicates(table, path)
-    table["size"] = _sizes(table)
+    table["size"] = list(map(_size, table.itertuples(index=False)))
     return _sorted(table, "gmacs", "name", "cell", "step")
 
 
@@ -175,7 +177,7 @@ def load_published(folder: Path) -> pd.DataFrame:
         ema=pd.array([True] * len(table), dtype="boolean"),
         extractor="inception-v3",
         reference=[f"imagenet-{pixels}/train" for pixels in side],
-        size=_sizes(table),
+        size=list(map(_size, table.itertuples(index=False))),
     )
     table["train_gmacs"] = 3 * table["gmacs"] * _PUBLISHED_BATCH * table["step"]
     table = _without_duplicates(table, path)
@@ -203,8 +205,11 @@ def missing_rows(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     return table[table[column].isna()]
 
 
-def _sizes(table: pd.DataFrame) -> list[str]:
-    return [size_name(int(depth), int(width)) for depth, width in zip(table["depth"], table["width"], strict=True)]
+def _size(row: Any) -> str:
+    """A row's name for its shape but the patch size; of a network without depth or width its own name, seeds aside."""
+    if pd.isna(row.depth) or pd.isna(row.width):
+        return re.sub(r"-seed\d+", "", row.name)
+    return size_name(int(row.depth), int(row.width))
 
 
 def _sorted(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -72,9 +72,8 @@ def run(folder: Path, code: Path) -> dict[str, str]:
     assert row["extractor"].startswith("quarters@")
     assert float(row["frechet"]) > 0
     assert next(study.glob("runs/*/attempts/001.json")).read_text().count('"here"') == 1
-    if row["block"]:  # the report knows the shapes of DiTs alone
-        command(folder, code, "report", "s")
-        assert "FD-quarters" in (study / "report.html").read_text()
+    command(folder, code, "report", "s")
+    assert "FD-quarters" in (study / "report.html").read_text()
     return row
 
 
@@ -90,7 +89,7 @@ def test_from_files_beside_the_sweep(tmp_path: Path, model: str) -> None:
         (tmp_path / name).write_text(code)
     (tmp_path / "s.toml").write_text(f"extend = {json.dumps([name for name, _, _ in FILES])}\n{model}{SWEEP}")
     row = run(tmp_path, ROOT)
-    assert row["block"] == ("parallel" if model == BLOCK else "")
+    assert row["block"] == ("parallel" if model == BLOCK else "mixer")
     started = json.loads(next(tmp_path.glob("results/s/runs/*/attempts/001.started.json")).read_text())
     kept = {
         name: next(tmp_path.glob(f"results/s/runs/*/extend/{content}.py"))

@@ -25,7 +25,7 @@ from analysis.figures.style import (
     styled,
 )
 from analysis.frontier import Frontier, IsoFlop
-from analysis.names import METRIC
+from analysis.names import METRIC, patch_name
 
 
 @styled
@@ -46,8 +46,8 @@ def frontier(table: pd.DataFrame, found: Frontier, metric: str, caption: str, co
     rows = measured_rows(table, column, "train_gmacs")
     figure, (axes,) = new_figure()
     key = ShapeKey.of(rows)
-    for _, run in rows.groupby(["size", "patch_size"]):
-        axes.plot(run["train_gmacs"], run[column], color=key.look(run)[0], linewidth=0.8, alpha=0.5, zorder=1)
+    for ink, _, run in key.runs(rows):
+        axes.plot(run["train_gmacs"], run[column], color=ink, linewidth=0.8, alpha=0.5, zorder=1)
     draw_points(axes, rows, "train_gmacs", column, key)
     compute = np.array([point.train_gmacs for point in found.points])
     axes.step(
@@ -79,7 +79,7 @@ def isoflops(slices: Sequence[IsoFlop], metric: str, caption: str) -> Figure:
     """
     if not slices:
         raise CannotDrawError("no slices at equal training compute")
-    patches = sorted({piece.patch_size for piece in slices}, reverse=True)
+    patches = sorted({piece.patch_size for piece in slices}, key=lambda patch: -(patch or 0))
     figure, all_axes = new_figure(columns=len(patches))
     budgets = sorted({piece.train_gmacs for piece in slices})
     colour = colours([f"{budget:.12g}" for budget in budgets])
@@ -94,7 +94,7 @@ def isoflops(slices: Sequence[IsoFlop], metric: str, caption: str) -> Figure:
                 axes.plot([piece.optimum], [bottom], color=ink, marker="*", markersize=11, markeredgecolor="black")
         log_scale(axes, "x", narrow=len(patches) > 1)
         log_scale(axes, "y")
-        axes.set(xlabel=GFLOPS if len(patches) == 1 else "Gflops", title=f"patch {patch}")
+        axes.set(xlabel=GFLOPS if len(patches) == 1 else "Gflops", title=patch_name(patch))
     all_axes[0].set_ylabel(f"{metric} (lower is better)")
     handles = [legend_entry(plain(float(f"{b:.2g}")), color=colour[f"{b:.12g}"]) for b in budgets]
     handles.append(legend_entry("optimum", color="#777777", marker="*", markersize=9, linestyle=""))

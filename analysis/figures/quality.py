@@ -27,7 +27,7 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
         caption: how it was measured.
 
     Raises:
-        CannotDrawError: no residuals.
+        CannotDrawError: no residuals, or models without a patch size.
     """
     import seaborn
 
@@ -37,10 +37,12 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     sizes, patches = size_order(rows), patch_order(rows)
+    if not patches:
+        raise CannotDrawError("the models have no patch size")
     figure, all_axes = new_figure(lines * (0.9 + 0.28 * len(sizes)), columns, lines)
     limit = max(abs(value) for fit in shown for value in fit.percent)
     for axes, fit in zip(all_axes, shown, strict=False):
-        frame = pd.DataFrame({"size": rows["size"], "patch": rows["patch_size"].astype(int), "percent": fit.percent})
+        frame = pd.DataFrame({"size": rows["size"], "patch": rows["patch_size"], "percent": fit.percent})
         grid = frame.pivot_table(index="size", columns="patch", values="percent").reindex(index=sizes, columns=patches)
         seaborn.heatmap(
             grid, ax=axes, cmap="vlag", center=0, vmin=-limit, vmax=limit, annot=True, fmt="+.0f", cbar=False,

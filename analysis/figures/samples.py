@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.style import WIDTH, CannotDrawError, finish, styled
-from analysis.names import block_name, patch_order, size_order
+from analysis.names import SHAPE, block_name, patch_order, shape_name, size_order
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -60,7 +60,7 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
         raise CannotDrawError("there are no sample pictures of these cells in samples/")
     sizes = size_order(shown)
     patches = patch_order(shown)
-    is_grid = not shown.duplicated(["size", "patch_size"]).any() and len(shown) > 1
+    is_grid = bool(patches) and not shown.duplicated(SHAPE).any() and len(shown) > 1
     columns = len(patches) if is_grid else min(3, len(shown))
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
     rows = len(sizes) if is_grid else -(-len(shown) // columns)
@@ -86,7 +86,7 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
 
 
 def _label(row: Any, shown: pd.DataFrame) -> str:
-    parts = {f"{row.size}/{row.patch_size}": True}
+    parts = {shape_name(row.size, row.patch_size): True}
     parts |= {block_name(row.block): shown["block"].nunique() > 1, f"seed {row.seed}": shown["seed"].nunique() > 1}
     return ", ".join(part for part, needed in parts.items() if needed)
 

@@ -26,7 +26,7 @@ from analysis.figures.style import (
     styled,
 )
 from analysis.fit.lines import Correlation, LineFit
-from analysis.names import METRIC, block_name
+from analysis.names import METRIC, SHAPE, block_name, patch_name
 
 _LARGEST_BUBBLE = 900.0  # points squared
 _BUBBLE_AXES = 300.0  # points, width of the bubble chart's axes
@@ -108,9 +108,9 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         raise CannotDrawError("no training compute is recorded")
     figure, (axes,) = new_figure()
     key = ShapeKey.of(rows)
-    for _, run in rows.sort_values("step").groupby(["size", "patch_size"]):
+    for ink, _, run in key.runs(rows.sort_values("step")):
         if len(run) > 1:
-            axes.plot(run["train_gmacs"], run[METRIC], color=key.look(run)[0], linewidth=1, alpha=0.6, zorder=1)
+            axes.plot(run["train_gmacs"], run[METRIC], color=ink, linewidth=1, alpha=0.6, zorder=1)
     draw_points(axes, rows, "train_gmacs", METRIC, key)
     log_scale(axes, "x")
     axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
@@ -140,11 +140,11 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     order = {name: index for index, name in enumerate(sizes)}
     rows = rows.assign(_size=rows["size"].map(order)).sort_values(["patch_size", "_size"], ascending=[False, True])
     figure, (axes,) = new_figure()
-    slot = _BUBBLE_AXES / (len(rows.drop_duplicates(["size", "patch_size"])) + 0.8 * rows["patch_size"].nunique())
+    slot = _BUBBLE_AXES / (len(rows.drop_duplicates(SHAPE)) + 0.8 * rows["patch_size"].nunique(dropna=False))
     diameter = min(np.sqrt(_LARGEST_BUBBLE), 1.6 * slot)
     scale = diameter**2 / rows["gmacs"].max()
     ticks, labels, at = [], [], 0.0
-    for patch, group in rows.groupby("patch_size", sort=False):
+    for patch, group in rows.groupby("patch_size", sort=False, dropna=False):
         start = at
         for size, cells in group.groupby("size", sort=False):
             axes.scatter(
@@ -154,7 +154,7 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
             ticks.append(at)
             labels.append(str(size))
             at += 1
-        axes.text((start + at - 1) / 2, 1.01, f"patch {patch}", transform=axes.get_xaxis_transform(), ha="center")
+        axes.text((start + at - 1) / 2, 1.01, patch_name(patch), transform=axes.get_xaxis_transform(), ha="center")
         if at < len(rows):
             axes.axvline(at - 0.1, color="#bbbbbb", linewidth=0.8)
         at += 0.8
@@ -236,7 +236,7 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     require_comparable(rows, vary=["sampling_steps"])
     if rows["sampling_steps"].nunique() < 2:
         raise CannotDrawError("all values were sampled with the same number of steps")
-    keys = ["block", "size", "patch_size", *(column for column in ("batch_size", "recipe") if column in rows)]
+    keys = ["block", *SHAPE, *(column for column in ("batch_size", "recipe") if column in rows)]
     models = rows.sort_values("gmacs", kind="stable").groupby(keys, dropna=False, sort=False)
     counts = sorted({int(count) for count in rows["sampling_steps"]})
     same = (models["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
@@ -281,8 +281,7 @@ def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, key: ShapeKey) -> None:
     """Column y against column x: a colour per size, a marker per patch size; bars of `spread` where rows are means."""
-    for _, cells in rows.groupby(["size", "patch_size"]):
-        ink, marker = key.look(cells)
+    for ink, marker, cells in key.runs(rows):
         edge: Any = {"markeredgecolor": "white", "markeredgewidth": 0.5}
         axes.plot(cells[x], cells[y], color=ink, marker=marker, linestyle="", zorder=3, **edge)
     if "spread" in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from analysis.names import patch_order, size_order
+from analysis.names import SHAPE, patch_name, patch_order, size_order
 from harness.files import write_bytes
 
 WIDTH = 6.0  # inches: a text column, and 900 pixels at 150 dpi
@@ -146,14 +146,19 @@ class ShapeKey:
 
     def look(self, rows: pd.DataFrame) -> tuple[str, str]:
         """Colour and marker of rows of one shape."""
-        return self.sizes[str(rows["size"].iloc[0])], self.patches[int(rows["patch_size"].iloc[0])]
+        return self.sizes[str(rows["size"].iloc[0])], self.patches.get(rows["patch_size"].iloc[0], MARKERS[0])
+
+    def runs(self, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Colour, marker and rows of every shape."""
+        for _, run in rows.groupby(SHAPE, dropna=False):
+            yield *self.look(run), run
 
     @property
     def handles(self) -> list[Line2D]:
         """Legend entries."""
         dots = [legend_entry(s, color=self.sizes[s], marker="o", linestyle="") for s in in_legend([*self.sizes])]
         open_grey: Any = {"color": GREY, "linestyle": "", "markerfacecolor": "none"}
-        return dots + [legend_entry(f"patch {p}", marker=marker, **open_grey) for p, marker in self.patches.items()]
+        return dots + [legend_entry(patch_name(p), marker=marker, **open_grey) for p, marker in self.patches.items()]
 
 
 def legend_entry(label: str, **look: Any) -> Line2D:

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 from analysis.compare import BlockComparison
 from analysis.conditions import require_comparable
 from analysis.figures.style import (
+    GREY,
     LINES,
     STEPS,
     CannotDrawError,
@@ -26,7 +27,7 @@ from analysis.figures.style import (
     style_entries,
     styled,
 )
-from analysis.names import BLOCK_NAMES, METRIC, block_name, patch_order, plural, size_order
+from analysis.names import BLOCK_NAMES, METRIC, block_name, patch_name, patch_order, plural, size_order
 
 _MOST_PANELS = 4
 
@@ -113,9 +114,9 @@ def over_steps(
             for index, column in enumerate(columns):
                 values = run[["step", column]].dropna().groupby("step", as_index=False).mean()
                 which = index if len(columns) > 1 else blocks.index(run["block"].iloc[0]) if blocks else 0
-                style = LINES[which % len(LINES)]
+                look = {"color": colour.get(str(run[by].iloc[0]), GREY), "linestyle": LINES[which % len(LINES)]}
                 axes.plot(
-                    values["step"], values[column], color=colour[str(run[by].iloc[0])], linestyle=style, linewidth=1.1,
+                    values["step"], values[column], **look, linewidth=1.1,
                     marker="o" if len(values) <= 12 else "", markersize=3, alpha=0.9,
                 )  # fmt: skip
         axes.set(xlabel=STEPS, title=heading_above)
@@ -154,11 +155,12 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) 
     if early["step"].nunique() < 3:
         raise CannotDrawError("fewer than three steps were logged in the first tenth of training")
     sizes, patches, colour = size_order(rows), patch_order(rows), colours(size_order(rows))
+    styles = {patch: LINES[index % len(LINES)] for index, patch in enumerate(patches)}
     figure, all_axes = new_figure(columns=2, sharey=False)
     for axes, part, heading in zip(all_axes, (rows, early), ("all of training", "its first tenth"), strict=True):
         for _, run in part.sort_values("step").groupby("cell"):
-            style = LINES[patches.index(int(run["patch_size"].iloc[0])) % len(LINES)]
-            axes.plot(run["step"], run[column], color=colour[str(run["size"].iloc[0])], linestyle=style, linewidth=0.8)
+            look = {"color": colour[str(run["size"].iloc[0])], "linestyle": styles.get(run["patch_size"].iloc[0], "-")}
+            axes.plot(run["step"], run[column], **look, linewidth=0.8)
         axes.set(xlabel=STEPS, title=heading)
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
         axes.locator_params(axis="x", nbins=4)
@@ -166,7 +168,7 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) 
     all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)
     all_axes[0].set_ylabel(ylabel)
     handles = [legend_entry(size, color=colour[size]) for size in in_legend(sizes)]
-    handles += style_entries([f"patch {patch}" for patch in patches])
+    handles += style_entries([*map(patch_name, patches)])
     return finish(figure, "Training loss, with an early zoom", caption, handles)
 
 
@@ -174,20 +176,21 @@ def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:
     """Heading and rows of every panel."""
     names: dict[str, Any]
     if panel == "patch_size":
-        names = {f"patch {patch}": patch for patch in patch_order(rows)}
+        names = {patch_name(patch): patch for patch in patch_order(rows)}
         if len(names) > _MOST_PANELS:
             return [(" and ".join(names), rows)]
     else:
         names = {size: size for size in size_order(rows)}
         if not 1 < len(names) <= _MOST_PANELS:
             raise CannotDrawError(f"{plural(len(names), 'size')}; panels by size need 2 to {_MOST_PANELS}")
-    return [(name, rows[rows[panel] == value]) for name, value in names.items()]
+    panels = [(name, rows[rows[panel] == value]) for name, value in names.items()]
+    return panels + ([("no patches", rest)] if len(rest := rows[rows[panel].isna()]) else [])
 
 
 def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], dict[str, str]]:
     """The column colours stand for, its values' printed names, and their colours."""
     if panel == "size":
-        names = {str(patch): f"patch {patch}" for patch in patch_order(rows)}
+        names = {str(patch): patch_name(patch) for patch in patch_order(rows)}
         return "patch_size", names, colours(list(names))
     if rows["size"].nunique() > 1 or rows["block"].nunique() == 1:
         sizes = size_order(rows)

@@ -12,7 +12,7 @@ from analysis.conditions import require_comparable
 from analysis.fit.common import Array, CannotFitError, Pair, checked, pair
 from analysis.fit.floor import fit_floor, refit_floors
 from analysis.fit.surface import interaction_design
-from analysis.names import METRIC
+from analysis.names import METRIC, SHAPE
 from analysis.slices import per_shape
 
 
@@ -52,7 +52,7 @@ def bootstrap_exponent(table: pd.DataFrame, metric: str = METRIC, resamples: int
     how much the fit rests on single models, the t interval stays the one to quote.
 
     Args:
-        table: comparable rows with gmacs, block, depth, width, patch_size, seed, sampling_seed and the metric > 0.
+        table: comparable rows with gmacs, block, size, patch_size, seed, sampling_seed and the metric > 0.
         metric: its column.
         resamples: number of draws.
         seed: of the draws.
@@ -101,8 +101,8 @@ def _draws(table: pd.DataFrame, metric: str, least: int, resamples: int, seed: i
     require_comparable(table)
     _, y = checked(table["gmacs"].to_numpy(float), table[metric].to_numpy(float), least=least)
     rng = np.random.default_rng(seed)
-    keys = [table[column] for column in ("block", "depth", "width", "patch_size", "step") if column in table]
-    models = table.groupby(keys, sort=False).ngroup().to_numpy()
+    keys = [table[column] for column in ("block", *SHAPE, "step") if column in table]
+    models = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     seeds = table["seed"].fillna(-1).to_numpy(int)
     count = int(models.max()) + 1
     if count < least:

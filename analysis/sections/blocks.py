@@ -11,7 +11,7 @@ from analysis.compare import BASELINE, BlockComparison, block_slopes, compare_bl
 from analysis.conditions import Group, comparable_groups
 from analysis.figures.style import CannotDrawError
 from analysis.figures.training import block_bars, over_steps
-from analysis.names import METRIC, block_name
+from analysis.names import METRIC, block_name, shape_names
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
 from analysis.slices import variants
@@ -65,8 +65,7 @@ def _block_figures(
     page: Page, section: Section, group: Group, label: str, shape: str, step: int, found: list[BlockComparison],
     suffix: str,
 ) -> None:  # fmt: skip
-    size, patch = shape.rsplit("/", 1)
-    same = group.table[(group.table["size"] == size) & (group.table["patch_size"] == int(patch))]
+    same = group.table[shape_names(group.table) == shape]
     rows = same[same["step"] == step]
     here = [c for c in found if c.shape == shape and c.step == step]
     values = ", ".join(f"{block_name(c.block)} {c.metric:.4g}" for c in here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.figures.evaluation import MEMORY, distance_against_samples, memorisation
-from analysis.names import METRIC
+from analysis.names import METRIC, SHAPE
 from analysis.page import Page, Section, Table
 from analysis.printed import row_table
 from analysis.slices import Slice, scaling_slices
@@ -75,9 +75,8 @@ def _memory(page: Page, section: Section, piece: Slice) -> None:
     if not _measured(piece.table, "loss_optimal_train"):
         page.omit("Memorisation: the loss against the optimal denoiser", "it was not measured")
     means = [column for column in _MEMORY if _measured(piece.table, column)]
-    shapes = ["size", "patch_size"]
-    rows = piece.table.drop_duplicates(shapes).drop(columns=means)
-    rows = rows.merge(piece.table.groupby(shapes, as_index=False)[means].mean(), on=shapes) if means else rows
+    models = piece.table.groupby(SHAPE, dropna=False)
+    rows = piece.table.assign(**{column: models[column].transform("mean") for column in means}).drop_duplicates(SHAPE)
     page.draw(
         section, "memorisation", f"Train against held-out images, {len(rows)} models against Gflops.",
         "Signs of memorisation: samples nearer to the train images than to the held-out ones, copies, and a loss on "

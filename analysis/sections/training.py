@@ -8,7 +8,7 @@ from analysis.conditions import comparable_groups
 from analysis.figures.scaling import sampling_compute
 from analysis.figures.style import CannotDrawError
 from analysis.figures.training import loss_with_zoom, over_steps
-from analysis.names import METRIC
+from analysis.names import METRIC, SHAPE
 from analysis.page import Page
 
 
@@ -17,7 +17,7 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
     section = page.section("training", "Over training")
     groups = comparable_groups(table)
     for index, group in enumerate(groups):
-        shapes = group.table.drop_duplicates(["depth", "width", "patch_size"])
+        shapes = group.table.drop_duplicates(SHAPE)
         if len(shapes) == 1 and group.table["block"].nunique() > 1:
             continue  # the block section shows it
         heading = f"{group.metric} over training"

@@ -75,7 +75,8 @@ def _result_row(cell: Cell, evaluation_id: str, record: Row, log: list[Row]) -> 
     return {
         "data": cell.data.name,
         "vae": _vae_name(cell.data),
-        **{k: getattr(cell.model, k, None) for k in ("block", "depth", "width", "heads", "patch_size")},
+        "block": getattr(cell.model, "block", cell.model.network),
+        **{k: getattr(cell.model, k, None) for k in ("depth", "width", "heads", "patch_size")},
         "tokens": cell.tokens,
         "params": record["params"],
         "params_m": record["params"] / 1e6,

@@ -50,7 +50,7 @@ def coverage(draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
         for name, fit, truth in (("semi-log", line, -23.6), ("power law", law, -0.365)):
             for kind, pair in (("t", fit.slope_t), ("HC3", fit.slope_hc3), ("wild bootstrap", fit.slope_wild)):
                 note(name, "slope", kind, pair, truth)
-        rows = pd.DataFrame({"gmacs": GMACS, "frechet": y, "block": "made-up", "depth": range(12), "width": 1})
+        rows = pd.DataFrame({"gmacs": GMACS, "frechet": y, "block": "made-up", "size": range(12)})
         rows = rows.assign(patch_size=1, step=1, seed=0)
         note(
             "power law", "slope", "pairs bootstrap", bootstrap_exponent(rows, resamples=999, seed=draw).interval, 0.365

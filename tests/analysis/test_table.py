@@ -55,7 +55,7 @@ def test_absent_files(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"depth": "two"}, r"row 2, column depth: 'two' is not allowed; allowed: a whole number of at least 1"),
-        ({"width": ""}, r"row 2, column width: '' is not allowed; allowed: a whole number of at least 1$"),
+        ({"step": ""}, r"row 2, column step: '' is not allowed; allowed: a whole number of at least 0$"),
         ({"step": -1}, r"column step: '-1' is not allowed; allowed: a whole number of at least 0"),
         ({"samples": 1.5}, r"column samples: '1.5'.*, or empty where not measured"),
         ({"gmacs": 0}, r"column gmacs: '0' is not allowed; allowed: a number above 0"),
