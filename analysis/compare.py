@@ -136,13 +136,11 @@ def compare_blocks(
                     baseline_metric=base,
                     seeds=len(runs[block]),
                     baseline_seeds=len(runs[baseline]),
-                    interval=judged.interval,
                     multiplier=multiplier,
                     multiplier_interval=ends,
                     multiplier_note=note,
                     matched=_matched(gmacs, value, *curve),
-                    verdict=judged.verdict,
-                    reason=judged.reason,
+                    **vars(judged),
                 )
             )
     return found

@@ -8,7 +8,6 @@ Two views, both after Hoffmann et al. (2022, arXiv:2203.15556): the lower envelo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,12 +90,8 @@ def find_frontier(piece: Slice) -> Frontier:
         raise CannotFitError("all checkpoints are of one model")
     metric = rows[piece.column].to_numpy(float)
     on_it = np.concatenate([[True], metric[1:] < np.minimum.accumulate(metric)[:-1]])
-    numbers = ("train_gmacs", "gmacs", "params", piece.column)
-    points: list[FrontierPoint] = []
-    row: Any
-    for row in rows[on_it].itertuples():
-        values = (float(getattr(row, column)) for column in numbers)
-        points.append(FrontierPoint(row.name, row.size, row.patch_size, row.step, *values))
+    columns = ["name", *SHAPE, "step", "train_gmacs", "gmacs", "params", piece.column]
+    points = [FrontierPoint(*row) for row in rows[on_it][columns].astype({"params": float}).itertuples(index=False)]
     compute, gmacs = np.array([p.train_gmacs for p in points]), np.array([p.gmacs for p in points])
     law, growth, following = None, None, None
     flags = ["the best of noisy values lies below the truth, and its points are chosen: no interval is given"]
@@ -153,9 +148,8 @@ def _isoflop(patch: int | None, budget: float, runs: list[pd.DataFrame], column:
     flags = [f"few points: {len(points)} models for 3 parameters"] if len(points) < 5 else []
     best = int(np.argmin(metric))
     reach = _NEAR
-    while len(set(log_g[max(0, best - reach) : best + reach + 1])) < _LEAST_MODELS:  # some may cost the same
-        reach += 1
-    near = slice(max(0, best - reach), best + reach + 1)
+    while len(set(log_g[near := slice(max(0, best - reach), best + reach + 1)])) < _LEAST_MODELS:
+        reach += 1  # some may cost the same
     log_g = log_g[near]
     curve = np.polyfit(log_g, np.log(metric)[near], 2)
     c0, c1, c2 = (float(value) for value in curve)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +50,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as it stands in the page; `data` is its PNG in base64."""
+    """A figure of the page; `data` is its PNG in base64, empty until it is drawn."""
 
     name: str
     alt: str
     caption: str
-    data: str
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """A figure still to be drawn; the function is called once, whatever process does it."""
-
-    section: Section
-    name: str
-    alt: str
-    caption: str
-    figure: Callable[[], Figure]
+    figure: Callable[[], Figure]  #: draws it; called once, in whichever process
+    data: str = ""
 
 
 @dataclass
@@ -98,7 +88,7 @@ class Page:
     omitted: list[tuple[str, str]] = field(default_factory=list)  #: (what, why)
     fits: dict[str, Any] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
-    sketches: list[Sketch] = field(default_factory=list)
+    sketches: list[tuple[Section, Picture]] = field(default_factory=list)  #: still to be drawn
 
     def section(self, key: str, title: str) -> Section:
         """A new section at the end of the page."""
@@ -107,18 +97,19 @@ class Page:
 
     def draw(self, section: Section, name: str, alt: str, caption: str, figure: Callable[[], Figure]) -> None:
         """Have a figure drawn, saved and shown; `finish` does it, or notes why it cannot be drawn."""
-        self.sketches.append(Sketch(section, name, alt, caption, figure))
+        self.sketches.append((section, Picture(name, alt, caption, figure)))
 
     def finish(self) -> None:
         """Draw all figures, on two cores where there are two: drawing is most of what a report costs."""
         sketches, self.sketches = self.sketches, []
-        for sketch, drawn in zip(sketches, _draw_all(sketches, self.folder / "figures"), strict=True):
+        results = _draw_all([picture for _, picture in sketches], self.folder / "figures")
+        for (section, picture), drawn in zip(sketches, results, strict=True):
             if isinstance(drawn, str):
-                self.omit(f"Figure “{sketch.name}”", drawn)
+                self.omit(f"Figure “{picture.name}”", drawn)
                 continue
-            data = base64.b64encode(drawn[0].read_bytes()).decode("ascii")
             self.paths += drawn
-            sketch.section.pictures.append(Picture(sketch.name, sketch.alt, sketch.caption, data))
+            data = base64.b64encode(drawn[0].read_bytes()).decode("ascii")
+            section.pictures.append(replace(picture, data=data))
 
     def omit(self, what: str, why: str) -> None:
         """Note something that is not in the report."""
@@ -132,29 +123,29 @@ class Page:
 
 
 #: What a forked process draws: figures are functions, and only what is inherited need not be pickled.
-_inherited: tuple[list[Sketch], Path] = ([], Path())
+_inherited: tuple[list[Picture], Path] = ([], Path())
 
 
-def _draw_all(sketches: list[Sketch], folder: Path) -> list[tuple[Path, Path] | str]:
+def _draw_all(pictures: list[Picture], folder: Path) -> list[tuple[Path, Path] | str]:
     """PNG and SVG of every figure, or why it cannot be drawn, in their order."""
     global _inherited
-    _inherited = sketches, folder
+    _inherited = pictures, folder
     try:
-        if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1 and len(sketches) > _FEW_FIGURES:
+        if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1 and len(pictures) > _FEW_FIGURES:
             try:
                 with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-                    return list(pool.map(_draw_one, range(len(sketches))))
+                    return list(pool.map(_draw_one, range(len(pictures))))
             except BrokenProcessPool:
                 pass  # a process was killed; without it takes longer
-        return [_draw_one(index) for index in range(len(sketches))]
+        return [_draw_one(index) for index in range(len(pictures))]
     finally:
         _inherited = [], Path()
 
 
 def _draw_one(index: int) -> tuple[Path, Path] | str:
-    sketches, folder = _inherited
+    pictures, folder = _inherited
     try:
-        return save(sketches[index].figure(), folder, sketches[index].name)
+        return save(pictures[index].figure(), folder, pictures[index].name)
     except (CannotDrawError, CannotFitError) as error:
         return str(error)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import table as tables
 from analysis.conditions import mixture_warning
 from analysis.figures.scaling import baselines
 from analysis.page import Page, rounded
@@ -20,15 +21,6 @@ from analysis.sections.paper import paper_tables
 from analysis.sections.scaling import metrics, scaling
 from analysis.sections.training import sampling, training
 from analysis.slices import LOSS
-from analysis.table import (
-    is_published,
-    load_attempts,
-    load_baselines,
-    load_curves,
-    load_nested,
-    load_published,
-    load_study,
-)
 from harness.files import write_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -54,7 +46,7 @@ def write_report(folder: Path) -> ReportResult:
     Raises:
         InputError: no table in the folder, or a table that is wrong; nothing is written then.
     """
-    page = _published(folder) if is_published(folder) else _study(folder)
+    page = _published(folder) if tables.is_published(folder) else _study(folder)
     page.finish()
     before = _figures_before(folder)
     page.fits["warnings"] = page.warnings
@@ -70,7 +62,7 @@ def write_report(folder: Path) -> ReportResult:
 
 
 def _study(folder: Path) -> Page:
-    table, curves, attempts = load_study(folder), load_curves(folder), load_attempts(folder)
+    table, curves, attempts = tables.load_study(folder), tables.load_curves(folder), tables.load_attempts(folder)
     name = str(table["study"].iloc[0])
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
@@ -81,7 +73,7 @@ def _study(folder: Path) -> Page:
     frontier(page, table)
     blocks(page, table)
     metrics(page, table)
-    evaluation(page, table, load_nested(folder))
+    evaluation(page, table, tables.load_nested(folder))
     training(page, table, curves)
     sampling(page, table)
     records.samples(page, table)
@@ -94,7 +86,7 @@ def _study(folder: Path) -> Page:
 
 
 def _published(folder: Path) -> Page:
-    table, others = load_published(folder), load_baselines(folder)
+    table, others = tables.load_published(folder), tables.load_baselines(folder)
     lead = (
         "The numbers published by Peebles & Xie, “Scalable Diffusion Models with Transformers” (ICCV 2023), read from "
         "the paper’s tables and figures; nothing was trained for this page."

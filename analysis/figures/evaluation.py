@@ -9,20 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.conditions import require_comparable
-from analysis.figures.style import (
-    GFLOPS,
-    GREY,
-    LINES,
-    MARKERS,
-    PALETTE,
-    CannotDrawError,
-    ShapeKey,
-    finish,
-    legend_entry,
-    log_scale,
-    new_figure,
-    styled,
-)
+from analysis.figures import style
 from analysis.names import METRIC
 
 #: Panels of the memorisation figure: column to name of its line, by the label of the axis they share.
@@ -34,10 +21,10 @@ MEMORY: Mapping[str, Mapping[str, str]] = {
         "loss_optimal_train": "optimal denoiser, train", "loss_optimal_heldout": "optimal denoiser, held-out",
     },
 }  # fmt: skip
-_INK = {"train": PALETTE[0], "heldout": PALETTE[1]}
+_INK = {"train": style.PALETTE[0], "heldout": style.PALETTE[1]}
 
 
-@styled
+@style.styled
 def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """The distance against 1/N over the first N samples of every model, and its extrapolation to infinitely many.
 
@@ -53,9 +40,9 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> 
     rows = table[table[METRIC].notna()]
     rows = rows[rows.groupby("cell")["samples"].transform("nunique") > 1]
     if rows.empty:
-        raise CannotDrawError("no model was measured at more than one number of samples")
-    figure, (axes,) = new_figure()
-    key = ShapeKey.of(rows)
+        raise style.CannotDrawError("no model was measured at more than one number of samples")
+    figure, (axes,) = style.new_figure()
+    key = style.ShapeKey.of(rows)
     for _, run in rows.sort_values("samples").groupby("cell", sort=False):
         ink, marker = key.look(run)
         x, y = 1 / run["samples"].to_numpy(float), run[METRIC].to_numpy(float)
@@ -71,8 +58,8 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> 
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set(xlabel="Samples N (the axis is 1/N)", ylabel=f"{metric} (lower is better)")
-    limits = legend_entry("limit", color=GREY, linestyle="--", marker="o", markerfacecolor="white")
-    return finish(figure, f"{metric} against the number of samples", caption, [*key.handles, limits])
+    limits = style.legend_entry("limit", color=style.GREY, linestyle="--", marker="o", markerfacecolor="white")
+    return style.finish(figure, f"{metric} against the number of samples", caption, [*key.handles, limits])
 
 
 def _spread_out(counts: list[int]) -> list[int]:
@@ -85,7 +72,7 @@ def _spread_out(counts: list[int]) -> list[int]:
     return kept
 
 
-@styled
+@style.styled
 def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """Train against held-out, model by model against compute: the distance, the share of copies, and the loss.
 
@@ -106,8 +93,8 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     needed = {"distance": {"frechet_train", "frechet_heldout"}, "copies": {"copies"}, "loss": {"loss_optimal_train"}}
     panels = [panel for panel, columns in needed.items() if columns <= measured]
     if not panels:
-        raise CannotDrawError("the distance to both splits, copies and the optimal denoiser were not measured")
-    figure, all_axes = new_figure(1.1 + 1.9 * len(panels), 1, len(panels), sharex=True, sharey=False)
+        raise style.CannotDrawError("the distance to both splits, copies and the optimal denoiser were not measured")
+    figure, all_axes = style.new_figure(1.1 + 1.9 * len(panels), 1, len(panels), sharex=True, sharey=False)
     labels = {"distance": metric, "copies": "Share of samples", "loss": "Denoising loss"}
     for axes, panel in zip(all_axes, panels, strict=True):
         for index, (column, name) in enumerate(MEMORY[panel].items()):
@@ -116,15 +103,15 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
             ink = _INK["heldout" if column.endswith("heldout") else "train"]
             values = rows[rows[column].notna()]
             if column.startswith("loss_optimal"):  # of the data alone: the same for every model
-                axes.axhline(values[column].mean(), color=ink, linestyle=LINES[2], label=name)
+                axes.axhline(values[column].mean(), color=ink, linestyle=style.LINES[2], label=name)
             else:
-                axes.plot(values["gmacs"], values[column], MARKERS[index], color=ink, label=name, clip_on=False)
-        log_scale(axes, "x")
+                axes.plot(values["gmacs"], values[column], style.MARKERS[index], color=ink, label=name, clip_on=False)
+        style.log_scale(axes, "x")
         axes.set_ylabel(labels[panel])
         if panel == "loss":
-            log_scale(axes, "y")
+            style.log_scale(axes, "y")
         else:
             axes.set_ylim(0, 1.1 * max(rows[column].max() for column in MEMORY[panel] if column in measured) or 0.05)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    all_axes[-1].set_xlabel(GFLOPS)
-    return finish(figure, "Memorisation: train against held-out images", caption)
+    all_axes[-1].set_xlabel(style.GFLOPS)
+    return style.finish(figure, "Memorisation: train against held-out images", caption)

@@ -9,26 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.figures import style
 from analysis.figures.scaling import draw_points, measured_rows
-from analysis.figures.style import (
-    GFLOPS,
-    MARKERS,
-    TRAINING_COMPUTE,
-    CannotDrawError,
-    ShapeKey,
-    colours,
-    finish,
-    legend_entry,
-    log_scale,
-    new_figure,
-    plain,
-    styled,
-)
 from analysis.frontier import Frontier, IsoFlop
 from analysis.names import METRIC, patch_name
 
 
-@styled
+@style.styled
 def frontier(table: pd.DataFrame, found: Frontier, metric: str, caption: str, column: str = METRIC) -> Figure:
     """All checkpoints against training compute on two log axes, their lower envelope and its power law.
 
@@ -44,8 +31,8 @@ def frontier(table: pd.DataFrame, found: Frontier, metric: str, caption: str, co
         CannotDrawError: no rows with both values.
     """
     rows = measured_rows(table, column, "train_gmacs")
-    figure, (axes,) = new_figure()
-    key = ShapeKey.of(rows)
+    figure, (axes,) = style.new_figure()
+    key = style.ShapeKey.of(rows)
     for ink, _, run in key.runs(rows):
         axes.plot(run["train_gmacs"], run[column], color=ink, linewidth=0.8, alpha=0.5, zorder=1)
     draw_points(axes, rows, "train_gmacs", column, key)
@@ -54,18 +41,18 @@ def frontier(table: pd.DataFrame, found: Frontier, metric: str, caption: str, co
         [*compute, rows["train_gmacs"].max()], [*(p.metric for p in found.points), found.points[-1].metric],
         where="post", color="black", linewidth=1.2, zorder=2,
     )  # fmt: skip
-    handles = [*key.handles, legend_entry("envelope", color="black", linewidth=1.2)]
+    handles = [*key.handles, style.legend_entry("envelope", color="black", linewidth=1.2)]
     if found.law is not None:
         x = np.geomspace(compute[0], compute[-1], 50)
         axes.plot(x, found.law.coefficient * x**-found.law.exponent, color="#777777", linestyle="--", zorder=2)
-        handles.append(legend_entry("its power law", color="#777777", linestyle="--"))
+        handles.append(style.legend_entry("its power law", color="#777777", linestyle="--"))
         axes.set_title(f"{metric} = {found.law.coefficient:.4g} C^-{found.law.exponent:.3f}", loc="left", fontsize=8)
-    log_scale(axes, "x", "y")
-    axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
-    return finish(figure, f"The compute-optimal frontier of {metric}", caption, handles)
+    style.log_scale(axes, "x", "y")
+    axes.set(xlabel=style.TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
+    return style.finish(figure, f"The compute-optimal frontier of {metric}", caption, handles)
 
 
-@styled
+@style.styled
 def isoflops(slices: Sequence[IsoFlop], metric: str, caption: str) -> Figure:
     """The metric against compute of one forward pass at equal training compute: a curve per budget, a panel per patch.
 
@@ -78,26 +65,26 @@ def isoflops(slices: Sequence[IsoFlop], metric: str, caption: str) -> Figure:
         CannotDrawError: no slices.
     """
     if not slices:
-        raise CannotDrawError("no slices at equal training compute")
+        raise style.CannotDrawError("no slices at equal training compute")
     patches = sorted({piece.patch_size for piece in slices}, key=lambda patch: -(patch or 0))
-    figure, all_axes = new_figure(columns=len(patches))
+    figure, all_axes = style.new_figure(columns=len(patches))
     budgets = sorted({piece.train_gmacs for piece in slices})
-    colour = colours([f"{budget:.12g}" for budget in budgets])
+    colour = style.colours([f"{budget:.12g}" for budget in budgets])
     for axes, patch in zip(all_axes, patches, strict=True):
         for piece in (piece for piece in slices if piece.patch_size == patch):
             ink = colour[f"{piece.train_gmacs:.12g}"]
-            axes.plot(piece.gmacs, piece.metric, color=ink, marker=MARKERS[0], linestyle="")
+            axes.plot(piece.gmacs, piece.metric, color=ink, marker=style.MARKERS[0], linestyle="")
             x = np.geomspace(*piece.span, 60)
             axes.plot(x, np.exp(np.polyval(piece.curve, np.log(x))), color=ink, linewidth=1)
             if piece.optimum is not None:
                 bottom = np.exp(np.polyval(piece.curve, np.log(piece.optimum)))
                 axes.plot([piece.optimum], [bottom], color=ink, marker="*", markersize=11, markeredgecolor="black")
-        log_scale(axes, "x", narrow=len(patches) > 1)
-        log_scale(axes, "y")
-        axes.set(xlabel=GFLOPS if len(patches) == 1 else "Gflops", title=patch_name(patch))
+        style.log_scale(axes, "x", narrow=len(patches) > 1)
+        style.log_scale(axes, "y")
+        axes.set(xlabel=style.GFLOPS if len(patches) == 1 else "Gflops", title=patch_name(patch))
     all_axes[0].set_ylabel(f"{metric} (lower is better)")
-    handles = [legend_entry(plain(float(f"{b:.2g}")), color=colour[f"{b:.12g}"]) for b in budgets]
-    handles.append(legend_entry("optimum", color="#777777", marker="*", markersize=9, linestyle=""))
+    handles = [style.legend_entry(style.plain(float(f"{b:.2g}")), color=colour[f"{b:.12g}"]) for b in budgets]
+    handles.append(style.legend_entry("optimum", color="#777777", marker="*", markersize=9, linestyle=""))
     heading: Any = {"title": "Training\nGflops", "title_fontsize": 8}
     figure.legend(handles=handles, loc="outside right upper", handletextpad=0.5, **heading)
-    return finish(figure, f"{metric} at equal training compute", caption)
+    return style.finish(figure, f"{metric} at equal training compute", caption)

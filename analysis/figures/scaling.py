@@ -11,20 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.conditions import require_comparable
-from analysis.figures.style import (
-    GFLOPS,
-    GREY,
-    LINES,
-    PALETTE,
-    TRAINING_COMPUTE,
-    CannotDrawError,
-    ShapeKey,
-    finish,
-    log_scale,
-    new_figure,
-    style_entries,
-    styled,
-)
+from analysis.figures import style
 from analysis.fit.lines import Correlation, LineFit
 from analysis.names import METRIC, SHAPE, block_name, patch_name
 
@@ -34,7 +21,7 @@ _MOST_BUBBLES = 36
 _FLOOR_SHOWN = 3.0  # a floor this much below the best model would squeeze a log axis
 
 
-@styled
+@style.styled
 def metric_against_gflops(
     table: pd.DataFrame,
     metric: str,
@@ -58,8 +45,8 @@ def metric_against_gflops(
         CannotDrawError: no rows with the metric.
     """
     rows = measured_rows(table, column)
-    figure, (axes,) = new_figure()
-    key = ShapeKey.of(rows)
+    figure, (axes,) = style.new_figure()
+    key = style.ShapeKey.of(rows)
     draw_points(axes, rows, "gmacs", column, key)
     notes = []
     log_metric = fit is not None and fit.log_response
@@ -67,7 +54,7 @@ def metric_against_gflops(
         x = np.geomspace(rows["gmacs"].min() / 1.25, rows["gmacs"].max() * 1.25, 200)
         band = fit.predict(x)
         axes.fill_between(x, band["low"], band["high"], color="#999999", alpha=0.2, linewidth=0)
-        axes.plot(x, band["mean"], color=GREY, zorder=1)
+        axes.plot(x, band["mean"], color=style.GREY, zorder=1)
         notes.append(f"{fit.equation(metric)} (line), 95 % prediction (band)")
     if correlation is not None:
         shown, r = (f"ln {metric}", correlation.loglog) if log_metric else (metric, correlation.semilog)
@@ -78,17 +65,17 @@ def metric_against_gflops(
         notes.append(f"floor {floor:.3g}: as many real images against other real ones")
         if not log_metric or floor > rows[column].min() / _FLOOR_SHOWN:
             handles.append(axes.axhline(floor, color="#777777", linestyle=":", linewidth=1.2, label="floor"))
-    log_scale(axes, "x")
+    style.log_scale(axes, "x")
     if log_metric:
-        log_scale(axes, "y")
+        style.log_scale(axes, "y")
     elif column == METRIC:  # a distance has a zero worth showing; a loss has not
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel=style.GFLOPS, ylabel=f"{metric} (lower is better)")
     axes.set_title("\n".join(notes), loc="left", fontsize=8)
-    return finish(figure, f"{metric} against compute", caption, handles)
+    return style.finish(figure, f"{metric} against compute", caption, handles)
 
 
-@styled
+@style.styled
 def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """Metric against training compute, log x axis; checkpoints of one model are joined (paper's Figure 9).
 
@@ -105,20 +92,20 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     rows = measured_rows(table, METRIC, "train_gmacs")
     rows = rows[rows["train_gmacs"] > 0]
     if rows.empty:
-        raise CannotDrawError("no training compute is recorded")
-    figure, (axes,) = new_figure()
-    key = ShapeKey.of(rows)
+        raise style.CannotDrawError("no training compute is recorded")
+    figure, (axes,) = style.new_figure()
+    key = style.ShapeKey.of(rows)
     for ink, _, run in key.runs(rows.sort_values("step")):
         if len(run) > 1:
             axes.plot(run["train_gmacs"], run[METRIC], color=ink, linewidth=1, alpha=0.6, zorder=1)
     draw_points(axes, rows, "train_gmacs", METRIC, key)
-    log_scale(axes, "x")
-    axes.set(xlabel=TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
+    style.log_scale(axes, "x")
+    axes.set(xlabel=style.TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
     axes.set_ylim(bottom=0)
-    return finish(figure, f"{metric} against training compute", caption, key.handles)
+    return style.finish(figure, f"{metric} against training compute", caption, key.handles)
 
 
-@styled
+@style.styled
 def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """The metric of every model, by patch size and size, with bubble area proportional to compute (Figure 2 left).
 
@@ -133,13 +120,15 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """
     rows = measured_rows(table, METRIC)
     if len(rows) < 2:
-        raise CannotDrawError("a bubble chart of one model shows nothing")
+        raise style.CannotDrawError("a bubble chart of one model shows nothing")
     if len(rows) > _MOST_BUBBLES:
-        raise CannotDrawError(f"{len(rows)} models; more than {_MOST_BUBBLES} bubbles in a row cannot be told apart")
-    sizes = ShapeKey.of(rows).sizes
+        raise style.CannotDrawError(
+            f"{len(rows)} models; more than {_MOST_BUBBLES} bubbles in a row cannot be told apart"
+        )
+    sizes = style.ShapeKey.of(rows).sizes
     order = {name: index for index, name in enumerate(sizes)}
     rows = rows.assign(_size=rows["size"].map(order)).sort_values(["patch_size", "_size"], ascending=[False, True])
-    figure, (axes,) = new_figure()
+    figure, (axes,) = style.new_figure()
     slot = _BUBBLE_AXES / (len(rows.drop_duplicates(SHAPE)) + 0.8 * rows["patch_size"].nunique(dropna=False))
     diameter = min(np.sqrt(_LARGEST_BUBBLE), 1.6 * slot)
     scale = diameter**2 / rows["gmacs"].max()
@@ -173,10 +162,10 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         handles=handles, loc="outside right upper", title="Gflops\n(area)", labelspacing=1.8, borderpad=0.8,
         handletextpad=1.6, title_fontsize=8,
     )  # fmt: skip
-    return finish(figure, f"{metric} by patch size and size", f"Bubble area proportional to Gflops. {caption}")
+    return style.finish(figure, f"{metric} by patch size and size", f"Bubble area proportional to Gflops. {caption}")
 
 
-@styled
+@style.styled
 def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: str) -> Figure:
     """A model against other published models by compute, without guidance (paper's Figure 2 right).
 
@@ -191,13 +180,13 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
     """
     others = others[others["gmacs"].notna()]
     if others.empty or model.empty:
-        raise CannotDrawError("no baseline with known Gflops")
+        raise style.CannotDrawError("no baseline with known Gflops")
     points = [
         (str(name), float(gmacs), float(value), colour)
-        for rows, column, colour in ((others, "model", PALETTE[1]), (model, "name", PALETTE[0]))
+        for rows, column, colour in ((others, "model", style.PALETTE[1]), (model, "name", style.PALETTE[0]))
         for name, gmacs, value in zip(rows[column], rows["gmacs"], rows[METRIC], strict=True)
     ]
-    figure, (axes,) = new_figure(height=3.4)
+    figure, (axes,) = style.new_figure(height=3.4)
     scale = _LARGEST_BUBBLE / max(gmacs for _, gmacs, _, _ in points)
     for name, gmacs, value, colour in points:
         axes.scatter(gmacs, value, s=gmacs * scale, color=colour, alpha=0.75, edgecolor="#222222", linewidth=0.6)
@@ -208,14 +197,14 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
             textcoords="offset points", ha="center", va="top" if below else "bottom", fontsize=8,
         )  # fmt: skip
     axes.set_xlim(min(p[1] for p in points) / 1.8, max(p[1] for p in points) * 1.8)
-    log_scale(axes, "x")
+    style.log_scale(axes, "x")
     axes.margins(y=0.25)
     axes.set_ylim(0, max(p[2] for p in points) * 1.25)
-    axes.set(xlabel=GFLOPS, ylabel=f"{metric} (lower is better)")
-    return finish(figure, "Against other diffusion models, bubble area proportional to Gflops", caption)
+    axes.set(xlabel=style.GFLOPS, ylabel=f"{metric} (lower is better)")
+    return style.finish(figure, "Against other diffusion models, bubble area proportional to Gflops", caption)
 
 
-@styled
+@style.styled
 def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     """Metric against the compute of sampling one image, gmacs times sampler steps (paper's Figure 10), twice that with
     guidance.
@@ -235,25 +224,25 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     rows = table[table[METRIC].notna()]
     require_comparable(rows, vary=["sampling_steps"])
     if rows["sampling_steps"].nunique() < 2:
-        raise CannotDrawError("all values were sampled with the same number of steps")
+        raise style.CannotDrawError("all values were sampled with the same number of steps")
     keys = ["block", *SHAPE, *(column for column in ("batch_size", "recipe") if column in rows)]
     models = rows.sort_values("gmacs", kind="stable").groupby(keys, dropna=False, sort=False)
     counts = sorted({int(count) for count in rows["sampling_steps"]})
     same = (models["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
     passes = 1 if (rows["guidance"].fillna(1) == 1).all() else 2
-    figure, (axes,) = new_figure()
-    key, blocks = ShapeKey.of(rows), list(dict.fromkeys(rows["block"]))
+    figure, (axes,) = style.new_figure()
+    key, blocks = style.ShapeKey.of(rows), list(dict.fromkeys(rows["block"]))
     for _, run in models:
         ink, marker = key.look(run)
         seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
         compute = passes * seeds["gmacs"] * seeds.index.to_numpy(float)
-        style = LINES[blocks.index(run["block"].iloc[0]) % len(LINES)]
-        axes.plot(compute, seeds["mean"], color=ink, marker=marker, linestyle=style, linewidth=1)
+        line = style.line_style(blocks.index(run["block"].iloc[0]))
+        axes.plot(compute, seeds["mean"], color=ink, marker=marker, linestyle=line, linewidth=1)
         error_bars(axes, compute, seeds["mean"], seeds["sd"], ink)
         for steps, x, y in zip(seeds.index, compute, seeds["mean"], strict=True):
             if not same:
                 axes.annotate(f"{steps} steps", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=7)
-    log_scale(axes, "x")
+    style.log_scale(axes, "x")
     axes.margins(x=0.08, y=0.12)
     axes.set_ylim(bottom=0)
     product = "GMACs × sampler steps" if passes == 1 else "2 × GMACs × sampler steps, for guidance"
@@ -261,8 +250,8 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     if same:
         text = f"Points of a line, left to right: {', '.join(map(str, counts))} sampler steps"
         axes.set_title(text, loc="left", fontsize=8)
-    lines = style_entries([block_name(block) for block in blocks]) if len(blocks) > 1 else []
-    return finish(figure, f"{metric} against sampling compute", caption, [*key.handles, *lines])
+    lines = style.style_entries([block_name(block) for block in blocks]) if len(blocks) > 1 else []
+    return style.finish(figure, f"{metric} against sampling compute", caption, [*key.handles, *lines])
 
 
 def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -274,12 +263,12 @@ def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """
     rows = table.dropna(subset=list(columns))
     if rows.empty:
-        raise CannotDrawError(f"no rows with {', '.join(columns)}")
+        raise style.CannotDrawError(f"no rows with {', '.join(columns)}")
     require_comparable(rows)
     return rows
 
 
-def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, key: ShapeKey) -> None:
+def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, key: style.ShapeKey) -> None:
     """Column y against column x: a colour per size, a marker per patch size; bars of `spread` where rows are means."""
     for ink, marker, cells in key.runs(rows):
         edge: Any = {"markeredgecolor": "white", "markeredgewidth": 0.5}

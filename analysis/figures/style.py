@@ -81,10 +81,10 @@ def log_scale(axes: Axes, *which: Literal["x", "y"], narrow: bool = False) -> No
     """Logarithmic axes with plain numbers ("0.1", "200")."""
     axes.set(**{f"{name}scale": "log" for name in which})
     for name in which:
-        log_ticks(axes.xaxis if name == "x" else axes.yaxis, narrow)
+        _log_ticks(axes.xaxis if name == "x" else axes.yaxis, narrow)
 
 
-def log_ticks(axis: Any, narrow: bool = False) -> None:
+def _log_ticks(axis: Any, narrow: bool = False) -> None:
     """Plain numbers on a log axis, ticks at 1, 2, 5 where its range is short and the axis is not."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else 10
@@ -166,9 +166,14 @@ def legend_entry(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **look)
 
 
+def line_style(index: int) -> Any:
+    """The style of the line of this number; after the last style the first one follows."""
+    return LINES[index % len(LINES)]
+
+
 def style_entries(names: Sequence[str]) -> list[Line2D]:
     """Legend entries of lines that differ in their style, in the order of `LINES`."""
-    return [legend_entry(name, color=GREY, linestyle=LINES[i % len(LINES)]) for i, name in enumerate(names)]
+    return [legend_entry(name, color=GREY, linestyle=line_style(i)) for i, name in enumerate(names)]
 
 
 def finish(figure: Figure, heading: str, caption: str, handles: Sequence[Any] = ()) -> Figure:

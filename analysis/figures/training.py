@@ -12,27 +12,13 @@ from matplotlib.ticker import NullFormatter
 
 from analysis.compare import BlockComparison
 from analysis.conditions import require_comparable
-from analysis.figures.style import (
-    GREY,
-    LINES,
-    STEPS,
-    CannotDrawError,
-    colours,
-    finish,
-    in_legend,
-    legend_entry,
-    log_scale,
-    new_figure,
-    short,
-    style_entries,
-    styled,
-)
+from analysis.figures import style
 from analysis.names import BLOCK_NAMES, METRIC, block_name, patch_name, patch_order, plural, size_order
 
 _MOST_PANELS = 4
 
 
-@styled
+@style.styled
 def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()) -> Figure:
     """The metric of the block designs at one shape and step: a bar for the mean, a dot for each seed; ±: one SD.
 
@@ -50,10 +36,10 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
     require_comparable(rows)
     means = rows.groupby("block")[METRIC].mean().sort_values(ascending=False)
     if len(means) < 2:
-        raise CannotDrawError("fewer than two block designs at one shape and step")
+        raise style.CannotDrawError("fewer than two block designs at one shape and step")
     colour = _block_colours(rows)
     multiplier = {c.block: c.multiplier for c in comparisons if c.multiplier is not None}
-    figure, (axes,) = new_figure(height=1.6 + 0.38 * len(means))
+    figure, (axes,) = style.new_figure(height=1.6 + 0.38 * len(means))
     for index, (block, mean) in enumerate(means.items()):
         values = rows.loc[rows["block"] == block, METRIC]
         axes.barh(index, mean, color=colour[str(block)], height=0.62)
@@ -67,10 +53,10 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
     axes.grid(False, axis="y")
     axes.set_xlim(0, rows[METRIC].max() * (1.55 if multiplier else 1.25))
     axes.set(xlabel=f"{metric} (lower is better)")
-    return finish(figure, f"{metric} of the block designs", caption)
+    return style.finish(figure, f"{metric} of the block designs", caption)
 
 
-@styled
+@style.styled
 def over_steps(
     table: pd.DataFrame,
     columns: Mapping[str, str],
@@ -103,9 +89,9 @@ def over_steps(
     rows = rows[rows["step"] > 0] if log_axes else rows
     rows = rows[rows.groupby("cell")["step"].transform("nunique") > 1]
     if rows.empty:
-        raise CannotDrawError("no cell was measured at more than one training step")
+        raise style.CannotDrawError("no cell was measured at more than one training step")
     panels = _panels(rows, panel)
-    figure, all_axes = new_figure(columns=len(panels))
+    figure, all_axes = style.new_figure(columns=len(panels))
     by, names, colour = _colour_key(rows, panel)
     blocks = list(dict.fromkeys(rows["block"])) if by != "block" else []
     styles = list(columns.values()) if len(columns) > 1 else [block_name(block) for block in blocks]
@@ -114,29 +100,29 @@ def over_steps(
             for index, column in enumerate(columns):
                 values = run[["step", column]].dropna().groupby("step", as_index=False).mean()
                 which = index if len(columns) > 1 else blocks.index(run["block"].iloc[0]) if blocks else 0
-                look = {"color": colour.get(str(run[by].iloc[0]), GREY), "linestyle": LINES[which % len(LINES)]}
+                ink = colour.get(str(run[by].iloc[0]), style.GREY)
                 axes.plot(
-                    values["step"], values[column], **look, linewidth=1.1,
+                    values["step"], values[column], color=ink, linestyle=style.line_style(which), linewidth=1.1,
                     marker="o" if len(values) <= 12 else "", markersize=3, alpha=0.9,
                 )  # fmt: skip
-        axes.set(xlabel=STEPS, title=heading_above)
+        axes.set(xlabel=style.STEPS, title=heading_above)
         if log_axes:
             axes.set_xscale("log")
-            log_scale(axes, "y")
+            style.log_scale(axes, "y")
             first, last = int(cells["step"].min()), int(cells["step"].max())
             middle = min(cells["step"], key=lambda step: abs(np.log(step / np.sqrt(first * last))))
             ticks = sorted({first, int(middle), last})
-            axes.set_xticks(ticks, [short(tick) for tick in ticks])
+            axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
-            axes.xaxis.set_major_formatter(lambda value, _: short(value))
+            axes.xaxis.set_major_formatter(lambda value, _: style.short(value))
             axes.locator_params(axis="x", nbins=3 if len(panels) > 1 else 7)
     all_axes[0].set_ylabel(ylabel)
-    handles = [legend_entry(names[key], color=colour[key]) for key in in_legend(list(names))]
-    return finish(figure, heading, caption, handles + (style_entries(styles) if len(styles) > 1 else []))
+    handles = [style.legend_entry(names[key], color=colour[key]) for key in style.in_legend(list(names))]
+    return style.finish(figure, heading, caption, handles + (style.style_entries(styles) if len(styles) > 1 else []))
 
 
-@styled
+@style.styled
 def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) -> Figure:
     """A loss over training, all of it and its first tenth, linear axes (paper's Figure 13).
 
@@ -153,23 +139,23 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) 
     last = int(rows["step"].max()) if len(rows) else 0
     early = rows[rows["step"] <= last / 10]
     if early["step"].nunique() < 3:
-        raise CannotDrawError("fewer than three steps were logged in the first tenth of training")
-    sizes, patches, colour = size_order(rows), patch_order(rows), colours(size_order(rows))
-    styles = {patch: LINES[index % len(LINES)] for index, patch in enumerate(patches)}
-    figure, all_axes = new_figure(columns=2, sharey=False)
+        raise style.CannotDrawError("fewer than three steps were logged in the first tenth of training")
+    sizes, patches, colour = size_order(rows), patch_order(rows), style.colours(size_order(rows))
+    styles = {patch: style.line_style(index) for index, patch in enumerate(patches)}
+    figure, all_axes = style.new_figure(columns=2, sharey=False)
     for axes, part, heading in zip(all_axes, (rows, early), ("all of training", "its first tenth"), strict=True):
         for _, run in part.sort_values("step").groupby("cell"):
             look = {"color": colour[str(run["size"].iloc[0])], "linestyle": styles.get(run["patch_size"].iloc[0], "-")}
             axes.plot(run["step"], run[column], **look, linewidth=0.8)
-        axes.set(xlabel=STEPS, title=heading)
-        axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        axes.set(xlabel=style.STEPS, title=heading)
+        axes.xaxis.set_major_formatter(lambda value, _: style.short(value))
         axes.locator_params(axis="x", nbins=4)
     late = rows.loc[rows["step"] > last / 10, column]
     all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)
     all_axes[0].set_ylabel(ylabel)
-    handles = [legend_entry(size, color=colour[size]) for size in in_legend(sizes)]
-    handles += style_entries([*map(patch_name, patches)])
-    return finish(figure, "Training loss, with an early zoom", caption, handles)
+    handles = [style.legend_entry(size, color=colour[size]) for size in style.in_legend(sizes)]
+    handles += style.style_entries([*map(patch_name, patches)])
+    return style.finish(figure, "Training loss, with an early zoom", caption, handles)
 
 
 def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:
@@ -182,7 +168,7 @@ def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:
     else:
         names = {size: size for size in size_order(rows)}
         if not 1 < len(names) <= _MOST_PANELS:
-            raise CannotDrawError(f"{plural(len(names), 'size')}; panels by size need 2 to {_MOST_PANELS}")
+            raise style.CannotDrawError(f"{plural(len(names), 'size')}; panels by size need 2 to {_MOST_PANELS}")
     panels = [(name, rows[rows[panel] == value]) for name, value in names.items()]
     return panels + ([("no patches", rest)] if len(rest := rows[rows[panel].isna()]) else [])
 
@@ -191,10 +177,10 @@ def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], di
     """The column colours stand for, its values' printed names, and their colours."""
     if panel == "size":
         names = {str(patch): patch_name(patch) for patch in patch_order(rows)}
-        return "patch_size", names, colours(list(names))
+        return "patch_size", names, style.colours(list(names))
     if rows["size"].nunique() > 1 or rows["block"].nunique() == 1:
         sizes = size_order(rows)
-        return "size", {size: size for size in sizes}, colours(sizes)
+        return "size", {size: size for size in sizes}, style.colours(sizes)
     colour = _block_colours(rows)
     return "block", {block: block_name(block) for block in colour}, colour
 
@@ -202,4 +188,4 @@ def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], di
 def _block_colours(rows: pd.DataFrame) -> dict[str, str]:
     """A block keeps its colour whichever others are shown."""
     known = [*BLOCK_NAMES, *sorted(set(rows["block"]) - set(BLOCK_NAMES))]
-    return {block: colour for block, colour in colours(known).items() if block in set(rows["block"])}
+    return {block: colour for block, colour in style.colours(known).items() if block in set(rows["block"])}

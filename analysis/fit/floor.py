@@ -216,10 +216,6 @@ def _jacobian(at: Array, log_x: Array, _: Array | None = None) -> Array:
     return np.asarray(slopes / (power + at[..., 2:])[..., None])
 
 
-def _floor_rss(parameters: Array, log_x: Array, log_y: Array) -> float:
-    return float(np.sum(_residuals(parameters, log_x, log_y) ** 2))
-
-
 def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, huber: float | None = None) -> Array:
     """The parameters (ln coefficient, exponent, floor) with the least loss, from one start or from the best of many."""
     from scipy.optimize import least_squares
@@ -247,7 +243,8 @@ def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, hube
     return np.asarray(solution.x)
 
 
-def _fixed_floor_rss(log_x: Array, log_y: Array, floor: float) -> float:
+def _deviance(log_x: Array, log_y: Array, floor: float, best: Array) -> float:
+    """What fixing the floor costs against the best parameters: n times the logarithm of the squared errors' ratio."""
     from scipy.optimize import least_squares
 
     def residuals(line: Array) -> Array:
@@ -258,20 +255,15 @@ def _fixed_floor_rss(log_x: Array, log_y: Array, floor: float) -> float:
 
     slope, level = np.polyfit(log_x, log_y, 1)
     solution = least_squares(residuals, np.array([level, -slope]), jacobian, x_scale=[1, 0.1])
-    return 2 * float(solution.cost)
-
-
-def _deviance(rss: float, best: float, n: int) -> float:
-    return n * float(np.log(max(rss, 1e-300) / max(best, 1e-300)))
+    least = max(float(np.sum(_residuals(best, log_x, log_y) ** 2)), 1e-12)
+    return len(log_x) * float(np.log(max(2 * float(solution.cost), 1e-300) / least))
 
 
 def _floor_interval(log_x: Array, log_y: Array, best: Array) -> Pair:
     """The floors that a likelihood-ratio test does not reject, by bisection on either side of the best one."""
-    most, n = float(np.exp(log_y.max())), len(log_x)
-    best_rss = max(_floor_rss(best, log_x, log_y), 1e-12)
 
     def rejected(floor: float) -> bool:
-        return _deviance(_fixed_floor_rss(log_x, log_y, floor), best_rss, n) > _CHI2_95
+        return _deviance(log_x, log_y, floor, best) > _CHI2_95
 
     def edge(outside: float) -> float:
         if not rejected(outside):
@@ -283,4 +275,4 @@ def _floor_interval(log_x: Array, log_y: Array, best: Array) -> Pair:
             inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
         return inside
 
-    return edge(0.0), edge(most * (1 - 1e-6))
+    return edge(0.0), edge(float(np.exp(log_y.max())) * (1 - 1e-6))

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 CELL_SECONDS = 300
 
 
-def main() -> int:
+def main() -> None:
     """Execute every notebook; print one line each."""
     for source in sorted(FOLDER.glob("[0-9]*.py")):
         notebook = jupytext.read(source)
@@ -26,13 +26,11 @@ def main() -> int:
         try:
             client.execute()
         except CellExecutionError as error:
-            print(f"{source.name}: {error}", file=sys.stderr)
-            return 1
+            sys.exit(f"{source.name}: {error}")
         finally:
             nbformat.write(notebook, source.with_suffix(".ipynb"))
         print(source.with_suffix(".ipynb").relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

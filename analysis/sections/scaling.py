@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis import printed
 from analysis.figures.metrics import all_metrics
 from analysis.figures.quality import held_out_errors, residual_maps
 from analysis.figures.scaling import bubbles, metric_against_gflops, training_compute
@@ -11,18 +12,6 @@ from analysis.fit.common import CannotFitError
 from analysis.fit.lines import Correlation, correlate
 from analysis.names import METRIC, METRICS, plural
 from analysis.page import Page, Section, interval, number
-from analysis.printed import (
-    fit_table,
-    flipped,
-    forecast_table,
-    held_table,
-    pair_table,
-    ranking_table,
-    residual_table,
-    seed_table,
-    slice_values,
-    slope_table,
-)
 from analysis.slices import LOSS, Slice, per_shape, scaling_slices
 from analysis.study import SliceFits, fit_slice
 from harness.runs.columns import printed_title
@@ -50,7 +39,7 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
             page.omit(what, why)
         _figures(page, section, found, f"-{index + 1}" if index else "")
         _tables(section, found)
-        page.fits[key].append(slice_values(found))
+        page.fits[key].append(printed.slice_values(found))
         if piece.group.label == pieces[0].group.label:  # of other ways of measuring the section tells
             _summary(page, found)
 
@@ -67,9 +56,10 @@ def _note_absent(page: Page, piece: Slice) -> None:
 
 def _tables(section: Section, found: SliceFits) -> None:
     for wanted, table in (
-        (found.fits, fit_table), (found.ranking, ranking_table), (found.held, held_table),
-        (found.forecasts, forecast_table), (found.slopes, slope_table), (found.residuals, residual_table),
-        (found.pairs, pair_table), (found.repeats > 1, seed_table),
+        (found.fits, printed.fit_table), (found.ranking, printed.ranking_table), (found.held, printed.held_table),
+        (found.forecasts, printed.forecast_table), (found.slopes, printed.slope_table),
+        (found.residuals, printed.residual_table), (found.pairs, printed.pair_table),
+        (found.repeats > 1, printed.seed_table),
     ):  # fmt: skip
         if wanted:
             section.tables.append(table(found))
@@ -125,7 +115,7 @@ def _summary(page: Page, found: SliceFits) -> None:
         page.summary.append(f"{found.label}: no fit, see what could not be drawn")
         return
     page.summary.append(
-        f"{law.equation(metric)} over {law.n} models (exponent {interval(flipped(law.slope_t))}, 95 %); "
+        f"{law.equation(metric)} over {law.n} models (exponent {interval(printed.flipped(law.slope_t))}, 95 %); "
         f"r({metric}, ln G) = {correlation.semilog:.2f}, Spearman {correlation.spearman:.2f}"
     )
     page.summary.append(found.label)

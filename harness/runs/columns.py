@@ -190,18 +190,9 @@ TABLES: dict[str, dict[str, Column]] = {
 
 #: Values compare only where all of these are equal; the sampling seed is not among them.
 PROTOCOL_COLUMNS = (
-    "data",
-    "vae",
-    "samples",
-    "extractor",
-    "reference",
-    "sampler",
-    "sampling_steps",
-    "guidance",
-    "guidance_channels",
-    "labels",
-    "ema",
-)
+    "data", "vae", "samples", "extractor", "reference", "sampler", "sampling_steps", "guidance", "guidance_channels",
+    "labels", "ema",
+)  # fmt: skip
 
 #: What the literature calls a metric in the feature space of the published Inception weights, and only there.
 PUBLISHED_TITLES = {"frechet": "FID", "sfid": "sFID", "kid": "KID", "inception_score": "IS"}

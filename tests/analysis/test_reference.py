@@ -7,7 +7,7 @@ import pytest
 from analysis.compare import compare_blocks, equal_compute_pairs
 from analysis.conditions import comparable_groups
 from analysis.fit.bootstrap import bootstrap_exponent
-from analysis.fit.floor import _deviance, _fixed_floor_rss, _floor_rss, _floor_solution, fit_floor
+from analysis.fit.floor import _deviance, _floor_solution, fit_floor
 from analysis.fit.lines import correlate, fit_line
 from analysis.fit.surface import fit_interaction
 from analysis.heldout import INTERACTION, POWER_LAW, forecast, leave_one_group_out, leave_one_out
@@ -20,8 +20,7 @@ from .conftest import PAPER
 def floor_deviance(x: np.ndarray, y: np.ndarray, floor: float) -> float:
     """How much worse the data fit with this floor than with the best one: n ln(RSS(floor) / RSS(best)), on ln y."""
     log_x, log_y = np.log(x), np.log(y)
-    best = _floor_rss(_floor_solution(log_x, log_y), log_x, log_y)
-    return _deviance(_fixed_floor_rss(log_x, log_y, floor), best, len(x))
+    return _deviance(log_x, log_y, floor, _floor_solution(log_x, log_y))
 
 
 @pytest.fixture(scope="module")
