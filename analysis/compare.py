@@ -1,4 +1,4 @@
-"""Compare conditioning blocks at the same shape, and shapes at the same compute, claiming no more than seeds show."""
+"""Compare blocks at the same shape, and shapes at the same compute, and claim no more than the seeds show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BlockComparison:
     interval: Pair | None  #: 95 % of the difference; None where seeds are too few to give one
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
     multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
-    multiplier_note: str  #: why there is none
+    multiplier_note: str  #: why there is no multiplier; empty where there is one
     matched: float | None  #: metric over the baseline's at the block's own compute (interpolated); None without
     verdict: str  #: "better", "worse" (than the baseline) or "inconclusive"
     reason: str
@@ -104,7 +104,7 @@ def compare_blocks(
     rows = table[table[metric].notna()]
     require_comparable(rows)
     require_repeats(rows, [*_SHAPE, "block"])
-    rows = rows[[*_SHAPE, "block", "gmacs", "seed", metric]]  # rows of a whole table are slow to take
+    rows = rows[[*_SHAPE, "block", "gmacs", "seed", metric]]  # wide rows are slow to select
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
@@ -265,7 +265,7 @@ def _block_slope(own: pd.DataFrame, base: pd.DataFrame, block: str, baseline: st
 
 
 def _multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> tuple[float | None, str]:
-    """The compute multiplier, or None and why there is none."""
+    """The compute multiplier, or None and the reason why there is none."""
     try:
         return compute_multiplier(gmacs, metric, curve_gmacs, curve_metric), ""
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How values were measured: which rows of a table compare, and in words what sets the others apart."""
+"""How values were measured: which rows of a table compare, and in what the others differ."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The conditions in words, for captions: N, extractor, reference and so on; and a warning of others."""
+        """The conditions in words, for captions: N, extractor, reference and so on; and what does not compare."""
         text = describe_conditions(self.conditions)
         return f"{text}; not comparable with other {listed(*self.others)}" if self.others else text
 

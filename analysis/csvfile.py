@@ -72,7 +72,7 @@ def _empty(column: Column) -> str | None:
 
 
 def _value(column: Column, text: str) -> str | bool | float | None:
-    """A value as its column's type; `ValueError` where it is none."""
+    """A value of its column's type; raises `ValueError` where the text is not allowed."""
     word = text.strip().lower()
     if not word and not column.required:
         return _empty(column)

@@ -19,7 +19,7 @@ from analysis.slices import Slice, per_shape
 
 _BUDGETS = 4  # slices shown per patch size
 _LEAST_MODELS = 3  # a parabola has three parameters
-_NEAR = 3  # models on either side of the best one that the parabola is fitted to: far from it, it is none
+_NEAR = 3  # models on either side of the best one: farther away the curve is no parabola
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _isoflop(patch: int | None, budget: float, runs: list[pd.DataFrame], column:
     best = int(np.argmin(metric))
     reach = _NEAR
     while len(set(log_g[near := slice(max(0, best - reach), best + reach + 1)])) < _LEAST_MODELS:
-        reach += 1  # some may cost the same
+        reach += 1  # models of equal compute count once
     log_g = log_g[near]
     curve = np.polyfit(log_g, np.log(metric)[near], 2)
     c0, c1, c2 = (float(value) for value in curve)

@@ -133,7 +133,7 @@ class Ranked:
     score: float  #: geometric mean of its mean errors over the tests, in percent; the ranking follows it
     errors: dict[str, float]  #: test to mean absolute error in percent
     best_in: tuple[str, ...]  #: tests in which no form does better
-    absent: tuple[str, ...]  #: tests that it could not take, or that count for nobody because another form could not
+    absent: tuple[str, ...]  #: tests that do not count: this form or another one could not be tested
 
 
 def rank_forms(held: Sequence[HeldOut]) -> list[Ranked]:
@@ -172,7 +172,7 @@ def rank_forms(held: Sequence[HeldOut]) -> list[Ranked]:
 def _folds(form: Form, table: pd.DataFrame, groups: npt.NDArray[np.generic], scheme: str, metric: str) -> HeldOut:
     require_comparable(table)
     predicted = np.full(len(table), np.nan)
-    needed = table[["gmacs", "params", "tokens", metric]].astype(float)  # rows of a whole table are slow to take
+    needed = table[["gmacs", "params", "tokens", metric]].astype(float)  # wide rows are slow to select
     for group in pd.unique(pd.Series(groups)):
         out = groups == group
         predicted[out] = form.fit(needed[~out], metric).fitted(needed[out])

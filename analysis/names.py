@@ -1,4 +1,4 @@
-"""What blocks, sizes and metrics are called in print."""
+"""Printed names of blocks, sizes, patch sizes and metrics, and their order."""
 
 from __future__ import annotations
 

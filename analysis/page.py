@@ -96,7 +96,7 @@ class Page:
         return self.sections[-1]
 
     def draw(self, section: Section, name: str, alt: str, caption: str, figure: Callable[[], Figure]) -> None:
-        """Have a figure drawn, saved and shown; `finish` does it, or notes why it cannot be drawn."""
+        """Add a figure; `finish` draws, saves and shows it, or notes why it cannot be drawn."""
         self.sketches.append((section, Picture(name, alt, caption, figure)))
 
     def finish(self) -> None:
@@ -122,7 +122,7 @@ class Page:
         return {why: [what for what, reason in self.omitted if reason == why] for _, why in self.omitted}
 
 
-#: What a forked process draws: figures are functions, and only what is inherited need not be pickled.
+#: What a forked process draws. It inherits this: figures are functions, which cannot be pickled.
 _inherited: tuple[list[Picture], Path] = ([], Path())
 
 
@@ -136,7 +136,7 @@ def _draw_all(pictures: list[Picture], folder: Path) -> list[tuple[Path, Path] |
                 with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
                     return list(pool.map(_draw_one, range(len(pictures))))
             except BrokenProcessPool:
-                pass  # a process was killed; without it takes longer
+                pass  # a process was killed: draw all in this one
         return [_draw_one(index) for index in range(len(pictures))]
     finally:
         _inherited = [], Path()

@@ -68,14 +68,14 @@ class Slice:
 
     @property
     def checkpoints(self) -> pd.DataFrame:
-        """Those of the same block."""
+        """Those of the siblings that have the same block."""
         return self.siblings[self.siblings["block"] == self.block]
 
 
 def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows by batch size, and by recipe where one shape was trained by several: these are no repeats of it.
 
-    A recipe that goes with the shape, as a learning rate tuned for each size, splits nothing.
+    A recipe that goes with the shape, such as a learning rate tuned for each size, splits nothing.
 
     Returns:
         What the rows share, in words (empty where there is one part only), and the rows.

@@ -49,7 +49,7 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> 
         axes.plot(x, y, color=ink, marker=marker, markersize=4, linestyle="", zorder=3)
         limit = float(run["frechet_infinity"].iloc[0])
         if np.isfinite(limit):
-            late = x <= 2 * x.min()  # the larger half of the counts, where the line is one
+            late = x <= 2 * x.min()  # the larger counts, where the points lie on the line
             end = limit + x[late].max() * (y[late] - limit).mean() / x[late].mean()
             axes.plot([0, x[late].max()], [limit, end], color=ink, linewidth=1, linestyle="--", zorder=2)
             axes.plot([0], [limit], color=ink, marker=marker, markerfacecolor="white", clip_on=False, zorder=4)
@@ -102,7 +102,7 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
                 continue
             ink = _INK["heldout" if column.endswith("heldout") else "train"]
             values = rows[rows[column].notna()]
-            if column.startswith("loss_optimal"):  # of the data alone: the same for every model
+            if column.startswith("loss_optimal"):  # depends on the data alone, not on the model
                 axes.axhline(values[column].mean(), color=ink, linestyle=style.LINES[2], label=name)
             else:
                 axes.plot(values["gmacs"], values[column], style.MARKERS[index], color=ink, label=name, clip_on=False)

@@ -18,7 +18,7 @@ from analysis.names import patch_order, size_order
 
 @styled
 def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: str, caption: str) -> Figure:
-    """Residuals in percent by size and patch size, one map per form; a pattern is what the form cannot describe.
+    """Residuals in percent by size and patch size, one map per form; a pattern shows what the form cannot describe.
 
     Args:
         rows: one per model, columns size, depth, width, patch_size, in the order of the residuals.

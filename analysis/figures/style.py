@@ -46,7 +46,7 @@ P = ParamSpec("P")
 
 
 class CannotDrawError(ValueError):
-    """The table does not hold what the figure shows; the message is the reason, fit to be printed."""
+    """The table does not hold what the figure shows; the message is the reason, and can be printed."""
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:

@@ -48,8 +48,8 @@ class _Draws:
 def bootstrap_exponent(table: pd.DataFrame, metric: str = METRIC, resamples: int = 4000, seed: int = 0) -> Bootstrap:
     """Bootstrap a power law's exponent over models, then training seeds, then sampling seeds, as far as they repeat.
 
-    With one seed per model this is the pairs bootstrap, whose coverage at 12 models is .905 rather than .95: it says
-    how much the fit rests on single models, the t interval stays the one to quote.
+    With one seed per model this is the pairs bootstrap. Its coverage at 12 models is .905 rather than .95: quote the t
+    interval; this one shows how much the fit rests on single models.
 
     Args:
         table: comparable rows with gmacs, block, size, patch_size, seed, sampling_seed and the metric > 0.
@@ -69,7 +69,7 @@ def bootstrap_exponent(table: pd.DataFrame, metric: str = METRIC, resamples: int
 def bootstrap_floor(
     table: pd.DataFrame, metric: str = METRIC, resamples: int = 1000, seed: int = 0
 ) -> tuple[Bootstrap, Bootstrap]:
-    """The same for the power law with a floor, each draw refitted: bootstraps of the exponent and of the floor.
+    """Bootstrap the exponent and the floor of a power law with a floor; every draw is fitted again.
 
     Raises:
         CannotFitError: fewer than five models, or missing or non-positive values.
@@ -86,7 +86,7 @@ def bootstrap_floor(
 def bootstrap_interaction(
     table: pd.DataFrame, metric: str = METRIC, resamples: int = 2000, seed: int = 0
 ) -> tuple[Bootstrap, ...]:
-    """The same for the params-and-tokens form: one bootstrap per coefficient.
+    """Bootstrap every coefficient of the params-and-tokens form.
 
     Raises:
         CannotFitError: fewer than six models, or missing or non-positive values.

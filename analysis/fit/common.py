@@ -22,7 +22,7 @@ WILD_RESAMPLES = 999
 
 
 class CannotFitError(ValueError):
-    """The data cannot carry this fit; the message is the reason, fit to be printed."""
+    """The data cannot carry this fit; the message is the reason, and can be printed."""
 
 
 def pair(values: Any) -> Pair:
@@ -65,7 +65,7 @@ def checked(x: Array, y: Array, least: int, what: str = "compute", logarithm: bo
 
 
 def range_flags(x: Array) -> tuple[str, ...]:
-    """What the number and the range of the points forbid to conclude."""
+    """Warnings that follow from the number and the range of the points."""
     flags = [f"few points: {len(x)}"] if len(x) < FEW_POINTS else []
     ratio = float(x.max() / x.min())
     flags += [f"narrow range: compute varies by a factor of {ratio:.3g} only"] if ratio < NARROW_RANGE else []

@@ -1,4 +1,4 @@
-"""What a fit leaves over, model by model, by size and by patch size: where a law goes wrong systematically."""
+"""Residuals of a fit by model, size and patch size: they show where a law is wrong systematically."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ def _worth(page: Page, section: Section, piece: Slice) -> None:
         page.omit("Bias, spread and floor of the distance", "they were not measured")
         return
     caption = (
-        "Its two terms; how much N samples of the same Gaussian score above infinitely many, to first order; its "
-        "extrapolation by a line in 1/N; disjoint folds of the samples (fewer each, so higher); floor: as many real "
-        f"images against the other real ones. {piece.label}."
+        "The distance and its two terms. Bias: how much higher N samples of the same Gaussian score than infinitely "
+        "many, to first order. At N = ∞: a line in 1/N, extrapolated. Folds: disjoint parts of the samples; being "
+        f"smaller, they score higher. Floor: as many real images against the other real ones. {piece.label}."
     )
     titles = {"samples": "N", METRIC: piece.metric}
     section.tables.append(_table(caption, piece.table, titles | _WORTH))

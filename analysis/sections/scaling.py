@@ -40,7 +40,7 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
         _figures(page, section, found, f"-{index + 1}" if index else "")
         _tables(section, found)
         page.fits[key].append(printed.slice_values(found))
-        if piece.group.label == pieces[0].group.label:  # of other ways of measuring the section tells
+        if piece.group.label == pieces[0].group.label:  # the tables show the other ways of measuring
             _summary(page, found)
 
 

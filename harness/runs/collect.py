@@ -48,9 +48,9 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
 
 
 def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
-    """What each record of a cell says: its row of results.csv, and its rows of nested.csv.
+    """The row of results.csv and the rows of nested.csv that each record of a cell gives.
 
-    By step; of one step the evaluations of the sweep in their order, then all others.
+    Ordered by step; at one step the evaluations of the sweep come first, in its order, then all others.
     """
     own = [evaluation.id for evaluation in item.evaluations]
     found = []
@@ -68,7 +68,7 @@ def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
 
 
 def _result_row(cell: Cell, evaluation_id: str, record: Row, log: list[Row]) -> Row:
-    """A row of results.csv but for the study: metrics have the same names in the record and in the table."""
+    """A row of results.csv without the columns study, cell and name; a metric has one name in record and table."""
     step, evaluation, gmacs = record["step"], record["evaluation"], record["macs"] / 1e9
     losses = next((row for row in reversed(log) if row["step"] == step and "loss_train" in row), {})
     seconds = {row["step"]: row["seconds"] for row in log if "seconds" in row}
@@ -100,7 +100,7 @@ def _result_row(cell: Cell, evaluation_id: str, record: Row, log: list[Row]) -> 
 
 
 def _guidance_channels(evaluation: Row, channels: int) -> str | None:
-    """What the option came to, so that equal measurements compare however they were asked for; None unguided."""
+    """Which channels were guided in fact, so that equal measurements compare; None without guidance."""
     if evaluation["guidance"] == 1:
         return None
     option = evaluation.get("guidance_channels", "as-published")  # absent in records of before there was one
@@ -117,7 +117,9 @@ def _vae_name(data: Data) -> str | None:
 
 
 def _recipe(cell: Cell) -> str:
-    """What else decides the weights, as far as it differs from the defaults: cells that differ here are no repeats."""
+    """The fields that decide the weights, have no column and differ from their defaults; cells that differ here are no
+    repeats of each other.
+    """
     fields = json.loads(canonical_json(cell))
     in_columns = {"model": cell.model.in_columns, "data": ("name", "vae"), "training": ("steps", "batch_size")}
     return "; ".join(
@@ -149,7 +151,7 @@ def _attempt_row(attempt: Attempt) -> Row:
 
 
 def _copy_grid(study: Study, item: CellRun) -> None:
-    """The picture of the last step of the first evaluation; an absent one leaves no trace."""
+    """Copy the picture of the first evaluation at the last step, if there is one."""
     source = item.run.grid_file(item.owed[-1])
     if source.exists():
         target = study.samples_folder / f"{item.name}-{item.cell.id}.png"
@@ -159,7 +161,7 @@ def _copy_grid(study: Study, item: CellRun) -> None:
 
 
 def _write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
-    """A table; what a row says beyond the columns is left out, None is empty."""
+    """Write a table; keys of a row that are no columns are left out, None becomes empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

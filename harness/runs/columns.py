@@ -1,7 +1,7 @@
-"""The columns of the tables that `collect` writes: what every reader, check and page knows of them. Imports no torch.
+"""The columns of the tables that `collect` writes. Readers, checks and pages take what they know of a column from here.
 
-A new column is one row here, and the line that measures it: `collect` copies a metric from the record by its name. A
-value that was not measured is empty, never 0.
+A new column is one row here and one line that measures it: `collect` copies a metric from the record by its name. A
+value that was not measured is empty, never 0. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -63,17 +63,18 @@ RESULT_COLUMNS = _table(
     _STEP,
     Column("batch_size", "integer", "images", False, "global batch"),
     Column("recipe", "text", "", True,
-           "what else of the cell differs from the defaults, but for shape, block, seed, steps and batch", added=True),
+           "other fields of the cell that differ from their defaults: all but shape, block, seed, steps and batch",
+           added=True),
     Column("train_gmacs", "number", "1e9 multiply-adds", True,
            "3 * gmacs * batch_size * step, the paper's training compute", "Training Gflops"),
     Column("loss_train", "number", "noise MSE", True,
            "denoising loss of the EMA weights on the train split, mean over timesteps", "Loss, train"),
     Column("loss_heldout", "number", "noise MSE", True, "the same on the held-out split", "Loss, held-out"),
     Column("loss_optimal_train", "number", "noise MSE", True,
-           "what the optimal denoiser of the training images, a pure memoriser, has as loss_train; "
+           "loss_train of the optimal denoiser of the training images, which is a pure memoriser; "
            "empty for latents, for more than 100,000 images and for more than 2 GB of them", added=True),
     Column("loss_optimal_heldout", "number", "noise MSE", True,
-           "the same as loss_heldout; most of it comes from the cleanest timesteps", added=True),
+           "loss_heldout of the same denoiser; most of it comes from the cleanest timesteps", added=True),
     Column("evaluation", "text", "", True, "id of the evaluation"),
     Column("protocol", "text", "", True,
            "short hash of what values must share to compare: N, sampler, guidance, extractor, reference, ...",
@@ -93,8 +94,8 @@ RESULT_COLUMNS = _table(
     Column("reference", "text", "", True, "real images compared with, data/split(count)@hash"),
     Column("frechet", "number", "", True,
            "Frechet distance in the extractor's feature space (FID only for the published Inception weights)", "FD"),
-    Column("frechet_mean_term", "number", "", True, "of it the squared distance of the means", added=True),
-    Column("frechet_cov_term", "number", "", True, "of it the part of the covariances", added=True),
+    Column("frechet_mean_term", "number", "", True, "the squared distance of the means, a part of frechet", added=True),
+    Column("frechet_cov_term", "number", "", True, "the part of frechet that comes from the covariances", added=True),
     Column("frechet_bias", "number", "", True,
            "how much higher N samples of the same Gaussian score than infinitely many, to first order in 1/N",
            added=True),
@@ -111,10 +112,10 @@ RESULT_COLUMNS = _table(
     Column("frechet_train", "number", "", True, "distance to the train split, whatever the reference", added=True),
     Column("frechet_heldout", "number", "", True, "distance to the held-out split", added=True),
     Column("nearest_ratio", "number", "", True,
-           "median over samples of the distance to the nearest training image (features) over the second's",
+           "distance to the nearest training image over that to the second nearest, in features; median over samples",
            added=True),
     Column("copies", "number", "share", True,
-           "samples with a ratio below 1/3 (Yoon et al. 2023); empty for very large training sets", added=True),
+           "samples whose ratio is below 1/3 (Yoon et al. 2023); empty for very large training sets", added=True),
     Column("sfid", "number", "", True,
            "the distance of Inception's spatial features (sFID only for the published Inception weights)", "sFD",
            added=True),
@@ -124,7 +125,7 @@ RESULT_COLUMNS = _table(
     Column("inception_score", "number", "", True,
            "the score's formula on the extractor's own class probabilities", "IS"),
     Column("reconstruction_frechet", "number", "", True,
-           "of latents: Frechet distance of decoded held-out images to their originals", "Autoencoder alone",
+           "Frechet distance of decoded held-out images to their originals; for latents only", "Autoencoder alone",
            added=True),
     Column("train_seconds", "number", "s", True, "wall time of training, all attempts"),
     Column("sample_seconds", "number", "s", True, "wall time of sampling and scoring"),
@@ -137,8 +138,8 @@ NESTED_COLUMNS = _table(
     _NAME,
     _STEP,
     Column("evaluation", "text", "", True, "id of the evaluation", required=True),
-    Column("samples", "integer", "images", False, "the first so many of the generated images", required=True),
-    Column("frechet", "number", "", True, "their Frechet distance; values at different N do not compare"),
+    Column("samples", "integer", "images", False, "number of generated images, counted from the first", required=True),
+    Column("frechet", "number", "", True, "Frechet distance of these images; values at different N do not compare"),
 )
 
 #: curves.csv: one row per cell and logged step.
@@ -172,9 +173,9 @@ ATTEMPT_COLUMNS = _table(
     Column("torch", "text", "", True, "version"),
     Column("commit", "text", "", True, "git commit, + when the code was changed"),
     Column("diff", "text", "", True,
-           "hash of the change, which is diffs/<hash>.diff; empty without one", added=True),
+           "hash of the code's changes, which are in diffs/<hash>.diff; empty without changes", added=True),
     Column("cause", "text", "", True,
-           "of a failed or lost one: out of memory, non-finite loss, node, time limit, disk, bad input, code, lost",
+           "of a failed or lost attempt: out of memory, non-finite loss, node, time limit, disk, bad input, code, lost",
            "Cause", added=True),
     Column("message", "text", "", True, "why it failed or stopped", "Reason"),
 )
@@ -208,7 +209,7 @@ def protocol_hash(row: Mapping[str, Any]) -> str:
 
 
 def printed_title(column: str, extractor: str) -> str:
-    """The heading of a column of results.csv; of a metric in an extractor's feature space it names the extractor.
+    """The heading of a column of results.csv. For a metric in an extractor's feature space it names the extractor.
 
     Args:
         column: name of the column; one that is not in results.csv has its own name, with a capital.
