@@ -174,10 +174,8 @@ def _forecasts(fits: list[LineFit | FloorFit | None]) -> list[Forecast]:
     found = []
     for fit in (fit for fit in fits if fit is not None):
         x = np.array(AHEAD) * fit.x_range[1]
-        band = (fit.predict(x) if isinstance(fit, LineFit) else fit.band(x))[["mean", "low", "high"]]
-        for ratio, gmacs, (mean, low, high) in zip(
-            AHEAD, x, band[["mean", "low", "high"]].to_numpy(float), strict=True
-        ):
+        band = (fit.predict(x) if isinstance(fit, LineFit) else fit.band(x))[["mean", "low", "high"]].to_numpy(float)
+        for ratio, gmacs, (mean, low, high) in zip(AHEAD, x, band, strict=True):
             flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
             flags += ["predicts a negative metric"] if mean <= 0 else []
             flags += ["the floor is not identified"] if isinstance(fit, FloorFit) and not fit.identified else []

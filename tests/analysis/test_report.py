@@ -310,3 +310,31 @@ def test_the_wall_around_the_package() -> None:
             root = match[1].split(".")[0]
             assert root not in ("torch", "sweeps"), path
             assert root != "harness" or match[1] in allowed, path
+
+
+@pytest.mark.parametrize("beside", [[], SHAPES[:4]], ids=["alone", "beside DiTs"])
+def test_networks_without_depth_width_and_patches(tmp_path: Path, beside: list[tuple[int, int, int]]) -> None:
+    rows = [result_row(*shape, step=step) for shape in beside for step in (50, 1000)]
+    for hidden in (4, 8, 16, 32, 64):
+        for seed in (0, 1):
+            name = f"mixer-hidden{hidden}-seed{seed}"
+            about = {"cell": f"{hidden:06x}{seed:06x}", "name": name, "block": "mixer", "recipe": f"hidden={hidden}"}
+            empty = dict.fromkeys(("depth", "width", "heads", "patch_size"), "")
+            rows += [
+                result_row(2, hidden, 2, seed=seed, step=step) | about | empty | {"tokens": 64} for step in (50, 1000)
+            ]
+    write_extras(write_results(tmp_path, rows), rows)
+    write_report(tmp_path)
+    fits = json.loads((tmp_path / "fits.json").read_text())
+    (found,) = (piece for piece in fits["slices"] if piece["block"] == "mixer")
+    assert found["models"] == 5
+    assert found["power law"]["exponent"] > 0
+    assert list(found["residuals percent"]["power law"]["by size"]) == [f"mixer-hidden{n}" for n in (4, 8, 16, 32, 64)]
+    (frontier,) = (
+        piece for piece in fits["frontier"] if piece["block"] == "mixer" and piece["metric"] != "held-out loss"
+    )
+    assert {budget["patch_size"] for budget in frontier["isoflop slices"]} == {None}
+    assert found["power law per patch size"] == found["residuals percent"]["power law"]["by patch size"] == {}
+    assert {"metric-vs-gflops", "bubbles", "frontier", "metric-over-steps", "loss-zoom", "samples"} <= {
+        path.stem for path in (tmp_path / "figures").glob("*.png")
+    }
