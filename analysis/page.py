@@ -69,11 +69,6 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
 
-    @property
-    def empty(self) -> bool:
-        """Whether it has nothing to show."""
-        return not (self.paragraphs or self.pictures or self.tables)
-
 
 @dataclass
 class Page:

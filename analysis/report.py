@@ -142,5 +142,5 @@ def _render(page: Page) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, **blocks_alone
     )
-    shown = [section for section in page.sections if not section.empty]
+    shown = [section for section in page.sections if section.paragraphs or section.pictures or section.tables]
     return environment.get_template("report.html.j2").render(page=page, sections=shown)
