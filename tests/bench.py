@@ -94,7 +94,7 @@ def training_rows(device: str) -> list[tuple[str, ...]]:
     shape = {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}
     recipe: dict[str, object] = {"batch_size": 64}
     base: dict[str, object] = {"model": shape, "training": recipe}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for block in ("adaln", "cross-attention", "in-context"):
         other = {**base, "model": {**shape, "block": block}}
         a, b, ratio = side_by_side(steps(base, dataset, device), steps(other, dataset, device))
@@ -123,11 +123,11 @@ def thousand_cells() -> list[tuple[str, str]]:
         "squeue": "for f in results/big/submitit/*_submission.sh; do t=$(sed -n 's/^#SBATCH --comment=//p' $f); "
         'j=$(basename $f _submission.sh); for i in $(seq 0 99); do echo "$t|$i|${j}_$i|PENDING|Priority"; done; done',
     }
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for command, script in told.items():
-            (folder / command).write_text(f"#!/bin/sh\n{script}\n")
-            (folder / command).chmod(0o755)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, script in told.items():
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / name).chmod(0o755)
         (folder / "big.toml").write_text(
             "[grid]\ndepth = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\nwidth = [16, 32, 48, 64, 80, 96, 112, 128, 144, 160]\n"
             "seed = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n[model]\npatch_size = 4\n[[evaluation]]\nsamples = 330\n"

@@ -13,10 +13,12 @@ import time
 import numpy as np
 import torch
 
-from harness.evaluation import inception, metrics, references
+from harness.evaluation import metrics, references
 from harness.evaluation.adm import SPATIAL_DIM
-from harness.evaluation.features import PART, Extraction, Features
+from harness.evaluation.extractors import Features
+from harness.evaluation.features import PART, Extraction
 from harness.evaluation.statistics import Moments
+from harness.spec.evaluation import INCEPTION
 from harness.training.ranks import Ranks
 
 
@@ -37,7 +39,7 @@ class Random(Extraction):
     """Features as many and as wide as Inception's."""
 
     def __init__(self) -> None:
-        self.name = self.label = inception.NAME
+        self.name = self.label = INCEPTION
         self.evenly, self._ranks = True, Ranks()
         self._generator = torch.Generator().manual_seed(0)
 

@@ -1,7 +1,8 @@
-"""How the tests are spread over processes (`make test` runs two)."""
+"""What all tests share: how they are spread over processes (`make test` runs two), and what is forgotten after one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
+
+from harness.spec.identity import spec_id
+from harness.spec.kinds import Kind
 
 SLURM = "tests/slurm/"
 
@@ -32,6 +36,21 @@ QUICK = (
 )
 
 
+def forget_users_files() -> None:
+    """Forget what users' files define, as a process that begins does."""
+    for kind in Kind.tables.values():
+        kind._added.clear()
+    spec_id.cache_clear()
+
+
+@pytest.fixture
+def users_files() -> Iterator[None]:
+    """For a test that loads users' files: what they define is forgotten before and after."""
+    forget_users_files()
+    yield
+    forget_users_files()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slurm first, for it mostly waits; and the mark of what is quick."""
     items.sort(key=lambda item: not item.nodeid.startswith(SLURM))  # stable
@@ -45,7 +64,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     """Keep each file in one process, for what its tests share, and all that uses the one Slurm cluster in one, too."""
     from xdist.scheduler import LoadFileScheduling
 
-    class Scheduling(LoadFileScheduling):
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> Any:
             return SLURM if nodeid.startswith(SLURM) else super()._split_scope(nodeid)
 

@@ -118,7 +118,7 @@ def _train(network: Classifier, dataset: Dataset, recipe: Recipe) -> Classifier:
             + recipe.covariance_weight * _distance_from_standard(features)
         )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
     return network.requires_grad_(False).eval()

@@ -123,7 +123,10 @@ class DiTSpec(ModelSpec):
 
     depth: int = Field(gt=0, description="transformer blocks")
     width: int = Field(gt=0, description="hidden size D")
-    heads: int = Field(gt=0, description="attention heads", json_schema_extra={"default": "about 64 channels a head"})
+    #: Left out, it follows from the width (see `_fill_heads`). No spec holds the 0, so that heads count in every id.
+    heads: int = Field(
+        default=0, gt=0, description="attention heads", json_schema_extra={"default": "about 64 channels a head"}
+    )
     patch_size: int = Field(gt=0, description="side p of a square patch; tokens T = (size / p)^2")
     block: Annotated[str, BLOCKS] = Field(default="adaln-zero", description="how timestep and label condition a block")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP, as a multiple of width")

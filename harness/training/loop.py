@@ -225,7 +225,7 @@ class Trainer:
                 if last:  # all ranks see the same value, so all of them fail at the same step
                     value = ranks.mean(float(torch.stack(passed).sum()))
                     self._check_finite(value)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
         state.optimizer.step()
         state.step += 1
         state.average(ema_decay(cell, state.step))

@@ -1,11 +1,16 @@
 """What the distances are worth, and memorisation: drawn where it was measured, left out with its reason elsewhere."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from analysis.figures.evaluation import distance_against_samples
 from analysis.figures.scaling import bubbles, metric_against_gflops, sampling_compute
@@ -42,6 +47,11 @@ def write_measured(folder: Path) -> pd.DataFrame:
     ]  # fmt: skip
     write_csv(folder / "nested.csv", list(NESTED_COLUMNS), nested)
     return load_study(write_results(folder, rows))
+
+
+def points_of(line: Line2D) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where it goes: x and y."""
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
 
 
 def page_of(folder: Path, table: pd.DataFrame) -> Page:
@@ -81,7 +91,7 @@ def test_the_limit_is_where_the_line_meets_infinity(tmp_path: Path) -> None:
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert len(dashed) == len(SHAPES)
     for line, row in zip(dashed, table.sort_values("name").itertuples(), strict=False):
-        x, y = line.get_xdata(), line.get_ydata()
+        x, y = points_of(line)
         assert x[0] == 0
         assert y[0] in set(table["frechet_infinity"])
         assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(0.5 * 1500), row  # the law the counts were made by
@@ -91,7 +101,7 @@ def test_the_floor_is_drawn_with_the_distance(tmp_path: Path) -> None:
     table = write_measured(tmp_path)
     figure = metric_against_gflops(table, "FD", "")
     assert "floor 1.25: as many real images against other real ones" in figure.axes[0].get_title(loc="left")
-    assert [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "floor"] == [1.25]
+    assert [points_of(line)[1][0] for line in figure.axes[0].lines if line.get_label() == "floor"] == [1.25]
 
 
 def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
@@ -101,19 +111,20 @@ def test_sampling_seeds_are_averaged_never_chosen(tmp_path: Path) -> None:
     ]  # fmt: skip
     table = load_study(write_results(tmp_path, rows))
     figure = sampling_compute(table, "FD", "")
-    lines = [line for line in figure.axes[0].lines if len(line.get_ydata()) == 2 and line.get_linestyle() == "-"]
+    lines = [line for line in figure.axes[0].lines if len(points_of(line)[1]) == 2 and line.get_linestyle() == "-"]
     assert len(lines) == 4
-    assert all(list(line.get_ydata()) == [12, 4] for line in lines)
+    assert all(list(points_of(line)[1]) == [12, 4] for line in lines)
     assert len(figure.axes[0].collections) == 4  # bars
     guided = sampling_compute(table.assign(guidance=4.0, guidance_channels="all"), "FD", "")
-    twice = [line for line in guided.axes[0].lines if len(line.get_ydata()) == 2 and line.get_linestyle() == "-"]
+    twice = [line for line in guided.axes[0].lines if len(points_of(line)[1]) == 2 and line.get_linestyle() == "-"]
     for plain, line in zip(lines, twice, strict=True):  # a step of a guided sample is two passes
-        assert list(line.get_xdata()) == pytest.approx([2 * x for x in plain.get_xdata()])
+        assert list(points_of(line)[0]) == pytest.approx([2 * x for x in points_of(plain)[0]])
     found = fit_slice(scaling_slices(table)[0])
     printed = seed_table(found)
     assert printed.rows[0][1:] == ("1", "2", "12", "", "2.828")
     assert list(found.rows["spread"]) == pytest.approx([8**0.5] * 4)
     (points,) = metric_against_gflops(found.rows, "FD", "").axes[0].containers
+    assert isinstance(points, ErrorbarContainer)
     assert points.has_yerr
 
 
@@ -125,7 +136,7 @@ def test_two_processes_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
         page = Page(tmp_path / str(cores), "", "")
         section = page.section("a", "a")
         for index in range(5):
-            page.draw(section, f"f{index}", "", "", lambda i=index: metric_against_gflops(rows, f"FD{i}", ""))
+            page.draw(section, f"f{index}", "", "", partial(metric_against_gflops, rows, f"FD{index}", ""))
         page.draw(section, "none", "", "", lambda: bubbles(rows.head(1), "FD", ""))
         page.finish()
         assert page.omitted == [("Figure “none”", "a bubble chart of one model shows nothing")]

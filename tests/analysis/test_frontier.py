@@ -47,8 +47,8 @@ def test_a_known_envelope_is_found(tmp_path: Path) -> None:
 def test_no_checkpoint_beats_the_envelope(tmp_path: Path) -> None:
     piece = known_law(tmp_path, models=6, steps=8)
     points = find_frontier(piece).points
-    for row in piece.checkpoints.itertuples():
-        assert any(p.train_gmacs <= row.train_gmacs * (1 + 1e-9) and p.metric <= row.frechet for p in points)
+    for train_gmacs, frechet in piece.checkpoints[["train_gmacs", "frechet"]].to_numpy():
+        assert any(p.train_gmacs <= train_gmacs * (1 + 1e-9) and p.metric <= frechet for p in points)
 
 
 def test_slices_at_equal_compute_enclose_the_optimum(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Reading tables: what passes, what is refused and how, and what compares with what."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -184,7 +184,7 @@ def test_what_does_not_compare_is_said(tmp_path: Path) -> None:
     assert "not comparable" not in comparable_groups(table, vary=["samples"])[0].label
 
 
-def recipe_rows(recipes: dict[int, tuple[str, ...]]) -> list[dict[str, object]]:
+def recipe_rows(recipes: Mapping[int, tuple[str, ...]]) -> list[dict[str, object]]:
     """Rows of nine shapes; depth to the recipes its cells were trained by."""
     return [
         result_row(*shape, cell=f"{recipe} {shape}", recipe=recipe, loss_heldout=0.2 / shape[1])

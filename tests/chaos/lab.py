@@ -109,7 +109,7 @@ class Lab:
         with _forked(self.folder / "output"):
             killer = Killer(self.study.folder, self._recording(decide))
             os.chdir(self.folder)
-            local.submitit = SimpleNamespace(LocalExecutor=_executor(killer))
+            vars(local)["submitit"] = SimpleNamespace(LocalExecutor=_executor(killer))
             local.LocalExecutor.poll_seconds = 0.02
             killer.watch()
             sweep = load_sweep(self.sweep)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from harness.cli.tables import troubles
 from harness.runs.cellruns import cell_runs
@@ -98,13 +100,12 @@ def test_a_disk_that_is_really_full(undisturbed: Lab, small_disk: Path, room: in
 
 def test_no_space_for_a_checkpoint(undisturbed: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same wherever nothing can be mounted: the write of a state breaks off after half of it."""
-    save_file, error = checkpoint.save_file, checkpoint.safetensors.SafetensorError
 
     def full(tensors: object, path: Path, metadata: object) -> None:
         save_file(tensors, path, metadata=metadata)  # type: ignore[arg-type]
         if f"state-{LAST_GOOD + 1:08d}" in path.name:
             os.truncate(path, path.stat().st_size // 2)
-            raise error("Error while serializing: I/O error: No space left on device (os error 28)")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoint, "save_file", full)  # the forks inherit it
     lab = Lab(tmp_path, ONE_CELL)

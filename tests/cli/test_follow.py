@@ -47,7 +47,7 @@ def end(found: CellRun, **ended: Any) -> None:
 
 
 def later(action: Any, seconds: float = 0.15) -> threading.Thread:
-    thread = threading.Thread(target=lambda: (time.sleep(seconds), action()))
+    thread = threading.Timer(seconds, action)
     thread.start()
     return thread
 
@@ -101,7 +101,7 @@ def test_failures_are_grouped_under_the_status(tmp_path: Path) -> None:
 
 def test_the_log_of_a_waiting_cell_is_waited_for(tmp_path: Path) -> None:
     found = item(tmp_path)
-    text, notes = [], []
+    text, notes = list[str](), list[str]()
 
     def life() -> None:
         begin(found)

@@ -28,8 +28,7 @@ DATA_SETS = {"stripes": Stripes()}
 
 
 @pytest.fixture(autouse=True)
-def stripes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DATA_SETS, "_added", {})
+def stripes(users_files: None) -> None:
     Extension("stripes.py", STRIPES).load()
 
 

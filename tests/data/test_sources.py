@@ -61,6 +61,7 @@ def test_digits_split_is_pinned() -> None:
     assert (dataset.name, dataset.fingerprint) == ("digits", "634488df5c7b")
     assert dataset.train.images.shape == (1500, 8, 8, 1)
     assert dataset.heldout.images.shape == (297, 8, 8, 1)
+    assert isinstance(dataset.train.images, np.ndarray)
     assert dataset.train.images.dtype == np.uint8
     assert dataset.train.labels.dtype == np.int64
     assert dataset.train.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
@@ -81,7 +82,7 @@ def test_digits_labels_belong_to_their_images() -> None:
         for image, label in zip(np.rint(bunch.images * 255 / 16).astype(np.uint8), bunch.target, strict=True)
     }
     for split in (dataset.train, dataset.heldout):
-        assert [label_of[image.tobytes()] for image in split.images] == split.labels.tolist()
+        assert [label_of[image.tobytes()] for image in split.array()] == split.labels.tolist()
 
 
 def test_other_content_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_other_content_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fingerprint_sees_pixels_labels_and_split() -> None:
     dataset = load(DIGITS)
     train, heldout = dataset.train, dataset.heldout
-    images, labels = train.images.copy(), train.labels.copy()
+    images, labels = train.array().copy(), train.labels.copy()
     images[7, 3, 3, 0] ^= 1
     labels[7] += 1
     variants = [
@@ -139,7 +140,7 @@ def test_fashion_is_the_same_from_every_source(where: str, no_debian: Path, tmp_
     assert dataset.fingerprint == FASHION_MNIST.fingerprint
     assert dataset.train.images.shape == (12, 32, 32, 1)
     assert np.array_equal(dataset.train.images[:, 2:-2, 2:-2, 0], arrays[NAMES[0]])
-    assert dataset.train.images.sum() == arrays[NAMES[0]].sum()  # so the border is 0
+    assert dataset.train.array().sum() == arrays[NAMES[0]].sum()  # so the border is 0
     assert dataset.heldout.labels.tolist() == [0, 1, 2, 3, 4]
     assert dataset.heldout.labels.dtype == np.int64
 

@@ -17,6 +17,7 @@ from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks
+from tests.cells import dit_spec
 
 VAE = {"kind": "trained", "factor": 2, "channels": 4}
 MODEL = {"depth": 1, "width": 16, "heads": 2, "patch_size": 2}
@@ -40,12 +41,11 @@ def samples(
         return x0[:, :1]
 
     monkeypatch.setattr(module, "guided", spy)
-    dit = DiT(cell.model, cell.data.shape).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
+    dit = DiT(dit_spec(cell), cell.data.shape).eval().requires_grad_(False)
+    random = torch.Generator().manual_seed(0)
     for parameter in dit.parameters():
-        parameter.normal_(0, 0.2, generator=generator)
-    generator = Generator(dit, cell, evaluation, "cpu", decode)
-    generate(generator, Run(folder), evaluation.id, batch=3, hooks=Hooks())
+        parameter.normal_(0, 0.2, generator=random)
+    generate(Generator(dit, cell, evaluation, "cpu", decode), Run(folder), evaluation.id, batch=3, hooks=Hooks())
     return torch.cat(decoded), asked
 
 

@@ -93,5 +93,5 @@ def test_q_sample() -> None:
     xt = PAPER.q_sample(x0, t, noise)
     assert xt.dtype == torch.float32
     for n, step in enumerate(t.tolist()):
-        share = np.prod(1 - PAPER.betas[: step + 1])
+        share = float(np.prod(1 - PAPER.betas[: step + 1]))
         torch.testing.assert_close(xt[n], x0[n] * share**0.5 + noise[n] * (1 - share) ** 0.5)

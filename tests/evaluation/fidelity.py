@@ -14,7 +14,7 @@ from harness.spec.evaluation import EXTRACTORS
 FEATURES, LOGITS = "64", "logits"
 
 
-class ForTorchFidelity(FeatureExtractorBase):
+class ForTorchFidelity(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
     """What torch-fidelity calls: features for the distances, logits for the inception score."""
 
     def __init__(self, name: str, features_list: list[str], **_: object) -> None:

@@ -24,6 +24,7 @@ from harness.spec.evaluation import Evaluation
 from harness.training import checkpoint
 from harness.training.hooks import Hooks
 from sweeps.grid import load_sweep
+from tests.cells import dit_spec
 from tests.evaluation.samples import read_samples
 
 ZERO = "d1-w16-p4-adaln-zero"
@@ -49,10 +50,10 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(SWEEP)
     study = Study(Path("results"), "study")
     for name, cell in load_sweep(path).cells():
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for part, seed in (("model", 1), ("ema", 2)):
             generator = torch.Generator().manual_seed(seed)
-            state = DiT(cell.model, cell.data.shape).state_dict()
+            state = DiT(dit_spec(cell), cell.data.shape).state_dict()
             tensors |= {f"{part}.{key}": torch.randn(value.shape, generator=generator) for key, value in state.items()}
         checkpoint.save(study.run(name, cell).weights_file(7), tensors, {"step": 7, "cell": cell.id})
     return path
@@ -114,8 +115,8 @@ steps = 7
 def test_the_autoencoder_of_a_latent_cell_goes_with_it(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.write_text(LATENT_SWEEP)
     name, cell, source = cell_of(sweep)
-    tensors = DiT(cell.model, cell.data.shape).state_dict()
-    checkpoint.save(source.weights_file(7), {f"ema.{key}": value for key, value in tensors.items()}, {})
+    state = DiT(dit_spec(cell), cell.data.shape).state_dict()
+    checkpoint.save(source.weights_file(7), {f"ema.{key}": value for key, value in state.items()}, {})
     assert run("export", sweep, name, "--format", "diffusers", "-o", "without") == 0
     assert "note: the folder has no VAE (data.vae.name my-vae: not here" in capsys.readouterr().err
     vae: Any = AutoencoderKL(

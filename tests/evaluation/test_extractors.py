@@ -15,7 +15,7 @@ from harness.data.fashion_mnist import DEBIAN_FOLDER
 from harness.data.pixels import channels_first, to_model_range
 from harness.data.sources import data_set, load
 from harness.errors import InputError
-from harness.evaluation import inception, train_extractor
+from harness.evaluation import train_extractor
 from harness.evaluation.classifier import (
     ARCHITECTURES,
     FEATURE_DIM,
@@ -29,10 +29,15 @@ from harness.evaluation.classifier import (
 from harness.evaluation.extractors import extractor_label
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.spec.data import DATA_SETS, Data
-from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
+from harness.spec.evaluation import EXTRACTORS, INCEPTION, Evaluation, check_fits
 from tests.evaluation.fidelity import FEATURES, ForTorchFidelity
 
 DIGITS, FASHION = Data(), Data(name="fashion-mnist")
+
+
+#: Of images to the train split; and the train split under noise of a standard deviation in levels.
+Distance = Callable[[np.ndarray], float]
+Noisy = Callable[[float], np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +51,9 @@ def to_levels(x: torch.Tensor) -> np.ndarray:
 
 
 def test_every_data_set_has_its_extractor() -> None:
-    assert {*ARCHITECTURES, inception.NAME} == set(EXTRACTORS.names)
+    assert {*ARCHITECTURES, INCEPTION} == set(EXTRACTORS.names)
     own = {data: facts.extractor for data, facts in DATA_SETS.built_in.items()}
-    assert own == {"digits": "digits-cnn", "fashion-mnist": "fashion-cnn", "imagenet": inception.NAME, "folder": None}
+    assert own == {"digits": "digits-cnn", "fashion-mnist": "fashion-cnn", "imagenet": INCEPTION, "folder": None}
     for name, architecture in ARCHITECTURES.items():
         data, takes = DATA_SETS.facts(architecture.data), EXTRACTORS.facts(name)
         assert data.extractor == name
@@ -57,8 +62,8 @@ def test_every_data_set_has_its_extractor() -> None:
 
 
 def test_inception_reads_colour_images_of_any_size() -> None:
-    assert EXTRACTORS.facts(inception.NAME).dims == 2048
-    reads = Evaluation(extractor=inception.NAME)
+    assert EXTRACTORS.facts(INCEPTION).dims == 2048
+    reads = Evaluation(extractor=INCEPTION)
     check_fits(reads, Data(name="imagenet", resolution=512))
     with pytest.raises(InputError, match="inception-v3-compat does not read digits; allowed: digits-cnn"):
         check_fits(reads, Data())
@@ -126,7 +131,7 @@ def test_fashion_extractor_on_the_real_data() -> None:
 
 def test_features_are_no_better_on_what_the_classifier_saw(digits: Dataset) -> None:
     network = build("digits-cnn")
-    train, heldout = extract(network, digits.train.images)[0], extract(network, digits.heldout.images)[0]
+    train, heldout = extract(network, digits.train.array())[0], extract(network, digits.heldout.array())[0]
     n = len(heldout)
     unseen = frechet_distance(*statistics(heldout), *statistics(train))
     seen = frechet_distance(*statistics(train[:n]), *statistics(train[n:]))
@@ -134,17 +139,17 @@ def test_features_are_no_better_on_what_the_classifier_saw(digits: Dataset) -> N
 
 
 @pytest.fixture(scope="module")
-def distance(digits: Dataset) -> Callable[[np.ndarray], float]:
+def distance(digits: Dataset) -> Distance:
     """Frechet distance of digits to the train split."""
     network = build("digits-cnn")
-    real = statistics(extract(network, digits.train.images)[0])
+    real = statistics(extract(network, digits.train.array())[0])
     return lambda images: frechet_distance(*statistics(extract(network, images)[0]), *real)
 
 
 @pytest.fixture(scope="module")
-def noisy(digits: Dataset) -> Callable[[float], np.ndarray]:
+def noisy(digits: Dataset) -> Noisy:
     """The train split under noise of a standard deviation in levels."""
-    images = digits.train.images
+    images = digits.train.array()
     noise = np.random.default_rng(0).standard_normal(images.shape)
     return lambda sigma: np.clip(np.rint(images + sigma * noise), 0, 255).astype(np.uint8)
 
@@ -153,34 +158,34 @@ def rise(distances: list[float]) -> bool:
     return distances[0] < 1e-6 and all(np.diff(distances) > 0.04)
 
 
-def test_distance_rises_with_noise(distance, noisy) -> None:  # type: ignore[no-untyped-def]
+def test_distance_rises_with_noise(distance: Distance, noisy: Noisy) -> None:
     assert rise([distance(noisy(sigma)) for sigma in (0, 5, 10, 20, 40, 80, 160)])
 
 
-def test_distance_rises_with_blur(digits: Dataset, distance) -> None:  # type: ignore[no-untyped-def]
-    x = to_model_range(torch.from_numpy(channels_first(digits.train.images)))
+def test_distance_rises_with_blur(digits: Dataset, distance: Distance) -> None:
+    x = to_model_range(torch.from_numpy(channels_first(digits.train.array())))
     mixed = [to_levels(x + mix * (train_extractor.blur(x) - x)) for mix in (0.0, 0.1, 0.25, 0.5, 1.0)]
     twice = to_levels(train_extractor.blur(train_extractor.blur(x)))
     assert rise([distance(images) for images in [*mixed, twice]])
 
 
-def test_distance_rises_with_dropped_classes(digits: Dataset, distance) -> None:  # type: ignore[no-untyped-def]
-    assert rise([distance(digits.train.images[digits.train.labels >= first]) for first in range(9)])
+def test_distance_rises_with_dropped_classes(digits: Dataset, distance: Distance) -> None:
+    assert rise([distance(digits.train.array()[digits.train.labels >= first]) for first in range(9)])
 
 
-def test_distance_rises_with_fewer_different_images(digits: Dataset, distance) -> None:  # type: ignore[no-untyped-def]
-    repeated = [np.tile(digits.train.images[:n], (1500 // n, 1, 1, 1)) for n in (1500, 300, 100, 30, 10, 3)]
+def test_distance_rises_with_fewer_different_images(digits: Dataset, distance: Distance) -> None:
+    repeated = [np.tile(digits.train.array()[:n], (1500 // n, 1, 1, 1)) for n in (1500, 300, 100, 30, 10, 3)]
     assert rise([distance(images) for images in repeated])
 
 
-def test_a_little_harm_shows_above_the_floor(digits: Dataset, distance, noisy) -> None:  # type: ignore[no-untyped-def]
+def test_a_little_harm_shows_above_the_floor(digits: Dataset, distance: Distance, noisy: Noisy) -> None:
     floor = max(f["frechet"] for f in load_weights("digits-cnn").card["floors"])
     assert distance(noisy(20)) > floor
-    assert distance(digits.train.images[digits.train.labels != 0]) > floor
+    assert distance(digits.train.array()[digits.train.labels != 0]) > floor
 
 
 def test_batch_size_does_not_matter(digits: Dataset) -> None:
-    network, images = build("digits-cnn"), digits.heldout.images
+    network, images = build("digits-cnn"), digits.heldout.array()
     whole, pieces = extract(network, images, 1000), extract(network, images, 7)
     assert whole[0].dtype == whole[1].dtype == np.float64
     for one, other in zip(whole, pieces, strict=True):
@@ -191,7 +196,7 @@ def test_batch_size_does_not_matter(digits: Dataset) -> None:
 
 
 def test_callers_autocast_is_ignored(digits: Dataset) -> None:
-    network, images = build("digits-cnn"), digits.heldout.images[:50]
+    network, images = build("digits-cnn"), digits.heldout.array()[:50]
     with torch.autocast("cpu", torch.bfloat16):
         under = extract(network, images)[0]
     assert np.array_equal(under, extract(network, images)[0])
@@ -202,18 +207,20 @@ class TestTorchFidelity:
 
     @staticmethod
     def make(*layers: str) -> ForTorchFidelity:
-        return FEATURE_EXTRACTORS_REGISTRY["digits-cnn"]("digits-cnn", list(layers))
+        extractor = FEATURE_EXTRACTORS_REGISTRY["digits-cnn"]("digits-cnn", list(layers))
+        assert isinstance(extractor, ForTorchFidelity)
+        return extractor
 
     @pytest.fixture
     def images(self, digits: Dataset) -> torch.Tensor:
-        return torch.from_numpy(channels_first(digits.heldout.images[:9])).expand(-1, 3, -1, -1)
+        return torch.from_numpy(channels_first(digits.heldout.array()[:9])).expand(-1, 3, -1, -1)
 
     @pytest.mark.parametrize("layers", [("64",), ("logits",), ("64", "logits"), ("logits", "64")])
     def test_layers_come_in_the_order_asked_for(
         self, layers: tuple[str, ...], images: torch.Tensor, digits: Dataset
     ) -> None:
         out = self.make(*layers)(images)
-        direct = dict(zip(("64", "logits"), extract(build("digits-cnn"), digits.heldout.images[:9]), strict=True))
+        direct = dict(zip(("64", "logits"), extract(build("digits-cnn"), digits.heldout.array()[:9]), strict=True))
         assert isinstance(out, tuple)
         for layer, tensor in zip(layers, out, strict=True):
             assert np.array_equal(tensor.numpy(), direct[layer])

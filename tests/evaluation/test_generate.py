@@ -18,6 +18,7 @@ from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.training import checkpoint
 from harness.training.hooks import Hooks, StoppedError
+from tests.cells import dit_spec
 
 CELL = Cell.model_validate({"model": {"depth": 1, "width": 16, "patch_size": 4}})
 EVALUATION = Evaluation(samples=20, sampling_steps=2)
@@ -27,7 +28,7 @@ EVALUATION = Evaluation(samples=20, sampling_steps=2)
 def run(tmp_path: Path) -> Run:
     """A run with made-up weights."""
     generator = torch.Generator().manual_seed(0)
-    state = DiT(CELL.model, CELL.data.shape).state_dict()
+    state = DiT(dit_spec(CELL), CELL.data.shape).state_dict()
     random = {name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in state.items()}
     run = Run(tmp_path)
     weights = {f"{part}.{name}": value for part in ("model", "ema") for name, value in random.items()}
@@ -64,7 +65,12 @@ def test_one_part_is_in_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.array_equal(samples[13], whole[13])
     read: list[Path] = []
     original = checkpoint.load
-    monkeypatch.setattr(checkpoint, "load", lambda path: read.append(path) or original(path))
+
+    def load_and_tell(path: Path) -> object:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(checkpoint, "load", load_and_tell)
     fresh = Samples(run, "k", 20, 6)
     for start in range(0, 20, 3):
         fresh[np.arange(start, min(start + 3, 20))]

@@ -25,7 +25,7 @@ from harness.launch.launch import launch
 from harness.runs.columns import metric_name
 from harness.runs.study import Shared, Study
 from harness.spec.data import Data
-from harness.spec.evaluation import Evaluation
+from harness.spec.evaluation import INCEPTION, Evaluation
 from harness.spec.resources import Resources
 from harness.training.hooks import StoppedError
 from sweeps.grid import load_sweep
@@ -77,7 +77,7 @@ def dataset(real: np.ndarray) -> Dataset:
 @pytest.fixture(scope="module")
 def record(weights: Path) -> dict[str, Any]:
     """Of 8 images against 10."""
-    evaluation = Evaluation(samples=8, extractor=inception.NAME)
+    evaluation = Evaluation(samples=8, extractor=INCEPTION)
     return score(
         noise(8, 2), evaluation, DATA, dataset(noise(10, 0)), Setup(resources=Resources(inception_weights=str(weights)))
     )
@@ -87,7 +87,7 @@ def record(weights: Path) -> dict[str, Any]:
 def by_hand(weights: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """pool_3 and spatial features, by torch-fidelity's own network."""
     extractor: Any = network.FeatureExtractorInceptionV3(
-        inception.NAME, ["2048"], feature_extractor_weights_path=str(weights)
+        INCEPTION, ["2048"], feature_extractor_weights_path=str(weights)
     )
     seen: list[torch.Tensor] = []
     extractor.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -104,7 +104,7 @@ def by_hand(weights: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarra
 
 def test_the_way_through_and_its_name(weights: Path, record: dict[str, Any]) -> None:
     label = str(record["extractor"])
-    assert label == extractor_label(inception.NAME, str(weights))
+    assert label == extractor_label(INCEPTION, str(weights))
     assert metric_name(label) == "FD-inception-v3-compat"  # by no means FID
     assert isinstance(record["frechet"], float)
     assert isinstance(record["inception_score"], float)
@@ -123,6 +123,7 @@ def test_the_network_gives_all_layers(weights: Path) -> None:
     images = torch.from_numpy(channels_first(noise(2, 0)))
     found = inception.INCEPTION.build("cpu", str(weights))(images)
     assert isinstance(found, Features)
+    assert found.spatial is not None
     assert (found.spatial.shape, found.pool.shape) == ((2, 2023), (2, 2048))
 
 
@@ -137,7 +138,7 @@ def test_an_adm_reference_and_exported_samples(
     np.savez(path, arr_0=real, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
     adm.write_samples(tmp_path / "samples.npz", noise(8, 2), np.arange(8))
     samples, _ = read_samples(tmp_path / "samples.npz")
-    evaluation = Evaluation(samples=8, extractor=inception.NAME, reference="adm")
+    evaluation = Evaluation(samples=8, extractor=INCEPTION, reference="adm")
     setup = Setup(resources=Resources(inception_weights=str(weights), adm_reference=str(path)), shared=Shared(tmp_path))
     found = score(samples, evaluation, DATA, dataset(noise(10, 5)), setup)
     assert found["reference"] == f"adm/VIRTUAL(10)@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
@@ -150,18 +151,23 @@ def test_an_adm_reference_and_exported_samples(
 
 
 def test_a_file_with_the_published_hash_gives_an_fid(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert metric_name(Extraction(inception.NAME, weights=str(weights)).label) == "FD-inception-v3-compat"
+    assert metric_name(Extraction(INCEPTION, weights=str(weights)).label) == "FD-inception-v3-compat"
     monkeypatch.setattr(inception, "large_file_hash", lambda _: inception.PUBLISHED + "0" * 56)
-    assert metric_name(Extraction(inception.NAME, weights=str(weights)).label) == "FID"
+    assert metric_name(Extraction(INCEPTION, weights=str(weights)).label) == "FID"
 
 
 def test_interrupted_scoring_goes_on_after_its_last_part(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "PART", 2)
-    extractor, extracted = Extraction(inception.NAME, weights=str(weights)), []
+    extractor, extracted = Extraction(INCEPTION, weights=str(weights)), list[int]()
     original = extractor.features_of
-    monkeypatch.setattr(extractor, "features_of", lambda images: extracted.append(len(images)) or original(images))
+
+    def extract(images: np.ndarray) -> Features:
+        extracted.append(len(images))
+        return original(images)
+
+    monkeypatch.setattr(extractor, "features_of", extract)
 
     def stop(done: int, total: int) -> None:
         if done == 4:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,11 @@ def test_a_copy_of_a_double_is_a_copy() -> None:
 
 def softmax_denoiser(images: torch.Tensor, xt: torch.Tensor, t: int) -> torch.Tensor:
     """By the definition, one input at a time."""
-    share = SCHEDULE.alphas_bar[t]
-    distances = (xt - np.sqrt(share) * images).flatten(1).square().sum(1)
+    share = float(SCHEDULE.alphas_bar[t])
+    distances = (xt - math.sqrt(share) * images).flatten(1).square().sum(1)
     weights = torch.softmax(-distances / (2 * (1 - share)), dim=0)
     x0 = (weights[:, None, None, None] * images).sum(0)
-    return (xt - np.sqrt(share) * x0) / np.sqrt(1 - share)
+    return (xt - math.sqrt(share) * x0) / math.sqrt(1 - share)
 
 
 @pytest.mark.parametrize("points", [1, 3, 4096])

@@ -38,8 +38,7 @@ EXTRACTORS = {"quarters": Quarters()}
 
 
 @pytest.fixture(autouse=True)
-def quarters(monkeypatch: pytest.MonkeyPatch) -> Extension:
-    monkeypatch.setattr(EXTRACTORS, "_added", {})
+def quarters(users_files: None) -> Extension:
     extension = Extension("quarters.py", QUARTERS)
     extension.load()
     return extension
@@ -57,7 +56,7 @@ def test_it_is_named_by_its_file(quarters: Extension) -> None:
 
 def test_it_scores_and_knows_no_inception_score(tmp_path: Path) -> None:
     digits = load(Data())
-    images = digits.train.images[:100]
+    images = digits.train.array()[:100]
     parts: list[int] = []
 
     def cache(first: int) -> Path:
@@ -71,7 +70,7 @@ def test_it_scores_and_knows_no_inception_score(tmp_path: Path) -> None:
     def by_hand(some: np.ndarray) -> Any:
         return statistics(some.reshape(-1, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(-1, 4))
 
-    expected = frechet_distance(*by_hand(images), *by_hand(digits.heldout.images))
+    expected = frechet_distance(*by_hand(images), *by_hand(digits.heldout.array()))
     assert record["frechet"] == record["frechet_heldout"] == pytest.approx(expected, rel=1e-9)
     assert record["inception_score"] is record["sfid"] is None
     assert record["copies"] == 1.0

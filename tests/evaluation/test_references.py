@@ -57,7 +57,7 @@ def test_is_what_numpy_says_and_made_once(
     assert sum(extractions) == 1500
     again = reference_of(digits, "train", DATA, Extraction("digits-cnn"), shared)
     assert sum(extractions) == 1500
-    real = extract(build("digits-cnn"), digits.train.images)[0]
+    real = extract(build("digits-cnn"), digits.train.array())[0]
     mu, sigma = statistics(real)
     for found in (first, again):
         np.testing.assert_allclose(found.mu, mu, rtol=1e-12)
@@ -143,7 +143,7 @@ def test_of_many_images_some_features_are_kept(
 
 
 def test_at_least_two_real_images(digits: Dataset, extractor: Extraction) -> None:
-    one = Images(digits.train.images[:1], digits.train.labels[:1])
+    one = Images(digits.train.array()[:1], digits.train.labels[:1])
     with pytest.raises(InputError, match="digits/train: a reference needs at least two images, there are 1"):
         reference_of(replace(digits, train=one), "train", DATA, extractor)
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
+import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.data.latents import open_latents
 from harness.runs.state import Run
@@ -25,14 +21,9 @@ from harness.spec.cell import Cell
 from harness.spec.resources import Recording
 from harness.training.hooks import Hooks, StoppedError
 from harness.training.loop import Options, train
+from tests.small_study import Bench, sweep_text, wait_for
 
-SWEEP = """
-title = "two small cells on latents"
-[grid]
-depth = [1, 2]
-[model]
-width = 16
-patch_size = 2
+VAE = """
 [data]
 name = "digits"
 horizontal_flips = true
@@ -41,51 +32,20 @@ kind = "trained"
 factor = 2
 channels = 2
 width = 4
-steps = {steps}
+steps = 300
 batch_size = 16
 learning_rate = 5e-3
-[training]
-steps = 40
-batch_size = 8
-learning_rate = 1e-3
-ema_window = 0.1
-[recording]
-loss_images = 16
-[[evaluation]]
-samples = 330
-sampler = "ddim"
-sampling_steps = 4
-[resources]
-sampling_batch = 100
-checkpoint_seconds = 0.2
 """
 
-Done = subprocess.CompletedProcess[str]
 
+class LatentBench(Bench):
+    """As `Bench`, with a sweep on latents of an autoencoder that it trains."""
 
-class Bench:
-    """A folder with one sweep, and the command run in it."""
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, sweep_text(model="width = 16\npatch_size = 2", more=VAE, checkpoint=0.2))
 
-    def __init__(self, folder: Path, steps: int = 300) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        self.sweep = folder / "small.toml"
-        self.sweep.write_text(SWEEP.format(steps=steps))
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "harness.cli", *arguments],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        )
-
-    def run(self, verb: str) -> Done:
-        process = self.start(verb, str(self.sweep))
-        out, err = process.communicate(timeout=240)
-        return subprocess.CompletedProcess([verb], process.returncode, out, err)
+    def do(self, verb: str) -> subprocess.CompletedProcess[str]:
+        return self.run(verb, str(self.sweep))
 
     def one(self, what: str) -> Path:
         (folder,) = (self.folder / "results" / what).iterdir()
@@ -95,22 +55,15 @@ class Bench:
         return {p.name: p.read_bytes() for p in sorted(self.one(what).glob(pattern))}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def begun(process: subprocess.Popen[str], bench: Bench, pattern: str) -> bool:
+def begun(process: subprocess.Popen[str], bench: LatentBench, pattern: str) -> bool:
     """Whether it has written a file like this, or ended."""
     return bool(list(bench.folder.glob(f"results/{pattern}"))) or process.poll() is not None
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> LatentBench:
     """A study run through without disturbance; at every stage, what comes too early is refused."""
-    bench = Bench(tmp_path_factory.mktemp("quiet"))
+    bench = LatentBench(tmp_path_factory.mktemp("quiet"))
     for verb, wanted in (
         ("launch", "not trained yet; first: dit-harness train-vae"),
         ("encode", "not trained yet; first: dit-harness train-vae"),
@@ -119,19 +72,18 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         ("encode", ""),
         ("launch", ""),
     ):
-        done = bench.run(verb)
+        done = bench.do(verb)
         assert done.returncode == (2 if wanted else 0), done.stderr + done.stdout
         assert wanted in done.stderr
         if wanted:
             assert done.stderr.startswith("error: ")
             assert done.stderr.count("\n") == 1
-            assert not (bench.folder / "results" / "small").exists()  # nothing was started
+            assert not bench.study.exists()  # nothing was started
     return bench
 
 
-def test_a_latent_study_ends_with_a_table_and_a_report(quiet: Bench) -> None:
-    with (quiet.folder / "results" / "small" / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
+def test_a_latent_study_ends_with_a_table_and_a_report(quiet: LatentBench) -> None:
+    rows = quiet.rows()
     assert [row["name"] for row in rows] == ["d1-w16-p2", "d2-w16-p2"]
     measured = json.loads((quiet.one("_latents") / "reconstruction.json").read_text())
     for row in rows:
@@ -140,23 +92,21 @@ def test_a_latent_study_ends_with_a_table_and_a_report(quiet: Bench) -> None:
         assert row["reference"].startswith("digits/train(1500)@")
         assert row["loss_heldout"]
         assert float(row["reconstruction_frechet"]) == measured["distances"][row["extractor"]]["held-out"]
-    done = quiet.run("report")
+    done = quiet.do("report")
     assert done.returncode == 0, done.stderr
-    assert (quiet.folder / "results" / "small" / "report.html").exists()
+    assert (quiet.study / "report.html").exists()
 
 
-def test_samples_are_images(quiet: Bench) -> None:
-    from PIL import Image
-
-    for picture in (quiet.folder / "results" / "small" / "samples").glob("*.png"):
+def test_samples_are_images(quiet: LatentBench) -> None:
+    for picture in (quiet.study / "samples").glob("*.png"):
         assert np.asarray(Image.open(picture)).std() > 5
         assert Image.open(picture).width == (10 * 9 + 1) * 4  # ten 8x8 images with gaps, four times as large
 
 
-def test_what_is_there_is_not_made_again(quiet: Bench) -> None:
+def test_what_is_there_is_not_made_again(quiet: LatentBench) -> None:
     before = {**quiet.bytes_of("_vae", "[!.]*"), **quiet.bytes_of("_latents", "[!.]*")}
     for verb, said in (("train-vae", "trained already"), ("encode", "encoded already")):
-        done = quiet.run(verb)
+        done = quiet.do(verb)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
         assert "psnr" not in done.stdout
@@ -164,33 +114,33 @@ def test_what_is_there_is_not_made_again(quiet: Bench) -> None:
     assert {**quiet.bytes_of("_vae", "[!.]*"), **quiet.bytes_of("_latents", "[!.]*")} == before
 
 
-def test_killed_and_stopped_the_same_bytes_come_out(quiet: Bench, tmp_path: Path) -> None:
+def test_killed_and_stopped_the_same_bytes_come_out(quiet: LatentBench, tmp_path: Path) -> None:
     """The trainer by a signal and by kill -9, two at once, then the encoder by kill -9: against undisturbed ones."""
-    wild = Bench(tmp_path / "wild")
+    wild = LatentBench(tmp_path / "wild")
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         process = wild.start("train-vae", str(wild.sweep))
         wait_for(partial(begun, process, wild, "_vae/*/state*"))
         if number is signal.SIGINT:
-            other = wild.run("train-vae")
+            other = wild.do("train-vae")
             assert other.returncode == 2
             assert "is at work on it" in other.stderr
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode in (code, 0), err
-    assert wild.run("train-vae").returncode == 0
+    assert wild.do("train-vae").returncode == 0
     assert wild.bytes_of("_vae", "*.safetensors") == quiet.bytes_of("_vae", "*.safetensors")
     process = wild.start("encode", str(wild.sweep))
     wait_for(partial(begun, process, wild, "_latents/*/train-00000.npy"))
     process.kill()
     process.communicate(timeout=60)
-    assert wild.run("encode").returncode == 0
+    assert wild.do("encode").returncode == 0
     assert wild.bytes_of("_latents", "*.npy") == quiet.bytes_of("_latents", "*.npy")
     assert wild.bytes_of("_latents", "manifest.json") == quiet.bytes_of("_latents", "manifest.json")
 
 
-def test_an_interrupted_latent_cell_ends_with_the_same_bits(quiet: Bench, tmp_path: Path) -> None:
+def test_an_interrupted_latent_cell_ends_with_the_same_bits(quiet: LatentBench, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    run = next((quiet.folder / "results" / "small" / "runs").iterdir())
+    run = next((quiet.study / "runs").iterdir())
     _, cell = Run(run).cell()
     cell = Cell.model_validate({**cell.model_dump(), "training": {"steps": 12, "batch_size": 8, "ema_window": 0.2}})
     latents = open_latents(cell.data, Shared(quiet.folder / "results"))
@@ -214,31 +164,29 @@ def test_an_interrupted_latent_cell_ends_with_the_same_bits(quiet: Bench, tmp_pa
     assert whole.weights_file(12).read_bytes() == broken.weights_file(12).read_bytes()
 
 
-def test_a_damaged_shard_fails_the_launch_and_is_mended(quiet: Bench, tmp_path: Path) -> None:
-    import shutil
-
-    bench = Bench(tmp_path / "damaged")
+def test_a_damaged_shard_fails_the_launch_and_is_mended(quiet: LatentBench, tmp_path: Path) -> None:
+    bench = LatentBench(tmp_path / "damaged")
     shutil.copytree(quiet.folder / "results", bench.folder / "results")
-    shutil.rmtree(bench.folder / "results" / "small")
+    shutil.rmtree(bench.study)
     shard = bench.one("_latents") / "train-00000.npy"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
-    done = bench.run("launch")
+    done = bench.do("launch")
     assert done.returncode == 2
     assert "train-00000.npy: missing or cut off; make it again: dit-harness encode" in done.stderr
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert bench.run("launch").returncode == 1  # the size is right: the job finds it by the checksum
-    log = next((bench.folder / "results" / "small" / "runs").glob("*/log")).read_text()
+    assert bench.do("launch").returncode == 1  # the size is right: the job finds it by the checksum
+    log = next((bench.study / "runs").glob("*/log")).read_text()
     assert "its checksum differs" in log
-    assert bench.run("encode").returncode == 0
+    assert bench.do("encode").returncode == 0
     assert shard.read_bytes() == whole
 
 
 def test_a_sweep_on_pixels_has_nothing_to_encode(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+    bench = LatentBench(tmp_path)
     text = bench.sweep.read_text()
     bench.sweep.write_text(text[: text.index("[data.vae]")] + text[text.index("[training]") :])
     for verb in ("train-vae", "encode"):
-        done = bench.run(verb)
+        done = bench.do(verb)
         assert done.returncode == 2
         assert "this sweep learns pixels" in done.stderr

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,109 +21,17 @@ from harness.launch.local import LOCAL
 from harness.launch.machine import default_slots, usable_cores, visible_gpus
 from harness.processes import process_identity
 from harness.runs.cellruns import CellRun
+from harness.runs.records import Claim
 from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Resources
-
-SWEEP = """
-title = "two small cells"
-[grid]
-depth = [1, 2]
-[model]
-width = 16
-patch_size = 4
-[training]
-steps = {steps}
-batch_size = 8
-learning_rate = {rate}
-ema_window = 0.1
-[recording]
-loss_images = 16
-[[evaluation]]
-samples = 330
-sampler = "ddim"
-sampling_steps = 4
-[resources]
-checkpoint_seconds = {checkpoint}
-sampling_batch = 100
-"""
-
-HARNESS = [sys.executable, "-m", "harness.cli"]
-
-
-class Bench:
-    """A folder with one sweep, and the command run in it."""
-
-    def __init__(self, folder: Path, steps: int = 40, rate: str = "1e-3", checkpoint: float = 60) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        self.sweep = folder / "small.toml"
-        self.sweep.write_text(SWEEP.format(steps=steps, rate=rate, checkpoint=checkpoint))
-        self.study = folder / "results" / "small"
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*HARNESS, *arguments],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-    def launch(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return self.run("launch", str(self.sweep), *options)
-
-    def status(self) -> dict[str, dict[str, Any]]:
-        done = self.run("status", str(self.sweep), "--json")
-        assert done.returncode == 0, done.stderr
-        return {row["name"]: row for row in json.loads(done.stdout)}
-
-    def runs(self) -> dict[str, Path]:
-        return {path.name[:2]: path for path in sorted((self.study / "runs").iterdir())}
-
-    def weights(self) -> dict[str, bytes]:
-        return {name: next(path.glob("checkpoints/weights-*")).read_bytes() for name, path in self.runs().items()}
-
-    def attempts(self) -> dict[str, list[str]]:
-        return {
-            n: sorted(f.name for f in (p / "attempts").iterdir() if f.stem.isdigit()) for n, p in self.runs().items()
-        }
-
-    def rows(self) -> list[dict[str, str]]:
-        with (self.study / "results.csv").open() as file:
-            return list(csv.DictReader(file))
-
-    def metrics(self) -> dict[str, list[str]]:
-        keys = ("frechet", "kid", "precision", "recall", "inception_score", "loss_train", "loss_heldout")
-        return {row["name"]: [row[key] for key in keys] for row in self.rows()}
-
-    def processes(self) -> list[dict[str, Any]]:
-        found = []
-        for path in self.study.glob("runs/*/attempts/*.started.json"):
-            if not path.with_name(path.name.replace("started", "ended")).exists():
-                found.append(json.loads(path.read_text())["process"])
-        return found
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
+from tests.small_study import Bench, sweep_text, wait_for
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A short sweep, launched once without disturbance."""
     bench = Bench(tmp_path_factory.mktemp("quiet"))
     done = bench.launch()
@@ -138,19 +43,15 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A longer sweep, launched once without disturbance: what the disturbed ones must equal."""
-    bench = Bench(tmp_path_factory.mktemp("long"), steps=900, checkpoint=0.2)
+    bench = disturbed(tmp_path_factory.mktemp("long"))
     done = bench.launch()
     assert done.returncode == 0, done.stderr
     return bench
 
 
 def disturbed(folder: Path) -> Bench:
-    return Bench(folder, steps=900, checkpoint=0.2)
-
-
-def training(bench: Bench) -> bool:
-    """Whether a cell has written a checkpoint of its training."""
-    return bool(list(bench.study.glob("runs/*/checkpoints/state-*.safetensors")))
+    """A longer sweep that writes many checkpoints."""
+    return Bench(folder, sweep_text(steps=900, checkpoint=0.2))
 
 
 def test_a_sweep_ends_with_a_table(quiet: Bench) -> None:
@@ -222,7 +123,7 @@ def test_a_deleted_run_repeats_that_cell_only(quiet: Bench) -> None:
 def test_killed_launcher_leaves_jobs_that_the_next_launch_adopts(long: Bench, tmp_path: Path) -> None:
     bench = disturbed(tmp_path / "b")
     first = bench.start("launch", str(bench.sweep), "--slots", "1")
-    wait_for(lambda: training(bench))
+    wait_for(bench.is_training)
     first.kill()
     first.wait()
     assert bench.processes(), "the job should go on as an orphan"
@@ -236,7 +137,7 @@ def test_killed_launcher_leaves_jobs_that_the_next_launch_adopts(long: Bench, tm
 def test_killed_job_is_started_again_and_ends_with_the_same_bits(long: Bench, tmp_path: Path) -> None:
     bench = disturbed(tmp_path / "b")
     launcher = bench.start("launch", str(bench.sweep))
-    wait_for(lambda: training(bench))
+    wait_for(bench.is_training)
     for process in bench.processes():
         os.kill(process["pid"], signal.SIGKILL)
     out, err = launcher.communicate(timeout=240)
@@ -250,7 +151,7 @@ def test_killed_job_is_started_again_and_ends_with_the_same_bits(long: Bench, tm
 def test_everything_killed_then_the_same_command(long: Bench, tmp_path: Path) -> None:
     bench = disturbed(tmp_path / "b")
     launcher = bench.start("launch", str(bench.sweep))
-    wait_for(lambda: training(bench))
+    wait_for(bench.is_training)
     launcher.kill()
     launcher.wait()
     for process in bench.processes():
@@ -262,7 +163,7 @@ def test_everything_killed_then_the_same_command(long: Bench, tmp_path: Path) ->
 
 
 def test_interrupt_lets_the_cells_write_a_checkpoint(long: Bench, tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "b", steps=900, checkpoint=1e6)
+    bench = Bench(tmp_path / "b", sweep_text(steps=900, checkpoint=1e6))
     launcher = bench.start("launch", str(bench.sweep))
     wait_for(lambda: list(bench.study.glob("runs/*/progress.json")))
     launcher.send_signal(signal.SIGINT)
@@ -271,7 +172,7 @@ def test_interrupt_lets_the_cells_write_a_checkpoint(long: Bench, tmp_path: Path
     states = {row["state"] for row in bench.status().values()}
     assert "running" not in states
     assert "interrupted" in states
-    assert training(bench)
+    assert bench.is_training()
     assert bench.launch().returncode == 0
     assert bench.weights() == long.weights()
 
@@ -369,7 +270,7 @@ def test_cells_that_run_elsewhere_take_no_slot(tmp_path: Path, monkeypatch: pyte
 
     def in_local_slot(name: str, **claim: Any) -> bool:
         run = Run(tmp_path / name)
-        assert run.claim(1, {"process": here, **claim})
+        assert run.claim(1, cast(Claim, {"process": here, **claim}))
         return CellRun(name, cell, run, []).in_local_slot
 
     assert in_local_slot("here")
@@ -416,7 +317,7 @@ def test_a_lost_cell_is_started_again_twice(tmp_path: Path, monkeypatch: pytest.
 def test_cancel_is_on_record_until_retried(long: Bench, tmp_path: Path) -> None:
     bench = disturbed(tmp_path / "b")
     launcher = bench.start("launch", str(bench.sweep), "--slots", "1")
-    wait_for(lambda: training(bench))
+    wait_for(bench.is_training)
     done = bench.run("cancel", str(bench.sweep), "d2-w16-p4")  # the dearest is started first
     assert done.returncode == 0, done.stderr
     assert "1 cell asked to stop" in done.stdout

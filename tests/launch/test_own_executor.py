@@ -20,11 +20,10 @@ from harness.runs.state import Run, State
 from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.extension import Extension
-from harness.spec.identity import spec_id
-from harness.spec.kinds import Kind
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
 from sweeps.grid import load_sweep
+from tests.conftest import forget_users_files
 
 STUB = """
 from harness.launch.executor import Executor
@@ -84,8 +83,8 @@ class Quiet:
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a job changes in its process is put back, and what the user's file defines is forgotten."""
+def in_process(monkeypatch: pytest.MonkeyPatch, users_files: None) -> Iterator[None]:
+    """What a job changes in its process is put back."""
     for name in ("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setattr("harness.launch.executor.Executor.poll_seconds", 0.01)
@@ -94,9 +93,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
-    for kind in Kind.tables.values():
-        kind._added.clear()
-    spec_id.cache_clear()
 
 
 @pytest.mark.usefixtures("in_process")
@@ -119,6 +115,7 @@ def test_it_runs_the_cells_and_stands_in_the_claim(tmp_path: Path) -> None:
     assert launch(sweep, study, view)[0].run.attempt_numbers() == [1], "what is done is not run again"
 
 
+@pytest.mark.usefixtures("users_files")
 def test_the_cell_of_a_run_is_read_with_the_copies_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "block.py").write_text("BLOCKS = {'mine': object}\n")
     (tmp_path / "s.toml").write_text(
@@ -131,13 +128,8 @@ def test_the_cell_of_a_run_is_read_with_the_copies_of_its_files(tmp_path: Path) 
     copy = run.extension_file(sweep.extensions[0].content_hash)
     copy.parent.mkdir()
     copy.write_text(sweep.extensions[0].text)
-    for kind in Kind.tables.values():
-        kind._added.clear()
-    spec_id.cache_clear()
+    forget_users_files()
     assert run.cell()[1].id == identity
-    for kind in Kind.tables.values():
-        kind._added.clear()
-    spec_id.cache_clear()
 
 
 @pytest.mark.usefixtures("in_process")

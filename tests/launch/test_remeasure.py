@@ -30,41 +30,27 @@ from harness.runs.study import Study
 from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks
 from sweeps.grid import Sweep, load_sweep
-from tests.launch.test_launch import Bench, wait_for
+from tests.small_study import Bench, sweep_text, wait_for
 
-SWEEP = """
-title = "one small cell"
-[grid]
-depth = [1]
-[model]
-width = 16
-patch_size = 4
-[training]
-steps = {steps}
-batch_size = {batch}
-learning_rate = 1e-3
-ema_window = 0.1
-[recording]
-loss_images = 16
+PROTOCOL = """
 [protocol.mine]
 samples = 60
 sampling_steps = 2
-[[evaluation]]
-samples = 330
-sampler = "ddim"
-sampling_steps = 4
-at = [20]
-[resources]
-sampling_batch = 20
 """
+
+
+def one_cell(steps: int = 40, batch: int = 8) -> str:
+    """The sweep of one cell, one evaluation at two steps and a protocol."""
+    return sweep_text(
+        "depth = [1]", more=PROTOCOL, steps=steps, batch_size=batch, evaluation="at = [20]", sampling_batch=20
+    )
 
 
 class OneCell(Bench):
     """As `Bench`, with one cell whose weights are kept at step 20 too."""
 
     def __init__(self, folder: Path, steps: int = 40, batch: int = 8) -> None:
-        super().__init__(folder)
-        self.sweep.write_text(SWEEP.format(steps=steps, batch=batch))
+        super().__init__(folder, one_cell(steps, batch))
 
     @property
     def cell(self) -> Run:
@@ -88,8 +74,9 @@ def undisturbed(run: Run, evaluation: Evaluation, step: int, folder: Path) -> An
     """The metrics of sampling and scoring the kept weights at one go, in this process."""
     _, cell = run.cell()
     dit = load_weights(run, cell, step, ema=True, device="cpu")
-    images, _ = generate(Generator(dit, cell, evaluation, "cpu"), Run(folder / "aside"), "k", batch=20, hooks=Hooks())
-    return json.loads(json.dumps(score(images, evaluation, cell.data, load(cell.data))))
+    made = generate(Generator(dit, cell, evaluation, "cpu"), Run(folder / "aside"), "k", batch=20, hooks=Hooks())
+    assert made is not None
+    return json.loads(json.dumps(score(made[0], evaluation, cell.data, load(cell.data))))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +207,7 @@ def test_malformed_lists(text: str, field: str, message: str) -> None:
 )
 def test_what_cannot_be_asked(tmp_path: Path, protocol: str | None, options: dict[str, str], message: str) -> None:
     path = tmp_path / "small.toml"
-    path.write_text(SWEEP.format(steps=40, batch=8))
+    path.write_text(one_cell())
     with pytest.raises(InputError) as caught:
         with_evaluations(load_sweep(path), protocol, options)
     assert str(caught.value).startswith(message)
@@ -228,7 +215,7 @@ def test_what_cannot_be_asked(tmp_path: Path, protocol: str | None, options: dic
 
 def test_without_classes_there_is_nothing_to_guide(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
-    path.write_text(SWEEP.format(steps=40, batch=8) + "[data]\nlabels = false\n")
+    path.write_text(one_cell() + "[data]\nlabels = false\n")
     with pytest.raises(InputError, match=r"command line, evaluation.guidance: 1.5 needs labels"):
         with_evaluations(load_sweep(path), None, {"guidance": "1,1.5"})
 

@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -20,6 +19,7 @@ from harness.launch.slurm import SLURM
 from harness.processes import process_identity
 from harness.runs.attempts import Seen, SupersededError
 from harness.runs.cellruns import CellRun, cell_runs
+from harness.runs.records import Ticket
 from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
@@ -51,7 +51,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     return make
 
 
-def ticket(token: str, index: int, job: str | None = None) -> dict[str, Any]:
+def ticket(token: str, index: int, job: str | None = None) -> Ticket:
     return {"token": token, "index": index, "job": job}
 
 
@@ -170,7 +170,12 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
     study = Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")})
     synced: list[str] = []
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), fsync(fd)))
+
+    def sync(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", sync)
     items = launch(sweep, study, Quiet())
     assert len(sbatch.read_text().splitlines()) == 3
     assert len(squeue.read_text().splitlines()) < 10
@@ -272,11 +277,18 @@ class Quiet:
 
 
 def job(folder: Path, attempt: int = 1) -> Job:
-    return Job(str(folder / "r"), attempt, CELL, (), Recording(), Resources(executor="slurm"))
+    return Job(
+        folder=str(folder / "r"),
+        attempt=attempt,
+        cell=CELL,
+        evaluations=(),
+        recording=Recording(),
+        resources=Resources(executor="slurm"),
+    )
 
 
 def claim(run: Run, number: int, token: str, restarts: int) -> None:
-    value = {"token": token, "index": 0, "restarts": restarts}
+    value: Ticket = {"token": token, "index": 0, "restarts": restarts}
     assert run.claim(number, {"process": process_identity(), "slurm": value})
 
 

@@ -22,11 +22,12 @@ from harness.launch.slurm_pool import Pool, _Slots, claim_start
 from harness.processes import process_identity
 from harness.runs.attempts import RESTARTS, Seen
 from harness.runs.cellruns import CellRun
+from harness.runs.records import Ticket
 from harness.runs.state import Run, State
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
-from tests.launch.test_launch import wait_for
+from tests.small_study import wait_for
 
 RESOURCES = Resources(executor="slurm", cells_per_job=2)
 
@@ -53,13 +54,23 @@ def jobs(folder: Path, *names: str) -> list[StandIn]:
     made = []
     for seed, name in enumerate(names):
         cell = Cell(model=DiTSpec(depth=1, width=16, patch_size=4), seed=seed)
-        made.append(StandIn(str(folder / name), 1, cell, (), Recording(), RESOURCES, pooled=True))
+        made.append(
+            StandIn(
+                folder=str(folder / name),
+                attempt=1,
+                cell=cell,
+                evaluations=(),
+                recording=Recording(),
+                resources=RESOURCES,
+                pooled=True,
+            )
+        )
         claim(made[-1].run, 1)
     return made
 
 
 def claim(run: Run, number: int, restarts: int = 0, token: str = "aa") -> None:
-    ticket = {"token": token, "index": 0, "restarts": restarts, "pool": True}
+    ticket: Ticket = {"token": token, "index": 0, "restarts": restarts, "pool": True}
     assert run.claim(number, {"process": process_identity(), "slurm": ticket})
 
 
@@ -176,9 +187,9 @@ def test_one_cell_is_cancelled_and_the_others_go_on(tmp_path: Path, work: Work) 
 class Alive:
     """A Slurm that runs the pool."""
 
-    error = None
+    error: str | None = None
 
-    def look(self, ticket: dict[str, object]) -> Seen:
+    def look(self, ticket: Ticket) -> Seen:
         return Seen(True, "RUNNING", "", "17")
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.model.blocks.block import Attention, Block
-from harness.model.blocks.cross_attention import CrossAttention
+from harness.model.blocks.cross_attention import CrossAttention, CrossAttentionBlock
 from harness.model.dit import DiT
 from harness.spec.data import InputShape
 from harness.spec.model import BLOCKS, DiTSpec
@@ -16,9 +16,10 @@ from harness.spec.model import BLOCKS, DiTSpec
 WIDTH, HEADS, TOKENS = 24, 3, 5
 
 
-def filled(block: str, **options: float) -> Block:
+def filled(block: str, mlp_ratio: float = 4.0) -> Block:
     """A block with every parameter, also the zero ones, drawn at random."""
-    module = BLOCKS.load(block)(DiTSpec(depth=1, width=WIDTH, heads=HEADS, patch_size=1, block=block, **options))
+    spec = DiTSpec(depth=1, width=WIDTH, heads=HEADS, patch_size=1, block=block, mlp_ratio=mlp_ratio)
+    module: Block = BLOCKS.load(block)(spec)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -45,9 +46,9 @@ def reference_attention(attention: Attention | CrossAttention, x: Tensor, contex
 
 
 def reference_mlp(block: Block, x: Tensor) -> Tensor:
-    hidden = x @ block.mlp[0].weight.T + block.mlp[0].bias
+    hidden = x @ block.get_parameter("mlp.0.weight").T + block.get_parameter("mlp.0.bias")
     hidden = 0.5 * hidden * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (hidden + 0.044715 * hidden**3)))
-    return hidden @ block.mlp[2].weight.T + block.mlp[2].bias
+    return hidden @ block.get_parameter("mlp.2.weight").T + block.get_parameter("mlp.2.bias")
 
 
 def reference_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -66,6 +67,7 @@ def test_in_context_is_a_plain_vit_block() -> None:
 
 def test_cross_attention_reads_the_condition_between_attention_and_mlp() -> None:
     block = filled("cross-attention")
+    assert isinstance(block, CrossAttentionBlock)
     x, c = inputs(adaptive=False)
     normed = reference_norm(x, block.norm1.weight, block.norm1.bias)
     expected = x + reference_attention(block.attention, normed, normed)
@@ -79,8 +81,8 @@ def test_cross_attention_reads_the_condition_between_attention_and_mlp() -> None
 def test_adaln_shifts_scales_and_gates(name: str) -> None:
     block, gated = filled(name), name != "adaln"
     x, c = inputs(adaptive=True)
-    linear = block.modulation[1]
-    regressed = ((c * torch.sigmoid(c)) @ linear.weight.T + linear.bias)[:, None]
+    weight, bias = block.get_parameter("modulation.1.weight"), block.get_parameter("modulation.1.bias")
+    regressed = ((c * torch.sigmoid(c)) @ weight.T + bias)[:, None]
     parts = list(regressed.split(WIDTH, dim=2))
     if not gated:
         one = torch.ones_like(parts[0])
@@ -94,7 +96,7 @@ def test_adaln_shifts_scales_and_gates(name: str) -> None:
 
 
 def test_mlp_ratio_sets_the_hidden_size() -> None:
-    assert filled("adaln-zero", mlp_ratio=2.5).mlp[0].weight.shape == (60, WIDTH)
+    assert filled("adaln-zero", mlp_ratio=2.5).get_parameter("mlp.0.weight").shape == (60, WIDTH)
 
 
 def test_adaln_zero_blocks_start_as_exactly_the_identity() -> None:
@@ -112,7 +114,7 @@ def test_adaln_gate_is_adaln_zero_but_for_its_start() -> None:
     gate.initialise(0)
     x, c = (tensor.float() for tensor in inputs(adaptive=True))
     assert not torch.equal(gate.blocks[0](x, c), x)
-    assert (gate.blocks[0].modulation[1].weight != 0).any()
+    assert (gate.get_parameter("blocks.0.modulation.1.weight") != 0).any()
     zero.load_state_dict(gate.state_dict())
     assert torch.equal(gate.blocks[1](x, c), zero.blocks[1](x, c))
     assert not gate(torch.ones(1, 1, 3, 3), torch.ones(1), torch.tensor([1])).any()  # the final layer starts at zero

@@ -27,7 +27,7 @@ def published() -> list[tuple[DiTSpec, InputShape, float, int]]:
     with PUBLISHED.open() as file:
         for row in csv.DictReader(file):
             sizes = {key: int(row[key]) for key in ("depth", "width", "heads", "patch_size")}
-            model = DiTSpec(block=row["block"], **sizes)
+            model = DiTSpec.model_validate({"block": row["block"], **sizes})
             shape = InputShape(channels=4, size=int(row["resolution"]) // 8, classes=1000)
             rows[model, shape] = (model, shape, float(row["gflops"]), int(row["params_m"]))
     return list(rows.values())
@@ -140,5 +140,5 @@ def test_ordering_a_queue_needs_no_torch() -> None:
 @pytest.mark.parametrize("size", ["S", "B", "L", "XL"])
 @pytest.mark.parametrize("patch_size", [2, 4, 8])
 def test_the_proxy_is_near_the_cost(size: str, patch_size: int) -> None:
-    model, shape = DiTSpec(**SIZES[size], patch_size=patch_size), InputShape(4, 32, 1000)
+    model, shape = DiTSpec.model_validate({**SIZES[size], "patch_size": patch_size}), InputShape(4, 32, 1000)
     assert model.macs_proxy(shape) == pytest.approx(flops.count(model, shape).macs, rel=0.06)

@@ -182,8 +182,8 @@ def test_the_order_of_the_draws_is_as_documented() -> None:
         dit.patch_embedding.weight, torch.empty(24, 2, 2, 2).uniform_(-bound, bound, generator=generator)
     )
     for parameter in (
-        dit.timestep_embedding.mlp[0].weight,
-        dit.timestep_embedding.mlp[2].weight,
+        dit.get_parameter("timestep_embedding.mlp.0.weight"),
+        dit.get_parameter("timestep_embedding.mlp.2.weight"),
         dit.get_parameter("label_embedding.weight"),
     ):
         assert torch.equal(parameter, torch.empty_like(parameter).normal_(0, 0.02, generator=generator))

@@ -33,6 +33,7 @@ from harness.spec.model import SIZES, DiTSpec, ModelSpec
 
 TINY = DiTSpec(depth=2, width=24, heads=3, patch_size=2)
 TINY_SHAPE = InputShape(1, 6, 5)
+S8, S2 = (DiTSpec.model_validate({**SIZES["S"], "patch_size": patch_size}) for patch_size in (8, 2))
 
 
 def random_dit(model: DiTSpec = TINY, shape: InputShape = TINY_SHAPE, seed: int = 0) -> DiT:
@@ -69,8 +70,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        (DiTSpec(**SIZES["S"], patch_size=8), InputShape(4, 32, 1000)),
-        (DiTSpec(**SIZES["S"], patch_size=2), InputShape(4, 32, 1000)),
+        (S8, InputShape(4, 32, 1000)),
+        (S2, InputShape(4, 32, 1000)),
         (DiTSpec(depth=3, width=60, heads=5, patch_size=3), InputShape(1, 15, 7)),
     ],
     ids=["S/8", "S/2", "odd"],
@@ -146,7 +147,7 @@ def test_official_names_mean_what_the_paper_says() -> None:
     ("model", "shape"),
     [
         (TINY, TINY_SHAPE),
-        (DiTSpec(**SIZES["S"], patch_size=8), InputShape(4, 32, 1000)),
+        (S8, InputShape(4, 32, 1000)),
         (DiTSpec(depth=1, width=20, heads=1, patch_size=1), InputShape(3, 3, 1)),
     ],
     ids=["tiny", "S/8", "one-class"],
@@ -181,7 +182,7 @@ def test_heads_are_known_for_published_sizes_only(tmp_path: Path) -> None:
         read_official(tmp_path / "dit.pt")
     with pytest.raises(InputError, match="width 24 is not divisible by heads 5"):
         read_official(tmp_path / "dit.pt", heads=5)
-    published = to_official(random_dit(DiTSpec(**SIZES["S"], patch_size=8), InputShape(4, 32, 10)))
+    published = to_official(random_dit(S8, InputShape(4, 32, 10)))
     assert from_official(published).model.heads == 6
 
 
@@ -228,9 +229,10 @@ def test_the_exported_folder_is_a_pipeline_that_runs(tmp_path: Path) -> None:
     dit = random_dit(TINY, InputShape(2, 4, 5))
     write_diffusers(dit, tmp_path / "out", Diffusion(beta_end=0.01), vae=Decoder(tmp_path / "vae", 0.5))
     pipeline: Any = DiTPipeline.from_pretrained(tmp_path / "out")
+    config = pipeline.scheduler.config
     assert isinstance(pipeline.scheduler, DDIMScheduler)
-    assert pipeline.scheduler.config.beta_end == 0.01
-    assert not pipeline.scheduler.config.clip_sample
+    assert config.beta_end == 0.01
+    assert not config.clip_sample
     assert pipeline.vae.config.scaling_factor == 0.5
     assert pipeline.labels == {str(n): n for n in range(5)}
     assert pipeline.transformer.config.norm_eps == 1e-6

@@ -62,8 +62,13 @@ def test_somebody_elses_repository_or_none_says_nothing(checkout: Path, tmp_path
 
 
 def test_git_is_asked_once_a_launch_and_again_when_the_code_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(provenance, "git_state", lambda _: asked.append(1) or ("abc+", "the difference"))
+    asked: list[Path] = []
+
+    def git_state(folder: Path) -> tuple[str, str]:
+        asked.append(folder)
+        return "abc+", "the difference"
+
+    monkeypatch.setattr(provenance, "git_state", git_state)
     provenance.origin.cache_clear()
     launched, text = provenance.origin()
     assert (launched.commit, text) == ("abc+", "the difference")

@@ -9,7 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -21,6 +21,7 @@ from harness.processes import is_alive, process_identity
 from harness.runs.attempts import HEARTBEAT_SECONDS, Seen, SupersededError
 from harness.runs.layout import EVALUATING
 from harness.runs.log import TrainLog
+from harness.runs.records import Claim, Ticket
 from harness.runs.state import Run, State
 from harness.runs.study import LEFTOVER_SECONDS, Study
 from harness.spec.cell import Cell
@@ -129,7 +130,7 @@ def test_another_host_lives_by_its_heartbeat(run: Run) -> None:
 
 def test_one_of_many_claims_wins(run: Run) -> None:
     with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda i: run.claim(1, {"who": i, "process": process_identity()}), range(64)))
+        won = list(pool.map(lambda i: run.claim(1, cast(Claim, {"who": i, "process": process_identity()})), range(64)))
     assert sum(won) == 1
     assert json.loads((run.attempts_folder / "001.json").read_text())["who"] == won.index(True)
     assert sorted(p.name for p in run.attempts_folder.iterdir()) == ["001.json"]
@@ -246,9 +247,9 @@ class FakeSlurm:
     def __init__(self) -> None:
         self.says: Seen = Seen(None)
         self.error: str | None = None
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[Ticket] = []
 
-    def look(self, ticket: dict[str, Any]) -> Seen:
+    def look(self, ticket: Ticket) -> Seen:
         self.asked.append(ticket)
         return self.says
 

@@ -8,6 +8,7 @@ import signal
 import struct
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,10 @@ def test_wandb_offline_holds_every_step_once(run: Run, monkeypatch: pytest.Monke
 
 def history(path: Path) -> list[dict[str, Any]]:
     """The logged rows of a W&B offline file."""
-    from wandb.proto import wandb_internal_pb2
-
+    proto: Any = import_module("wandb.proto.wandb_internal_pb2")
     rows = []
     for data in log_records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = proto.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})

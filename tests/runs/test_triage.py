@@ -11,6 +11,7 @@ import torch
 
 from harness.errors import CellFailedError, DiskFullError, InputError, NonFiniteLossError
 from harness.runs.attempts import Attempt, Seen
+from harness.runs.records import Claim, Ended
 from harness.runs.triage import Cause, Trouble, cause_of, classify, describe, group
 
 
@@ -63,8 +64,8 @@ def test_a_fault_in_the_code_names_file_and_line() -> None:
     assert describe(InputError("x")) == {"cause": "bad input"}
 
 
-def attempt(ended: dict[str, Any] | None = None, host: str | None = None, word: str = "") -> Attempt:
-    claim = {"process": {"host": host} if host else {}}
+def attempt(ended: Ended | None = None, host: str | None = None, word: str = "") -> Attempt:
+    claim: Claim = {"process": {"host": host} if host else {}}
     return Attempt(1, claim, None, None, ended, 1e9, None, Seen(False, word) if word else None)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.launch.test_launch import wait_for
 from tests.slurm.test_slurm import SlurmBench, call, nothing_left, pytestmark
+from tests.small_study import wait_for
 
 __all__ = ["nothing_left"]  # at the end of this module too
 pytestmark = [*pytestmark, pytest.mark.timeout(1200)]

@@ -11,8 +11,8 @@ from harness.spec.resources import Recording
 from harness.training import checkpoint
 from harness.training.hooks import Hooks
 from harness.training.loop import Options, train
-from tests.launch.test_launch import wait_for
 from tests.slurm.test_slurm import SlurmBench, call, nothing_left, pytestmark
+from tests.small_study import wait_for
 
 __all__ = ["nothing_left", "pytestmark"]  # this module is on Slurm, too, and leaves nothing there
 

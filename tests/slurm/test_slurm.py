@@ -15,31 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.launch.test_launch import Bench, wait_for
+from tests.small_study import Bench, sweep_text, wait_for
 
 CLUSTER = Path(__file__).with_name("cluster")
-
-SWEEP = """
-title = "cells on Slurm"
-[grid]
-depth = {depth}
-width = {width}
-[model]
-patch_size = 4
-[training]
-steps = {steps}
-batch_size = 8
-ema_window = 0.1
-[recording]
-loss_images = 16
-[[evaluation]]
-samples = 330
-sampler = "ddim"
-sampling_steps = 4
-[resources]
-checkpoint_seconds = {checkpoint}
-sampling_batch = 100
-"""
 
 #: What depends on when and where a row was made.
 UNSCIENTIFIC = {"train_seconds", "sample_seconds"}
@@ -74,8 +52,8 @@ class SlurmBench(Bench):
     def __init__(
         self, folder: Path, depth: str = "[1]", width: str = "[16]", steps: int = 1500, checkpoint: float = 0.2
     ) -> None:
-        super().__init__(folder)
-        self.sweep.write_text(SWEEP.format(depth=depth, width=width, steps=steps, checkpoint=checkpoint))
+        grid = f"depth = {depth}\nwidth = {width}"
+        super().__init__(folder, sweep_text(grid, "patch_size = 4", steps=steps, rate="1e-4", checkpoint=checkpoint))
 
     def submit(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.launch("--executor", "slurm", *options)

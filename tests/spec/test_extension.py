@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.errors import InputError
 from harness.spec.extension import Extension
-from harness.spec.identity import canonical_json, spec_id
-from harness.spec.kinds import Kind
+from harness.spec.identity import canonical_json
 from harness.spec.model import BLOCKS, DiTSpec
 from sweeps.grid import load_sweep
 
@@ -20,12 +18,7 @@ SWEEP = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    for kind in Kind.tables.values():
-        kind._added.clear()
-    spec_id.cache_clear()
+pytestmark = pytest.mark.usefixtures("users_files")
 
 
 def test_what_a_file_defines_is_used_by_name_and_its_content_is_part_of_the_id(tmp_path: Path) -> None:

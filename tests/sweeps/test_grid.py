@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness.errors import InputError
 from sweeps.grid import load_sweep, study_name, warnings
+from tests.cells import dit_spec
 
 GOOD = """
 title = "t"
@@ -60,8 +61,9 @@ def test_size_presets_pairs_dotted_names_and_exclusion(tmp_path: Path) -> None:
     """
     cells = [c for _, c in load_sweep(write(tmp_path, text)).cells()]
     assert len(cells) == 2 * 2 * 2 * 2 - 4
-    assert not [c for c in cells if c.model.width == 1152 and c.seed == 1]
-    assert {(c.model.depth, c.model.width, c.model.heads) for c in cells} == {(12, 384, 6), (28, 1152, 16)}
+    models = [(dit_spec(c), c.seed) for c in cells]
+    assert not [model for model, seed in models if model.width == 1152 and seed == 1]
+    assert {(model.depth, model.width, model.heads) for model, _ in models} == {(12, 384, 6), (28, 1152, 16)}
     assert {(c.training.learning_rate, c.training.batch_size) for c in cells} == {(1e-4, 8), (1e-3, 16)}
 
 

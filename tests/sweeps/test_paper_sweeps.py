@@ -15,6 +15,7 @@ import pytest
 from harness.model import cost as flops
 from harness.spec.cell import Cell
 from sweeps.grid import load_sweep, warnings
+from tests.cells import dit_spec
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ("dit-paper", "dit-blocks", "dit-512")
@@ -35,13 +36,13 @@ def published() -> dict[tuple[Any, ...], tuple[float, int]]:
 
 
 def key(cell: Cell) -> tuple[Any, ...]:
-    model = cell.model
+    model = dit_spec(cell)
     return model.depth, model.width, model.heads, model.patch_size, model.block, cell.data.shape.size
 
 
 def test_they_are_the_papers_models() -> None:
     assert list(cells("dit-paper")) == [f"{size}-{patch}" for size in ("S", "B", "L", "XL") for patch in (8, 4, 2)]
-    assert {cell.model.block for cell in cells("dit-blocks").values()} == {
+    assert {dit_spec(cell).block for cell in cells("dit-blocks").values()} == {
         "in-context", "cross-attention", "adaln", "adaln-zero"
     }  # fmt: skip
     assert {name for study in STUDIES for name in map(key, cells(study).values())} == set(published())
@@ -79,7 +80,7 @@ def test_published_gflops_and_parameters_in_seconds() -> None:
         for cell in cells(study).values():
             gflops, millions = known[key(cell)]
             cost = flops.count(cell.model, cell.data.shape)
-            allowed = 0.02 if cell.model.block == "adaln-zero" and study != "dit-512" else tolerance
+            allowed = 0.02 if dit_spec(cell).block == "adaln-zero" and study != "dit-512" else tolerance
             assert cost.macs / 1e9 == pytest.approx(gflops, abs=allowed)
             assert round(cost.params / 1e6) == millions
     assert time.process_time() - begun < 30

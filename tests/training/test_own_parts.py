@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
-from harness.spec.identity import spec_id
-from harness.spec.kinds import Kind
 from harness.spec.resources import Recording
 from harness.training.hooks import Hooks
 from harness.training.loop import Options, train
@@ -133,12 +130,7 @@ extractor = "digits-cnn"
 """
 
 
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    for kind in Kind.tables.values():
-        kind._added.clear()
-    spec_id.cache_clear()
+pytestmark = pytest.mark.usefixtures("users_files")
 
 
 def sweep_of(folder: Path, file: str, text: str) -> Sweep:
@@ -184,7 +176,7 @@ def test_a_network_of_ones_own(tmp_path: Path) -> None:
     assert network(torch.zeros(3, 1, 8, 8), torch.zeros(3), torch.tensor([0, 1, 10])).shape == (3, 2, 8, 8)
     again = type(network)(cell.model, cell.data.shape, 2)
     again.initialise(0)
-    assert not torch.equal(again.first.weight, network.first.weight)  # type: ignore[union-attr]
+    assert not torch.equal(again.get_parameter("first.weight"), network.get_parameter("first.weight"))
 
 
 def test_an_objective_of_ones_own(tmp_path: Path) -> None:

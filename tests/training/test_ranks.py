@@ -39,7 +39,8 @@ from harness.training.hooks import Hooks
 from harness.training.loop import Options, train
 from harness.training.ranks import Ranks, meet
 from sweeps.grid import load_sweep
-from tests.launch.test_launch import Bench, training, wait_for
+from tests.cells import dit_spec
+from tests.small_study import Bench, sweep_text, wait_for
 
 torch.set_num_threads(1)
 
@@ -258,7 +259,7 @@ def test_every_parameter_takes_part(block: str, labels: bool) -> None:
     """DistributedDataParallel waits in vain for the gradient of one that does not."""
     spec = {"model": {"depth": 1, "width": 16, "patch_size": 4, "block": block}, "data": {"labels": labels}}
     c = Cell.model_validate(spec)
-    dit = DiT(c.model, c.data.shape)
+    dit = DiT(dit_spec(c), c.data.shape)
     dit.initialise(0)
     zero = torch.zeros(1, dtype=torch.int64)
     dit(torch.zeros(1, 1, 8, 8), zero, zero if labels else None).mean().backward()
@@ -307,10 +308,9 @@ def test_a_cell_takes_a_slot_a_rank() -> None:
 
 
 def test_launched_on_two_ranks_and_resumed_on_one(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "b", steps=200, checkpoint=0.2)
-    bench.sweep.write_text(bench.sweep.read_text().replace("depth = [1, 2]", "depth = [1]"))
+    bench = Bench(tmp_path / "b", sweep_text("depth = [1]", steps=200, checkpoint=0.2))
     launcher = bench.start("launch", str(bench.sweep), "--ranks", "2")
-    wait_for(lambda: training(bench))
+    wait_for(bench.is_training)
     launcher.send_signal(signal.SIGINT)
     _, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 130, err

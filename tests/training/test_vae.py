@@ -25,7 +25,8 @@ from harness.evaluation.reconstruction import reconstruction
 from harness.processes import exclusive
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
-from harness.training.hooks import Hooks, StoppedError
+from harness.training.conditions import numeric_conditions
+from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.vae import train_vae
 
 torch.set_num_threads(1)
@@ -52,7 +53,7 @@ def digits() -> Dataset:
 def go(data: Data, digits: Dataset, folder: Path, stop_at: int | None = None) -> dict[str, Any]:
     seen = {"step": 0}
 
-    def report(value: dict[str, Any]) -> None:
+    def report(value: Report) -> None:
         if value["stage"] == "train-vae":
             seen["step"] = value["done"]
 
@@ -63,7 +64,7 @@ def go(data: Data, digits: Dataset, folder: Path, stop_at: int | None = None) ->
         digits,
         folder,
         device="cpu",
-        conditions={"threads": 1},
+        conditions=numeric_conditions(1, 1, "cpu"),
         measure=lambda trained: reconstruction(trained, digits, EXTRACTORS, "cpu", hooks),
         checkpoint_seconds=1e9,
         hooks=hooks,
