@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; the name of its class where it has none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 class InputError(ValueError):
     """Bad input: nothing was started. Shown as one line, exit code 2.
 

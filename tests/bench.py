@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.data.batches import batches
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.sources import load
 from harness.evaluation.frechet import frechet_distance
 from harness.model.cost import count
@@ -74,7 +74,7 @@ def frechet_row(dims: int) -> tuple[str, ...]:
     return f"Frechet distance, d = {dims}", "eigh", "scipy sqrtm", f"{ours:.3f} s", f"{theirs:.3f} s", ratio
 
 
-def steps(spec: dict[str, object], dataset: Dataset, device: str, repeat: int = 10) -> Callable[[], object]:
+def steps(spec: dict[str, object], dataset: LoadedData, device: str, repeat: int = 10) -> Callable[[], object]:
     """`repeat` training steps of a cell."""
     cell = Cell.model_validate(spec)
     state = TrainState.initial(cell, device)

@@ -6,11 +6,10 @@ here has a `card.json` too, written last. It is known by its recipe or hub name,
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.files import file_hash, read_json
 from harness.runs.study import Shared
 from harness.spec.data import Data, PretrainedVae, TrainedVae
@@ -20,9 +19,10 @@ CONFIG, WEIGHTS, CARD = "config.json", "diffusion_pytorch_model.safetensors", "c
 
 
 def science(data: Data) -> Data:
-    """The part of `data` that decides the moments: not labels, flips and scaling, which are applied when they are read.
+    """The part of `data` that decides the moments.
 
-    An autoencoder trained on the data and the latents it makes go by the same id.
+    Labels, flips and scaling are no part of it: they are applied when the moments are read. So an autoencoder and the
+    latents that it makes have the same id.
     """
     assert data.vae is not None
     vae = data.vae
@@ -37,16 +37,16 @@ def folder_name(data: Data) -> str:
 
 
 def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path:
-    """The folder of the autoencoder that `data` names; it is whole and fits the data.
+    """The folder of the autoencoder that `data` names, once its files are checked against the data.
 
     Args:
         data: names an autoencoder.
         shared: the folder of autoencoders trained here, and of pretrained ones that a user put there.
-        sweep: for the command that the message names.
+        sweep: the sweep, for the command that an error message names.
         download: ask the hub for a pretrained one that is not here.
 
     Raises:
-        InputError: not there, with the command or the download to do; or it does not fit.
+        InputError: the autoencoder is not there (the message says how to get it), is damaged, or does not fit.
     """
     if isinstance(data.vae, TrainedVae):
         folder = shared.vae_folder(folder_name(data))
@@ -66,11 +66,9 @@ def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> P
     mine = shared.vae_folder(name)
     for folder in (mine, Path(name)):
         if folder.is_dir():
-            missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
-            if missing:
-                raise InputError(
-                    f"data.vae.name {name}: {folder} holds no {missing[0]} (diffusers' format, safetensors)"
-                )
+            for file in (CONFIG, WEIGHTS):
+                if not (folder / file).is_file():
+                    raise InputError(f"data.vae.name {name}: {folder} holds no {file} (diffusers' format, safetensors)")
             return folder
     from huggingface_hub import hf_hub_download
 
@@ -79,7 +77,7 @@ def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> P
         files = [Path(hf_hub_download(name, file, local_files_only=not download)) for file in (CONFIG, WEIGHTS)]
     except Exception as error:  # the hub's errors have no common base; an unreachable network raises httpx's own
         if download:
-            reason = f"the hub gave none ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            reason = f"the hub gave none ({first_line(error)})"
         raise InputError(
             f"data.vae.name {name}: not here; {reason}; or put {CONFIG} and {WEIGHTS} of "
             f"https://huggingface.co/{name} into {mine}"
@@ -114,6 +112,5 @@ def check_fits(folder: Path, data: Data) -> None:
 
 
 def describe(data: Data) -> dict[str, Any]:
-    """What a manifest or a card says of the data and its autoencoder."""
-    described: dict[str, Any] = json.loads(science(data).model_dump_json(exclude_none=True))
-    return described
+    """The data and its autoencoder, as a manifest or a card records them."""
+    return science(data).model_dump(mode="json", exclude_none=True)

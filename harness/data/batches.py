@@ -1,19 +1,19 @@
-"""What the model learns from, pixels or latents, behind the same few methods."""
+"""What the model learns from: pixels and latents behind one interface."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.data.dataset import Dataset, Images
+from harness.data.dataset import Images, LoadedData
 from harness.data.latents import Latents, LatentSplit
 from harness.data.pixels import to_model
 
-#: No part, but all.
+#: All of a batch.
 ALL = slice(None)
 
 Indices = NDArray[np.int64]
@@ -32,8 +32,8 @@ class Batches(Protocol):
         Args:
             indices: (N,), which images.
             mirror: (N,), which of them mirrored; None: none.
-            posterior: gives the noise of a sampled latent; pixels draw nothing.
-            part: the n of the N that are wanted; each is the same in any part.
+            posterior: draws the noise of sampled latents; pixels draw nothing.
+            part: which n of the N are wanted; an image is the same in any part.
         """
 
 
@@ -44,11 +44,10 @@ class Splits(NamedTuple):
     heldout: Batches
 
 
-def batches(source: Dataset | Latents, device: str) -> Splits:
+def batches(source: LoadedData | Latents, device: str) -> Splits:
     """A data set or its latents, ready for the model."""
     if isinstance(source, Latents):
-        train, heldout = (LatentBatches(split, source.scaling, device) for split in (source.train, source.heldout))
-        return Splits(train, heldout)
+        return Splits(*(LatentBatches(split, source.scaling, device) for split in (source.train, source.heldout)))
     return Splits(PixelBatches(source.train, device), PixelBatches(source.heldout, device))
 
 
@@ -58,17 +57,13 @@ class PixelBatches:
     def __init__(self, split: Images, device: str) -> None:
         self.labels = torch.from_numpy(split.labels).to(device)
         self._device = device
-        # what fits into memory stays on the device; files are decoded when they are needed
-        self._resident = torch.from_numpy(split.images).to(device) if isinstance(split.images, np.ndarray) else None
-        self._images = split.images
+        # an array stays on the device; files are decoded when they are needed
+        images: Any = split.images
+        self._images = torch.from_numpy(images).to(device) if isinstance(images, np.ndarray) else images
 
     def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
         """See `Batches`."""
-        if self._resident is not None:
-            images = self._resident[torch.from_numpy(indices[part]).to(self._device)]
-        else:
-            images = torch.from_numpy(self._images[indices[part]]).to(self._device)
-        x = to_model(images)  # (n, C, S, S)
+        x = to_model(torch.as_tensor(self._images[indices[part]], device=self._device))  # (n, C, S, S)
         if mirror is None:
             return x
         return torch.where(torch.from_numpy(mirror[part]).to(self._device)[:, None, None, None], x.flip(-1), x)

@@ -1,4 +1,4 @@
-"""What a data set is, and what it gives when it is loaded: two splits of images with labels, and a fingerprint.
+"""What a data set is, and what loading it gives: two splits of images with labels, and a fingerprint.
 
 Each data set has a file of its own in this folder, and a line in `harness.spec.data`. Imports no torch.
 """
@@ -21,12 +21,12 @@ from harness.spec.data import Data, InputShape
 from harness.spec.identity import ID_DIGITS
 from harness.spec.resources import Resources
 
-#: Is called with how many of how many files are checked.
+#: A function that is called with the number of things done so far, and of all; it may raise to stop.
 Progress = Callable[[int, int], None]
 
 
 class ImageArray(Protocol):
-    """What is used of a uint8 array (N, H, W, C), so that files which are decoded on demand can stand in for it."""
+    """Images that are indexed like a uint8 array (N, H, W, C), whether they are in memory or decoded on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,7 +36,7 @@ class ImageArray(Protocol):
         """N."""
 
     def __getitem__(self, index: Any, /) -> Any:
-        """One image for a number, several for an array of numbers; for a slice, again an `ImageArray`."""
+        """Images (n, H, W, C) for an array of n numbers."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class LoadedData:
     """A loaded data set.
 
     Attributes:
@@ -80,7 +80,7 @@ class Source:
     Attributes:
         folder: the only place that is searched; None: wherever the data set usually is.
         download: whether missing files may be downloaded into `folder`.
-        cache: folder for what was found out about files, so that they are read once; None: it is not kept.
+        cache: folder for the results of checking files, so that each file is read once; None: they are not kept.
         progress: is called while files are checked.
     """
 
@@ -91,7 +91,7 @@ class Source:
 
     @classmethod
     def of(cls, resources: Resources, cache: Path | None = None, progress: Progress | None = None) -> Self:
-        """Where `resources` says that the files are."""
+        """The source that `resources` names."""
         folder = Path(resources.data_folder) if resources.data_folder else None
         return cls(folder, resources.data_download, cache, progress)
 
@@ -99,12 +99,14 @@ class Source:
 class DataSet(ABC):
     """A data set: it finds its files, loads them, and knows what they must hold.
 
+    `shape`, `extractor` and `needs` are for data sets in a user's file; a built-in data set has them in its line of
+    `harness.spec.data`.
+
     Attributes:
-        shape: of its images, see `harness.spec.data.DataSetFacts`; this and the next two are read of a data set from a
-            user's file, those of a built-in one stand in its line of `harness.spec.data`.
+        shape: of its images, see `harness.spec.data.DataSetFacts`.
         extractor: name of the feature extractor that fits it.
-        needs: fields of `Data` that it cannot do without.
-        fingerprint: what its content must hash to; None: whatever `Data.fingerprint` says, if anything.
+        needs: fields of `Data` that a sweep must set.
+        fingerprint: the hash that its content must have; None: that of `Data.fingerprint`, if set.
     """
 
     shape: InputShape
@@ -112,33 +114,35 @@ class DataSet(ABC):
     needs: tuple[str, ...] = ()
     fingerprint: str | None = None
 
-    def check(self, data: Data, source: Source) -> None:  # noqa: B027  # nothing to find: it is part of a package
-        """Check that `load` will find the data, from names and file headers alone.
+    def check(self, data: Data, source: Source) -> None:  # noqa: B027  # a data set in a package has nothing to find
+        """Check that `load` will find the data; reads names and file headers alone.
 
         Raises:
-            InputError: it will not; one line that says how to get the data.
+            InputError: data is missing; one line that says how to get it.
         """
 
-    def check_content(self, data: Data, source: Source) -> None:  # noqa: B027  # quick to load: every job does it
-        """Check what takes long, for all jobs of a launch at once; keep what was found out in `source.cache`.
+    def check_content(self, data: Data, source: Source) -> None:  # noqa: B027  # what loads quickly, every job checks
+        """Check the content once for all jobs of a launch, where that takes long; keep the result in `source.cache`.
 
         Raises:
-            InputError: the content is other than `data` says.
+            InputError: the content is not what `data` says.
         """
 
     @abstractmethod
-    def load(self, data: Data, source: Source) -> Dataset:
-        """Read both splits, in the same order wherever they are; `loaded` checks what they hold.
+    def load(self, data: Data, source: Source) -> LoadedData:
+        """Read both splits, always in the same order; `loaded` checks what they hold.
 
         Raises:
-            InputError: files are missing or damaged, or hold other images than this data set has.
+            InputError: files are missing or damaged, or hold other images than those of this data set.
         """
 
-    def loaded(self, data: Data, train: Images, heldout: Images, hint: str = "") -> Dataset:
-        """Both splits with their fingerprint, once it is the right one; `hint` says what else the images may be.
+    def loaded(self, data: Data, train: Images, heldout: Images, hint: str = "") -> LoadedData:
+        """Check shape and fingerprint of both splits; returns the splits with the fingerprint.
+
+        `hint` ends the message of a wrong fingerprint: what the images may be instead.
 
         Raises:
-            InputError: images of another shape than `data` says, or other content.
+            InputError: the shape or the fingerprint differs from what `data` says.
         """
         channels, size, _ = data.image_shape
         for split in (train, heldout):
@@ -151,7 +155,7 @@ class DataSet(ABC):
             raise InputError(
                 f"data.name {data.name}: this is other data (fingerprint {found}, expected {wanted}){hint}"
             )
-        return Dataset(data.name, train, heldout, found)
+        return LoadedData(data.name, train, heldout, found)
 
 
 def fingerprint_of(*splits: Images) -> str:
@@ -165,10 +169,10 @@ def fingerprint_of(*splits: Images) -> str:
 
 
 def require_package(module: str, package: str, key: str) -> None:
-    """Refuse `key` when the package that it needs is not installed.
+    """Check that the package which `key` needs is installed.
 
     Raises:
-        InputError: it is missing; says how to install it.
+        InputError: it is not; the message says how to install it.
     """
     if importlib.util.find_spec(module) is None:
         raise InputError(f"{key} needs the package {package}: pip install {package}")

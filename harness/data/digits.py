@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.data.dataset import DataSet, Dataset, Images, Source, require_package
+from harness.data.dataset import DataSet, Images, LoadedData, Source, require_package
 from harness.spec.data import Data
 
 _TRAIN = 1500
@@ -24,7 +24,7 @@ class Digits(DataSet):
         """See `DataSet`."""
         require_package("sklearn", "scikit-learn", f"data.name {data.name}")
 
-    def load(self, data: Data, source: Source) -> Dataset:
+    def load(self, data: Data, source: Source) -> LoadedData:
         """See `DataSet`."""
         self.check(data, source)
         from sklearn.datasets import load_digits

@@ -13,8 +13,8 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.dataset import DataSet, Dataset, Images, Source, require_package
-from harness.errors import InputError
+from harness.data.dataset import DataSet, Images, LoadedData, Source, require_package
+from harness.errors import InputError, first_line
 from harness.spec.data import DATA_SETS, Data
 
 #: Where Debian's package dataset-fashion-mnist installs its files.
@@ -49,7 +49,7 @@ class FashionMnist(DataSet):
             with _open(_present(found, name)) as stream:
                 _read_shape(stream)
 
-    def load(self, data: Data, source: Source) -> Dataset:
+    def load(self, data: Data, source: Source) -> LoadedData:
         """See `DataSet`."""
         return self.loaded(
             data, *read_files(_find(source) or _download(source)), "; MNIST's files carry the same names"
@@ -60,7 +60,11 @@ FASHION_MNIST = FashionMnist()
 
 
 def _find(source: Source) -> Path | None:
-    """Folder that holds all four files; None when they are to be downloaded into `source.folder`."""
+    """Folder that holds all four files; None when they must first be downloaded into `source.folder`.
+
+    Raises:
+        InputError: files are missing, and no download is allowed.
+    """
     folder = source.folder
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"resources.data_folder: {folder} is not a folder")
@@ -91,8 +95,8 @@ def _download(source: Source) -> Path:
     try:
         FashionMNIST(str(source.folder), download=True)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"data.name fashion-mnist: the download into {source.folder} failed: {reason}") from error
+        failed = f"data.name fashion-mnist: the download into {source.folder} failed: {first_line(error)}"
+        raise InputError(failed) from error
     return source.folder / "FashionMNIST" / "raw"
 
 
@@ -117,7 +121,7 @@ def _split(images_file: Path, labels_file: Path) -> Images:
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
-    """Return the file, raw or gzipped, or None."""
+    """The file, raw or gzipped; None when it is not there."""
     return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
 
 
@@ -130,26 +134,26 @@ def _present(folder: Path, name: str) -> Path:
 
 @contextmanager
 def _open(file: Path) -> Iterator[BinaryIO]:
-    """Open an IDX file, gzipped or not; what goes wrong while reading it becomes one line that names the file."""
+    """Open an IDX file, gzipped or not.
+
+    Raises:
+        InputError: the file cannot be read, or the block under `with` raises a ValueError; one line names the file.
+    """
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             yield cast(BinaryIO, stream)
-    except (OSError, EOFError, zlib.error, _DamagedError) as error:  # OSError includes gzip.BadGzipFile
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # OSError includes gzip.BadGzipFile
         raise InputError(f"{file}: {error}; get the file again") from error
-
-
-class _DamagedError(Exception):
-    """What is wrong with an IDX file, without its name."""
 
 
 def _read_shape(stream: BinaryIO) -> tuple[int, ...]:
     """Shape of an array of bytes in the IDX format: two zero bytes, the type, the number of axes, big-endian sizes."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:3] != bytes([0, 0, _IDX_UINT8]) or magic[3] not in (1, 3):
-        raise _DamagedError(f"no IDX file of bytes (it starts with {magic.hex() or 'nothing'})")
+        raise ValueError(f"no IDX file of bytes (it starts with {magic.hex() or 'nothing'})")
     sizes = stream.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
-        raise _DamagedError("cut off in its header")
+        raise ValueError("cut off in its header")
     return tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
 
 
@@ -158,9 +162,9 @@ def _read_idx(file: Path) -> NDArray[np.uint8]:
         shape = _read_shape(stream)
         expected = math.prod(shape)
         if expected > _IDX_LARGEST:
-            raise _DamagedError(f"its header says {expected} bytes of content")
+            raise ValueError(f"its header says {expected} bytes of content")
         content = stream.read(expected + 1)  # one more than it should hold, to notice what is too long
         if len(content) != expected:
             found = "more" if len(content) > expected else str(len(content))
-            raise _DamagedError(f"its header says {expected} bytes of content, it holds {found}")
+            raise ValueError(f"its header says {expected} bytes of content, it holds {found}")
     return np.frombuffer(content, np.uint8).reshape(shape)

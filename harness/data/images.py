@@ -1,10 +1,10 @@
 """Folders of images, one subfolder a class: ImageNet's train/val layout, or a tree of the user's own. Imports no torch.
 
 Images are decoded on demand and cropped as Dhariwal & Nichol 2021 do for ImageNet (the ADM crop). A folder is read once
-for its fingerprint over every byte and for the files that cannot be read; the result is kept beside the studies, until
-a file's size or time changes.
+to hash every byte and to find files that are no images; the result is kept beside the studies until a file's size or
+time changes.
 
-    python -m harness.data.images FOLDER     says the number of classes and the fingerprint, as a sweep file wants them
+    python -m harness.data.images FOLDER     prints the number of classes and the fingerprint for a sweep file
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.dataset import DataSet, Dataset, Images, Progress, Source
+from harness.data.dataset import DataSet, Images, LoadedData, Progress, Source
 from harness.errors import InputError
 from harness.files import read_json, write_json
 from harness.spec.data import Data
@@ -67,11 +67,11 @@ class Tree:
 
 @dataclass(frozen=True)
 class Scan:
-    """What opening every file showed.
+    """What reading every file showed.
 
     Attributes:
         fingerprint: first 12 hex digits of sha256 over splits, names, classes and content.
-        unreadable: paths below the root of the files that are no images; they are left out.
+        unreadable: paths below the root of the files that are no images; loading leaves them out.
     """
 
     fingerprint: str
@@ -79,7 +79,7 @@ class Scan:
 
 
 class ImageFiles:
-    """The images of files, decoded when asked for; indexed like a uint8 array (N, S, S, 3)."""
+    """Image files, decoded when they are indexed; an `ImageArray` (N, S, S, 3)."""
 
     def __init__(self, root: Path, paths: Sequence[str], size: int) -> None:
         self.root, self.paths, self.size = root, paths, size
@@ -93,12 +93,8 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: Any, /) -> Any:
-        """One image (S, S, 3) for a number, several (n, S, S, 3) for an array, the same lazily for a slice."""
-        if isinstance(index, slice):
-            return ImageFiles(self.root, self.paths[index], self.size)
-        if isinstance(index, (int, np.integer)):
-            return read_image(self.root / self.paths[int(index)], self.size)
-        chosen = [read_image(self.root / self.paths[i], self.size) for i in np.asarray(index)]
+        """Images (n, S, S, 3) for an array of n numbers."""
+        chosen = [read_image(self.root / self.paths[i], self.size) for i in index]
         return np.stack(chosen) if chosen else np.zeros((0, *self.shape[1:]), np.uint8)
 
 
@@ -111,7 +107,7 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             return centre_crop(image.convert("RGB"), size)
-    except Exception as error:  # Pillow's decoders raise all sorts of things on damaged files
+    except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files
         raise InputError(f"{path}: no readable image ({error})") from None
 
 
@@ -133,7 +129,7 @@ class ImageFolder(DataSet):
     """Base of the data sets that are folders of images."""
 
     def __init__(self, *, own_split: bool) -> None:
-        """`own_split`: a folder without train/ and val/ is one, too; a tenth of every class is held out."""
+        """`own_split`: also take a folder without train/ and val/, and hold out a tenth of every class."""
         self._own_split = own_split
 
     def check(self, data: Data, source: Source) -> None:
@@ -144,7 +140,7 @@ class ImageFolder(DataSet):
         """See `DataSet`: every file is read."""
         self.load(data, source)
 
-    def load(self, data: Data, source: Source) -> Dataset:
+    def load(self, data: Data, source: Source) -> LoadedData:
         """See `DataSet`; the fingerprint is that of the files, not of their pixels."""
         tree = self._tree(data, source)
         found = scan(tree, source.cache, source.progress)
@@ -162,13 +158,12 @@ class ImageFolder(DataSet):
             images = ImageFiles(tree.root, [path for path, _ in kept], data.image_shape.size)
             return Images(images, np.array([label for _, label in kept], dtype=np.int64))
 
-        return Dataset(data.name, split(tree.train), split(tree.heldout), found.fingerprint)
+        return LoadedData(data.name, split(tree.train), split(tree.heldout), found.fingerprint)
 
     def _tree(self, data: Data, source: Source) -> Tree:
         key = f"data.name {data.name}"
         tree = find_tree(source.folder, key, own_split=self._own_split)
-        if len(tree.classes) != data.image_shape.classes:
-            expected = data.image_shape.classes
+        if len(tree.classes) != (expected := data.image_shape.classes):
             raise InputError(f"{tree.root}: {len(tree.classes)} classes (subfolders), but {key} says {expected}")
         return tree
 
@@ -194,9 +189,7 @@ def find_tree(folder: Path | None, key: str = "FOLDER", *, own_split: bool = Tru
         if not (folder / "val").is_dir():
             raise InputError(f"{folder}: has train/ and no val/; the held-out images belong there, sorted as in train/")
         classes = _classes(folder / "train")
-        other = _classes(folder / "val")
-        if classes != other:
-            odd = sorted(set(classes) ^ set(other))
+        if odd := sorted({*classes} ^ {*_classes(folder / "val")}):
             raise InputError(
                 f"{folder}: train/ and val/ have different classes ({len(odd)} differ, for example {odd[0]}); sort the "
                 "images of val/ into one subfolder a class, named as in train/"
@@ -240,7 +233,7 @@ def _hold_out(files: list[tuple[str, int]], classes: int) -> tuple[list[tuple[st
 
 
 def scan(tree: Tree, cache: Path | None = None, progress: Progress | None = None) -> Scan:
-    """Read and decode every file once; what was found is kept in the folder `cache`.
+    """Read and decode every file, or take the result from the folder `cache`, where an earlier scan kept it.
 
     Raises:
         InputError: too many files are no images; the first few are named.
@@ -270,7 +263,7 @@ def _unreadable(paths: tuple[str, ...], total: int) -> str:
 
 
 def _listing(tree: Tree, files: list[tuple[str, int]]) -> str:
-    """A hash that changes with any file's name, size or time, and costs no reading."""
+    """A hash that changes with any file's name, size or time; reads no file."""
     digest = hashlib.sha256(str(tree.root.resolve()).encode())
     for path, label in files:
         stat = (tree.root / path).stat()
@@ -295,16 +288,15 @@ def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -
 
 def _check(path: Path) -> tuple[str, bool]:
     """Hash of a file's bytes, and whether Pillow can read them."""
+    digest = "unreadable"
     try:
         content = path.read_bytes()
-    except OSError:
-        return "unreadable", False
-    try:
+        digest = hashlib.sha256(content).hexdigest()
         with Image.open(io.BytesIO(content)) as image:
             image.convert("RGB")
-    except Exception:  # Pillow's decoders raise all sorts of things on damaged files
-        return hashlib.sha256(content).hexdigest(), False
-    return hashlib.sha256(content).hexdigest(), True
+    except Exception:  # the system's, or one of the many kinds that Pillow's decoders raise on damaged files
+        return digest, False
+    return digest, True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

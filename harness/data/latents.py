@@ -24,20 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data import autoencoders
-from harness.data.dataset import Dataset, ImageArray
+from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.data.sources import data_set
 from harness.errors import InputError
 from harness.files import read_json, write_atomic, write_json
 from harness.runs.study import Shared
 from harness.spec.data import Data, TrainedVae
 
-#: Images a shard: what an interrupted encoding loses at most.
+#: Images a shard; an interrupted encoding loses at most as many.
 SHARD = 1024
 
 #: Images the autoencoder sees at once; a part of the arithmetic, so it is fixed.
 BATCH = 32
-
-SPLITS = ("train", "heldout")
 
 #: Beside the manifest: how well the autoencoder decodes what it encoded (see `harness.evaluation.reconstruction`).
 RECONSTRUCTION = "reconstruction.json"
@@ -76,10 +74,8 @@ class LatentSplit:
         Raises:
             InputError: a shard is missing or damaged.
         """
-        chosen = [
-            self._open(int(i) // self._size)[int(i) % self._size, int(m)] for i, m in zip(indices, mirror, strict=True)
-        ]
-        both = np.stack(chosen)  # (n, 2, C, S, S)
+        wanted = zip(*np.divmod(indices, self._size), mirror, strict=True)
+        both = np.stack([self._open(int(number))[row, int(flip)] for number, row, flip in wanted])  # (n, 2, C, S, S)
         return both[:, 0], both[:, 1]
 
 
@@ -101,10 +97,10 @@ class Latents:
 
 
 def check_ready(data: Data, shared: Shared, sweep: str) -> None:
-    """Check that training on these latents can start, from the manifest and the sizes of the files.
+    """Check that training on these latents can start; reads the manifest and the sizes of the files.
 
     Raises:
-        InputError: with the command to run first.
+        InputError: something is missing; the message names the command to run first.
     """
     vae = autoencoders.find(data, shared, sweep)
     folder, manifest = _found(data, shared)
@@ -123,15 +119,15 @@ def check_ready(data: Data, shared: Shared, sweep: str) -> None:
 
 
 def open_latents(data: Data, shared: Shared) -> Latents:
-    """The latents of `data`, as `encode` left them.
+    """The latents of `data`, as `encode` wrote them.
 
     Raises:
-        InputError: they are not there, not whole, or a file is damaged.
+        InputError: they are missing or incomplete, or a file is damaged.
     """
     folder, manifest = _found(data, shared)
     if manifest is None or not manifest["complete"]:
         raise InputError(f"{folder}: no whole set of latents; first: dit-harness encode")
-    train, heldout = (LatentSplit(folder, name, manifest["splits"][name]) for name in SPLITS)
+    train, heldout = (LatentSplit(folder, name, manifest["splits"][name]) for name in ("train", "heldout"))
     return Latents(train, heldout, scaling(data, manifest), manifest["weights"])
 
 
@@ -151,33 +147,33 @@ def scaling(data: Data, manifest: dict[str, Any]) -> float:
 
 def encode(
     data: Data,
-    dataset: Dataset,
+    dataset: LoadedData,
     encoder: Encoder,
     shared: Shared,
     *,
     weights: str,
     conditions: dict[str, Any],
     sweep: str,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Encode both splits; shards that are there and whole are kept. The caller holds the folder.
+    """Encode both splits, but for shards that are there and whole. The caller holds the folder.
 
     Args:
-        data: what is encoded, through which autoencoder.
-        dataset: the same, loaded.
+        data: names the images and the autoencoder.
+        dataset: the images.
         encoder: gives the moments of a batch of images.
         shared: the folder of all latents.
         weights: hash of the autoencoder's weights.
         conditions: what decides the bits, for the record.
-        sweep: for the commands that messages name.
-        progress: is called with how many of how many images are done.
+        sweep: the sweep, for the commands that error messages name.
+        progress: is called with the number of images done so far, and of all.
 
     Returns:
         The manifest.
 
     Raises:
         InputError: the folder holds latents of other data or of another autoencoder.
-        OSError: the disk is full; what was written stays, and the next call continues from it.
+        OSError: the disk is full; finished shards stay, and the next call continues after them.
     """
     folder, manifest = _found(data, shared)
     if manifest is None:
@@ -194,7 +190,7 @@ def encode(
         }
     _require_same(folder, manifest, data, weights, dataset.fingerprint, sweep)
     splits = {"train": dataset.train, "heldout": dataset.heldout}
-    total, done = sum(len(split.images) for split in splits.values()), 0
+    total, done = sum(len(split.labels) for split in splits.values()), 0
 
     def report(more: int) -> None:
         progress(done + more, total)
@@ -205,8 +201,7 @@ def encode(
         kept = {s["file"]: s for s in entry.get("shards", []) if _is_whole(folder / s["file"], s["crc32"])}
         entry["shards"] = []
         size = int(entry["shard_size"])
-        _save_array(folder / f"{name}-labels.npy", split.labels.astype("<i8"))
-        entry["labels_crc32"] = _checksum(folder / f"{name}-labels.npy")
+        entry["labels_crc32"] = _save_array(folder / f"{name}-labels.npy", split.labels.astype("<i8"))
         for first in range(0, len(split.images), size):
             count = min(size, len(split.images) - first)
             file = f"{name}-{first // size:05d}.npy"
@@ -250,32 +245,35 @@ def _shard(
 def _write_shard(path: Path, moments: NDArray[np.float32]) -> dict[str, Any]:
     if not np.isfinite(moments).all():
         raise InputError(f"{path}: the autoencoder gives values that are not finite; take another, or train it anew")
-    _save_array(path, moments.astype("<f4"))
-    plain = moments[:, 0].astype(np.float64)  # the mirror images are counted with flips only, which are no part of this
+    checksum = _save_array(path, moments.astype("<f4"))
+    plain = moments[:, 0].astype(np.float64)  # the measured scaling leaves mirror images out
     mean, std = plain[:, 0], plain[:, 1]
     return {
         "file": path.name,
         "count": len(moments),
         "bytes": path.stat().st_size,
-        "crc32": _checksum(path),
+        "crc32": checksum,
         "sums": [mean.size, float(mean.sum()), float((mean**2 + std**2).sum())],
     }
 
 
 def _measured_scaling(manifest: dict[str, Any]) -> float:
-    """1 / standard deviation of the sampled latents: of the mixture of all normals, exactly, without drawing."""
+    """1 / standard deviation of the sampled latents, computed exactly: of the mixture of all their normals."""
     n, first, second = (
         math.fsum(values) for values in zip(*(s["sums"] for s in manifest["splits"]["train"]["shards"]), strict=True)
     )
     return 1 / math.sqrt(second / n - (first / n) ** 2)
 
 
-def _save_array(path: Path, array: NDArray[Any]) -> None:
+def _save_array(path: Path, array: NDArray[Any]) -> str:
+    """Write the file atomically; returns its checksum."""
+
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # a name would get .npy appended
             np.save(file, array, allow_pickle=False)
 
     write_atomic(path, write)
+    return _checksum(path)
 
 
 def _checksum(path: Path) -> str:
@@ -300,7 +298,11 @@ def _found(data: Data, shared: Shared) -> tuple[Path, dict[str, Any] | None]:
 def _require_same(
     folder: Path, manifest: dict[str, Any], data: Data, weights: str, fingerprint: str | None, sweep: str
 ) -> None:
-    """One line when a manifest is of other data or of another autoencoder than the sweep's."""
+    """Check that the manifest is of the sweep's data and autoencoder.
+
+    Raises:
+        InputError: it is not.
+    """
     again = f"remove the folder, then: dit-harness encode {sweep}"
     if manifest.get("format") != _FORMAT:
         raise InputError(f"{folder}: latents of another version of the harness; {again}")

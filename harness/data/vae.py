@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.data import autoencoders
 from harness.data.latents import open_latents
 from harness.data.pixels import to_model
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
 
@@ -37,13 +37,11 @@ class Autoencoder:
         Raises:
             InputError: it cannot be read.
         """
-        network: Any = _architecture()
+        read = _architecture().from_pretrained
         try:
-            network = network.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-            )
-        except Exception as error:  # diffusers lets all sorts of things through
-            raise InputError(f"{folder}: no readable AutoencoderKL ({str(error).splitlines()[0]})") from error
+            network = read(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
+        except Exception as error:  # diffusers raises errors of many kinds
+            raise InputError(f"{folder}: no readable AutoencoderKL ({first_line(error)})") from error
         return cls(network.float(), device)
 
     @torch.inference_mode()
@@ -69,10 +67,10 @@ def _architecture() -> Any:
 
 
 def decoder(data: Data, shared: Shared, device: str) -> Callable[[Tensor], Tensor]:
-    """What turns the model's output, pixels or latents of `data`, into images.
+    """A function from the model's output, pixels or latents of `data`, to images.
 
     Raises:
-        InputError: the autoencoder is missing, or not the one that made the latents.
+        InputError: the autoencoder is missing, or another one made the latents.
     """
     if data.vae is None:
         return lambda x: x
@@ -86,10 +84,10 @@ def decoder(data: Data, shared: Shared, device: str) -> Callable[[Tensor], Tenso
 
 
 def build(spec: TrainedVae, shape: InputShape) -> Any:
-    """The network of a recipe with weights as its seed draws them: convolutions with residual blocks, no attention.
+    """The untrained network of a recipe: residual blocks of convolutions, no attention. The seed decides the weights.
 
-    `width` channels at full resolution, doubled at every halving. The norms' groups hold four channels there: one
-    channel alone would lose its brightness.
+    It has `width` channels at full resolution, and twice as many after every halving. At full resolution each group of
+    the group norms holds four channels: a group of one channel would lose that channel's mean, the brightness.
     """
     levels = int(math.log2(spec.factor)) + 1
     with torch.random.fork_rng(devices=[]):  # diffusers draws from the global generator

@@ -1,4 +1,4 @@
-"""The files of the ADM evaluation suite (Dhariwal & Nichol 2021), behind the paper's numbers. Imports no torch.
+"""The files of the ADM evaluation suite (Dhariwal & Nichol 2021), which the paper evaluates with. Imports no torch.
 
 A reference: an npz with `mu`, `sigma` (pool_3 features of the whole training set), `mu_s`, `sigma_s` (spatial features,
 for sFID) and `arr_0`, some of the images, against which precision and recall are measured. Samples: an npz with `arr_0`
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import ImageArray
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.files import large_file_hash, write_atomic
 from harness.spec.evaluation import INCEPTION
 
@@ -85,14 +85,14 @@ class AdmReference:
 
 
 def find(configured: str | None, size: int) -> AdmReference:
-    """The reference that `resources.adm_reference` names, its headers checked; reads no array.
+    """The reference that `resources.adm_reference` names; checks the headers of the file and reads no array.
 
     Args:
         configured: the path.
         size: pixels per side of the images to be compared.
 
     Raises:
-        InputError: none is named, it is not there, not whole, lacks a key, or has another shape or resolution.
+        InputError: no file is named or there; it is damaged, lacks a key, or has another shape or resolution.
     """
     key = "resources.adm_reference"
     if configured is None:
@@ -146,9 +146,9 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def write_samples(path: Path, images: ImageArray, labels: NDArray[np.int64]) -> None:
-    """Write samples as the ADM suite takes them: `arr_0` uint8 (N, H, W, C), `arr_1` their labels. Whole or not.
+    """Write samples in the format of the ADM suite, atomically: `arr_0` uint8 (N, H, W, C), `arr_1` their labels.
 
-    Of the images a few hundred at a time are in memory.
+    A few hundred images at a time are in memory.
     """
 
     def write(temporary: Path) -> None:
@@ -175,5 +175,4 @@ def _read(path: Path, name: str) -> NDArray[Any]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path}: no whole npz ({reason}); get the file again")
+    return InputError(f"{path}: no whole npz ({first_line(error)}); get the file again")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harness.data.pixels import channels_first, to_model_range
 from harness.errors import InputError
-from harness.evaluation.extractors import Extractor, Features, Network, find
+from harness.evaluation.extractors import Extractor, Features, Network, exact_convolutions, find
 from harness.spec.data import DATA_SETS
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -29,10 +29,10 @@ FEATURE_DIM = 64
 
 @dataclass(frozen=True)
 class Architecture:
-    """What distinguishes the classifiers.
+    """How the classifiers differ.
 
     Attributes:
-        data: the data set it was trained on, and whose images it takes.
+        data: the data set on which it was trained, and whose images it takes.
         widths: channels of the convolution at each resolution, from the input's down to 4x4.
     """
 
@@ -102,7 +102,7 @@ def load_weights(name: str) -> Weights:
     Raises:
         InputError: unknown name; missing or damaged file; a content hash other than the card's.
     """
-    architecture(name)
+    find(name)
     return read_weights(WEIGHTS_FOLDER / f"{name}.safetensors")
 
 
@@ -131,7 +131,7 @@ def build(name: str) -> Classifier:
         InputError: unknown name, or a damaged weights file.
     """
     weights = load_weights(name)
-    network = Classifier(architecture(name))
+    network = Classifier(ARCHITECTURES[name])
     network.load_state_dict(weights.tensors)
     return network.requires_grad_(False).eval()
 
@@ -149,14 +149,9 @@ def infer(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Features float64 (N, 64), logits float64 (N, classes).
     """
-    # A slice of repeated channels has strides for which the convolution takes another path, with other last bits.
+    # The strides of a slice of repeated channels make the convolution take another path, with other last bits.
     x = to_model_range(images.clone(memory_format=torch.contiguous_format))
-    # TensorFloat-32 is on by default in cuDNN's convolutions; it would move the features by about 1e-3.
-    with (
-        torch.no_grad(),
-        torch.autocast(images.device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), exact_convolutions():
         features, logits = network(x)
     return features.double(), logits.double()
 
@@ -165,16 +160,13 @@ def extract(
     network: Classifier, images: NDArray[np.uint8], batch_size: int = 512
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Features (N, 64) and logits (N, classes) of uint8 images (N, H, W, C), on the CPU."""
-    features, logits = [], []
-    for start in range(0, len(images), batch_size):
-        f, g = infer(network, torch.from_numpy(channels_first(images[start : start + batch_size])))
-        features.append(f)
-        logits.append(g)
+    batches = (channels_first(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
+    features, logits = zip(*(infer(network, torch.from_numpy(batch)) for batch in batches), strict=True)
     return torch.cat(features).numpy(), torch.cat(logits).numpy()
 
 
 class ClassifierExtractor(Extractor):
-    """A classifier as an extractor. Its data set is in no order, so the first real images are as good as any."""
+    """A classifier as an extractor. The images of its data set are in no order, so the first ones are a fair sample."""
 
     evenly = False
 
@@ -189,16 +181,6 @@ class ClassifierExtractor(Extractor):
         """See `Extractor`."""
         network = build(self._name).to(device)
         return lambda images: Features(*infer(network, images))
-
-
-def architecture(name: str) -> Architecture:
-    """The classifier of this name.
-
-    Raises:
-        InputError: unknown name.
-    """
-    find(name)
-    return ARCHITECTURES[name]
 
 
 DIGITS_CNN, FASHION_CNN = map(ClassifierExtractor, ARCHITECTURES)

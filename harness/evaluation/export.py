@@ -51,7 +51,7 @@ def export(
         format: "official" or "diffusers".
         ema: the averaged weights; False: the plain ones.
         step: of which kept step; by default the last.
-        vae: folder of the `AutoencoderKL` for a pipeline that decodes latents; by default the one the cell names.
+        vae: folder of the `AutoencoderKL` for a pipeline that decodes latents; by default the one that the cell names.
         shared: the folder of autoencoders and latents.
         sweep: the sweep, for messages that name a command.
 
@@ -59,7 +59,7 @@ def export(
         A note on the result, one line; empty when there is none.
 
     Raises:
-        InputError: unknown format, `output` exists, no such weights, a model or VAE that the format cannot hold;
+        InputError: unknown format, `output` exists, no such weights, or a model or VAE that the format cannot hold;
             nothing is written.
     """
     run, cell = item.run, item.cell
@@ -104,17 +104,17 @@ def export_samples(
     evaluation: str | None = None,
     count: int | None = None,
 ) -> str:
-    """Write generated images as the ADM suite takes them: an npz with `arr_0` uint8 (N, H, W, C) and `arr_1`, labels.
+    """Write generated images in the format of the ADM suite, see `adm.write_samples`.
 
     Args:
         item: the cell and its run folder.
         output: the file to make; must not exist.
         step: of which step; by default the last.
         evaluation: the beginning of an evaluation's id; may be left out where there is one.
-        count: the first so many; by default all.
+        count: how many, from the first on; by default all.
 
     Returns:
-        What was written, a line.
+        One line that says what was written.
 
     Raises:
         InputError: `output` exists, no such images, or fewer than asked for; nothing is written.
@@ -196,8 +196,7 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
         imported = read_diffusers(source)
     else:
         imported = read_official(source, heads, ema=ema)
-    tensors = {f"model.{name}": tensor for name, tensor in imported.state.items()}
-    tensors |= {f"ema.{name}": tensor.clone() for name, tensor in imported.state.items()}
+    tensors = {f"{kind}.{name}": value.clone() for kind in ("model", "ema") for name, value in imported.state.items()}
     meta = {
         "model": imported.model.model_dump(mode="json"),
         "input": imported.shape._asdict(),

@@ -8,9 +8,11 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from harness.errors import InputError
@@ -40,16 +42,18 @@ Network = Callable[[Tensor], Tensor | Features]
 class Extractor(ABC):
     """A feature extractor.
 
+    The first five attributes are for extractors in a user's file; a built-in extractor has them in its line of
+    `harness.spec.evaluation`.
+
     Attributes:
-        channels: of the images it reads, see `harness.spec.evaluation.ExtractorFacts`; this and the next four are read
-            of an extractor from a user's file, those of a built-in one stand in its line of `harness.spec.evaluation`.
+        channels: of the images it reads.
         size: pixels a side that it reads; None: any.
         dims: how many features it gives.
         references: published statistics of its features that images can be compared with.
         external: whether its weights are not part of a package, so that a launch checks that they are there.
-        batch: images it sees at once; a part of the arithmetic.
+        batch: images in one call of the network; the last bits of the features may depend on it.
         slow: whether its features are kept in files, so that interrupted scoring continues after them.
-        evenly: whether precision and recall take real images evenly; False: the first ones.
+        evenly: whether precision and recall take real images at even distances; False: the first ones.
     """
 
     channels: int
@@ -63,7 +67,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def build(self, device: str, weights: str | None) -> Network:
-        """Build the network on a device, which is the current one; random numbers drawn here leave no trace.
+        """Build the network on a device, which is the current one. The global random state is restored afterwards.
 
         Args:
             device: "cpu", "cuda" or "cuda:<index>".
@@ -83,6 +87,11 @@ class Extractor(ABC):
         Raises:
             InputError: one line that says where to get them.
         """
+
+
+def exact_convolutions() -> AbstractContextManager[object]:
+    """Convolutions without TensorFloat-32, which is cuDNN's default and moves features by about 1e-3."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def find(name: str) -> Extractor:

@@ -1,7 +1,7 @@
 """Features of images, part by part, under the conditions that fix their bits.
 
 A part is a few hundred images. Parts do not depend on each other, so ranks share them, and their features can be kept
-as files: interrupted scoring continues after the last whole one.
+in files: interrupted scoring continues after the last whole file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.data.dataset import ImageArray
+from harness.data.dataset import ImageArray, Progress
 from harness.data.pixels import channels_first
 from harness.errors import InputError
 from harness.evaluation import extractors
-from harness.evaluation.extractors import Features, Network
+from harness.evaluation.extractors import Features, Network, exact_convolutions
 from harness.training import checkpoint
 from harness.training.ranks import Ranks
 
@@ -32,12 +32,9 @@ PART = 500
 #: What the first rank sends to the others when scoring is done.
 _DONE = "done"
 
-#: Is called with how many of how many images are done; may raise to stop.
-Progress = Callable[[int, int], None]
-
 
 class Extraction:
-    """A feature extractor at work on a device; the network is built when it is first needed.
+    """A feature extractor on a device; its network is built when it is first needed.
 
     Attributes:
         name: as in `Evaluation.extractor`.
@@ -78,9 +75,7 @@ class Extraction:
         """
         batch = self._extractor.batch
         pieces = []
-        # TensorFloat-32 would move Inception's features
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.no_grad(), _on(self._device), exact:
+        with torch.no_grad(), _on(self._device), exact_convolutions():
             for start in range(0, len(images), batch):
                 x = torch.from_numpy(channels_first(images[start : start + batch]))
                 found = self._network(x.to(self._device))
@@ -116,7 +111,7 @@ class Extraction:
                 progress(first + len(part), len(chosen))
 
     def assist(self) -> None:
-        """Work for the first rank until it is done with scoring (`dismiss`)."""
+        """Extract features for the first rank until it calls `dismiss`."""
         part: NDArray[np.uint8] | str | None
         while (part := self._ranks.scatter([])) is None or not isinstance(part, str):
             self._ranks.gather(None if part is None else self.features_of(part))
@@ -128,7 +123,7 @@ class Extraction:
     def _turn(
         self, starts: list[int], parts: list[NDArray[np.uint8]], cache: Callable[[int], Path] | None
     ) -> list[Features]:
-        """Features of a part a rank, or of fewer."""
+        """Features of at most as many parts as there are ranks: read from their files, or extracted, a part a rank."""
         paths = [cache(first) if cache else None for first in starts]
         found = [self._kept(path, len(part)) for path, part in zip(paths, parts, strict=True)]
         todo = [number for number, features in enumerate(found) if features is None]

@@ -1,6 +1,6 @@
 """Frechet distance between two Gaussians (Dowson & Landau 1982; for images: Heusel et al. 2017), in float64.
 
-And what finite samples do to it: its bias to first order, and its extrapolation to infinitely many.
+Also its bias of first order at a finite number of samples, and its extrapolation to infinitely many.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Terms:
 
 
 class FrechetTarget:
-    """A Gaussian that others are compared with; what depends on it alone is computed once.
+    """A Gaussian to which others are compared; the root of its covariance is computed once.
 
     The trace of the root is that of (R S2 R)^(1/2) with R = S1^(1/2): symmetric, so two symmetric eigenvalue problems
     give it exactly even for singular covariances, where a general matrix root returns noise or complex values.
@@ -178,22 +178,18 @@ def _checked(
     square = (len(m), len(m))
     if s.shape != square:
         raise ValueError(f"covariances must have shape {square}, got {s.shape}")
-    _require_finite(m, f"mu{number}")
-    _require_finite(s, f"sigma{number}")
+    for name, array in ((f"mu{number}", m), (f"sigma{number}", s)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
     if np.abs(s - s.T).max(initial=0.0) > _ASYMMETRY * np.abs(s).max(initial=0.0):
         raise ValueError(f"sigma{number} is not symmetric")
     return m, s
 
 
 def _nonnegative(eigenvalues: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """Set rounding noise to 0, for its square root would not be small; refuse clearly negative values."""
+    """Set rounding noise to 0, since its square root is not small; refuse clearly negative values."""
     largest = max(eigenvalues.max(initial=0.0), 0.0)
     if eigenvalues.min(initial=0.0) < -_NEGATIVE * largest:
         raise ValueError(f"{name} is no covariance: it has a negative eigenvalue {eigenvalues.min():.3g}")
     noise = len(eigenvalues) * np.finfo(np.float64).eps * largest  # as numpy.linalg.matrix_rank
     return np.where(eigenvalues > noise, eigenvalues, 0.0)
-
-
-def _require_finite(array: NDArray[np.float64], name: str) -> None:
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are not finite")

@@ -32,11 +32,6 @@ from harness.training.ranks import Ranks
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
-def pixels(x0: torch.Tensor) -> torch.Tensor:
-    """Decode what is pixels already."""
-    return x0
-
-
 #: Rows (classes, or blocks of samples) and columns of the sample picture.
 GRID_ROWS, GRID_COLUMNS = 10, 10
 
@@ -73,15 +68,15 @@ class Generator:
         cell: for its objective and its data.
         evaluation: how to sample.
         device: where the network is.
-        decode: what turns latents into images.
-        class_counts: (classes,), images of each class in the train split; needed for labels as in training.
+        decode: turns latents into images; pixels stay as they are.
+        class_counts: (classes,), images of each class in the train split; needed for `labels = "training"`.
     """
 
     network: Network
     cell: Cell
     evaluation: Evaluation
     device: str
-    decode: Decode = pixels
+    decode: Decode = lambda x0: x0
     class_counts: NDArray[np.int64] | None = None
 
     @torch.inference_mode()
@@ -117,7 +112,7 @@ def generate(
 ) -> tuple[Samples, NDArray[np.int64]] | None:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
 
-    Several ranks make a part each at a time; the first one writes and returns them all, the others return None.
+    Each rank makes a part at a time; the first one writes all parts and returns the result, the others return None.
 
     Args:
         generator: see `Generator`.
@@ -132,7 +127,7 @@ def generate(
     """
     ranks, evaluation = ranks or Ranks(), generator.evaluation
     counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
-    labels: dict[int, NDArray[np.int64]] = {}  # of the parts that are there; the first rank alone has them
+    labels: dict[int, NDArray[np.int64]] = {}  # by the first index of finished parts; on the first rank only
 
     def missing() -> list[int]:
         for first, count in counts.items():
@@ -162,7 +157,7 @@ def generate(
 
 
 class Samples:
-    """The generated images of an evaluation, an `ImageArray`: of the parts on disk, one is in memory."""
+    """The generated images of an evaluation, an `ImageArray`; one part at a time is read from disk into memory."""
 
     def __init__(self, run: Run, key: str, count: int, batch: int) -> None:
         self._run, self._key, self._count, self._batch = run, key, count, batch
@@ -176,19 +171,12 @@ class Samples:
     def __len__(self) -> int:
         return self._count
 
-    def array(self) -> NDArray[np.uint8]:
-        """All images at once, in memory."""
-        images: NDArray[np.uint8] = self[np.arange(self._count)]
-        return images
-
     def __getitem__(self, index: Any, /) -> Any:
-        """One image for a number, several for an array of numbers.
+        """Images (n, H, W, channels) for an array of n numbers.
 
         Raises:
-            CellFailedError: a part is gone or damaged.
+            CellFailedError: a part is missing or damaged.
         """
-        if isinstance(index, int | np.integer):
-            return self._part(int(index) // self._batch)[int(index) % self._batch]
         wanted = np.asarray(index, dtype=np.int64)
         images = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
         parts = wanted // self._batch

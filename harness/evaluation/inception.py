@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.evaluation.extractors import Extractor, Features, Network
 from harness.files import large_file_hash
 from harness.runs.columns import PUBLISHED_INCEPTION
@@ -110,7 +110,7 @@ def check_weights(path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
         lines = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not k.endswith("num_batches_tracked")]
     except Exception as error:  # a damaged pickle fails in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: no readable Inception weights ({reason}); allowed: a copy of {URL}") from None
+        damaged = f"{path}: no readable Inception weights ({first_line(error)}); allowed: a copy of {URL}"
+        raise InputError(damaged) from None
     if hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:8] != _LAYOUT:
         raise InputError(f"{path}: other weights than {NAME} has; allowed: a copy of {URL}")

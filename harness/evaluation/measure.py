@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.dataset import Dataset, ImageArray
+from harness.data.dataset import LoadedData
 from harness.data.latents import reconstruction_distance
 from harness.data.pixels import UINT8_RULE
 from harness.data.vae import decoder
@@ -35,7 +35,7 @@ from harness.training.ranks import Ranks
 
 @dataclass(frozen=True)
 class Subject:
-    """A cell whose checkpoints are measured, and what is needed for it.
+    """A cell whose checkpoints are measured, and what measuring needs.
 
     Attributes:
         cell: the cell.
@@ -51,7 +51,7 @@ class Subject:
 
     cell: Cell
     run: Run
-    dataset: Dataset
+    dataset: LoadedData
     shared: Shared
     resources: Resources
     loss_images: int
@@ -66,9 +66,9 @@ class Subject:
 
 
 def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, Any] | None:
-    """Measure the weights of `step`, and write the record and a picture of samples; what is there is not made again.
+    """Measure the weights of `step`, and write the record and a picture of samples.
 
-    Every rank calls this; the first one writes.
+    Every rank calls this; the first one writes. Samples and features that an earlier attempt made are used again.
 
     Returns:
         The record, on the first rank; None on the others.
@@ -79,14 +79,10 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
     """
     begun = time.monotonic()
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
-    generator = Generator(
-        _weights(subject, evaluation, step),
-        cell,
-        evaluation,
-        subject.device,
-        decode=decoder(cell.data, subject.shared, subject.device),
-        class_counts=np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes),
-    )
+    network = _weights(subject, evaluation, step)
+    decode = decoder(cell.data, subject.shared, subject.device)
+    class_counts = np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes)
+    generator = Generator(network, cell, evaluation, subject.device, decode, class_counts)
     batch = subject.conditions["sampling_batch"]
     made = generate(generator, run, key, batch=batch, hooks=subject.hooks, ranks=subject.ranks)
     setup = _setup(subject, key)
@@ -94,7 +90,11 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
         setup.extraction(evaluation, cell.data).assist()  # while the first rank scores
         return None
     images, labels = made
-    metrics = _score(subject, evaluation, setup, images)
+    setup.progress(0, evaluation.samples)
+    metrics = score(images, evaluation, cell.data, subject.dataset, setup)
+    metrics |= optimal_losses(cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.progress)
+    if cell.data.vae:
+        metrics["reconstruction_frechet"] = reconstruction_distance(cell.data, subject.shared, metrics)
     cost = count_cell(cell)
     subject.hooks.before_write()
     save_grid(run, key, images, labels)
@@ -131,26 +131,13 @@ def _weights(subject: Subject, evaluation: Evaluation, step: int) -> Network:
 
 
 def _setup(subject: Subject, key: str) -> Setup:
-    hooks = subject.hooks
-
     def features_file(first: int) -> Path:
-        hooks.before_write()
+        subject.hooks.before_write()
         return subject.run.features_part(key, first)
 
     def progress(done: int, total: int) -> None:
-        hooks.report({"stage": "score", "done": done, "total": total})
-        if hooks.should_stop():
+        subject.hooks.report({"stage": "score", "done": done, "total": total})
+        if subject.hooks.should_stop():
             raise StoppedError("stopped while scoring; the next launch goes on there")
 
     return Setup(subject.device, subject.resources, subject.shared, features_file, progress, subject.ranks)
-
-
-def _score(subject: Subject, evaluation: Evaluation, setup: Setup, images: ImageArray) -> dict[str, Any]:
-    data = subject.cell.data
-    setup.progress(0, evaluation.samples)
-    metrics = score(images, evaluation, data, subject.dataset, setup)
-    of = (subject.cell, subject.dataset, subject.loss_images)
-    metrics |= optimal_losses(*of, setup.device, setup.shared, setup.progress)
-    if data.vae:
-        metrics["reconstruction_frechet"] = reconstruction_distance(data, subject.shared, metrics)
-    return metrics

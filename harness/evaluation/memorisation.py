@@ -1,12 +1,13 @@
-"""Whether a model copies: its samples' nearest training images, and what a pure memoriser's loss would be.
+"""Whether a model copies: the nearest training images of its samples, and the loss of a pure memoriser.
 
-With small data a falling distance can be copying, for a copy of the training set is as near to it as can be.
+On small data a falling Frechet distance may mean copying: a copy of the training set scores best of all.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,9 @@ import torch
 from torch import Tensor
 
 from harness.data.batches import Batches, batches
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData, Progress
 from harness.data.draws import stream
 from harness.diffusion.objective import Objective, build
-from harness.evaluation.features import Progress
 from harness.evaluation.references import once
 from harness.files import read_json, write_json
 from harness.runs.study import Shared
@@ -29,11 +29,11 @@ from harness.training.losses import LOSS_BINS, measure_losses
 #: (Yoon, Choi, Kwon & Ryu 2023, "Diffusion probabilistic models generalize when they fail to memorize").
 COPY_RATIO = 1 / 3
 
-#: The optimal denoiser looks at every training image for every input; beyond this many (mirror images count) it is
-#: left out.
+#: The optimal denoiser compares every input with every training image; its loss is not measured on more images than
+#: this (mirror images count).
 MOST_IMAGES = 100_000
 
-#: And beyond so many values in all, 2 GB of them: it holds the training images.
+#: Nor on more values than this: it holds the training images in memory, 2 GB at most.
 _MOST_VALUES = 2**29
 
 _FORMAT = 1
@@ -47,7 +47,7 @@ _POINTS = 4096
 
 @dataclass(frozen=True)
 class Nearest:
-    """What the nearest training images say of the samples.
+    """How near samples lie to training images.
 
     Attributes:
         ratio: median over the samples of the distance to the nearest over that to the second nearest.
@@ -66,7 +66,7 @@ def nearest(samples: Tensor, train: Tensor) -> Nearest:
     for start in range(0, len(samples), rows):
         some = samples[start : start + rows].double()
         near = torch.cdist(some, reference).topk(2, largest=False).indices  # (rows, 2)
-        # once more by differences: by way of a matrix product, a copy may lie 1e-6 away from itself
+        # measured again by differences: cdist multiplies matrices, which leaves a copy 1e-6 away from itself
         found.append((some[:, None] - reference[near]).norm(dim=2))
     first, second = torch.cat(found).sort(dim=1).values.unbind(1)
     ratio = torch.where(first > 0, first / second, 0.0)  # of two equal training images, each is a copy of the other
@@ -113,7 +113,7 @@ class OptimalDenoiser:
 
 def optimal_losses(
     cell: Cell,
-    dataset: Dataset,
+    dataset: LoadedData,
     loss_images: int,
     device: str = "cpu",
     shared: Shared | None = None,
@@ -121,46 +121,44 @@ def optimal_losses(
 ) -> dict[str, float | None]:
     """Loss of the optimal denoiser of the training images on both splits, as `measure_losses` measures them.
 
-    It is the same for every cell of the same data, so it is computed once and kept beside the references.
+    They are the same for every cell with the same data and diffusion, so they are kept beside the references.
 
     Args:
         cell: for its data and diffusion.
         dataset: its images.
         loss_images: images of each split, as in `Recording`.
         device: where it is computed.
-        shared: where it is kept; None: nowhere.
+        shared: where the losses are kept; None: nowhere.
         wait: see `references.once`.
 
     Returns:
         `loss_optimal_train` and `loss_optimal_heldout`; None for latents, which are drawn anew at every step, and for
         more than 100,000 images or 2 GB of them.
     """
-    names = ("train", "heldout")
     count = len(dataset.train.labels) * (2 if cell.data.horizontal_flips else 1)
     shape = cell.data.image_shape
     values = count * shape.channels * shape.size**2
     if cell.data.vae is not None or count > MOST_IMAGES or values > _MOST_VALUES:
-        return {f"loss_optimal_{name}": None for name in names}
+        return dict.fromkeys(("loss_optimal_train", "loss_optimal_heldout"))
 
     def make() -> dict[str, Any]:
         data = batches(dataset, device)
         denoiser = OptimalDenoiser(*_points(cell, data.train), build(cell.diffusion))
         losses = measure_losses(denoiser, cell, data, loss_images)
-        return {f"loss_optimal_{name}": losses[f"loss_{name}"] for name in names}
+        return {f"loss_optimal_{name}": losses[f"loss_{name}"] for name in data._fields}
 
-    if shared is None:
-        return make()
     described = f"{_FORMAT} {canonical_json(cell.data)} {dataset.fingerprint} {canonical_json(cell.diffusion)}"
     described += f" {loss_images} {LOSS_BINS}"
     key = hashlib.sha256(described.encode()).hexdigest()[:12]
-    folder = shared.reference_folder(f"{cell.data.name}-optimal-denoiser-{key}")
+    folder = shared.reference_folder(f"{cell.data.name}-optimal-denoiser-{key}") if shared else None
 
-    def write() -> dict[str, Any]:
-        found = make()
-        write_json(folder / "losses.json", found)
-        return found
+    def read(folder: Path) -> dict[str, Any] | None:
+        return read_json(folder / "losses.json")
 
-    return once(folder, "measuring the optimal denoiser", lambda: read_json(folder / "losses.json"), write, wait)
+    def write(folder: Path, losses: dict[str, Any]) -> None:
+        write_json(folder / "losses.json", losses)
+
+    return once(folder, "measuring the optimal denoiser", read, make, write, wait)
 
 
 def _points(cell: Cell, train: Batches) -> tuple[Tensor, Tensor | None]:

@@ -1,8 +1,7 @@
-"""Score generated images against real ones, and say in the record what was compared with what.
+"""Score generated images against real ones, and record what was compared with what.
 
-Features are extracted once, part by part. Frechet distances are made of streaming
-statistics (`harness.evaluation.statistics`); KID, precision, recall and inception score are torch-fidelity's functions
-of the same features.
+Features are extracted once, part by part. Frechet distances are computed from streaming statistics
+(`harness.evaluation.statistics`); KID, precision, recall and inception score by torch-fidelity from the same features.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from harness.data.dataset import Dataset, ImageArray
+from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
-from harness.evaluation.features import Extraction, Progress
-from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, extrapolate
+from harness.evaluation.features import Extraction
+from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, FrechetTarget, extrapolate
 from harness.evaluation.memorisation import nearest
-from harness.evaluation.references import Reference, adm_reference, moments_with, reference_of
-from harness.evaluation.statistics import Blocks, Moments
+from harness.evaluation.references import Reference, adm_reference, reference_of
+from harness.evaluation.statistics import Blocks
 from harness.runs.columns import metric_name
 from harness.runs.study import Shared
 from harness.spec.data import Data
@@ -61,21 +60,21 @@ class _Generated:
     pool: Tensor  # (N, d)
     logits: Tensor | None  # (N, classes)
     blocks: Blocks
-    spatial: Moments | None
+    spatial: Blocks  # empty where the extractor gives no spatial features
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where features are made, and where what takes long is kept.
+    """Where features are extracted, and where slow results are kept.
 
     Attributes:
         device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
-        resources: name the files of Inception's weights and of the reference adm.
+        resources: names the files of Inception's weights and of the reference adm.
         shared: where references are kept; None: they are made anew.
-        cache: file for the features of the part of `features.PART` images that begins at an index, of an extractor that
-            is slow; None: none is kept.
-        progress: is called with how many images are done; may raise to stop.
-        ranks: who helps to make features, by `Extraction.assist`; this is the first of them. None: nobody.
+        cache: gives the file for the features of the part of `features.PART` images that begins at an index; for slow
+            extractors alone. None: features are not kept.
+        progress: is called with the number of images done so far, and of all; may raise to stop.
+        ranks: the processes that share the work by `Extraction.assist`; this one is the first. None: there is no other.
     """
 
     device: str = "cpu"
@@ -86,10 +85,10 @@ class Setup:
     ranks: Ranks | None = None
 
     def extraction(self, evaluation: Evaluation, data: Data) -> Extraction:
-        """The extractor of an evaluation at work.
+        """The extractor of an evaluation, on the device.
 
         Raises:
-            InputError: its weights or the device are not there.
+            InputError: its weights or the device are missing.
         """
         name = evaluation.resolved(data).extractor
         assert name is not None  # resolved() fills it in
@@ -97,7 +96,7 @@ class Setup:
 
 
 def score(
-    images: ImageArray, evaluation: Evaluation, data: Data, dataset: Dataset, setup: Setup | None = None
+    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData, setup: Setup | None = None
 ) -> dict[str, Any]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
@@ -132,18 +131,15 @@ def score(
     check_fits(evaluation, data)
     _check_shape(images, evaluation, data)
     extraction = setup.extraction(evaluation, data)
-    published = evaluation.reference == "adm"
-    batch = adm.find(setup.resources.adm_reference, data.image_shape.size) if published else None
+    of_adm = evaluation.reference == "adm"
+    batch = adm.find(setup.resources.adm_reference, data.image_shape.size) if of_adm else None
     generated = _extract(images, extraction, setup.cache if extraction.slow else None, setup.progress)
 
     @functools.cache
     def own(split: str) -> Reference:
         return reference_of(dataset, split, data, extraction, setup.shared, setup.progress)
 
-    if batch is None:
-        reference = own(evaluation.reference)
-    else:
-        reference = adm_reference(batch, extraction, setup.shared, setup.progress)
+    reference = adm_reference(batch, extraction, setup.shared, setup.progress) if batch else own(evaluation.reference)
     record: dict[str, Any] = {"samples": len(images), "extractor": extraction.label, "reference": reference.label}
     record |= _frechet(generated, reference, setup.progress)
     setup.progress(len(images), len(images))  # between what takes minutes with many images
@@ -174,17 +170,17 @@ def _extract(
 ) -> _Generated:
     n = len(images)
     bounds = sorted({n * k // _PREFIXES for k in range(1, _PREFIXES + 1)} - {0})
-    blocks, constant, done = Blocks(bounds), True, 0
+    blocks, spatial, constant = Blocks(bounds), Blocks([n]), True
     pool: Tensor | None = None
     logits: Tensor | None = None
-    spatial: Moments | None = None
     first = np.asarray(images[np.arange(1)])
     for part, features in extraction.parts(images, cache, progress):
         constant = constant and bool((part == first).all())
+        done = blocks.count
         pool, logits = _put(features.pool, pool, n, done), _put(features.logits, logits, n, done)
         blocks.add(features.pool.numpy())
-        spatial = moments_with(spatial, features.spatial)
-        done += len(part)
+        if features.spatial is not None:
+            spatial.add(features.spatial.numpy())
     if constant:
         raise CellFailedError(f"all {n} generated images are the same image; no metric is defined")
     assert pool is not None
@@ -192,7 +188,7 @@ def _extract(
 
 
 def _put(values: Tensor | None, into: Tensor | None, n: int, at: int) -> Tensor | None:
-    """The values (count, d) from row `at` on, in room for all n: gathered from pieces, they would be there twice."""
+    """Write values (count, d) into a tensor (n, d) from row `at` on; joining pieces would take twice the memory."""
     if values is not None:
         into = values.new_empty(n, values.shape[1]) if into is None else into
         into[at : at + len(values)] = values
@@ -200,9 +196,9 @@ def _put(values: Tensor | None, into: Tensor | None, n: int, at: int) -> Tensor 
 
 
 def _frechet(generated: _Generated, reference: Reference, progress: Progress) -> dict[str, Any]:
-    """The distance and what is known of its uncertainty."""
+    """The distance and its uncertainty."""
     target = reference.target
-    # of all these sums of d x d, one more than the blocks' is in memory at a time
+    # besides those of the blocks, one d x d matrix of sums is in memory at a time
     nested = [
         (moments.count, target.terms_of(moments)) for moments in generated.blocks.prefixes() if moments.count >= 2
     ]
@@ -211,7 +207,7 @@ def _frechet(generated: _Generated, reference: Reference, progress: Progress) ->
     limit = extrapolate(counts, distances, len(reference.mu))
     equal = n % _PREFIXES == 0  # folds of different sizes would not compare
     folds = [target.terms_of(fold).distance for fold in generated.blocks.folds(_PREFIXES // _FOLDS)] if equal else []
-    spatial = None if generated.spatial is None else reference.spatial_target()
+    spatial = FrechetTarget(*reference.spatial) if reference.spatial and generated.spatial.count else None
     return {
         "frechet": whole.distance,
         "frechet_mean_term": whole.mean,
@@ -223,17 +219,17 @@ def _frechet(generated: _Generated, reference: Reference, progress: Progress) ->
         "frechet_folds_sd": float(np.std(folds, ddof=1)) if folds else None,
         "frechet_fold_samples": n // _FOLDS if folds else None,
         "frechet_floor": reference.floor(n, progress),
-        "sfid": spatial.terms_of(generated.spatial).distance if spatial and generated.spatial else None,
+        "sfid": spatial.terms_of(generated.spatial.whole).distance if spatial else None,
         "nested": [{"samples": count, "frechet": distance} for count, distance in zip(counts, distances, strict=True)],
     }
 
 
 def _memorisation(
-    generated: _Generated, dataset: Dataset, own: Callable[[str], Reference], known: dict[str, float]
+    generated: _Generated, dataset: LoadedData, own: Callable[[str], Reference], known: dict[str, float]
 ) -> dict[str, Any]:
-    """Distances to what the model saw and to what it did not, and how near its samples are to the training images.
+    """Distances to both splits, and how near the samples are to the training images.
 
-    `known`: the distances to splits that are measured already.
+    `known`: the distances that are measured already, by split.
     """
     found: dict[str, Any] = {}
     for split, images, key in (("train", dataset.train, "train"), ("held-out", dataset.heldout, "heldout")):
@@ -253,25 +249,15 @@ def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any
     """KID, precision, recall and inception score, by torch-fidelity."""
     n, real = len(generated.pool), reference.features
     subset = min(_KID_SUBSET, n, len(real))
-    kid = kid_features_to_metric(
-        generated.pool,
-        real,
-        kid_subset_size=subset,
-        # enough to use every generated image about once; torch-fidelity's 100 would take longer than all the rest
-        kid_subsets=min(100, max(10, n // subset)),
-        rng_seed=_SEED,
-        verbose=False,
-    )
+    # enough to use every generated image about once; torch-fidelity's 100 would take longer than all the rest
+    subsets = min(100, max(10, n // subset))
+    options = {"kid_subset_size": subset, "kid_subsets": subsets, "rng_seed": _SEED, "verbose": False}
+    kid = kid_features_to_metric(generated.pool, real, **options)
     neighbours = {}
     if min(n, len(reference.neighbours)) > NEIGHBOURS:
-        neighbours = prc_features_to_metric(
-            generated.pool,
-            reference.neighbours,
-            prc_neighborhood=NEIGHBOURS,
-            prc_batch_size=_PRC_BATCH,
-            save_cpu_ram=True,  # distances in pieces, never N x N
-            verbose=False,
-        )
+        # save_cpu_ram: distances in pieces, never N x N
+        options = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": _PRC_BATCH, "save_cpu_ram": True, "verbose": False}
+        neighbours = prc_features_to_metric(generated.pool, reference.neighbours, **options)
     return {
         "kid": _finite(kid[KEY_METRIC_KID_MEAN]),
         "precision": _finite(neighbours.get(KEY_METRIC_PRECISION)),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.data.dataset import Dataset, Images
+from harness.data.dataset import Images, LoadedData
 from harness.data.pixels import to_uint8
 from harness.data.vae import DECODE_BATCH, Autoencoder
 from harness.evaluation.features import Extraction
@@ -22,7 +22,7 @@ from harness.training.hooks import Hooks
 
 def reconstruction(
     autoencoder: Autoencoder,
-    dataset: Dataset,
+    dataset: LoadedData,
     extractors: Iterable[str],
     device: str,
     hooks: Hooks,
@@ -60,7 +60,7 @@ def reconstruction(
     }
 
 
-def _distances(rebuilt: NDArray[np.uint8], dataset: Dataset, extraction: Extraction) -> dict[str, float]:
+def _distances(rebuilt: NDArray[np.uint8], dataset: LoadedData, extraction: Extraction) -> dict[str, float]:
     decoded, heldout, train = (
         moments_of(images, extraction) for images in (rebuilt, dataset.heldout.images, dataset.train.images)
     )

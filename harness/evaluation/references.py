@@ -1,12 +1,12 @@
-"""The real images that generated ones are compared with: their statistics, made once and kept.
+"""The real images that generated ones are compared with: their statistics, computed once and kept.
 
     results/_references/<data>-<split>-<extractor>-<key>/
-      reference.safetensors   moments of all images, features of some; checksummed, made anew when damaged
-      card.json               what the key stands for
+      reference.safetensors   moments of all images, features of some; with a checksum, made anew when damaged
+      card.json               what the key is a hash of
       floors.json             by N, the distance of N real images to the rest
 
-The key hashes the data's fingerprint, the split, what is done to an image and the extractor's weights; so nothing of
-another data set, resolution or extractor can be taken for it.
+The key hashes the data's fingerprint, the split, the transform of the images and the extractor's weights, so a
+reference of another data set, resolution or extractor is never taken by mistake.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.data.dataset import Dataset, ImageArray
+from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.data.draws import stream
 from harness.errors import InputError
 from harness.evaluation.adm import AdmReference
-from harness.evaluation.features import Extraction, Progress
+from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
-from harness.evaluation.statistics import Moments
+from harness.evaluation.statistics import Blocks, Moments
 from harness.files import read_json, write_json
 from harness.processes import HeldError, exclusive
 from harness.runs.study import Shared
@@ -67,10 +67,10 @@ class Reference:
         spatial: mean and covariance of the spatial features; None where the extractor has none.
         features: (kept, d), of all images or of some.
         complete: whether `features` are those of all images, in their order.
-        evenly: whether precision and recall take images evenly; else the first ones.
-        moments: of all images; None of an ADM batch.
+        evenly: whether precision and recall take images at even distances; False: the first ones.
+        moments: of all images; None for an ADM batch.
         folder: where floors are kept; None: nowhere.
-        draw: features of the images of these indices, in pieces; None of an ADM batch.
+        draw: gives the features of the images of these indices, in pieces; None for an ADM batch.
     """
 
     label: str
@@ -87,61 +87,52 @@ class Reference:
 
     @property
     def neighbours(self) -> Tensor:
-        """The features that precision and recall compare with, at most 10,000."""
+        """The features that precision and recall compare with, of at most 10,000 images."""
         step = max(1, len(self.features) // NEIGHBOUR_IMAGES) if self.evenly else 1
         return self.features[::step][:NEIGHBOUR_IMAGES]
 
     @functools.cached_property
     def target(self) -> FrechetTarget:
-        """What Frechet distances are measured to."""
+        """The Gaussian to which Frechet distances are measured."""
         return FrechetTarget(self.mu, self.sigma)
-
-    def spatial_target(self) -> FrechetTarget | None:
-        """The same for sFID."""
-        return None if self.spatial is None else FrechetTarget(*self.spatial)
 
     def floor(self, samples: int, progress: Progress = lambda done, total: None) -> float | None:
         """Frechet distance of `samples` real images, drawn at random, to all the others: what a perfect model scores.
 
-        The mean of five draws, for one varies by a fifth; of one where every draw needs the extractor. None where the
-        others would be fewer, or are unknown (ADM). Measured once where references are kept.
+        The mean of five draws, since one draw varies by a fifth; a single draw where each needs the extractor. None
+        where the others would be fewer than `samples`, or are unknown (ADM). Measured once where references are kept.
         """
-        if self.moments is None or self.draw is None or self.count < 2 * samples or samples < 2:
+        moments, draw = self.moments, self.draw
+        if moments is None or draw is None or self.count < 2 * samples or samples < 2:
             return None
-        if self.folder is None:
-            return self._measure_floor(samples)
-        file = self.folder / "floors.json"
 
-        def known() -> dict[str, float]:
-            return read_json(file) or {}
+        def known(folder: Path) -> dict[str, float]:
+            return read_json(folder / "floors.json") or {}
 
         def measure() -> float:
-            found = self._measure_floor(samples)
-            write_json(file, {**known(), str(samples): found})
-            return found
+            distances = []
+            for number in range(_FLOOR_DRAWS if self.complete else 1):
+                chosen = np.sort(stream("floor", number).permutation(self.count)[:samples])
+                drawn = _moments(draw(chosen), samples)
+                rest = moments - drawn
+                distances.append(FrechetTarget(rest.mean, rest.covariance).terms_of(drawn).distance)
+            return sum(distances) / len(distances)
 
-        return once(self.folder, "measuring a floor", lambda: known().get(str(samples)), measure, progress)
+        def write(folder: Path, found: float) -> None:
+            write_json(folder / "floors.json", {**known(folder), str(samples): found})
 
-    def _measure_floor(self, samples: int) -> float:
-        assert self.moments is not None
-        assert self.draw is not None
-        distances = []
-        for number in range(_FLOOR_DRAWS if self.complete else 1):
-            drawn = _moments(self.draw(np.sort(stream("floor", number).permutation(self.count)[:samples])))
-            rest = self.moments - drawn
-            distances.append(FrechetTarget(rest.mean, rest.covariance).terms_of(drawn).distance)
-        return sum(distances) / len(distances)
+        return once(self.folder, "measuring a floor", lambda at: known(at).get(str(samples)), measure, write, progress)
 
 
 def reference_of(
-    dataset: Dataset,
+    dataset: LoadedData,
     split: str,
     data: Data,
     extraction: Extraction,
     shared: Shared | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Reference:
-    """The reference of a split of a data set ("train", "held-out"); made by one process while others wait for it.
+    """The reference of a split of a data set ("train", "held-out"); one process makes it while others wait.
 
     Args:
         dataset: the data set.
@@ -149,10 +140,10 @@ def reference_of(
         data: the same, as the spec names it.
         extraction: gives the features.
         shared: where references are kept; None: this one is not.
-        progress: is called while this or another process makes it; may raise to stop.
+        progress: is called while this or another process makes the reference; may raise to stop.
 
     Raises:
-        InputError: fewer than two images.
+        InputError: the split has fewer than two images.
     """
     images = (dataset.train if split == "train" else dataset.heldout).images
     if len(images) < 2:
@@ -203,7 +194,7 @@ def adm_reference(
     shared: Shared | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Reference:
-    """The reference of an ADM batch: its own statistics, and our features of its images.
+    """The reference of an ADM batch: the statistics in its file, and the features of its images.
 
     Raises:
         InputError: the file is damaged.
@@ -229,27 +220,38 @@ def adm_reference(
 
 def moments_of(images: ImageArray, extraction: Extraction, progress: Progress = lambda done, total: None) -> Moments:
     """Moments of the features of images (N, H, W, C)."""
-    return _moments(part.pool for _, part in extraction.parts(images, progress=progress))
+    return _moments((part.pool for _, part in extraction.parts(images, progress=progress)), len(images))
 
 
-def once(folder: Path, work: str, read: Callable[[], _T | None], make: Callable[[], _T], wait: Progress) -> _T:
-    """What `read` finds in the folder; one process makes it there when it is missing, the others wait.
+def once(
+    folder: Path | None,
+    work: str,
+    read: Callable[[Path], _T | None],
+    make: Callable[[], _T],
+    write: Callable[[Path, _T], object],
+    wait: Progress,
+) -> _T:
+    """A result that is kept in a folder: read from there, or made and written by one process while others wait.
 
     Args:
-        folder: held while it is made.
+        folder: where the result is kept, held while it is made; None: the result is made and not kept.
         work: what is done, for messages.
-        read: None when it is not there, or damaged.
-        make: makes and writes it.
-        wait: called while another process is at it; may raise to stop.
+        read: reads the result; None when it is missing or damaged.
+        make: makes the result.
+        write: writes it.
+        wait: is called while another process makes it; may raise to stop.
     """
+    if folder is None:
+        return make()
     while True:
-        found = read()
-        if found is not None:
+        if (found := read(folder)) is not None:
             return found
         try:
             with exclusive(folder, work):
-                found = read()  # while this one waited, it may have been made
-                return make() if found is None else found
+                if (found := read(folder)) is None:  # another process may have written it meanwhile
+                    found = make()
+                    write(folder, found)
+                return found
         except HeldError:
             wait(0, 1)
             time.sleep(_POLL_SECONDS)
@@ -258,16 +260,13 @@ def once(folder: Path, work: str, read: Callable[[], _T | None], make: Callable[
 def _kept(
     prefix: str, card: dict[str, Any], shared: Shared | None, make: Callable[[], dict[str, Tensor]], progress: Progress
 ) -> tuple[dict[str, Tensor], Path | None]:
-    """The tensors that `make` gives, kept under a hash of the card."""
-    if shared is None:
-        return make(), None
+    """The tensors that `make` gives, and the folder in which they are kept, named by a hash of the card."""
     key = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:12]
-    folder = shared.reference_folder(f"{prefix}-{card['extractor'].partition('@')[0]}-{key}")
-    file = folder / "reference.safetensors"
+    name = f"{prefix}-{card['extractor'].partition('@')[0]}-{key}"
 
-    def read() -> dict[str, Tensor] | None:
+    def read(folder: Path) -> dict[str, Tensor] | None:
         try:
-            tensors, found = checkpoint.load(file)
+            tensors, found = checkpoint.load(folder / "reference.safetensors")
         except FileNotFoundError:
             return None
         except checkpoint.CorruptCheckpointError as error:
@@ -275,51 +274,41 @@ def _kept(
             return None
         return tensors if found == card else None
 
-    def write() -> dict[str, Tensor]:
-        tensors = make()
+    def write(folder: Path, tensors: dict[str, Tensor]) -> None:
         (folder / "floors.json").unlink(missing_ok=True)
-        checkpoint.save(file, tensors, card)
+        checkpoint.save(folder / "reference.safetensors", tensors, card)
         write_json(folder / "card.json", card)
-        return tensors
 
-    return once(folder, "making a reference", read, write, progress), folder
+    folder = shared.reference_folder(name) if shared else None
+    return once(folder, "making a reference", read, make, write, progress), folder
 
 
 def _extract(images: ImageArray, extraction: Extraction, progress: Progress) -> dict[str, Tensor]:
     """Moments of all images, and the features of all or of some, in one pass."""
-    pool: Moments | None = None
-    spatial: Moments | None = None
+    pool, spatial = Blocks([len(images)]), Blocks([len(images)])
     kept: list[Tensor] = []
-    step, first = 1, 0
+    step = 1
     for _, part in extraction.parts(images, progress=progress):
-        if pool is None and len(images) * part.pool.shape[1] > _KEPT_VALUES:
+        if len(images) * part.pool.shape[1] > _KEPT_VALUES:
             step = max(1, len(images) // NEIGHBOUR_IMAGES)
-        pool, spatial = moments_with(pool, part.pool), moments_with(spatial, part.spatial)
-        kept.append(part.pool[-first % step :: step].clone())
-        first += len(part.pool)
-    assert pool is not None
+        kept.append(part.pool[-pool.count % step :: step].clone())
+        pool.add(part.pool.numpy())
+        if part.spatial is not None:
+            spatial.add(part.spatial.numpy())
     features = torch.cat(kept)
-    arrays = pool.arrays("pool_") | ({} if spatial is None else spatial.arrays("spatial_"))
+    arrays = pool.whole.arrays("pool_") | (spatial.whole.arrays("spatial_") if spatial.count else {})
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     return {**tensors, "features": features if step == 1 else features[:NEIGHBOUR_IMAGES]}
 
 
-def _moments(pieces: Iterator[Tensor]) -> Moments:
-    found: Moments | None = None
+def _moments(pieces: Iterator[Tensor], count: int) -> Moments:
+    blocks = Blocks([count])
     for piece in pieces:
-        found = moments_with(found, piece)
-    assert found is not None
-    return found
-
-
-def moments_with(moments: Moments | None, features: Tensor | None) -> Moments | None:
-    """The moments of all that they were of, and of these features (n, d), too; either may be none yet."""
-    if features is None:
-        return moments
-    return Moments.of(features.numpy()) if moments is None else moments + Moments.of(features.numpy(), moments.shift)
+        blocks.add(piece.numpy())
+    return blocks.whole
 
 
 def _transform(data: Data) -> str:
-    """What is done to an image of the source before an extractor sees it."""
+    """How images are transformed before an extractor sees them; part of a reference's key."""
     shape = data.image_shape
     return f"{shape.size}x{shape.size}x{shape.channels} uint8" + ("" if data.resolution is None else ", centre crop")

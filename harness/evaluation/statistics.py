@@ -1,7 +1,7 @@
-"""Mean and covariance of features in pieces: n, sum and outer sum in float64, never all the features at once.
+"""Mean and covariance of features that come in pieces, from their count, sum and sum of outer products in float64.
 
-The sums are of the features less a shift, the mean of the first block: then nothing large cancels. Pieces of different
-shifts merge exactly, so ranks, parts of a run and splits of a data set add up to what one pass would have given.
+The mean of the first block, the shift, is subtracted from the features before they are summed, so that no large numbers
+cancel. Pieces of different shifts merge exactly: ranks and parts of a run add up to the result of a single pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Moments:
 
     Attributes:
         count: n.
-        shift: (d,), what is taken off every feature.
+        shift: (d,), subtracted from every feature.
         total: (d,), sum of the shifted features.
         outer: (d, d), sum of their outer products.
     """
@@ -67,10 +67,10 @@ class Moments:
         return Moments(self.count + other.count, self.shift, self.total + total, self.outer + outer)
 
     def __sub__(self, part: Moments) -> Moments:
-        """The sums of what is left without `part`, which must be among the features.
+        """The sums of the features without those of `part`, which must be among them.
 
         Raises:
-            ValueError: features of another dimension, or nothing is left.
+            ValueError: features of another dimension, or none is left.
         """
         if part.count >= self.count:
             raise ValueError(f"nothing is left of {self.count} features without {part.count}")
@@ -104,13 +104,12 @@ class Moments:
         return (covariance + covariance.T) / 2
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """All of it as arrays by name, to be written to a file; `from_arrays` reads them."""
-        values = {"count": np.array(self.count), "shift": self.shift, "total": self.total, "outer": self.outer}
-        return {prefix + name: value for name, value in values.items()}
+        """The fields as arrays by name, to be written to a file; `from_arrays` reads them."""
+        return {prefix + name: np.asarray(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Self:
-        """What `arrays` gave.
+        """The moments from the arrays that `arrays` gave.
 
         Raises:
             KeyError: an array is missing.
@@ -128,7 +127,7 @@ def merged(parts: Iterable[Moments]) -> Moments:
 class Blocks:
     """The moments of consecutive blocks of samples, filled in the order of the samples' indices.
 
-    They add up to the moments of nested prefixes and of disjoint folds, without a second pass.
+    They add up to the moments of nested prefixes and of disjoint folds, in one pass over the features.
     """
 
     def __init__(self, bounds: list[int]) -> None:

@@ -1,11 +1,11 @@
 """Train a feature extractor and write its weights with a card: `python -m harness.evaluation.train_extractor NAME`.
 
-A plain classifier learns to ignore what does not change the class - noise and blur among it, which an extractor must
-notice. So half of the images are corrupted while training, and a second head, thrown away afterwards, has to tell from
-the same 64 features how much noise and how much blur there is. And the features are drawn towards zero mean and unit
-covariance, so that a distance listens to all of them and not to the few that separate the classes best.
+A plain classifier learns to ignore noise and blur, which do not change the class; an extractor must notice them. So
+half of the training images are corrupted, and a second head, dropped after training, predicts the strength of noise and
+blur from the same 64 features. A third term of the loss pulls the features towards zero mean and unit covariance, so
+that distances depend on all of them and not on the few that separate the classes best.
 
-Bit for bit the same on one torch version and one kind of processor, with one thread; elsewhere equal in quality only.
+Training gives the same bits on one torch version and one kind of processor; elsewhere the same quality.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData, Source
 from harness.data.pixels import channels_first, to_model_range
 from harness.data.sources import load
 from harness.evaluation.classifier import ARCHITECTURES, FEATURE_DIM, WEIGHTS_FOLDER, Classifier, content_hash, extract
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.spec.data import Data
-
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def train(name: str, dataset: Dataset, recipe: Recipe) -> Classifier:
+def train(name: str, dataset: LoadedData, recipe: Recipe) -> Classifier:
     """Train a classifier on the train split, on one CPU thread, leaving the caller's RNG and threads as they were.
 
     Args:
@@ -89,24 +87,20 @@ def train(name: str, dataset: Dataset, recipe: Recipe) -> Classifier:
         torch.set_num_threads(threads)
 
 
-def _train(network: Classifier, dataset: Dataset, recipe: Recipe) -> Classifier:
+def _train(network: Classifier, dataset: LoadedData, recipe: Recipe) -> Classifier:
     images = to_model_range(torch.from_numpy(channels_first(dataset.train.array())))
     labels = torch.from_numpy(dataset.train.labels)
     corruption_head = nn.Linear(FEATURE_DIM, 2)  # noise, blur; both in [0, 1]
-    optimizer = torch.optim.AdamW(
-        [*network.parameters(), *corruption_head.parameters()],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-    )
+    parameters = [*network.parameters(), *corruption_head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     warm_up = max(1, recipe.steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            (step + 1) / warm_up
-            if step < warm_up
-            else 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, recipe.steps - warm_up))
-        ),
-    )
+
+    def rate(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, recipe.steps - warm_up))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for _ in range(recipe.steps):
         chosen = torch.randint(len(images), (recipe.batch_size,))
         x, levels = corrupt(images[chosen], recipe.noise)
@@ -160,12 +154,12 @@ def accuracy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
-def make_card(name: str, network: Classifier, dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
-    """Measure a classifier and write down what it is.
+def make_card(name: str, network: Classifier, dataset: LoadedData, recipe: Recipe) -> dict[str, Any]:
+    """Measure a classifier and describe it.
 
     Returns:
-        The card; `floors` holds Frechet distances between real images, the least that can be asked of generated ones
-        at these numbers of images.
+        The card; `floors` holds Frechet distances between real images, the lowest that generated images can be
+        expected to reach at these numbers of images.
     """
     train_features, _ = extract(network, dataset.train.array())
     heldout_features, heldout_logits = extract(network, dataset.heldout.array())
@@ -173,7 +167,7 @@ def make_card(name: str, network: Classifier, dataset: Dataset, recipe: Recipe) 
     spectrum = np.linalg.eigvalsh(statistics(train_features)[1])
     return {
         "name": name,
-        "version": VERSION,
+        "version": 1,
         "content_hash": content_hash(network.state_dict()),
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
@@ -208,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     name: str = options.name
 
-    dataset = load(Data.model_validate({"name": ARCHITECTURES[name].data}), options.data_folder)
+    dataset = load(Data(name=ARCHITECTURES[name].data), Source(options.data_folder))
     network = train(name, dataset, RECIPES[name])
     card = make_card(name, network, dataset, RECIPES[name])
     options.output.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def check_data(sweep: Sweep, study: Study) -> None:
     shared = Shared(study.root)
     source = Source.of(sweep.resources, shared.images_folder)
     for data in {cell.data for _, cell in sweep.cells()}:
-        sources.check_available(data, source.folder, source.download)
+        sources.check_available(data, source)
         if data.vae is not None:
             check_ready(data, shared, str(sweep.path))
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.data import autoencoders, latents
-from harness.data.dataset import Dataset, Source
+from harness.data.dataset import LoadedData, Source
 from harness.data.sources import data_set
 from harness.errors import InputError
 from harness.files import read_json, write_json
@@ -133,7 +133,7 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
 class _Bench(NamedTuple):
     """What an autoencoder is trained, used and measured with."""
 
-    dataset: Dataset
+    dataset: LoadedData
     device: str
     conditions: NumericConditions
     measure: Callable[[Any], dict[str, Any]]

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.data.dataset import Source
 from harness.data.latents import open_latents
 from harness.data.sources import load
 from harness.errors import CellFailedError, DiskFullError, InputError
@@ -100,9 +100,8 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
             should_stop=stop.is_set,
             report=Reporter(run, job.attempt, mirror),
         )
-    folder = Path(job.resources.data_folder) if job.resources.data_folder else None
     with ranks.one_by_one():
-        dataset = load(job.cell.data, folder, job.resources.data_download, job.shared.images_folder)
+        dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
     missing = ranks.on_first(partial(run.missing_evaluations, list(owed)))
     keep = sorted({step for _, step in owed.values()})

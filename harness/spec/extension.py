@@ -35,7 +35,7 @@ class Extension:
         """Run the file, and take up what its dicts BLOCKS, NETWORKS, OBJECTIVES, ... define. Twice is as good as once.
 
         Raises:
-            InputError: it does not run, defines nothing, or defines a name that is built in.
+            InputError: it does not run, defines nothing, defines a name that is built in, or an object lacks a fact.
         """
         module = ModuleType(f"dit_harness_extension_{self.content_hash}")
         module.__file__ = self.name
@@ -61,6 +61,8 @@ class Extension:
             for name, value in entries.items():
                 if name in Kind.tables[table].built_in:
                     raise InputError(f"extend: {self.name}: {table}: {name!r} is built in; choose another name")
+                if missing := Kind.tables[table].missing(value):
+                    raise InputError(f"extend: {self.name}: {table}: {name!r} lacks {', '.join(missing)}")
                 Kind.tables[table].add(name, value, self.content_hash)
         spec_id.cache_clear()  # the same name may stand for other content now
 

@@ -49,6 +49,11 @@ class Kind(Generic[FactsT]):
         """Every name, the built-in ones first."""
         return (*self.built_in, *self._added)
 
+    def missing(self, value: Any) -> list[str]:
+        """Names of the facts that `value`, of a user's file, lacks."""
+        facts = dict.fromkeys(name for known in self.built_in.values() for name in type(known).__annotations__)
+        return [name for name in facts if name != "at" and not hasattr(value, name)]
+
     def add(self, name: str, value: Any, content_hash: str) -> None:
         """Take up what a user's file defines."""
         self._added[name] = (value, content_hash)

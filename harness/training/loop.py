@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.batches import Batches, Splits, batches
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.draws import sample_indices, step_draws, stream
 from harness.data.latents import Latents
 from harness.diffusion.objective import build
@@ -57,7 +57,7 @@ class Options:
 
 
 def train(
-    cell: Cell, source: Dataset | Latents, run: Run, options: Options, hooks: Hooks, ranks: Ranks | None = None
+    cell: Cell, source: LoadedData | Latents, run: Run, options: Options, hooks: Hooks, ranks: Ranks | None = None
 ) -> None:
     """Train to the end and leave `weights-<step>` for every step of `options.keep`.
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from harness.data import autoencoders
 from harness.data.batches import PixelBatches
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.draws import sample_indices, stream
 from harness.data.vae import Autoencoder, build
 from harness.errors import NonFiniteLossError
@@ -35,7 +35,7 @@ _STATE = "state.safetensors"
 
 def train_vae(
     data: Data,
-    dataset: Dataset,
+    dataset: LoadedData,
     folder: Path,
     *,
     device: str,

@@ -251,4 +251,4 @@ def warm() -> None:
     import harness.training.loop  # noqa: F401
 
     torch.set_num_threads(1)
-    load(Data(), None, False)
+    load(Data())

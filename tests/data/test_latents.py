@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.data import autoencoders, latents
 from harness.data.batches import batches
-from harness.data.dataset import Dataset, Images
+from harness.data.dataset import Images, LoadedData
 from harness.data.draws import stream
 from harness.data.latents import check_ready, encode, open_latents
 from harness.errors import InputError
@@ -26,13 +26,13 @@ CONDITIONS: dict[str, Any] = {"threads": 1}
 WEIGHTS = b"not really weights"
 
 
-def dataset(train: int = 70, heldout: int = 10) -> Dataset:
+def dataset(train: int = 70, heldout: int = 10) -> LoadedData:
     rng = np.random.default_rng(0)
 
     def split(n: int) -> Images:
         return Images(rng.integers(0, 256, (n, 8, 8, 1), np.uint8), rng.integers(0, 10, n))
 
-    return Dataset("digits", split(train), split(heldout), "634488df5c7b")
+    return LoadedData("digits", split(train), split(heldout), "634488df5c7b")
 
 
 def moments(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -231,7 +231,7 @@ def test_latents_of_another_vae_are_refused(shared: Shared) -> None:
 
 def test_latents_of_other_data_are_refused(shared: Shared) -> None:
     go(shared)
-    other = Dataset("digits", dataset().train, dataset().heldout, "000000000000")
+    other = LoadedData("digits", dataset().train, dataset().heldout, "000000000000")
     with pytest.raises(InputError, match="encoded from other data"):
         go(shared, dataset=other)
     manifest = json.loads((folder_of(shared) / "manifest.json").read_text())

@@ -9,14 +9,14 @@ from harness.spec.extension import Extension
 
 STRIPES = """
 import numpy as np
-from harness.data.dataset import Dataset, DataSet, Images, Source
+from harness.data.dataset import DataSet, Images, LoadedData, Source
 from harness.spec.data import Data, InputShape
 
 class Stripes(DataSet):
     shape = InputShape(channels=1, size=8, classes=2)
     extractor = "digits-cnn"
 
-    def load(self, data: Data, source: Source) -> Dataset:
+    def load(self, data: Data, source: Source) -> LoadedData:
         labels = np.arange(40) % 2
         images = np.random.default_rng(0).integers(0, 99, (40, 8, 8, 1), dtype=np.uint8)
         images[labels == 0, ::2] += 100

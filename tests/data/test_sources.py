@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from harness.data import fashion_mnist
-from harness.data.dataset import Images, fingerprint_of
+from harness.data.dataset import Images, Source, fingerprint_of
 from harness.data.digits import DIGITS as DIGITS_SET
 from harness.data.fashion_mnist import DEBIAN_FOLDER, FASHION_MNIST, read_files
 from harness.data.pixels import channels_first, to_model_range
@@ -135,8 +135,8 @@ def test_fashion_is_the_same_from_every_source(where: str, no_debian: Path, tmp_
     else:
         below = "data/FashionMNIST/raw" if where == "torchvision" else "data"
         write(tmp_path / below, arrays, zipped=where == "gzipped")
-    check_available(FASHION, folder)
-    dataset = load(FASHION, folder)
+    check_available(FASHION, Source(folder))
+    dataset = load(FASHION, Source(folder))
     assert dataset.fingerprint == FASHION_MNIST.fingerprint
     assert dataset.train.images.shape == (12, 32, 32, 1)
     assert np.array_equal(dataset.train.images[:, 2:-2, 2:-2, 0], arrays[NAMES[0]])
@@ -150,33 +150,33 @@ def test_named_folder_comes_before_the_package(no_debian: Path, tmp_path: Path) 
     other = small_fashion()
     other[NAMES[0]][0, 0, 0] ^= 1
     with pytest.raises(InputError, match=r"MNIST's files carry the same names"):
-        load(FASHION, write(tmp_path / "mine", other))
+        load(FASHION, Source(write(tmp_path / "mine", other)))
 
 
 @pytest.mark.parametrize("action", [check_available, load])
 def test_missing_fashion_names_three_ways(action: Callable[..., object], no_debian: Path, tmp_path: Path) -> None:
     for folder in (None, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="fashion-mnist") as caught:
-            action(FASHION, folder)
+            action(FASHION, Source(folder))
         message = str(caught.value)
         for way in ("resources.data_folder", "apt-get install dataset-fashion-mnist", "data_download = true"):
             assert way in message
         assert "\n" not in message
     with pytest.raises(InputError, match=r"set resources\.data_folder"):
-        action(FASHION, None, True)  # nowhere to download to
+        action(FASHION, Source(download=True))  # nowhere to download to
 
 
 def test_one_missing_file_is_named(no_debian: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "data", small_fashion())
     (folder / NAMES[3]).unlink()
     with pytest.raises(InputError, match=NAMES[3]):
-        check_available(FASHION, folder)
+        check_available(FASHION, Source(folder))
 
 
 def test_a_file_is_no_folder(no_debian: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is not a folder"):
-        check_available(FASHION, tmp_path / "file")
+        check_available(FASHION, Source(tmp_path / "file"))
 
 
 def damaged() -> dict[str, tuple[str, bytes, str]]:
@@ -208,7 +208,7 @@ def test_damaged_file_is_named(case: str, no_debian: Path, tmp_path: Path) -> No
     (folder / name.removesuffix(".gz")).unlink()
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        load(FASHION, folder)
+        load(FASHION, Source(folder))
     assert str(folder / name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_check_reads_the_headers(no_debian: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "data", small_fashion())
     (folder / NAMES[2]).write_bytes(b"<html>not found</html>")
     with pytest.raises(InputError, match=NAMES[2]):
-        check_available(FASHION, folder)
+        check_available(FASHION, Source(folder))
 
 
 def test_download_fills_the_folder(no_debian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +227,11 @@ def test_download_fills_the_folder(no_debian: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", fetch)
     folder = tmp_path / "data"
-    check_available(FASHION, folder, download=True)
+    check_available(FASHION, Source(folder, download=True))
     assert not folder.exists()  # checking downloads nothing
-    dataset = load(FASHION, folder, download=True)
+    dataset = load(FASHION, Source(folder, download=True))
     assert dataset.fingerprint == FASHION_MNIST.fingerprint
-    assert load(FASHION, folder).fingerprint == dataset.fingerprint  # and is found again
+    assert load(FASHION, Source(folder)).fingerprint == dataset.fingerprint  # and is found again
 
 
 def test_failed_download_is_one_line(no_debian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_failed_download_is_one_line(no_debian: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", fetch)
     with pytest.raises(InputError, match=r"failed: Error downloading train-images$"):
-        load(FASHION, tmp_path / "data", download=True)
+        load(FASHION, Source(tmp_path / "data", download=True))
 
 
 def test_checking_starts_without_torch() -> None:

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.fashion_mnist import DEBIAN_FOLDER
 from harness.data.pixels import channels_first, to_model_range
 from harness.data.sources import data_set, load
@@ -41,7 +41,7 @@ Noisy = Callable[[float], np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits() -> LoadedData:
     return load(DIGITS)
 
 
@@ -87,7 +87,7 @@ def test_weights_file(name: str) -> None:
     assert card["covariance_rank"] == card["feature_dim"] == FEATURE_DIM
 
 
-def check_card(name: str, dataset: Dataset) -> None:
+def check_card(name: str, dataset: LoadedData) -> None:
     """What the card claims is what the weights do."""
     claimed = load_weights(name).card
     measured = train_extractor.make_card(name, build(name), dataset, train_extractor.RECIPES[name])
@@ -101,7 +101,7 @@ def check_card(name: str, dataset: Dataset) -> None:
     assert {key: measured[key] for key in same} == {key: claimed[key] for key in same}
 
 
-def test_digits_card_is_true(digits: Dataset) -> None:
+def test_digits_card_is_true(digits: LoadedData) -> None:
     check_card("digits-cnn", digits)
     assert load_weights("digits-cnn").card["heldout_accuracy"] >= 0.97
 
@@ -129,7 +129,7 @@ def test_fashion_extractor_on_the_real_data() -> None:
         assert all(np.diff([distance(some) for some in worse]) > 0.1)
 
 
-def test_features_are_no_better_on_what_the_classifier_saw(digits: Dataset) -> None:
+def test_features_are_no_better_on_what_the_classifier_saw(digits: LoadedData) -> None:
     network = build("digits-cnn")
     train, heldout = extract(network, digits.train.array())[0], extract(network, digits.heldout.array())[0]
     n = len(heldout)
@@ -139,7 +139,7 @@ def test_features_are_no_better_on_what_the_classifier_saw(digits: Dataset) -> N
 
 
 @pytest.fixture(scope="module")
-def distance(digits: Dataset) -> Distance:
+def distance(digits: LoadedData) -> Distance:
     """Frechet distance of digits to the train split."""
     network = build("digits-cnn")
     real = statistics(extract(network, digits.train.array())[0])
@@ -147,7 +147,7 @@ def distance(digits: Dataset) -> Distance:
 
 
 @pytest.fixture(scope="module")
-def noisy(digits: Dataset) -> Noisy:
+def noisy(digits: LoadedData) -> Noisy:
     """The train split under noise of a standard deviation in levels."""
     images = digits.train.array()
     noise = np.random.default_rng(0).standard_normal(images.shape)
@@ -162,29 +162,29 @@ def test_distance_rises_with_noise(distance: Distance, noisy: Noisy) -> None:
     assert rise([distance(noisy(sigma)) for sigma in (0, 5, 10, 20, 40, 80, 160)])
 
 
-def test_distance_rises_with_blur(digits: Dataset, distance: Distance) -> None:
+def test_distance_rises_with_blur(digits: LoadedData, distance: Distance) -> None:
     x = to_model_range(torch.from_numpy(channels_first(digits.train.array())))
     mixed = [to_levels(x + mix * (train_extractor.blur(x) - x)) for mix in (0.0, 0.1, 0.25, 0.5, 1.0)]
     twice = to_levels(train_extractor.blur(train_extractor.blur(x)))
     assert rise([distance(images) for images in [*mixed, twice]])
 
 
-def test_distance_rises_with_dropped_classes(digits: Dataset, distance: Distance) -> None:
+def test_distance_rises_with_dropped_classes(digits: LoadedData, distance: Distance) -> None:
     assert rise([distance(digits.train.array()[digits.train.labels >= first]) for first in range(9)])
 
 
-def test_distance_rises_with_fewer_different_images(digits: Dataset, distance: Distance) -> None:
+def test_distance_rises_with_fewer_different_images(digits: LoadedData, distance: Distance) -> None:
     repeated = [np.tile(digits.train.array()[:n], (1500 // n, 1, 1, 1)) for n in (1500, 300, 100, 30, 10, 3)]
     assert rise([distance(images) for images in repeated])
 
 
-def test_a_little_harm_shows_above_the_floor(digits: Dataset, distance: Distance, noisy: Noisy) -> None:
+def test_a_little_harm_shows_above_the_floor(digits: LoadedData, distance: Distance, noisy: Noisy) -> None:
     floor = max(f["frechet"] for f in load_weights("digits-cnn").card["floors"])
     assert distance(noisy(20)) > floor
     assert distance(digits.train.array()[digits.train.labels != 0]) > floor
 
 
-def test_batch_size_does_not_matter(digits: Dataset) -> None:
+def test_batch_size_does_not_matter(digits: LoadedData) -> None:
     network, images = build("digits-cnn"), digits.heldout.array()
     whole, pieces = extract(network, images, 1000), extract(network, images, 7)
     assert whole[0].dtype == whole[1].dtype == np.float64
@@ -195,7 +195,7 @@ def test_batch_size_does_not_matter(digits: Dataset) -> None:
     assert np.array_equal(whole[1], again[1])
 
 
-def test_callers_autocast_is_ignored(digits: Dataset) -> None:
+def test_callers_autocast_is_ignored(digits: LoadedData) -> None:
     network, images = build("digits-cnn"), digits.heldout.array()[:50]
     with torch.autocast("cpu", torch.bfloat16):
         under = extract(network, images)[0]
@@ -212,12 +212,12 @@ class TestTorchFidelity:
         return extractor
 
     @pytest.fixture
-    def images(self, digits: Dataset) -> torch.Tensor:
+    def images(self, digits: LoadedData) -> torch.Tensor:
         return torch.from_numpy(channels_first(digits.heldout.array()[:9])).expand(-1, 3, -1, -1)
 
     @pytest.mark.parametrize("layers", [("64",), ("logits",), ("64", "logits"), ("logits", "64")])
     def test_layers_come_in_the_order_asked_for(
-        self, layers: tuple[str, ...], images: torch.Tensor, digits: Dataset
+        self, layers: tuple[str, ...], images: torch.Tensor, digits: LoadedData
     ) -> None:
         out = self.make(*layers)(images)
         direct = dict(zip(("64", "logits"), extract(build("digits-cnn"), digits.heldout.array()[:9]), strict=True))

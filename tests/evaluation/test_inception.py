@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch_fidelity import feature_extractor_inceptionv3 as network
 
-from harness.data.dataset import Dataset, Images
+from harness.data.dataset import Images, LoadedData
 from harness.data.pixels import channels_first
 from harness.errors import InputError
 from harness.evaluation import adm, features, inception, metrics
@@ -69,9 +69,9 @@ def noise(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
 
 
-def dataset(real: np.ndarray) -> Dataset:
+def dataset(real: np.ndarray) -> LoadedData:
     labels = np.zeros(len(real), dtype=np.int64)
-    return Dataset("folder", Images(real, labels), Images(noise(1, 1), labels[:1]), "0" * 12)
+    return LoadedData("folder", Images(real, labels), Images(noise(1, 1), labels[:1]), "0" * 12)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_interrupted_scoring_goes_on_after_its_last_part(
     whole = run("whole", lambda done, total: None)
     assert torch.equal(found.pool, whole.pool)
     assert torch.equal(found.logits, whole.logits)
-    for one, other in ((found.blocks.whole, whole.blocks.whole), (found.spatial, whole.spatial)):
+    for one, other in ((found.blocks.whole, whole.blocks.whole), (found.spatial.whole, whole.spatial.whole)):
         assert np.array_equal(one.outer, other.outer)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.data.batches import batches
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.sources import load
 from harness.diffusion.ddpm import DdpmHybrid
 from harness.evaluation import memorisation
@@ -29,7 +29,7 @@ def cell(**data: object) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits() -> LoadedData:
     return load(cell().data)
 
 
@@ -95,7 +95,7 @@ def test_a_class_without_images_is_no_nan() -> None:
     assert torch.isfinite(denoiser(torch.ones(1, 1, 2, 2), torch.tensor([3]), torch.tensor([7]))).all()
 
 
-def test_a_memoriser_is_good_on_what_it_saw_only(digits: Dataset) -> None:
+def test_a_memoriser_is_good_on_what_it_saw_only(digits: LoadedData) -> None:
     """The mean of the facts, 0.021 on its own data, over these draws of timesteps and noise."""
     free = optimal_losses(cell(labels=False), digits, 256)
     assert free["loss_optimal_train"] == pytest.approx(0.021, abs=0.004)
@@ -104,7 +104,7 @@ def test_a_memoriser_is_good_on_what_it_saw_only(digits: Dataset) -> None:
     assert told["loss_optimal_train"] < free["loss_optimal_train"]  # type: ignore[operator]
 
 
-def test_no_denoiser_has_less_loss_on_the_training_images(digits: Dataset) -> None:
+def test_no_denoiser_has_less_loss_on_the_training_images(digits: LoadedData) -> None:
     """Blends with the images' mean and with the identity lose, in the mean over bins."""
     c = cell(labels=False)
     data = batches(digits, "cpu")
@@ -114,14 +114,14 @@ def test_no_denoiser_has_less_loss_on_the_training_images(digits: Dataset) -> No
         assert other["loss_train"] > measure_losses(best, c, data, 64)["loss_train"]
 
 
-def test_mirror_images_are_images_too(digits: Dataset) -> None:
+def test_mirror_images_are_images_too(digits: LoadedData) -> None:
     data = batches(digits, "cpu")
     images, labels = memorisation._points(cell(horizontal_flips=True), data.train)
     assert (len(images), len(labels)) == (3000, 3000)  # type: ignore[arg-type]
     assert torch.equal(images[1500:], images[:1500].flip(-1))
 
 
-def test_measured_once(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_once(digits: LoadedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = optimal_losses(cell(), digits, 16, shared=Shared(tmp_path))
     monkeypatch.setattr(memorisation, "measure_losses", lambda *_: pytest.fail("measured again"))
     wider = cell().model_copy(update={"seed": 5})
@@ -130,7 +130,7 @@ def test_measured_once(digits: Dataset, tmp_path: Path, monkeypatch: pytest.Monk
         optimal_losses(cell(), digits, 17, shared=Shared(tmp_path))
 
 
-def test_not_of_latents_nor_of_too_many_images(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_of_latents_nor_of_too_many_images(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = {"loss_optimal_train": None, "loss_optimal_heldout": None}
     assert optimal_losses(cell(vae={"kind": "trained", "factor": 2}), digits, 16) == nothing
     with monkeypatch.context() as patch:

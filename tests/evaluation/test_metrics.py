@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch_fidelity import KEY_METRIC_ISC_MEAN, KEY_METRIC_KID_MEAN, calculate_metrics
 from torch_fidelity.metric_isc import isc_features_to_metric
 
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.draws import stream
 from harness.data.pixels import channels_first
 from harness.data.sources import load
@@ -35,19 +35,19 @@ Measure = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits() -> LoadedData:
     return load(DIGITS)
 
 
 @pytest.fixture(scope="module")
-def noisy(digits: Dataset) -> np.ndarray:
+def noisy(digits: LoadedData) -> np.ndarray:
     """400 training digits under some noise."""
     noise = np.random.default_rng(0).normal(0, 15, (400, 8, 8, 1))
     return np.clip(np.rint(digits.train.array()[:400] + noise), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def measure(digits: Dataset) -> Measure:
+def measure(digits: LoadedData) -> Measure:
     def call(images: np.ndarray, **fields: object) -> dict[str, Any]:
         return score(images, Evaluation.model_validate({"samples": len(images), **fields}), DIGITS, digits)
 
@@ -88,7 +88,7 @@ def pytorch_fid(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np
     return float((mu1 - mu2) @ (mu1 - mu2) + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(root))
 
 
-def test_three_ways_agree_on_the_same_features(record: dict[str, Any], noisy: np.ndarray, digits: Dataset) -> None:
+def test_three_ways_agree_on_the_same_features(record: dict[str, Any], noisy: np.ndarray, digits: LoadedData) -> None:
     network = build("digits-cnn")
     generated, real = extract(network, noisy)[0], extract(network, digits.train.array())[0]
     assert record["frechet"] == pytest.approx(frechet_distance(*statistics(generated), *statistics(real)), rel=1e-6)
@@ -125,7 +125,7 @@ def test_parts_change_nothing(
         assert found[key] == pytest.approx(record[key], rel=1e-5)
 
 
-def test_terms_nested_counts_and_folds(record: dict[str, Any], noisy: np.ndarray, digits: Dataset) -> None:
+def test_terms_nested_counts_and_folds(record: dict[str, Any], noisy: np.ndarray, digits: LoadedData) -> None:
     network = build("digits-cnn")
     generated, real = extract(network, noisy)[0], statistics(extract(network, digits.train.array())[0])
     assert record["frechet_mean_term"] + record["frechet_cov_term"] == pytest.approx(record["frechet"], rel=1e-12)
@@ -147,7 +147,7 @@ def test_distance_to_both_splits(record: dict[str, Any], measure: Measure, noisy
     assert other["frechet_heldout"] == other["frechet"] == pytest.approx(record["frechet_heldout"], rel=1e-12)
 
 
-def test_copies_of_training_images_are_counted(record: dict[str, Any], measure: Measure, digits: Dataset) -> None:
+def test_copies_of_training_images_are_counted(record: dict[str, Any], measure: Measure, digits: LoadedData) -> None:
     assert measure(digits.train.array()[:200])["copies"] == 1.0
     unseen = measure(digits.heldout.array())
     assert unseen["copies"] == 0.0
@@ -155,7 +155,7 @@ def test_copies_of_training_images_are_counted(record: dict[str, Any], measure: 
     assert 0 < record["copies"] < 0.5  # training images under noise
 
 
-def test_floor_is_what_as_many_real_images_score(record: dict[str, Any], digits: Dataset, measure: Measure) -> None:
+def test_floor_is_what_as_many_real_images_score(record: dict[str, Any], digits: LoadedData, measure: Measure) -> None:
     real = extract(build("digits-cnn"), digits.train.array())[0]
     floors = []
     for number in range(5):
@@ -170,7 +170,7 @@ def test_floor_is_what_as_many_real_images_score(record: dict[str, Any], digits:
     assert any("no real-vs-real floor at N = 751: it takes twice as many" in line for line in too_many["warnings"])
 
 
-def test_precision_and_recall_are_not_exchanged(measure: Measure, digits: Dataset, noisy: np.ndarray) -> None:
+def test_precision_and_recall_are_not_exchanged(measure: Measure, digits: LoadedData, noisy: np.ndarray) -> None:
     """Few modes, well drawn: precise, but most of the data is out of reach. Checked against the definition as well."""
     one_class = digits.train.array()[digits.train.labels == 3]
     found = measure(one_class)
@@ -189,7 +189,7 @@ def test_precision_and_recall_are_not_exchanged(measure: Measure, digits: Datase
     assert found["recall"] == pytest.approx((between <= radius(generated)[:, None]).any(axis=0).mean(), abs=0.005)
 
 
-def test_kid_is_the_unbiased_estimate(measure: Measure, digits: Dataset) -> None:
+def test_kid_is_the_unbiased_estimate(measure: Measure, digits: LoadedData) -> None:
     """With as many generated as real images there is one subset only: all of them."""
     images = digits.train.array()[:297]
     found = measure(images, reference="held-out")
@@ -217,7 +217,7 @@ def test_reference_held_out(measure: Measure, noisy: np.ndarray, record: dict[st
     assert [line for line in found["warnings"] if "297 real images" in line]
 
 
-def test_real_images_score_best(measure: Measure, digits: Dataset, record: dict[str, Any]) -> None:
+def test_real_images_score_best(measure: Measure, digits: LoadedData, record: dict[str, Any]) -> None:
     itself = measure(digits.train.array())
     assert itself["frechet"] == pytest.approx(0, abs=1e-6)
     assert itself["precision"] == itself["recall"] == 1.0
@@ -290,7 +290,7 @@ def test_features_that_are_not_finite_are_refused(
     ],
 )
 def test_other_images_are_refused(
-    change: Callable[[np.ndarray], np.ndarray], message: str, noisy: np.ndarray, digits: Dataset
+    change: Callable[[np.ndarray], np.ndarray], message: str, noisy: np.ndarray, digits: LoadedData
 ) -> None:
     with pytest.raises(InputError, match=message):
         score(change(noisy), Evaluation(samples=400), DIGITS, digits)
@@ -302,13 +302,13 @@ def test_constant_images_are_refused(measure: Measure, noisy: np.ndarray) -> Non
             measure(images)
 
 
-def test_extractor_must_fit(noisy: np.ndarray, digits: Dataset) -> None:
+def test_extractor_must_fit(noisy: np.ndarray, digits: LoadedData) -> None:
     for name in ("fashion-cnn", "inception-v3-compat"):
         with pytest.raises(InputError, match=r"allowed.*: digits-cnn"):
             score(noisy, Evaluation(samples=400, extractor=name), DIGITS, digits)
 
 
-def test_device_must_exist(noisy: np.ndarray, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_must_exist(noisy: np.ndarray, digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:1", "mps"):
         with pytest.raises(InputError, match="allowed: cpu, cuda"):

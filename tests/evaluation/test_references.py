@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.dataset import Dataset, Images
+from harness.data.dataset import Images, LoadedData
 from harness.data.sources import load
 from harness.errors import InputError
 from harness.evaluation import features, references
@@ -26,7 +26,7 @@ DATA = Data()
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits() -> LoadedData:
     return load(DATA)
 
 
@@ -50,7 +50,7 @@ def extractions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_is_what_numpy_says_and_made_once(
-    digits: Dataset, extractor: Extraction, extractions: list[int], tmp_path: Path
+    digits: LoadedData, extractor: Extraction, extractions: list[int], tmp_path: Path
 ) -> None:
     shared = Shared(tmp_path)
     first = reference_of(digits, "train", DATA, extractor, shared)
@@ -69,7 +69,7 @@ def test_is_what_numpy_says_and_made_once(
     assert folder.name.startswith("digits-train-digits-cnn-")
 
 
-def test_whatever_is_other_has_another_key(digits: Dataset, extractor: Extraction, tmp_path: Path) -> None:
+def test_whatever_is_other_has_another_key(digits: LoadedData, extractor: Extraction, tmp_path: Path) -> None:
     shared = Shared(tmp_path)
     other_weights = Extraction("digits-cnn")
     other_weights.label = "digits-cnn@00000000"
@@ -91,7 +91,7 @@ def test_transform_is_part_of_the_key() -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "replaced"])
 def test_a_damaged_one_is_made_anew(
-    damage: str, digits: Dataset, extractor: Extraction, extractions: list[int], tmp_path: Path
+    damage: str, digits: LoadedData, extractor: Extraction, extractions: list[int], tmp_path: Path
 ) -> None:
     shared = Shared(tmp_path)
     before = reference_of(digits, "held-out", DATA, extractor, shared)
@@ -113,7 +113,7 @@ def test_a_damaged_one_is_made_anew(
 
 
 def test_floors_are_kept(
-    digits: Dataset, extractor: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, extractor: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = reference_of(digits, "train", DATA, extractor, Shared(tmp_path))
     floor = reference.floor(300)
@@ -126,7 +126,7 @@ def test_floors_are_kept(
 
 
 def test_of_many_images_some_features_are_kept(
-    digits: Dataset, extractor: Extraction, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, extractor: Extraction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The statistics are of all, the floor is the same, and what is held does not grow with the data."""
     whole = reference_of(digits, "train", DATA, extractor)
@@ -142,7 +142,7 @@ def test_of_many_images_some_features_are_kept(
     assert some.floor(100) == pytest.approx(whole.floor(100), rel=1e-4)
 
 
-def test_at_least_two_real_images(digits: Dataset, extractor: Extraction) -> None:
+def test_at_least_two_real_images(digits: LoadedData, extractor: Extraction) -> None:
     one = Images(digits.train.array()[:1], digits.train.labels[:1])
     with pytest.raises(InputError, match="digits/train: a reference needs at least two images, there are 1"):
         reference_of(replace(digits, train=one), "train", DATA, extractor)
@@ -169,14 +169,19 @@ def test_others_wait_for_the_one_that_makes_it(tmp_path: Path) -> None:
         go.set()
 
     found = once(
-        tmp_path, "a test", lambda: file.read_text() if file.exists() else None, lambda: pytest.fail("twice"), wait
+        tmp_path,
+        "a test",
+        lambda _: file.read_text() if file.exists() else None,
+        lambda: pytest.fail("twice"),
+        lambda *_: None,
+        wait,
     )
     process.join()
     assert found == "by the other"
     assert waits
 
 
-def test_an_unwritable_place_is_one_line(digits: Dataset, extractor: Extraction, tmp_path: Path) -> None:
+def test_an_unwritable_place_is_one_line(digits: LoadedData, extractor: Extraction, tmp_path: Path) -> None:
     (tmp_path / "_references").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         reference_of(digits, "train", DATA, extractor, Shared(tmp_path))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.sources import load
 from harness.evaluation import train_extractor
 from harness.evaluation.classifier import content_hash, read_weights
@@ -17,11 +17,11 @@ SHORT = dataclasses.replace(RECIPES["digits-cnn"], steps=15)
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits() -> LoadedData:
     return load(Data())
 
 
-def test_training_twice_gives_the_same_bits_whatever_the_caller_did(digits: Dataset) -> None:
+def test_training_twice_gives_the_same_bits_whatever_the_caller_did(digits: LoadedData) -> None:
     """The committed weights come out again only under their own torch version; this holds under every version."""
     torch.manual_seed(1)
     first = content_hash(train("digits-cnn", digits, SHORT).state_dict())
@@ -31,7 +31,7 @@ def test_training_twice_gives_the_same_bits_whatever_the_caller_did(digits: Data
     assert content_hash(train("digits-cnn", digits, other).state_dict()) != first
 
 
-def test_training_leaves_no_trace(digits: Dataset) -> None:
+def test_training_leaves_no_trace(digits: LoadedData) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     network = train("digits-cnn", digits, dataclasses.replace(SHORT, steps=1))
     assert torch.equal(torch.get_rng_state(), state)

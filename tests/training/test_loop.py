@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.data.batches import batches
-from harness.data.dataset import Dataset
+from harness.data.dataset import LoadedData
 from harness.data.sources import load
 from harness.errors import CellFailedError
 from harness.runs.log import TrainLog
@@ -34,11 +34,11 @@ def cell(**training: Any) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def dataset() -> Dataset:
+def dataset() -> LoadedData:
     return load(Data())
 
 
-def go(c: Cell, run: Run, dataset: Dataset, stop_at: int | None = None, keep: list[int] | None = None) -> None:
+def go(c: Cell, run: Run, dataset: LoadedData, stop_at: int | None = None, keep: list[int] | None = None) -> None:
     seen = {"step": 0}
 
     def report(value: Report) -> None:
@@ -69,7 +69,9 @@ def log_without_time(run: Run) -> list[dict[str, Any]]:
     ],
     ids=["plain", "bf16", "constant-ema", "unconditional-flips"],
 )
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, dataset: Dataset, make: Callable[[], Cell]) -> None:
+def test_an_interrupted_run_ends_with_the_same_bits(
+    tmp_path: Path, dataset: LoadedData, make: Callable[[], Cell]
+) -> None:
     c = make()
     whole, broken = Run(tmp_path / "whole"), Run(tmp_path / "broken")
     for run in (whole, broken):
@@ -85,7 +87,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, dataset: Dat
     assert whole.state_files() == broken.state_files() == []
 
 
-def test_a_corrupt_state_falls_back_to_the_older_one(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_corrupt_state_falls_back_to_the_older_one(tmp_path: Path, dataset: LoadedData) -> None:
     c, run, whole = cell(), Run(tmp_path / "r"), Run(tmp_path / "w")
     run.folder.mkdir()
     whole.folder.mkdir()
@@ -101,7 +103,7 @@ def test_a_corrupt_state_falls_back_to_the_older_one(tmp_path: Path, dataset: Da
     assert log_without_time(run) == log_without_time(whole)
 
 
-def test_a_lost_kept_checkpoint_is_made_again(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_lost_kept_checkpoint_is_made_again(tmp_path: Path, dataset: LoadedData) -> None:
     c, run = cell(), Run(tmp_path / "r")
     run.folder.mkdir()
     go(c, run, dataset, keep=[6, 12])
@@ -111,7 +113,7 @@ def test_a_lost_kept_checkpoint_is_made_again(tmp_path: Path, dataset: Dataset) 
     assert run.weights_file(6).read_bytes() == before
 
 
-def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(tmp_path: Path, dataset: LoadedData) -> None:
     run = Run(tmp_path / "r")
     run.folder.mkdir()
     with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+"):
@@ -119,7 +121,7 @@ def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(tmp_path: Pat
     assert not run.weights_file(50).exists()
 
 
-def test_weights_change_and_the_loss_falls(tmp_path: Path, dataset: Dataset) -> None:
+def test_weights_change_and_the_loss_falls(tmp_path: Path, dataset: LoadedData) -> None:
     c, run = cell(steps=150, batch_size=32), Run(tmp_path / "r")
     run.folder.mkdir()
     go(c, run, dataset)
@@ -154,7 +156,7 @@ def test_the_window_is_a_share_of_the_run() -> None:
     assert mean_age(2000) / 2000 == pytest.approx(1 / 11, rel=0.05)  # integral of (s/t)^(1/w): w / (1 + w)
 
 
-def test_a_checkpoint_of_the_average_differs_from_the_weights(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_checkpoint_of_the_average_differs_from_the_weights(tmp_path: Path, dataset: LoadedData) -> None:
     c, run = cell(), Run(tmp_path / "r")
     run.folder.mkdir()
     go(c, run, dataset)
@@ -163,7 +165,7 @@ def test_a_checkpoint_of_the_average_differs_from_the_weights(tmp_path: Path, da
     assert not torch.equal(tensors["model.patch_embedding.weight"], tensors["ema.patch_embedding.weight"])
 
 
-def test_the_measured_loss_uses_the_same_noise_for_every_cell(dataset: Dataset) -> None:
+def test_the_measured_loss_uses_the_same_noise_for_every_cell(dataset: LoadedData) -> None:
     """An untrained model of any shape predicts zero noise: its loss is the power of the noise."""
     shapes = [cell(), cell().model_copy(update={"seed": 9})]
     shapes.append(Cell.model_validate({"model": {"depth": 1, "width": 32, "patch_size": 2}}))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from harness.data import autoencoders
-from harness.data.dataset import Dataset, Images
+from harness.data.dataset import Images, LoadedData, Source
 from harness.data.latents import check_ready, encode, open_latents
 from harness.data.sources import load
 from harness.data.vae import Autoencoder, build, decoder
@@ -40,9 +40,9 @@ def data_with(**changes: Any) -> Data:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits() -> LoadedData:
     whole = load(Data())
-    return Dataset(
+    return LoadedData(
         whole.name,
         Images(whole.train.images[np.arange(400)], whole.train.labels[:400]),
         Images(whole.heldout.images[np.arange(64)], whole.heldout.labels[:64]),
@@ -50,7 +50,7 @@ def digits() -> Dataset:
     )
 
 
-def go(data: Data, digits: Dataset, folder: Path, stop_at: int | None = None) -> dict[str, Any]:
+def go(data: Data, digits: LoadedData, folder: Path, stop_at: int | None = None) -> dict[str, Any]:
     seen = {"step": 0}
 
     def report(value: Report) -> None:
@@ -78,7 +78,7 @@ def files(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_an_interrupted_training_ends_with_the_same_bytes(tmp_path: Path, digits: Dataset) -> None:
+def test_an_interrupted_training_ends_with_the_same_bytes(tmp_path: Path, digits: LoadedData) -> None:
     data = data_with()
     name = autoencoders.folder_name(data)
     whole, broken = tmp_path / "whole" / name, tmp_path / "broken" / name
@@ -97,7 +97,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(tmp_path: Path, digits
     assert card["reconstruction"]["distances"][label]["held-out"] > 0
 
 
-def test_a_torn_state_begins_anew(tmp_path: Path, digits: Dataset) -> None:
+def test_a_torn_state_begins_anew(tmp_path: Path, digits: LoadedData) -> None:
     data = data_with()
     with pytest.raises(StoppedError):
         go(data, digits, tmp_path / "a", stop_at=3)
@@ -108,14 +108,14 @@ def test_a_torn_state_begins_anew(tmp_path: Path, digits: Dataset) -> None:
     assert (tmp_path / "a" / autoencoders.WEIGHTS).read_bytes() == (tmp_path / "b" / autoencoders.WEIGHTS).read_bytes()
 
 
-def test_training_brings_the_error_down(tmp_path: Path, digits: Dataset) -> None:
+def test_training_brings_the_error_down(tmp_path: Path, digits: LoadedData) -> None:
     short = go(data_with(steps=2), digits, tmp_path / "short")["reconstruction"]
     longer = go(data_with(steps=80, width=4, learning_rate=1e-2), digits, tmp_path / "longer")["reconstruction"]
     assert longer["psnr"] > short["psnr"] + 2
     assert longer["mean_absolute_error"] < 0.7 * short["mean_absolute_error"]
 
 
-def test_a_loss_that_is_not_finite_names_the_step(tmp_path: Path, digits: Dataset) -> None:
+def test_a_loss_that_is_not_finite_names_the_step(tmp_path: Path, digits: LoadedData) -> None:
     with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+"):
         go(data_with(learning_rate=1e30, steps=30), digits, tmp_path / "a")
     assert not (tmp_path / "a" / autoencoders.CARD).exists()
@@ -167,7 +167,7 @@ def test_a_pretrained_folder_encodes_and_decodes(tmp_path: Path, monkeypatch: py
     data = pretrained("someone/vae", shared.vae_folder("someone/vae"))
     folder = autoencoders.find(data, shared, "s.toml")
     autoencoder = Autoencoder.load(folder, "cpu")
-    images = Dataset("folder", rgb(40), rgb(5), "0123456789ab")
+    images = LoadedData("folder", rgb(40), rgb(5), "0123456789ab")
     weights = autoencoders.weights_hash(folder)
     monkeypatch.setattr("harness.data.latents.SHARD", 16)
     encode(data, images, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml")
@@ -193,7 +193,7 @@ def test_a_pretrained_folder_encodes_and_decodes(tmp_path: Path, monkeypatch: py
 def test_other_weights_than_the_latents_were_made_by_do_not_decode_them(tmp_path: Path) -> None:
     shared = Shared(tmp_path)
     data = pretrained("someone/vae", shared.vae_folder("someone/vae"))
-    images = Dataset("folder", rgb(4), rgb(2), "0123456789ab")
+    images = LoadedData("folder", rgb(4), rgb(2), "0123456789ab")
     autoencoder = Autoencoder.load(shared.vae_folder("someone/vae"), "cpu")
     encode(data, images, autoencoder.moments, shared, weights="0" * 12, conditions={}, sweep="s.toml")
     with pytest.raises(InputError, match="not the VAE that made the latents"):
@@ -217,7 +217,7 @@ def test_a_grey_data_set_and_a_vae_for_colours_do_not_fit(tmp_path: Path) -> Non
         autoencoders.find(Data(name="fashion-mnist", vae=vae), shared, "s.toml")
 
 
-def test_damaged_weights_of_a_trained_vae_are_found(tmp_path: Path, digits: Dataset) -> None:
+def test_damaged_weights_of_a_trained_vae_are_found(tmp_path: Path, digits: LoadedData) -> None:
     shared, data = Shared(tmp_path), data_with(steps=1)
     folder = shared.vae_folder(autoencoders.folder_name(data))
     with pytest.raises(InputError, match=r"not trained yet; first: dit-harness train-vae s.toml"):
@@ -249,7 +249,7 @@ def test_without_a_network_the_message_says_what_to_put_where(
     assert "\n" not in line
 
 
-def test_reconstruction_of_a_perfect_autoencoder(digits: Dataset) -> None:
+def test_reconstruction_of_a_perfect_autoencoder(digits: LoadedData) -> None:
     class Perfect(Autoencoder):
         def __init__(self) -> None:
             pass
@@ -304,7 +304,7 @@ def test_images_of_any_folder_can_be_encoded(tmp_path: Path, monkeypatch: pytest
     fingerprint = scan(find_tree(tmp_path / "images")).fingerprint
     data = data.model_copy(update={"fingerprint": fingerprint})
     folder = autoencoders.find(data, shared, "s.toml")
-    autoencoder, dataset = Autoencoder.load(folder, "cpu"), load(data, tmp_path / "images")
+    autoencoder, dataset = Autoencoder.load(folder, "cpu"), load(data, Source(tmp_path / "images"))
     weights = autoencoders.weights_hash(folder)
     monkeypatch.setattr("harness.data.latents.SHARD", 8)
     encode(data, dataset, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml")
