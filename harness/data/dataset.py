@@ -99,19 +99,21 @@ class Source:
 class DataSet(ABC):
     """A data set: it finds its files, loads them, and knows what they must hold.
 
-    `shape`, `extractor` and `needs` are for data sets in a user's file; a built-in data set has them in its line of
-    `harness.spec.data`.
+    `shape`, `extractor`, `needs` and `images` are for data sets in a user's file; a built-in data set has them in its
+    line of `harness.spec.data`.
 
     Attributes:
         shape: of its images, see `harness.spec.data.DataSetFacts`.
         extractor: name of the feature extractor that fits it.
         needs: fields of `Data` that a sweep must set.
+        images: how many it has, where that is known without its files.
         fingerprint: the hash that its content must have; None: that of `Data.fingerprint`, if set.
     """
 
     shape: InputShape
     extractor: str | None = None
     needs: tuple[str, ...] = ()
+    images: int | None = None
     fingerprint: str | None = None
 
     def check(self, data: Data, source: Source) -> None:  # noqa: B027  # a data set in a package has nothing to find

@@ -17,7 +17,7 @@ from harness.runs.cellruns import CellRun
 from harness.runs.log import TrainLog
 from harness.runs.state import State
 from harness.spec.cell import Cell
-from harness.spec.data import Data
+from harness.spec.data import DATA_SETS, Data
 from harness.spec.evaluation import Evaluation
 from sweeps.grid import Sweep
 from sweeps.protocols import Origin
@@ -35,9 +35,6 @@ ASSUMED_TFLOPS = 100.0
 
 #: A backward pass costs about two forward passes.
 _BACKWARD = 2
-
-#: Images of both splits, where they can be known without the data.
-IMAGES = {"digits": 1_797, "fashion-mnist": 70_000, "imagenet": 1_281_167 + 50_000}
 
 _FLOAT = 4  # bytes
 
@@ -143,17 +140,14 @@ def totals(sweep: Sweep, rows: list[Row]) -> Row:
     slots = default_slots(sweep.resources, gpus)
     left = [row["estimated_s"] for row in rows if row["state"] != State.DONE]
     latents = {row["latents"]: row["latents_bytes"] for row in rows if row["latents"] is not None}
+    summed = ("train_gmacs", "sampling_gmacs", "gpu_hours", "weights_bytes", "samples_bytes")
     return {
         "cells": len(rows),
-        "train_gmacs": sum(row["train_gmacs"] for row in rows),
-        "sampling_gmacs": sum(row["sampling_gmacs"] for row in rows),
-        "gpu_hours": sum(row["gpu_hours"] for row in rows),
+        **{key: sum(row[key] for row in rows) for key in summed},
         "tflops": rows[0]["tflops"],
         "throughput": rows[0]["throughput"],
-        "weights_bytes": sum(row["weights_bytes"] for row in rows),
         # a finished run keeps no state: at most the largest ones at once
         "states_bytes": sum(sorted((row["states_bytes"] for row in rows), reverse=True)[:slots]),
-        "samples_bytes": sum(row["samples_bytes"] for row in rows),
         "latents": len(latents),
         "latents_bytes": None if None in latents.values() else sum(latents.values()),
         "slots": slots,
@@ -167,9 +161,10 @@ def latents_bytes(data: Data) -> int | None:
 
     None without an autoencoder, or when only the data tells how many images there are.
     """
-    if data.vae is None or data.name not in IMAGES:
+    images = DATA_SETS.facts(data.name).images
+    if data.vae is None or images is None:
         return None
-    return IMAGES[data.name] * 2 * 2 * data.shape.channels * data.shape.size**2 * _FLOAT
+    return images * 2 * 2 * data.shape.channels * data.shape.size**2 * _FLOAT
 
 
 def _sample_bytes(cell: Cell, evaluation: Evaluation) -> int:

@@ -262,7 +262,7 @@ class Attempts(RunFolder):
 
     def write_progress(self, value: Progress) -> None:
         """Write where the job is; also its heartbeat. Not synced: losing it costs nothing."""
-        temporary = self._track_folder / f".progress.{os.getpid()}.tmp"
+        temporary = self.progress_file.with_name(f".progress.{os.getpid()}.tmp")
         with full_disk_named(self.progress_file):
             temporary.write_text(json.dumps(value), encoding="utf-8")
             temporary.replace(self.progress_file)

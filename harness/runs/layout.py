@@ -46,44 +46,23 @@ class RunFolder:
     def __init__(self, folder: Path, track: str = TRAINING) -> None:
         self.folder = folder
         self.track = track
-
-    @property
-    def cell_file(self) -> Path:
-        """The cell and its name."""
-        return self.folder / "cell.json"
-
-    @property
-    def attempts_folder(self) -> Path:
-        """Claims, and what became of them."""
-        return self.folder / self.track
+        #: The cell and its name.
+        self.cell_file = self.folder / "cell.json"
+        #: Claims, and what became of them.
+        self.attempts_folder = folder / track
+        of_track = folder if track == TRAINING else self.attempts_folder
+        #: Where the running job is.
+        self.progress_file = of_track / "progress.json"
+        #: Losses, as JSON lines.
+        self.train_log = self.folder / "train.jsonl"
+        #: What the job printed.
+        self.log = of_track / "log"
+        #: Submitit's own files.
+        self.submitit_folder = self.folder / "submitit"
 
     def attempt_file(self, number: int, event: str = "") -> Path:
         """The claim of attempt `number`, or what an event (submitted, started, ended, cancelled) added to it."""
         return self.attempts_folder / f"{number:03d}{'.' if event else ''}{event}.json"
-
-    @property
-    def _track_folder(self) -> Path:
-        return self.folder if self.track == TRAINING else self.attempts_folder
-
-    @property
-    def progress_file(self) -> Path:
-        """Where the running job is."""
-        return self._track_folder / "progress.json"
-
-    @property
-    def train_log(self) -> Path:
-        """Losses, as JSON lines."""
-        return self.folder / "train.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """What the job printed."""
-        return self._track_folder / "log"
-
-    @property
-    def submitit_folder(self) -> Path:
-        """Submitit's own files."""
-        return self.folder / "submitit"
 
     def tracker_folder(self, name: str) -> Path:
         """What a tracker keeps of this run (see `harness.runs.trackers`)."""

@@ -32,36 +32,21 @@ class Study:
         self.root = root
         self.folder = root / name
         self.schedulers: Mapping[str, Scheduler] = {} if schedulers is None else schedulers
+        #: The sweep file as it was last launched.
+        self.sweep_file = self.folder / "sweep.toml"
+        #: The version of the study's files.
+        self.schema_file = self.folder / "schema.json"
+        #: One folder a cell.
+        self.runs_folder = self.folder / "runs"
+        #: Submitit's own files of Slurm arrays, which belong to no single run.
+        self.submitit_folder = self.folder / "submitit"
+        #: Pictures of samples, for the report.
+        self.samples_folder = self.folder / "samples"
 
     @classmethod
     def of(cls, run: Run) -> Study:
         """The study that a run is part of."""
         return cls(run.folder.parents[2], run.folder.parents[1].name)
-
-    @property
-    def sweep_file(self) -> Path:
-        """The sweep file as it was last launched."""
-        return self.folder / "sweep.toml"
-
-    @property
-    def schema_file(self) -> Path:
-        """The version of the study's files."""
-        return self.folder / "schema.json"
-
-    @property
-    def runs_folder(self) -> Path:
-        """One folder a cell."""
-        return self.folder / "runs"
-
-    @property
-    def submitit_folder(self) -> Path:
-        """Submitit's own files of Slurm arrays, which belong to no single run."""
-        return self.folder / "submitit"
-
-    @property
-    def samples_folder(self) -> Path:
-        """Pictures of samples, for the report."""
-        return self.folder / "samples"
 
     def table(self, name: str) -> Path:
         """A table that `collect` writes, by its file name."""
@@ -131,6 +116,8 @@ class Shared:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        #: What was found in the user's image folders, one file a folder.
+        self.images_folder = root / "_images"
 
     def vae_folder(self, name: str) -> Path:
         """An autoencoder, by `<data>-<id>` or by the name of a pretrained one."""
@@ -143,8 +130,3 @@ class Shared:
     def reference_folder(self, name: str) -> Path:
         """What generated images are compared with (see `harness.evaluation.references`)."""
         return self.root / "_references" / name
-
-    @property
-    def images_folder(self) -> Path:
-        """What was found in the user's image folders, one file a folder."""
-        return self.root / "_images"

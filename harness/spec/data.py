@@ -33,30 +33,32 @@ class DataSetFacts(NamedTuple):
         shape: of its images; `ASKED` where the sweep says it.
         extractor: the feature extractor that fits it, unless the evaluation names another.
         needs: fields of `Data` that it cannot do without.
+        images: how many it has, both splits together; None where only the files tell.
     """
 
     at: str
     shape: InputShape
     extractor: str | None = None
     needs: tuple[str, ...] = ()
+    images: int | None = None
 
 
 DATA_SETS = Kind(
     "DATA_SETS",
     {
-        "digits": DataSetFacts("harness.data.digits:DIGITS", InputShape(1, 8, 10), "digits-cnn"),
-        "fashion-mnist": DataSetFacts("harness.data.fashion_mnist:FASHION_MNIST", InputShape(1, 32, 10), "fashion-cnn"),
+        "digits": DataSetFacts("harness.data.digits:DIGITS", InputShape(1, 8, 10), "digits-cnn", images=1_797),
+        "fashion-mnist": DataSetFacts(
+            "harness.data.fashion_mnist:FASHION_MNIST", InputShape(1, 32, 10), "fashion-cnn", images=70_000
+        ),
         "imagenet": DataSetFacts(
             "harness.data.imagenet:IMAGENET",
             InputShape(3, ASKED, IMAGENET_CLASSES),
             "inception-v3-compat",
             ("resolution",),
+            images=1_281_167 + 50_000,
         ),
         "folder": DataSetFacts(
-            "harness.data.folder:FOLDER",
-            InputShape(3, ASKED, ASKED),
-            None,
-            ("resolution", "classes", "fingerprint"),
+            "harness.data.folder:FOLDER", InputShape(3, ASKED, ASKED), needs=("resolution", "classes", "fingerprint")
         ),
     },
 )

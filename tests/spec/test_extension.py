@@ -39,7 +39,7 @@ def test_what_a_file_defines_is_used_by_name_and_its_content_is_part_of_the_id(t
     ("text", "problem"),
     [
         ("BLOCKS = {'adaln': object}", "extend: mine.py: BLOCKS: 'adaln' is built in; choose another name"),
-        ("DATA_SETS = {'mine': object}", "extend: mine.py: DATA_SETS: 'mine' lacks shape, extractor, needs"),
+        ("DATA_SETS = {'mine': object}", "extend: mine.py: DATA_SETS: 'mine' lacks shape, extractor, needs, images"),
         ("EXTRACTORS = {'mine': object}", "extend: mine.py: EXTRACTORS: 'mine' lacks channels, size, dims, references"),
         ("x = 1", "extend: mine.py defines nothing; allowed: a dict named BLOCKS, DATA_SETS"),
         ("BLOCKS = {}", "extend: mine.py defines nothing; allowed: a dict named BLOCKS, DATA_SETS"),
