@@ -176,10 +176,8 @@ class Schedulers(dict[str, Scheduler]):
 
     def get(self, executor: str, default: Scheduler | None = None) -> Scheduler | None:  # type: ignore[override]
         """The scheduler; None of an executor that has none, or whose file is not loaded."""
-        if executor not in self and executor in EXECUTORS.names:
-            found = EXECUTORS.load(executor).scheduler(self._study)
-            if found is None:
-                return default
+        known = executor in self or executor not in EXECUTORS.names
+        if not known and (found := EXECUTORS.load(executor).scheduler(self._study)) is not None:
             self[executor] = found
         return super().get(executor, default)
 

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import psutil
 import submitit
@@ -29,7 +28,7 @@ _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 
 
 def _free_gpus(gpus: list[str], active: list[CellRun], ranks: int) -> str | None:
-    """So many GPUs with the fewest live jobs of this study, as CUDA_VISIBLE_DEVICES takes them."""
+    """The GPUs with the fewest live jobs of this study, one for each rank, as CUDA_VISIBLE_DEVICES takes them."""
     if not gpus:
         return None
     claims = [item.now.attempt.claim.get("gpu") or "" for item in active if item.now.attempt]
@@ -43,23 +42,17 @@ def _submit(job: Job) -> None:
     executor.update_parameters(
         timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True, tasks_per_node=job.resources.ranks
     )
-    with _interrupts_ignored():
-        submitted = executor.submit(job)
-    try:
-        controller = process_identity(int(submitted.job_id))
-    except psutil.Error:  # it has ended already; its files say the rest
-        controller = None
-    job.run.record(job.attempt, "submitted", {"process": controller, "time": now(), "job_id": submitted.job_id})
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Children inherit an ignored signal: Ctrl-C then reaches only the launcher, which stops the jobs in order."""
+    # children inherit an ignored signal: Ctrl-C then reaches only the launcher, which stops the jobs in order
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        yield
+        submitted = executor.submit(job)
     finally:
         signal.signal(signal.SIGINT, before)
+    try:
+        controller = process_identity(int(submitted.job_id))
+    except psutil.Error:  # it has ended already, and its files tell how
+        controller = None
+    job.run.record(job.attempt, "submitted", {"process": controller, "time": now(), "job_id": submitted.job_id})
 
 
 class LocalExecutor(Executor):

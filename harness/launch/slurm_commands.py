@@ -1,8 +1,9 @@
 """Slurm by its own commands: what is queued, what it allows, submit, cancel. The policy is in `harness.launch.slurm`.
 
-A submitted array carries a token of ours as its comment, and every claim names token and index. So it is known of each
-claim whether Slurm has its job, even when the launcher died before it could write down the job's number. squeue is
-asked once for a whole study; sacct only about jobs that squeue has forgotten, and nothing depends on its answer.
+The launcher makes a token for each array: sbatch takes it as the array's comment, and every claim holds the token and
+the index of its task. So squeue tells for each claim whether Slurm has its job, even when the launcher died before it
+could write down the job's number. One squeue answers for a whole study. sacct is asked only about jobs that squeue no
+longer lists; its answer is shown to the user and decides nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +28,16 @@ if TYPE_CHECKING:
     from harness.launch.slurm_pool import Pool
 
 
-#: Longest wait for one of Slurm's commands; without slurmctld they give up after about 10 s by themselves.
+#: Longest wait for one of Slurm's commands, in seconds; without slurmctld they give up after about 10 s by themselves.
 COMMAND_SECONDS = 30.0
 
-#: How long an answer of squeue is used.
+#: How long an answer of squeue is used, in seconds.
 QUEUE_SECONDS = 3.0
 
-#: Slurm sends USR2 so long before the time limit (it may come a minute earlier still).
+#: Slurm sends USR2 so many seconds before the time limit, or up to a minute earlier.
 SIGNAL_SECONDS = 90
 
-#: A cell may run into its time limit so often; each time it has written a checkpoint, so it gets on.
+#: How often a cell may reach its time limit; it writes a checkpoint each time, and so makes progress.
 _REQUEUES = 1000
 
 #: States of squeue and sacct after which nothing runs; CANCELLED may be followed by "by <user>".
@@ -56,15 +58,15 @@ _NO_ANSWER = ("Unable to contact slurm controller", "Socket timed out", "Connect
 
 
 class SlurmError(RuntimeError):
-    """Slurm did not do it; the message holds its own words, in one line."""
+    """A command of Slurm failed; the message is Slurm's own, in one line."""
 
 
 class SlurmDownError(SlurmError):
-    """Slurm gave no answer: whether it did it is not known."""
+    """Slurm gave no answer, so it is not known whether the command took effect."""
 
 
 def _error(words: str) -> SlurmError:
-    """Slurm's words without the name of the command in front of each line."""
+    """The error for Slurm's message, without the name of the command in front of each line."""
     lines = [line.partition("error: ")[2] or line for line in words.splitlines() if line.strip()]
     line = "; ".join(" ".join(part.split()) for part in dict.fromkeys(lines)) or "no reason given"
     return SlurmDownError(line) if any(sign in line for sign in _NO_ANSWER) else SlurmError(line)
@@ -83,12 +85,12 @@ def _run(*command: str) -> str:
 
 
 def job_name(study: str) -> str:
-    """What all jobs of a study are called."""
+    """The name of all jobs of a study."""
     return f"dit-{study}"
 
 
 def max_array_size() -> int:
-    """The most tasks the cluster takes in one array.
+    """The largest number of tasks that the cluster takes in one array.
 
     Raises:
         SlurmError: the cluster does not say.
@@ -101,7 +103,7 @@ def max_array_size() -> int:
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Cancel jobs; those that have ended already are no error.
+    """Cancel jobs, by number; a job that has ended already is no error.
 
     Raises:
         SlurmError: Slurm refused, or did not answer.
@@ -112,68 +114,55 @@ def cancel(jobs: Sequence[str]) -> None:
 
 @dataclass
 class Queue:
-    """What Slurm knows of the jobs of one study. Reads only, and remembers the answer for a few seconds."""
+    """What Slurm knows about the jobs of one study. Reads only, and keeps an answer for `QUEUE_SECONDS`."""
 
     study: str
-    #: Why Slurm could not be asked, in its own words; None when it was not asked or answered.
+    #: Why Slurm did not answer, in its own words; None when it answered, or was not asked yet.
     error: str | None = None
     _jobs: dict[tuple[str, int], Seen] = field(default_factory=dict)
-    _ended: dict[str, Seen] | None = None
     _asked_at: float | None = None
     _tokens_asked: set[str] = field(default_factory=set)
 
     def look(self, ticket: Ticket) -> Seen:
-        """What became of the job of this ticket (see `harness.launch.slurm`)."""
+        """The state of the job with this ticket (see `harness.launch.slurm`)."""
         key = str(ticket["token"]), int(ticket["index"])
         if self._asked_at is None or time.monotonic() - self._asked_at > QUEUE_SECONDS:
             self._ask()
         elif self.error is None and key not in self._jobs and key[0] not in self._tokens_asked:
-            self._ask()  # it may have been submitted since: an array is missing only when asked for after that
+            self._ask()  # the array may be younger than the answer: it is missing when a new answer lacks it too
         self._tokens_asked.add(key[0])
         if self.error is not None:
             return Seen(None)
-        return self._jobs.get(key) or self._accounting().get(str(ticket.get("job")), Seen(False))
+        return self._jobs.get(key) or self._accounting.get(str(ticket.get("job")), Seen(False))
 
     def forget(self) -> None:
-        """Ask anew next time."""
+        """Drop the answer, so that the next look asks Slurm."""
         self._asked_at = None
 
     def _ask(self) -> None:
-        self.error = None
-        self._jobs = {}
+        self.error, self._jobs, name = None, {}, f"--name={job_name(self.study)}"
         try:
-            listing = _run(
-                "squeue",
-                "--noheader",
-                "--array",
-                "--states=all",
-                f"--name={job_name(self.study)}",
-                "--format=%k|%K|%i|%T|%r",
-            )
+            listing = _run("squeue", "--noheader", "--array", "--states=all", name, "--format=%k|%K|%i|%T|%r")
         except SlurmError as error:
             self.error = str(error)
             listing = ""
         self._asked_at = time.monotonic()
         for line in listing.splitlines():
             token, index, job, word, reason = line.split("|", 4)
-            # a single job is no array and has no index
+            # a single job is no array, and has no index
             self._jobs[token, int(index) if index.isdigit() else 0] = _seen(word, reason, job)
 
+    @cached_property
     def _accounting(self) -> dict[str, Seen]:
-        """What sacct remembers of ended jobs, by number; nothing where there is no accounting."""
-        if self._ended is None:
-            self._ended = {}
-            try:
-                listing = _run(
-                    "sacct", "-n", "-X", "-P", "-S", "now-30days", f"--name={job_name(self.study)}", "-o", "JobID,State"
-                )
-            except SlurmError:
-                listing = ""
-            for line in listing.splitlines():
-                job, _, word = line.partition("|")
-                # squeue does not know it any more, so it has ended whatever the accounting says
-                self._ended[job] = Seen(False, word.split()[0] if word else "", "", job)
-        return self._ended
+        """What sacct remembers of ended jobs, by number; nothing where there is no accounting. Asked once."""
+        name = f"--name={job_name(self.study)}"
+        try:
+            listing = _run("sacct", "-n", "-X", "-P", "-S", "now-30days", name, "-o", "JobID,State")
+        except SlurmError:
+            return {}
+        pairs = [line.partition("|")[::2] for line in listing.splitlines()]
+        # squeue does not list these jobs any more, so they have ended whatever the accounting says
+        return {job: Seen(False, word.split()[0] if word else "", "", job) for job, word in pairs}
 
 
 def _seen(word: str, reason: str, job: str) -> Seen:
@@ -183,18 +172,18 @@ def _seen(word: str, reason: str, job: str) -> Seen:
 def submit(
     jobs: Sequence[Job | Pool], resources: Resources, folder: Path, study: str, token: str, after: str | None
 ) -> list[str]:
-    """Submit an array of jobs, one task each; returns their numbers ("17_0", ..., or "17" for a single one).
+    """Submit an array with a task for each job; returns their numbers ("17_0", ..., or "17" for a single one).
 
     Args:
         jobs: claimed attempts, or pools of them.
-        resources: what a cell needs; a pool asks for so much times its slots.
+        resources: what a cell needs; a pool asks for as much for each of its slots.
         folder: where submitit keeps its files; shared by all nodes.
-        study: names the jobs.
-        token: written into the comment.
-        after: number of an array that has to end first; None: at once.
+        study: name of the study, which gives the jobs their name.
+        token: the comment of the array.
+        after: number of an array that has to end first; None: start at once.
 
     Raises:
-        SlurmError: refused, in Slurm's own words, or not answered.
+        SlurmError: Slurm refused, or did not answer.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -206,33 +195,30 @@ def submit(
     slots = resources.cells_per_job or 1
     cores = slots * resources.threads
     gpus = math.ceil(slots / resources.cells_per_gpu) * resources.gpus_wanted
-    optional = {
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "constraint": resources.constraint,
-        "mem": None if resources.mem_gb is None else f"{round(slots * resources.mem_gb * 1024)}M",
-        "gpus_per_node": gpus or None,
-        "dependency": None if after is None else f"afterany:{after}",
-    }
-    executor.update_parameters(
+    executor.update_parameters(  # None leaves an option out
+        partition=resources.partition,
+        account=resources.account,
+        qos=resources.qos,
+        constraint=resources.constraint,
+        mem=None if resources.mem_gb is None else f"{round(slots * resources.mem_gb * 1024)}M",
+        gpus_per_node=gpus or None,
+        dependency=None if after is None else f"afterany:{after}",
         job_name=job_name(study),
         comment=token,
         time=resources.time,
-        # of a short limit no more than half is given away; Slurm looks at the clock every 30 s only
+        # at most half of a short time limit is given up; Slurm checks the time every 30 s only
         signal_delay_s=min(SIGNAL_SECONDS, resources.time * 30),
         nodes=resources.nodes,
         ntasks_per_node=resources.ranks,
         cpus_per_task=cores,
-        # srun does not inherit the first since Slurm 22.05; a rank that is killed takes those with it that wait for it
+        # srun does not inherit --cpus-per-task since Slurm 22.05; a killed rank has to end those that wait for it
         srun_args=[f"--cpus-per-task={cores}", "--kill-on-bad-exit=1"],
         array_parallelism=resources.max_parallel or len(jobs),
         stderr_to_stdout=True,
-        additional_parameters={"requeue": True},  # whatever the cluster's default is
-        **{key: value for key, value in optional.items() if value is not None},
+        additional_parameters={"requeue": True},  # some clusters' default is false
     )
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what it raises, too
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the errors that it raises
             return [str(job.job_id) for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise _error(str(error)) from None

@@ -67,7 +67,7 @@ def claim_start(job: Job, restarts: int, *, again: bool) -> Job | None:
         The job with the number of its attempt.
     """
     attempt, ours = _newest(job), job.run.attempt(job.attempt).ticket
-    theirs = attempt.ticket
+    number, theirs = attempt.number, attempt.ticket
     if not ours or not theirs or any(theirs.get(key) != ours.get(key) for key in ("token", "index")):
         return None  # another launch has taken the cell over
     if theirs["restarts"] > restarts:
@@ -75,10 +75,10 @@ def claim_start(job: Job, restarts: int, *, again: bool) -> Job | None:
     if again or theirs["restarts"] < restarts:
         ticket = {"job": attempt.job_id, **theirs, "restarts": restarts}
         claim = {"process": process_identity(), "time": now(), "executor": attempt.executor, attempt.executor: ticket}
-        if not job.run.claim(attempt.number + 1, cast(Claim, claim)):
+        number += 1
+        if not job.run.claim(number, cast(Claim, claim)):
             return None
-        return replace(job, attempt=attempt.number + 1)
-    return replace(job, attempt=attempt.number)
+    return replace(job, attempt=number)
 
 
 def _newest(job: Job) -> Attempt:
@@ -137,10 +137,8 @@ class _Slots:
 
     def _start(self, slot: _Slot, job: Job) -> None:
         """Start the cell's process in this slot, unless there is nothing to do."""
-        claimed = None
-        if not _over(_newest(job)):
-            claimed = claim_start(job, self.restarts, again=self.begun[job.folder] > 0)
-        if claimed is None:
+        again = self.begun[job.folder] > 0
+        if _over(_newest(job)) or not (claimed := claim_start(job, self.restarts, again=again)):
             return
         self.begun[job.folder] += 1
         environment = dict(os.environ) if slot.gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu}
@@ -192,11 +190,5 @@ def _ignore_stop_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def main() -> None:
-    """Run the job that the pool hands over."""
-    job: Job = pickle.load(sys.stdin.buffer)
-    job()
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the process of one cell: run the job that the pool hands over
+    pickle.load(sys.stdin.buffer)()

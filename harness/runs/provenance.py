@@ -1,11 +1,12 @@
 """Where a result came from: code, command, packages, hardware, scheduler. Recorded with every attempt.
 
-git is asked once a launch, and what it says travels with the jobs as an `Origin`. A job whose own sources are others by
-then (a checkout that was edited while a queue waited) asks anew, so that the record is true of what ran.
+A launch runs git once and hands the answer to its jobs as an `Origin`. A checkout may be edited while jobs wait in a
+queue: a job that finds other sources than those of the launch runs git again, so that its record tells what ran.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.metadata
@@ -25,10 +26,10 @@ import psutil
 
 _PACKAGES = ("dit-scaling-harness", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "safetensors")
 
-#: Where the code is that decides results.
+#: The code that decides results.
 _CODE = ("harness", "sweeps", "pyproject.toml", "constraints.txt")
 
-#: Untracked files of these kinds are code.
+#: Untracked files with these endings count as code.
 _UNTRACKED = (".py", ".toml")
 
 _SLURM_KEYS = (
@@ -50,9 +51,9 @@ class Origin:
 
     Attributes:
         commit: of the harness's own checkout, with a trailing + when the code differs from it; None outside git.
-        code: hash of the sources as they lie on the disk, within git or not.
-        diff: hash of what they differ from the commit; None when nothing.
-        command: as it was typed, less the path of the program.
+        code: hash of the sources on the disk, within git or not (see `code_hash`).
+        diff: hash of the difference between sources and commit; None where there is none.
+        command: as it was typed, without the path of the program.
     """
 
     commit: str | None
@@ -63,7 +64,7 @@ class Origin:
 
 @lru_cache(maxsize=1)
 def origin() -> tuple[Origin, str]:
-    """The origin of what this process launches, and the difference from the commit. Asks git once a process."""
+    """The origin of what this process launches, and the text of its difference from the commit; found once."""
     commit, text = git_state(_source())
     name = hashlib.sha256(text.encode()).hexdigest()[:12] if text else None
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -71,8 +72,9 @@ def origin() -> tuple[Origin, str]:
 
 
 def origin_of_job(launched: Origin | None) -> tuple[Origin, str]:
-    """The origin of a job, and a difference to be kept: the launch's, which has kept it, unless the sources are others
-    by now.
+    """The origin of a job, and the text of the difference that the job has to save.
+
+    While the sources are those of the launch, its origin holds, and the launch has saved the difference already.
     """
     if launched is not None and launched.code == code_hash():
         return launched, ""
@@ -85,7 +87,7 @@ def _source() -> Path:
 
 
 def code_hash() -> str:
-    """Hash of the Python files that run, by name and content."""
+    """Hash over names and contents of the Python files in harness/ and sweeps/, 12 digits."""
     source = _source()
     digest = hashlib.sha256()
     for folder in ("harness", "sweeps"):
@@ -96,9 +98,9 @@ def code_hash() -> str:
 
 
 def git_state(source: Path) -> tuple[str | None, str]:
-    """Commit of a checkout (12 digits, + when its code was changed) and the difference; (None, "") outside git."""
+    """Commit of a checkout (12 digits, and + when its code differs) and the difference; (None, "") outside git."""
     try:
-        # the harness may be installed into somebody else's repository: that commit would say nothing
+        # the harness may be installed inside another project's repository, whose commit tells nothing about it
         top, commit = _git(source, "rev-parse", "--show-toplevel", "HEAD").split("\n")
         if Path(top).resolve() != source:
             return None, ""
@@ -112,7 +114,7 @@ def git_state(source: Path) -> tuple[str | None, str]:
 
 
 def _as_added(source: Path, name: str) -> str:
-    """An untracked file as a difference from nothing."""
+    """The difference that adds an untracked file."""
     try:
         lines = (source / name).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -121,14 +123,8 @@ def _as_added(source: Path, name: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=20,
-        check=True,
-    )
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True)
     return done.stdout.strip()
 
 
@@ -136,15 +132,13 @@ def packages() -> dict[str, str]:
     """Versions of the packages that decide results."""
     found = {}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def environment() -> dict[str, Any]:
-    """Host, system, Python, packages, hardware and Slurm's names for this process."""
+    """Host, system, Python, packages, hardware, and what Slurm's variables say of this process."""
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),
@@ -156,35 +150,26 @@ def environment() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU, cores (all, and those this process may use), memory in GiB; GPUs with their driver where torch sees any."""
+    """CPU, cores (all, and those this process may use), memory in GiB; GPUs and their driver where torch sees any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {
-        "cpu": _cpu_name(),
+        "cpu": _found_in("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "usable_cores": cores,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
     }
-    torch = sys.modules.get("torch")  # the job has imported it; nobody else needs to know
+    torch = sys.modules.get("torch")  # a job has imported it; other processes need not
     if torch is not None and torch.cuda.is_available():
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        found["driver"] = _driver_version()
+        found["driver"] = _found_in("/proc/driver/nvidia/version", r"\b(\d+\.\d+(?:\.\d+)?)\b")
         found["cuda"] = torch.version.cuda
     return found
 
 
-def _cpu_name() -> str:
+def _found_in(file: str, pattern: str) -> str | None:
+    """The first match of the pattern's group in a file of the system; None without a match or without the file."""
     try:
-        listing = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        listing = ""
-    name = re.search(r"^model name\s*:\s*(.+)$", listing, re.MULTILINE)
-    return name.group(1).strip() if name else platform.processor() or platform.machine()
-
-
-def _driver_version() -> str | None:
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        match = re.search(pattern, Path(file).read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
-    version = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
-    return version.group(0) if version else None
+    return match[1].strip() if match else None

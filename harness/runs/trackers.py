@@ -1,15 +1,17 @@
-"""TensorBoard and Weights & Biases, off by default: copies of what the run's own files say. Imports neither on its own.
+"""TensorBoard and Weights & Biases, off by default: copies of what the run's own files say.
 
-A tracker decides nothing and is asked nothing: it is fed from `train.jsonl` and the evaluation records, so the training
-knows nothing of it, a resumed run writes no step twice, and one that breaks is let go of with a line in the log.
+A tracker gets its points from `train.jsonl` and the evaluation records, so the training does not depend on it, and a
+resumed run writes no step twice. A tracker that raises an error is dropped with a line in the log. Neither package is
+imported unless a sweep names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
@@ -35,21 +37,21 @@ class Point(NamedTuple):
 class Tracker(Protocol):
     """Where points go."""
 
-    def written(self) -> set[tuple[str, int]]:
-        """Tag and step of what is there from earlier attempts."""
+    #: Tag and step of every point that it has: those of earlier attempts at first.
+    known: set[tuple[str, int]]
 
     def write(self, points: list[Point]) -> None:
         """Add points."""
 
     def close(self) -> None:
-        """End, in order."""
+        """Finish the tracker's files."""
 
 
 def check_installed(names: Iterable[str], where: str) -> None:
-    """Refuse a sweep whose trackers are not there.
+    """Check that the trackers which a sweep names are installed.
 
     Raises:
-        InputError: one is not installed.
+        InputError: one is not.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
@@ -60,7 +62,7 @@ def check_installed(names: Iterable[str], where: str) -> None:
 
 
 def points(run: Run, cell: Cell) -> list[Point]:
-    """All that a run's files hold by now: losses, images/s, and the metrics of each evaluation."""
+    """All that a run's files hold so far: losses, images/s, and the metrics of each evaluation."""
     found = []
     for row in TrainLog(run).rows():
         step = row["step"]
@@ -82,27 +84,21 @@ def points(run: Run, cell: Cell) -> list[Point]:
 
 
 class TensorBoard:
-    """Event files in the run's folder, one an attempt."""
+    """Event files in the run's folder, one for each attempt. What they hold is read from them, so it is true after any
+    kill.
+    """
 
     def __init__(self, run: Run, cell: Cell, attempt: int) -> None:
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
         from tensorboard.summary import Writer
 
-        self._folder = run.tracker_folder("tensorboard")
-        self._before = self._read()
-        self._writer = Writer(str(self._folder))
-
-    def _read(self) -> set[tuple[str, int]]:
-        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-        events = (e for path in sorted(self._folder.glob("events.*")) for e in EventFileLoader(str(path)).Load())
-        return {(value.tag, event.step) for event in events for value in event.summary.value}
-
-    def written(self) -> set[tuple[str, int]]:
-        """From the event files themselves, so that it is true after any kill."""
-        return self._before
+        folder = run.tracker_folder("tensorboard")
+        events = (e for path in sorted(folder.glob("events.*")) for e in EventFileLoader(str(path)).Load())
+        self.known = {(value.tag, event.step) for event in events for value in event.summary.value}
+        self._writer = Writer(str(folder))
 
     def write(self, points: list[Point]) -> None:
-        """Add and flush."""
+        """Add points, and flush them to the disk."""
         for point in points:
             self._writer.add_scalar(point.tag, point.value, point.step)
         self._writer.flush()
@@ -115,13 +111,14 @@ class TensorBoard:
 class WeightsAndBiases:
     """A W&B run for each attempt, grouped by cell; offline unless WANDB_MODE says otherwise (`wandb sync` uploads it).
 
-    W&B loses what it has not yet written when the job is killed, and cannot say what that was. So every attempt tells
-    the whole story from step 1, and the newest one's has every step once.
+    When a job is killed, W&B loses what it has not written yet, and cannot say what that was. So every attempt writes
+    all points from step 1 on, and the W&B run of the newest attempt has every step once.
     """
 
     def __init__(self, run: Run, cell: Cell, attempt: int) -> None:
         import wandb
 
+        self.known: set[tuple[str, int]] = set()
         folder = run.tracker_folder("wandb")
         folder.mkdir(parents=True, exist_ok=True)
         mode: Any = os.environ.get("WANDB_MODE", "offline")
@@ -137,12 +134,8 @@ class WeightsAndBiases:
         )
         self._run.define_metric("*", step_metric="step")  # evaluations come after later steps of training
 
-    def written(self) -> set[tuple[str, int]]:
-        """Nothing, by this attempt."""
-        return set()
-
     def write(self, points: list[Point]) -> None:
-        """Tell W&B, the values of one step together."""
+        """Send points to W&B, those of one step together."""
         rows: dict[int, dict[str, Any]] = {}
         for point in points:
             rows.setdefault(point.step, {"step": point.step})[point.tag] = point.value
@@ -150,7 +143,7 @@ class WeightsAndBiases:
             self._run.log(row)
 
     def close(self) -> None:
-        """Let it finish its files."""
+        """Let W&B finish its files."""
         self._run.finish()
 
 
@@ -161,47 +154,35 @@ _TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases]] = {
 
 
 class Mirror:
-    """Keeps the trackers of one attempt up to date with the run's files. Never raises."""
+    """Keeps the trackers of one attempt up to date with the run's files. Never raises: it drops a tracker that does."""
 
     def __init__(self, names: Iterable[str], run: Run, cell: Cell, attempt: int) -> None:
         self._run, self._cell = run, cell
-        self._open: dict[str, tuple[Tracker, set[tuple[str, int]]]] = {}
+        self._open: dict[str, Tracker] = {}
         for name in names:
-            try:
-                tracker = _TRACKERS[name](run, cell, attempt)
-                self._open[name] = tracker, tracker.written()
-            except Exception as error:
-                self._let_go(name, error)
+            with self._dropped_on_error(name):
+                self._open[name] = _TRACKERS[name](run, cell, attempt)
 
     def update(self) -> None:
         """Pass on what is new."""
-        if not self._open:
-            return
-        try:
-            found = points(self._run, self._cell)
-        except Exception as error:
-            for name in list(self._open):
-                self._let_go(name, error)
-            return
-        for name, (tracker, known) in list(self._open.items()):
-            new = [point for point in found if (point.tag, point.step) not in known]
-            if not new:
-                continue
-            try:
-                tracker.write(new)
-                known.update((point.tag, point.step) for point in new)
-            except Exception as error:
-                self._let_go(name, error)
+        for name, tracker in list(self._open.items()):
+            with self._dropped_on_error(name):
+                found = points(self._run, self._cell)
+                if new := [point for point in found if (point.tag, point.step) not in tracker.known]:
+                    tracker.write(new)
+                    tracker.known.update((point.tag, point.step) for point in new)
 
     def close(self) -> None:
-        """Pass on the last of it, and end."""
+        """Pass on the last points, and close the trackers."""
         self.update()
-        for name, (tracker, _) in list(self._open.items()):
-            try:
+        for name, tracker in list(self._open.items()):
+            with self._dropped_on_error(name):
                 tracker.close()
-            except Exception as error:
-                self._let_go(name, error)
 
-    def _let_go(self, name: str, error: Exception) -> None:
-        self._open.pop(name, None)
-        _LOG.warning("note: %s broke, the cell goes on without it: %s: %s", name, type(error).__name__, error)
+    @contextlib.contextmanager
+    def _dropped_on_error(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._open.pop(name, None)
+            _LOG.warning("note: %s broke, the cell goes on without it: %s: %s", name, type(error).__name__, error)

@@ -148,10 +148,7 @@ def test_a_tracker_that_breaks_is_let_go_of(
 ) -> None:
     class Broken:
         def __init__(self, run: Run, cell: Cell, attempt: int) -> None:
-            self.told: list[Point] = []
-
-        def written(self) -> set[tuple[str, int]]:
-            return set()
+            self.known: set[tuple[str, int]] = set()
 
         def write(self, points: list[Point]) -> None:
             raise OSError("no space")
