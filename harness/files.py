@@ -40,7 +40,13 @@ def full_disk_named(path: Path) -> Iterator[None]:
         raise DiskFullError(f"{path}: cannot be written: {what} ({free:.1f} MB free, too little for it)") from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+def write_atomic(
+    path: Path,
+    write: Callable[[Path], object],
+    *,
+    durable: bool = True,
+    put: Callable[[Path, Path], object] = Path.replace,
+) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all.
 
     Not `durable`: nothing waits for the disk, and a power cut (no kill) may leave the file empty.
@@ -58,7 +64,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool =
             if durable:
                 fsync(temporary)
             temporary.chmod(0o644)
-            temporary.replace(path)
+            put(temporary, path)
             if durable:
                 fsync(path.parent)
         finally:

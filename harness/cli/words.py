@@ -15,20 +15,19 @@ def duration(seconds: float | None) -> str:
     """Seconds as people say them: 45 s, 3.2 min, 1.5 h, 2.1 d, 1.3 years."""
     if seconds is None:
         return ""
-    for unit, size in (("years", 365.25 * 86400), ("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return _in_largest(seconds, years=365.25 * 86400, d=86400, h=3600, min=60) or f"{seconds:.0f} s"
 
 
 def size_of(count: int | None) -> str:
     """Bytes as people say them: 512 B, 84.0 GB, 1.2 TB; "unknown" where they cannot be known."""
     if count is None:
         return "unknown"
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
+    return _in_largest(count, TB=1e12, GB=1e9, MB=1e6, kB=1e3) or f"{count} B"
+
+
+def _in_largest(value: float, **units: float) -> str:
+    """A value in the first of the units, which fall in size, that it reaches; empty when it reaches none."""
+    return next((f"{value / size:.1f} {unit}" for unit, size in units.items() if value >= size), "")
 
 
 def number(value: float | None) -> str:

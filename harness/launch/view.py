@@ -24,7 +24,7 @@ class View(Protocol):
 
 
 def note_takeover(item: CellRun, view: View) -> None:
-    """Say when a cell that is about to be started was another launch's, whose job or host is gone."""
+    """Tell the user when a cell that is about to start belonged to another launch, whose job is lost."""
     attempt = item.now.attempt
     if attempt is not None and not item.mine and attempt.outcome == "lost":
         view.note(f"{item.name}: taking over: {attempt.loss}")

@@ -1,4 +1,4 @@
-"""Attempts at a cell: claims, what became of them, whether somebody still works on them, and who may write."""
+"""Attempts at a cell: who claimed them, how they ended, which of them still run, and which may write."""
 
 from __future__ import annotations
 
@@ -6,42 +6,41 @@ import contextlib
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, cast
 
-from harness.files import file_clock, fsync, full_disk_named, read_json, write_json
+from harness.files import file_clock, fsync, read_json, write_atomic, write_json, write_text
 from harness.processes import is_alive
 from harness.runs.layout import EVALUATING, TRAINING, RunFolder
 from harness.runs.records import Claim, Ended, Progress, Started, Submitted, Ticket
 
-#: How often one launch, or one start of a pool, starts a cell again whose process ended without a word.
+#: How often one launch, or one start of a pool, restarts a cell whose process ended without a record.
 RESTARTS = 2
 
-#: A job of another machine counts as dead when its progress file has not changed for so long.
+#: A job on another machine counts as dead when its progress file is older than this.
 HEARTBEAT_SECONDS = 300.0
 
 
 class Seen(NamedTuple):
-    """What a scheduler says of a job."""
+    """What a scheduler says about a job."""
 
-    alive: bool | None  # waiting or running; None: it cannot be asked
-    word: str = ""  # its own word for the state, such as PENDING; empty when it does not know the job
-    reason: str = ""  # why it waits
-    job: str | None = None  # the scheduler's number of it
+    alive: bool | None  # waiting or running; None: the scheduler did not answer
+    word: str = ""  # the scheduler's word for the state, such as PENDING; empty when it does not know the job
+    reason: str = ""  # why the job waits
+    job: str | None = None  # its number
 
 
 class Scheduler(Protocol):
-    """Who runs the jobs of claims that hold a ticket."""
+    """What runs the jobs of claims that hold a ticket."""
 
     @property
     def error(self) -> str | None:
-        """Why it could not be asked the last time; None when it answered."""
+        """Why it did not answer the last time; None when it did."""
 
     def look(self, ticket: Ticket) -> Seen:
-        """What became of the job of this ticket."""
+        """The state of the job with this ticket."""
 
 
 class SupersededError(RuntimeError):
@@ -50,59 +49,55 @@ class SupersededError(RuntimeError):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a cell, as its files tell it."""
+    """One attempt at a cell, as read from its files."""
 
     number: int
     claim: Claim
     submitted: Submitted | None
     started: Started | None
     ended: Ended | None
-    heartbeat_age: float  # seconds; decides only for a job of another host, and is 0 on this one
+    heartbeat_age: float  # seconds; used only for a job on another host, and 0 for one on this host
     cancelled: dict[str, Any] | None = None
-    seen: Seen | None = None  # by the scheduler; None when it was not asked, for the files say enough
+    seen: Seen | None = None  # by the scheduler; None when it was not asked, since the files say enough
 
     @property
     def executor(self) -> str:
-        """Name of the executor; version 0.1.0 wrote none, and a ticket under "slurm" for Slurm alone."""
+        """Name of the executor. Version 0.1.0 wrote none: there a ticket under "slurm" means Slurm, none local."""
         return self.claim.get("executor") or ("slurm" if "slurm" in self.claim else "local")
 
     @property
     def ticket(self) -> Ticket | None:
-        """What the executor looks its job up by; None: the processes say all there is to know."""
+        """What the executor finds its job by; None where the recorded processes tell whether it lives."""
         return cast("Ticket | None", self.claim.get(self.executor))
 
     @property
     def live(self) -> bool:
-        """Whether something still works, or is about to work, on this attempt.
+        """Whether a process works, or is about to work, on this attempt.
 
-        The job itself is asked once it is known, else what was submitted, else the launcher that claimed.
+        The job's own process decides once it is on record; before that what was submitted, else the launcher.
         """
         if self.ticket is not None:
             return self._live_by_ticket()
         return self.ended is None and self._lives((self.started or self.submitted or self.claim).get("process"))
 
     def _lives(self, process: dict[str, Any] | None) -> bool:
-        """Whether a process lives; of one on another machine the heartbeat decides."""
+        """Whether a process lives; for one on another machine the heartbeat decides."""
         alive = is_alive(process)
         return self.heartbeat_age < HEARTBEAT_SECONDS if alive is None else alive
 
     def _live_by_ticket(self) -> bool:
-        """As `live`, of a scheduler's job: one that was stopped lives as long as the scheduler will run it again."""
+        """As `live`, for a scheduler's job. A stopped one lives as long as the scheduler is going to run it again."""
         if self.seen is None:
             return False
         if self.pooled and self.cancelled is not None and (self.started is None or self.ended is not None):
-            return False  # its pool lives on without it
-        if self.started is None and self.submitted is None:
-            launcher = is_alive(self.claim.get("process"))
-            if launcher or (launcher is None and self.heartbeat_age < HEARTBEAT_SECONDS and not self.seen.alive):
-                return True  # on its way to the scheduler
+            return False  # its pool goes on without it
+        if self.started is None and self.submitted is None and self._lives(self.claim.get("process")):
+            return True  # its launcher is about to submit it
         if self.seen.alive is not None:
             return self.seen.alive
-        if self.ended is not None:
-            return False
-        if self.started is None:
-            return True  # the scheduler may well have it, and nothing is submitted twice
-        return self._lives(self.started.get("process"))
+        if self.started is None:  # the scheduler may have the job, and nothing is submitted twice
+            return self.ended is None
+        return self.ended is None and self._lives(self.started.get("process"))
 
     @property
     def pooled(self) -> bool:
@@ -111,28 +106,28 @@ class Attempt:
 
     @property
     def job_id(self) -> str | None:
-        """The scheduler's number of the job, as far as it is on record."""
+        """The scheduler's number of the job; None while it is not known."""
         found = (self.seen and self.seen.job) or (self.submitted or {}).get("job_id")
         return str(found) if found else (self.ticket or {}).get("job")
 
     @property
     def process(self) -> dict[str, Any] | None:
-        """Identity of the job's process; until it has started, of the one that waits for it."""
+        """Identity of the job's process; before it starts, of the process that waits for it."""
         return (self.started or self.submitted or Submitted()).get("process")
 
     @property
     def host(self) -> str | None:
-        """Where it was last heard of: the job's machine, else the launcher's."""
+        """The job's machine; the launcher's while that is not known."""
         return (self.process or self.claim.get("process") or {}).get("host")
 
     @property
     def host_is_here(self) -> bool:
-        """Whether that is this machine, as far as is known."""
+        """Whether `host` is this machine, or is not known."""
         return self.host in (None, socket.gethostname())
 
     @property
     def loss(self) -> str:
-        """How a lost attempt was lost, for messages."""
+        """Why the attempt counts as lost, for messages."""
         if self.host_is_here:
             return f"attempt {self.number} ended without a word"
         return f"attempt {self.number} of host {self.host} has been silent for {self.heartbeat_age / 60:.0f} min"
@@ -144,13 +139,13 @@ class Attempt:
 
     @property
     def outcome(self) -> str:
-        """running, or how it ended: done, failed, cancelled, stopped (by a signal), lost (ended without a word).
+        """running, or how it ended: done, failed, cancelled, stopped (by a signal), lost (without a record of its end).
 
-        waited: never begun, as its pool was stopped before the cell had its turn.
+        waited: its pool was stopped before it started the cell.
         """
         found = "running" if self.ended is None and self.live else "lost"
         if found == "lost" and self.pooled and self.started is None and self.seen is None:
-            found = "waited"  # it is not the newest attempt: a later start of the pool has claimed the cell
+            found = "waited"  # an older attempt: a later start of the pool has claimed the cell
         if self.ended is not None:
             found = self.ended.get("outcome", "lost")
         return "cancelled" if found in ("stopped", "lost") and self.was_cancelled else found
@@ -161,8 +156,8 @@ class Attempts(RunFolder):
 
     Args:
         folder: of the run.
-        schedulers: by the name of the executor; an attempt whose scheduler is missing cannot be looked up.
-        track: whose attempts.
+        schedulers: by the name of the executor. Without its scheduler it is not known whether a job lives.
+        track: TRAINING or EVALUATING.
     """
 
     def __init__(self, folder: Path, schedulers: Mapping[str, Scheduler] | None = None, track: str = TRAINING) -> None:
@@ -183,7 +178,7 @@ class Attempts(RunFolder):
         superseded = self.attempt_file(number + 1).exists()
         claim = read_json(self.attempt_file(number)) or {}
         age = 0.0
-        if _known_elsewhere(claim, *files.values()):  # the heartbeat is the newest attempt's
+        if _known_elsewhere(claim, *files.values()):  # the progress file belongs to the newest attempt
             age = float("inf") if superseded else self.heartbeat_age()
         cancelled = read_json(self.attempt_file(number, "cancelled"))
         found = Attempt(number, cast(Claim, claim), **files, heartbeat_age=age, cancelled=cancelled)  # type: ignore[arg-type]
@@ -191,7 +186,10 @@ class Attempts(RunFolder):
         if found.ticket is None or over or superseded:
             return found
         scheduler = self._schedulers.get(found.executor)
-        ticket: Ticket = {"job": (found.submitted or {}).get("job_id"), **found.ticket}  # a requeued one's claim has it
+        ticket: Ticket = {
+            "job": (found.submitted or {}).get("job_id"),
+            **found.ticket,
+        }  # after a requeue the claim has it
         return replace(found, seen=scheduler.look(ticket) if scheduler else Seen(None))
 
     def newest_attempt(self) -> Attempt | None:
@@ -206,44 +204,30 @@ class Attempts(RunFolder):
     def claim(self, number: int, claim: Claim, *, durable: bool = True) -> bool:
         """Claim attempt `number`; False when somebody else has it. A hard link is whole and cannot be made twice.
 
-        A claim that is not `durable` needs a `sync_claim` before anything is started on its word: many claims are
-        quicker made first and synced then.
+        Many claims are made quicker with `durable` False; each needs a `sync_claim` before its job is submitted.
         """
-        target = self.attempt_file(number)
-        self.attempts_folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".claim.", suffix=".tmp", dir=self.attempts_folder)
+        text = json.dumps(claim, indent=1)
         try:
-            with full_disk_named(target), os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(claim, file, indent=1)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            try:
-                os.link(name, target)
-            except FileExistsError:
-                return False
-            if durable:
-                fsync(self.attempts_folder)
-            return True
-        finally:
-            Path(name).unlink(missing_ok=True)
+            write_atomic(self.attempt_file(number), lambda file: file.write_text(text), durable=durable, put=os.link)
+        except FileExistsError:
+            return False
+        return True
 
     def sync_claim(self, number: int) -> None:
-        """Make the claim of attempt `number`, and the cell, outlast a power cut."""
+        """Make the claim of attempt `number` and the file of the cell durable."""
         for path in (self.cell_file, self.attempt_file(number), self.attempts_folder, self.folder):
             fsync(path)
 
     def record(self, number: int, event: str, value: Mapping[str, Any], *, durable: bool = True) -> None:
-        """Write what became of attempt `number`: event is submitted, started, ended or cancelled."""
+        """Write an event of attempt `number`: submitted, started, ended or cancelled."""
         write_json(self.attempt_file(number, event), value, durable=durable)
 
     def is_cancelled(self, number: int) -> bool:
-        """Whether somebody has asked for the end of attempt `number`; quick enough to be asked all the time."""
+        """Whether somebody has cancelled attempt `number`; quick enough for a tight loop."""
         return self.attempt_file(number, "cancelled").exists()
 
     def release(self, number: int) -> None:
-        """Take back a claim of which nothing was submitted; a run that has nothing else goes too."""
+        """Remove a claim whose job was not submitted, and the run when it holds nothing else."""
         self.attempt_file(number).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.attempts_folder.rmdir()
@@ -252,7 +236,7 @@ class Attempts(RunFolder):
                 self.folder.rmdir()
 
     def assert_owner(self, number: int) -> None:
-        """Raise SupersededError when a later attempt exists. Called before every write of a job."""
+        """Raise SupersededError when a later attempt exists. A job calls this before every write."""
         if self.attempt_file(number + 1).exists():
             raise SupersededError(f"attempt {number} of {self.folder.name} was taken over by a later one")
 
@@ -261,15 +245,13 @@ class Attempts(RunFolder):
         return cast("Progress | None", read_json(self.progress_file))
 
     def write_progress(self, value: Progress) -> None:
-        """Write where the job is; also its heartbeat. Not synced: losing it costs nothing."""
-        temporary = self.progress_file.with_name(f".progress.{os.getpid()}.tmp")
-        with full_disk_named(self.progress_file):
-            temporary.write_text(json.dumps(value), encoding="utf-8")
-            temporary.replace(self.progress_file)
+        """Write where the job is; this is also its heartbeat. Not durable: losing it costs nothing."""
+        write_text(self.progress_file, json.dumps(value), durable=False)
 
     def heartbeat_age(self) -> float:
-        """Seconds since the job last wrote its progress, or the attempt was made, by the file system's clock: those of
-        two machines may differ by any amount, and a live job must not look dead for it.
+        """Seconds since the job last wrote its progress or an event of the attempt.
+
+        Measured by the file system's clock: the clocks of two machines may differ, and a live job must not look dead.
         """
         times = [p.stat().st_mtime for p in (self.progress_file, *self.attempts_folder.glob("*.json")) if p.exists()]
         return file_clock(self.folder.parent) - max(times) if times else float("inf")
@@ -280,8 +262,10 @@ class Attempts(RunFolder):
         return attempt if attempt is not None and attempt.live else None
 
     def remove_temporary_files(self) -> None:
-        """Remove what a killed job left half-written. Only for the owner of the run; while a job of the other track
-        works, only where that one does not write. Claims and their fate are written by launchers too: see `Study`.
+        """Remove the half-written files of a killed job. Only the owner of the run may call this.
+
+        While a job of the other track works, the folders that it writes are left alone. Launchers too write claims and
+        events: `Study.remove_leftovers` cleans those.
         """
         folders = [self.folder]
         if self.on(EVALUATING if self.track == TRAINING else TRAINING).live() is not None:

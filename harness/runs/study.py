@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import InputError
@@ -17,10 +17,10 @@ from harness.spec.cell import Cell
 from harness.spec.extension import Extension
 from harness.spec.identity import ID_DIGITS
 
-#: A half-written file of so long ago has nobody who finishes it.
+#: A half-written file counts as abandoned when it is older than this.
 LEFTOVER_SECONDS = 600.0
 
-#: Most characters of a difference that are kept.
+#: Longest difference that is kept whole, in characters.
 DIFF_CHARACTERS = 1_000_000
 
 
@@ -53,11 +53,12 @@ class Study:
         return self.folder / name
 
     def run_folders(self) -> dict[str, Run]:
-        """Every run there is, by cell id. One listing, so a study of many cells stays quick."""
+        """All runs of the study, by cell id. Lists the folder once, so that a study of many cells stays quick."""
         if not self.runs_folder.is_dir():
             return {}
-        folders = _folders(self.runs_folder)
-        return {entry.name[-ID_DIGITS:]: Run(Path(entry.path), self.schedulers) for entry in folders}
+        with os.scandir(self.runs_folder) as entries:
+            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+        return {folder.name[-ID_DIGITS:]: Run(folder, self.schedulers) for folder in folders}
 
     def run(self, name: str, cell: Cell, known: dict[str, Run] | None = None) -> Run:
         """The run of a cell: the folder that ends in its id, whatever name it was given, or a new one."""
@@ -75,8 +76,9 @@ class Study:
             write_json(self.schema_file, {"schema": SCHEMA_VERSION})
 
     def remove_leftovers(self) -> None:
-        """Remove what killed launchers left half-written, in the study's folder and among the claims; younger files may
-        be those of a launcher at work.
+        """Remove the half-written files of killed launchers, in the study's folder and among the claims.
+
+        Files younger than `LEFTOVER_SECONDS` stay: a launcher may be writing them.
         """
         claims = (run.on(track).attempts_folder for run in self.run_folders().values() for track in TRACKS)
         for folder in (self.folder, self.folder / "diffs", self.samples_folder, *claims):
@@ -86,7 +88,7 @@ class Study:
                         leftover.unlink()
 
     def save_diff(self, name: str | None, text: str) -> None:
-        """Keep what the code differed from its commit, once, under its hash; of a very long one the beginning."""
+        """Write the difference of the code from its commit, once, under its hash; of a very long one the beginning."""
         path = self.folder / "diffs" / f"{name}.diff"
         if name and text and not path.exists():
             cut = f"\n... and {len(text) - DIFF_CHARACTERS} characters more\n" if len(text) > DIFF_CHARACTERS else "\n"
@@ -104,11 +106,6 @@ class Study:
                 f"{self.schema_file}: schema {found!r}, written by a newer version of this harness; "
                 f"allowed here: up to {SCHEMA_VERSION}; update the harness, or take another folder by --results"
             )
-
-
-def _folders(parent: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(parent) as entries:
-        yield from (entry for entry in entries if entry.is_dir())
 
 
 class Shared:
