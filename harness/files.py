@@ -49,7 +49,8 @@ def write_atomic(
 ) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all.
 
-    Not `durable`: nothing waits for the disk, and a power cut (no kill) may leave the file empty.
+    Without `durable` nothing waits for the disk: a power cut (but no kill) may leave the file empty. `put` replaces
+    the renaming; with `os.link` a file that is there already stays.
 
     Raises:
         DiskFullError: there is no space for it.

@@ -1,4 +1,4 @@
-"""Stop what is queued or running, on purpose and on record."""
+"""Stop cells that are queued or running, and record that this was asked for."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Cancelled:
 
 
 def cancel(items: list[CellRun], study: list[CellRun]) -> Cancelled:
-    """Ask the jobs of these cells to write a checkpoint and stop; cells that are neither queued nor running stay.
+    """Ask the jobs of these cells to write a checkpoint and stop. Does not wait; skips cells that do not run.
 
-    It is written down first, so that a job which ends by it, or never starts, is known as cancelled. Does not wait.
-    A pool, whose job other cells of the `study` share, goes on with those and sees by itself what was written down.
+    The `cancelled` file is written first, so that a job which stops for it, or never starts, counts as cancelled. A
+    pool whose job other cells of the `study` share goes on with those: it reads the files of its cells by itself.
     """
     problems: list[str] = []
     asked: dict[str, list[Attempt]] = defaultdict(list)

@@ -1,8 +1,8 @@
-"""Where jobs run: the one signature of every executor, and what a launch hands to it.
+"""Where jobs run: the methods that every executor has, and what a launch hands to them.
 
-An executor of the user's own is a class like `Executor` with a `submit` of its own; a file that a sweep names with
-`extend` lists an object of it in its dict EXECUTORS. The job calls `set_gpus`, `of_this_start`, `wants_gpu` and
-`requeue`, all else is called by the launcher, by `status` and by `cancel`.
+A user's own executor inherits from `Executor` and has its own `submit`; a file that a sweep names with `extend` lists
+an instance of it in its dict EXECUTORS. The job calls `set_gpus`, `of_this_start`, `wants_gpu` and `requeue`; the
+launcher, `status` and `cancel` call the others.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Launch:
     """One launch of a sweep.
 
     Attributes:
-        sweep: what was asked for.
-        study: where it goes.
-        items: the cells, the dearest first.
+        sweep: the sweep to run.
+        study: the study that holds its runs.
+        items: the cells, the most expensive first.
         view: what shows the launch to the user.
-        gpus: of this machine, as CUDA_VISIBLE_DEVICES names them; empty where the executor finds them.
+        gpus: of this machine, as CUDA_VISIBLE_DEVICES names them; empty where the executor assigns them itself.
         to_retry: ids of failed and cancelled cells that run again; an id is removed when its cell is claimed.
     """
 
@@ -48,7 +48,7 @@ class Launch:
     to_retry: set[str]
 
     def may_start(self, item: CellRun) -> bool:
-        """Whether nothing speaks against a start of this cell."""
+        """Whether this launch starts the cell, by its state and by how often it was lost."""
         if item.now.state in RETRIED:
             return item.cell.id in self.to_retry
         return item.now.state in STARTABLE and not (item.mine and item.restarts > RESTARTS)
@@ -56,14 +56,14 @@ class Launch:
     def claim(
         self, item: CellRun, ticket: Ticket | None = None, *, durable: bool = True, **more: str | None
     ) -> Job | None:
-        """Claim the next attempt at a cell; its job, or None when another launch was quicker.
+        """Claim the next attempt at a cell; returns its job, or None when another launch was quicker.
 
-        The claim is on the disk before anything is submitted: a crash in between leaves a claim whose launcher is dead.
+        The claim is on the disk before the job is submitted: a crash in between leaves a claim whose launcher is dead.
 
         Args:
             item: the cell.
-            ticket: what the executor looks the job up by; None: its process says whether it lives.
-            durable: False: the caller calls `Run.sync_claim` before it submits.
+            ticket: what the executor finds the job by; None where the job's process tells whether it lives.
+            durable: when False, the caller calls `Run.sync_claim` before it submits.
             more: other keys of the claim.
         """
         note_takeover(item, self.view)
@@ -98,33 +98,33 @@ class Executor:
     #: Whether its jobs go on without the launcher, which then returns at once unless it is asked to wait.
     detached = False
 
-    #: Time between two looks at the jobs.
+    #: Seconds between two looks at the jobs.
     poll_seconds = 0.3
 
     def gpus(self) -> list[str]:
-        """The GPUs that the launcher deals out to the jobs, as CUDA_VISIBLE_DEVICES names them."""
+        """The GPUs that the launcher assigns to jobs, as CUDA_VISIBLE_DEVICES names them."""
         return []
 
     def check(self, sweep: Sweep, gpus: list[str]) -> None:
-        """Check that it can give the resources that the sweep asks for.
+        """Check that the executor has the resources that the sweep asks for.
 
         Raises:
-            InputError: it cannot; one line with file, key and what is allowed.
+            InputError: it has not; one line with file, key and what is allowed.
         """
 
     def prepare(self, launch: Launch) -> None:
-        """Do what comes before the first start, and speak of what the user should know.
+        """Do what comes before the first start, and tell the user what is worth knowing.
 
         Raises:
             InputError: nothing can be started.
         """
 
     def submit(self, launch: Launch, waiting: list[CellRun]) -> list[CellRun]:
-        """Claim and start as many of the cells as there is room for; returns those that it tried to start."""
+        """Claim and start as many cells as there is room for; returns those that it tried to start."""
         raise NotImplementedError
 
     def scheduler(self, study: str) -> Scheduler | None:
-        """What looks up the tickets of a study's claims (`look`); None: its claims hold none."""
+        """What knows the jobs of a study by their tickets; None where claims hold no ticket."""
         return None
 
     def cannot_cancel(self, attempt: Attempt) -> str:
@@ -132,10 +132,10 @@ class Executor:
         return "" if attempt.host_is_here and attempt.host else f"runs on {attempt.host}; cancel it there"
 
     def cancel(self, attempts: list[Attempt], others: set[str | None]) -> str:
-        """End the jobs of attempts whose `cancelled` file is written; returns what went wrong, or nothing.
+        """Stop the jobs of attempts whose `cancelled` file is written; returns what went wrong, or an empty text.
 
         Args:
-            attempts: to be ended.
+            attempts: the attempts to stop.
             others: numbers of the jobs that other cells need.
         """
         for attempt in attempts:
@@ -145,26 +145,26 @@ class Executor:
         return ""
 
     def stop(self, launch: Launch) -> None:
-        """What Ctrl-C does to the jobs of this launch."""
+        """Stop the jobs of this launch after Ctrl-C; by default they go on."""
 
     def set_gpus(self, job: Job) -> None:
-        """Let the job, which is about to begin in this process, see its GPUs alone."""
+        """Make only the job's own GPUs visible; called in the job's process before the job begins."""
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu or ""
 
     def wants_gpu(self, job: Job) -> bool:
-        """Whether the job, in this process, is to use a GPU.
+        """Whether the job has to use a GPU; called in the job's process.
 
         Raises:
-            CellFailedError: it is, and has none.
+            CellFailedError: it has to, and sees none.
         """
         return job.gpu is not None
 
     def of_this_start(self, job: Job) -> Job:
-        """The job with the attempt that this start of it works on."""
+        """The job with the attempt that this start of it works on, which a requeued job claims here."""
         return job
 
     def requeue(self, stop: StopFlag) -> None:
-        """Have a job that was stopped by a signal started again, if that is what the signal meant."""
+        """Requeue a job that a signal stopped, if the signal asked for that."""
 
 
 class Schedulers(dict[str, Scheduler]):
@@ -175,7 +175,7 @@ class Schedulers(dict[str, Scheduler]):
         self._study = study
 
     def get(self, executor: str, default: Scheduler | None = None) -> Scheduler | None:  # type: ignore[override]
-        """The scheduler; None of an executor that has none, or whose file is not loaded."""
+        """The scheduler; None for an executor that has none, or whose file is not loaded."""
         known = executor in self or executor not in EXECUTORS.names
         if not known and (found := EXECUTORS.load(executor).scheduler(self._study)) is not None:
             self[executor] = found
@@ -183,5 +183,5 @@ class Schedulers(dict[str, Scheduler]):
 
 
 def executor_named(name: str) -> Executor:
-    """The executor of a claim; of one whose file is not loaded, what holds for processes."""
+    """The executor of a claim; the default `Executor` when the user's file with it is not loaded."""
     return cast(Executor, EXECUTORS.load(name)) if name in EXECUTORS.names else Executor()

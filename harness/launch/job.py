@@ -34,12 +34,9 @@ class Job(Payload):
         try:
             for extension in self.extensions:
                 extension.load()
-        except InputError as error:  # it ran where the launch was: a package may be missing on this machine
-            self.run.record(
-                self.attempt,
-                "ended",
-                {"outcome": "failed", "message": str(error), **triage.describe(error), "time": now()},
-            )
+        except InputError as error:  # the launcher could load it, but this machine may lack a package
+            ended = {"outcome": "failed", "message": str(error), **triage.describe(error), "time": now()}
+            self.run.record(self.attempt, "ended", ended)
             return "failed"
         executor = EXECUTORS.load(self.resources.executor)
         executor.set_gpus(self)
@@ -57,30 +54,32 @@ class Job(Payload):
         return outcome
 
     def checkpoint(self) -> Any:
-        """What submitit writes down to be run after the requeue: the same, for all state lies in the run folder."""
+        """What submitit saves, to be run after the requeue: this job, since all state lies in the run folder."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
     def _enter_ranks(self) -> int:
-        """Say in the environment which rank this is, as submitit knows it, for torch to read; returns the rank."""
+        """Set the variables from which torch reads the rank of this process; returns the rank."""
         from submitit.helpers import TorchDistributedEnvironment
 
-        os.environ.pop("MASTER_PORT", None)  # of a surrounding job; the jobs on one machine need one each
+        os.environ.pop("MASTER_PORT", None)  # a surrounding job's; jobs on one machine need different ports
         found = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         if self.resources.nodes == 1:
             os.environ["MASTER_ADDR"] = "localhost"
         else:
             try:
                 socket.getaddrinfo(found.master_addr, None)
-            except OSError:  # a node's name need be no host's; this is where the batch script runs, on the first node
+            except OSError:  # a node's name may be no host name; this is the address of the first node
                 os.environ["MASTER_ADDR"] = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", found.master_addr)
         return int(found.rank)
 
     def _assist(self, stop: StopFlag) -> str:
-        """What every rank but the first does: the same work, with nothing written. The first one learns how it ended.
+        """Do the same work as the first rank, on every other rank, without writing files. The first rank learns how it
+        ended.
 
-        It prints where submitit says; the exit code is 0, so that Slurm does not end the first rank before its record.
+        Output goes to submitit's log. The exit code is 0, so that Slurm does not kill the first rank before it has
+        recorded the end.
         """
         try:
             from harness.launch.work import work

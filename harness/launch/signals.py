@@ -12,7 +12,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class StopFlag:
-    """Set by a signal, or `with_parent` by the parent's end; the work looks at it between two steps."""
+    """Set by a signal and, using `with_parent`, by the parent's end; the work checks it between two steps."""
 
     def __init__(self, *, with_parent: bool = False) -> None:
         self._set = self._requeue = False
@@ -26,12 +26,12 @@ class StopFlag:
         self._requeue |= number == signal.SIGUSR2
 
     def requeue(self) -> None:
-        """After USR2, and once all is written, let submitit requeue this Slurm job; it then exits."""
+        """After USR2 let submitit requeue this Slurm job, and exit. Called when everything is written."""
         if not self._requeue or not callable(self._requeue_by_submitit):
             return
         try:
             self._requeue_by_submitit(signal.SIGUSR2, None)
-        except Exception as error:  # Slurm does not answer: the next launch goes on
+        except Exception as error:  # Slurm does not answer: the next launch goes on with the cell
             print(f"[{now()}] not requeued: {error}", flush=True)
 
     def is_set(self) -> bool:

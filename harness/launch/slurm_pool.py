@@ -1,8 +1,8 @@
-"""Several cells in one Slurm job: its slots take one cell after the other until none is left, or the time runs low.
+"""Several cells in one Slurm job: its slots run one cell after another until none is left or a signal comes.
 
-Every cell stays what it is without a pool: a process that runs a `harness.launch.job.Job`, with attempts of its own.
-The pool itself keeps nothing: which cells are over, and which were begun, it reads from their runs. So a requeued pool
-goes on where the last start of it left off.
+Every cell runs as it does without a pool: in a process of its own, as a `harness.launch.job.Job`, with its own
+attempts. The pool stores nothing. It reads from the runs which cells are over and which were begun, so a requeued pool
+goes on where its last start stopped.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Pool:
-    """The cells of one Slurm job; called by submitit. Their claims hold the same ticket, with `pool` in it."""
+    """The cells of one Slurm job; submitit calls it. Their claims hold the same ticket, in which `pool` is set."""
 
     jobs: tuple[Job, ...]
     slots: int
 
     def __call__(self) -> int:
-        """Run the cells to their ends, or until a signal; returns how many are left."""
+        """Run the cells to their ends, or until a signal; returns how many are not over."""
         stop = StopFlag()
         left = _Slots(self, stop).work()
         if left and stop.is_set():
@@ -46,22 +46,22 @@ class Pool:
         return left
 
     def checkpoint(self) -> Any:
-        """What submitit writes down to be run after the requeue."""
+        """What submitit saves, to be run after the requeue."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def claim_start(job: Job, restarts: int, *, again: bool) -> Job | None:
-    """Claim the attempt of this start of the cell's job; None when somebody else has the cell.
+    """Claim an attempt for this start of the cell's job; None when another launch or start has the cell.
 
-    Only the first start of what was claimed at submission has that claim's number; every other start claims the next
-    one, for two starts of a Slurm job may be alive (the older one on a node that was thought lost).
+    The first start uses the attempt that was claimed at submission. Every other start claims the next attempt, because
+    two starts of one Slurm job may be alive: the older one on a node that was thought lost.
 
     Args:
         job: as submitted.
-        restarts: how often Slurm has requeued this Slurm job.
-        again: whether this start of the Slurm job has begun the cell before.
+        restarts: how often Slurm has requeued the Slurm job.
+        again: whether this start of the Slurm job has started the cell before.
 
     Returns:
         The job with the number of its attempt.
@@ -93,7 +93,7 @@ def _over(attempt: Attempt) -> bool:
 
 @dataclass
 class _Slot:
-    """One of the places for a cell, and the process that has it."""
+    """A place for one cell at a time, and the process of the cell that has it."""
 
     gpu: str | None
     job: Job | None = None
@@ -101,13 +101,13 @@ class _Slot:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody has asked for the end of its cell."""
+        """Whether somebody has cancelled its cell."""
         return self.job is not None and self.job.run.is_cancelled(self.job.attempt)
 
 
 @dataclass
 class _Slots:
-    """One start of a pool at work."""
+    """One start of a pool, and its slots."""
 
     pool: Pool
     stop: StopFlag
@@ -115,10 +115,10 @@ class _Slots:
     begun: Counter[str] = field(default_factory=Counter)  # folder of the run -> starts by this start of the pool
 
     def work(self) -> int:
-        """Fill the slots until there is nothing to do, or a signal comes; returns the cells that are not over."""
+        """Keep the slots filled until all cells are over or a signal comes; returns how many are not over."""
         gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
         slots = [_Slot(gpus[i % len(gpus)] if gpus else None) for i in range(self.pool.slots)]
-        # what an earlier start began comes first: it has a slot again before anything new
+        # cells that an earlier start of the pool has begun come before new ones
         waiting = sorted(self.pool.jobs, key=lambda job: _newest(job).started is None)
         while True:
             for slot in slots:
@@ -130,13 +130,15 @@ class _Slots:
                     with _put_aside():
                         self._start(slot, waiting.pop(0))
                 if slot.process is not None and (self.stop.is_set() or slot.is_cancelled):
-                    slot.process.send_signal(signal.SIGTERM)  # at every look: one that is just starting ignores it
+                    slot.process.send_signal(
+                        signal.SIGTERM
+                    )  # at every look: a process that is just starting ignores it
             if all(slot.process is None for slot in slots):
                 return sum(not _over(_newest(job)) for job in self.pool.jobs)
             time.sleep(POLL_SECONDS)
 
     def _start(self, slot: _Slot, job: Job) -> None:
-        """Start the cell's process in this slot, unless there is nothing to do."""
+        """Start the cell's process in this slot, unless the cell is over or another launch has it."""
         again = self.begun[job.folder] > 0
         if _over(_newest(job)) or not (claimed := claim_start(job, self.restarts, again=again)):
             return
@@ -146,22 +148,25 @@ class _Slots:
             [sys.executable, "-m", "harness.launch.slurm_pool"],
             stdin=subprocess.PIPE,
             env=environment,
-            # Slurm signals every process of the job, and USR2 would end one that does not yet look out for it
+            # Slurm signals every process of the job, and USR2 would kill one that does not handle it yet
             preexec_fn=_ignore_stop_signals,
         )
         assert process.stdin is not None
         slot.job, slot.process = claimed, process
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # killed already, as the next look tells
+        with (
+            contextlib.suppress(BrokenPipeError),
+            process.stdin as pipe,
+        ):  # it was killed already; the next look sees that
             pickle.dump(replace(claimed, gpu=slot.gpu), pipe)
         print(f"[{now()}] {claimed.run.folder.name}: attempt {claimed.attempt} is process {process.pid}", flush=True)
 
     def _again(self, slot: _Slot) -> list[Job]:
-        """The job of a process that has ended, if its cell is to be started again; `RESTARTS` times at most."""
+        """The job of the slot's ended process, in a list, if its cell has to start again; `RESTARTS` times at most."""
         assert slot.job is not None
         assert slot.process is not None
         job, attempt = slot.job, _newest(slot.job)
         print(f"[{now()}] {job.run.folder.name}: attempt {job.attempt} ended: {attempt.outcome}", flush=True)
-        if attempt.number != job.attempt:  # somebody else has taken it over
+        if attempt.number != job.attempt:  # another launch or start has taken it over
             return []
         starts, ended = self.begun[job.folder], {}
         if attempt.cancelled is not None:
@@ -171,14 +176,14 @@ class _Slots:
                 return [job]
             message = f"its process ended without a word {starts} times (exit status {slot.process.returncode})"
             ended = {"outcome": "failed", "message": message, "cause": str(Cause.LOST)}
-        if ended and attempt.ended is None:  # the process had no last word
+        if ended and attempt.ended is None:  # the process has not recorded its end
             job.run.record(job.attempt, "ended", {**ended, "time": now()})
         return []
 
 
 @contextlib.contextmanager
 def _put_aside() -> Iterator[None]:
-    """Let trouble with the disk, or with a new process, end only this cell's turn; the next launch starts it again."""
+    """Let an error of the disk or of a new process end only this cell's turn; the next launch starts the cell again."""
     try:
         yield
     except OSError as error:

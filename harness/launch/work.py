@@ -1,6 +1,6 @@
-"""What a job does: train, then measure, with its begin and its end on record. Resumable.
+"""What a job does: it records its start, trains, measures, and records its end. Resumable.
 
-The job trusts the run folder only: whatever is missing there is made, whatever is there is not made again.
+The run folder alone decides what is left to do: the job makes what is missing there, and nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ from harness.training.ranks import LostRankError, RankFailedError, Ranks, meet
 
 
 def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
-    """Run, and turn whatever happens into an outcome on record."""
+    """Do the work, and record how it ended; returns the outcome and its message."""
     outcome, message, trouble = "done", "", {}
     try:
         job.run.assert_owner(job.attempt)
@@ -53,7 +53,7 @@ def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
         outcome, message, trouble = "failed", str(error), triage.describe(error)
     except LostRankError as error:
         outcome, message = "lost", str(error)
-    except Exception as error:  # whatever it was, it must not take the sweep down
+    except Exception as error:  # no error of one cell may stop the sweep
         with contextlib.suppress(OSError):
             traceback.print_exc()
         outcome, message, trouble = "failed", f"{type(error).__name__}: {error}", triage.describe(error)
@@ -62,7 +62,7 @@ def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
 
 
 def _record_end(job: Payload, ended: Mapping[str, Any]) -> None:
-    """Put the end on record, if need be on a full disk in the place of the heartbeat, which is over now anyway."""
+    """Record the end. On a full disk the progress file, which is not needed any more, makes room for the record."""
     run = job.run
     try:
         run.record(job.attempt, "ended", ended)
@@ -72,10 +72,10 @@ def _record_end(job: Payload, ended: Mapping[str, Any]) -> None:
 
 
 def work(job: Payload, stop: StopFlag) -> None:
-    """What every rank does; only the first one writes."""
+    """Train and measure, on every rank; only the first one writes."""
     run = job.run
     with meet() if job.resources.world > 1 else nullcontext(Ranks()) as ranks:
-        # of `evaluate`, which may run beside a training, nothing is copied: two would write the same points
+        # `evaluate` feeds no tracker: a training that runs beside it writes the same points
         names = job.recording.trackers if ranks.is_first and job.steps is None else ()
         mirror = Mirror(names, run, job.cell, job.attempt)
         try:
@@ -95,11 +95,8 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     hooks = Hooks(should_stop=stop.is_set)
     if ranks.is_first:
         _record_start(job, conditions)
-        hooks = Hooks(
-            before_write=lambda: run.assert_owner(job.attempt),
-            should_stop=stop.is_set,
-            report=Reporter(run, job.attempt, mirror),
-        )
+        report = Reporter(run, job.attempt, mirror)
+        hooks = replace(hooks, before_write=lambda: run.assert_owner(job.attempt), report=report)
     with ranks.one_by_one():
         dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
@@ -135,11 +132,11 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
 
 
 def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
-    """Put on record that the attempt has started, and how; what a killed one left behind goes."""
+    """Record that the attempt has started, and how; remove the files that a killed one left behind."""
     run = job.run
     run.remove_temporary_files()
     if job.steps is None and run.weights_file(job.cell.training.steps).exists():
-        for path in run.state_files():  # a kill came before training removed them itself
+        for path in run.state_files():  # the training was killed before it removed them itself
             path.unlink(missing_ok=True)
     origin, changed = provenance.origin_of_job(job.origin)
     Study.of(run).save_diff(origin.diff, changed)
@@ -167,13 +164,13 @@ def _device(job: Payload, ranks: Ranks) -> str:
         raise CellFailedError("resources.device is cuda, and torch sees no GPU here")
     if not (EXECUTORS.load(job.resources.executor).wants_gpu(job) and torch.cuda.is_available()):
         return "cpu"
-    # a task may see the GPUs of all ranks on its node, or its own only
+    # a rank sees either the GPUs of all ranks on its node or its own only
     torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
     return "cuda"
 
 
 def _conditions(job: Payload, device: str) -> dict[str, Any]:
-    """Conditions of bit-for-bit agreement: those of the first attempt, as far as this machine allows."""
+    """What decides whether results agree bit for bit: as in the first attempt, as far as this machine allows."""
     run = job.run
     mine = {
         **numeric_conditions(job.resources.threads, job.resources.sampling_batch, device),
@@ -184,7 +181,7 @@ def _conditions(job: Payload, device: str) -> dict[str, Any]:
     first = next((a.started["conditions"] for a in attempts if a.started and "conditions" in a.started), None)
     if first is None:
         return mine
-    first = {"ranks": 1, "micro_batch": None, **first}  # absent in records of before there was a choice
+    first = {"ranks": 1, "micro_batch": None, **first}  # older records lack them
     for key in ("torch", "device", "hardware", "ranks", *(("micro_batch",) if job.steps is None else ())):
         if first[key] != mine[key]:
             was, given = ("all" if value is None else value for value in (first[key], mine[key]))

@@ -1,4 +1,4 @@
-"""Why attempts failed, in few words, and what helps: of an error, of an attempt, of a study. Imports no torch."""
+"""Why attempts failed, and what helps: for an error, an attempt, and the cells of a study. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from harness.errors import CellFailedError, DiskFullError, InputError, NonFinite
 from harness.files import is_full
 from harness.runs.attempts import Attempt
 
-#: Lines of a traceback that are kept with the attempt; the log has it all.
+#: How many of its last lines of a traceback the attempt's record keeps; the log holds it whole.
 TRACEBACK_LINES = 12
 
-#: Cells that a summary names before it counts the others.
+#: How many cells a summary names; it counts the others.
 NAMED_CELLS = 3
 
 
 class Cause(StrEnum):
-    """What kind of trouble ended an attempt."""
+    """The kind of trouble that ended an attempt."""
 
     MEMORY = "out of memory"
     LOSS = "non-finite loss"
@@ -34,7 +34,7 @@ class Cause(StrEnum):
     LOST = "lost"
 
 
-#: What helps, after the cause in a summary.
+#: What helps against each cause; a summary prints it after the cause.
 ADVICE = {
     Cause.MEMORY: "ask for more memory, or for less of it at once (sampling_batch, fewer slots); then --retry",
     Cause.LOSS: "lower the learning rate, which makes it another cell; --retry alone ends the same way",
@@ -46,7 +46,7 @@ ADVICE = {
     Cause.LOST: "killed by somebody, or by the system for its memory; launching again goes on from the last checkpoint",
 }
 
-#: How libraries word it, in lower case.
+#: What the messages of libraries contain, in lower case.
 _MEMORY_WORDS = (
     "out of memory",
     "not enough memory",
@@ -82,10 +82,10 @@ _SLURM_CAUSES = {
 
 
 def classify(error: BaseException) -> Cause:
-    """The cause that an error of a job speaks of."""
+    """The cause of an error that ended a job."""
     text = f"{type(error).__name__}: {error}".lower()
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    # torch's own OutOfMemoryError by its name, for this module is to be light
+    # torch's OutOfMemoryError is known by its name, so that this module does not import torch
     if isinstance(error, MemoryError) or no_memory or type(error).__name__ == "OutOfMemoryError":
         return Cause.MEMORY
     if isinstance(error, NonFiniteLossError):
@@ -106,7 +106,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     """What `attempts/NNN.ended.json` keeps of an error.
 
     Returns:
-        `cause`; unless the error explains itself, also `where` (its type, file and line) and `traceback` (last lines).
+        `cause`; for an error whose message does not say enough also `where` (see there) and `traceback` (last lines).
     """
     cause = classify(error)
     if isinstance(error, (CellFailedError, InputError, DiskFullError)):
@@ -116,7 +116,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def where(error: BaseException) -> str:
-    """Type of the error, and the last line of this project that it passed: "KeyError at harness/train.py:123"."""
+    """The error's type and the innermost line of this project in its traceback: "KeyError at harness/train.py:123"."""
     source = Path(__file__).resolve().parents[2]
     frames = traceback.extract_tb(error.__traceback__)
     here = [frame for frame in frames if Path(frame.filename).is_relative_to(source / "harness")]
@@ -129,8 +129,9 @@ def where(error: BaseException) -> str:
 
 
 def cause_of(attempt: Attempt) -> Cause | None:
-    """The cause on record, or what the scheduler or the silence tells; None of an attempt that neither failed nor was
-    lost, and of failures from before causes were recorded.
+    """The cause of a failed attempt, from its record, or of a lost one, from the scheduler's word for its state.
+
+    None for other attempts, and for failures of old versions, which recorded no cause.
     """
     if attempt.outcome == "failed":
         cause = (attempt.ended or {}).get("cause")
@@ -143,15 +144,15 @@ def cause_of(attempt: Attempt) -> Cause | None:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Cells that ended in the same way."""
+    """Cells that failed by the same cause."""
 
     cause: Cause
-    where: str  # for faults in the code, else empty
+    where: str  # for errors in the code; else empty
     cells: list[str]
-    message: str  # of the first one
+    message: str  # of the first cell
 
     def __str__(self) -> str:
-        """One line: how many, what, which, an example, and what helps."""
+        """One line: how many cells, the cause, some names, the first message, and what helps."""
         count = f"{len(self.cells)} cell{'s' * (len(self.cells) != 1)}"
         more = f" and {len(self.cells) - NAMED_CELLS} more" if len(self.cells) > NAMED_CELLS else ""
         cause = f"{self.cause}, {self.where}" if self.where else str(self.cause)
@@ -163,7 +164,7 @@ def group(ended: Iterable[tuple[str, Attempt, str]]) -> list[Trouble]:
     """Failed and lost cells by cause, the most frequent first.
 
     Args:
-        ended: name of the cell, its last attempt, and the message of its state.
+        ended: for each cell its name, its last attempt, and the message of its state.
     """
     groups: dict[tuple[Cause, str], Trouble] = {}
     for name, attempt, message in ended:

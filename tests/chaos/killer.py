@@ -38,8 +38,8 @@ _UNCOUNTED = ("progress",)
 def kind_of(path: str) -> str | None:
     """The kind of a study's file, or of the file that a temporary one becomes; None of others, such as the log."""
     folder, _, name = path.rpartition("/")
-    if found := re.fullmatch(r"\.(claim|progress)\..*\.tmp|\.(.+)\.[^.]+\.tmp", name):
-        name = {"claim": "001.json", "progress": "progress.json"}.get(found[1]) or found[2]
+    if found := re.fullmatch(r"\.(.+)\.[^.]+\.tmp", name):
+        name = found[1]
     path = f"{folder}/{name}" if folder else name
     for pattern, kind in _KINDS:
         if found := re.fullmatch(pattern, path):

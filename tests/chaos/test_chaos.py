@@ -98,12 +98,12 @@ def test_ten_random_kills(undisturbed: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("runs/x-1/attempts/.claim.abc.tmp", "claim"),
+        ("runs/x-1/attempts/.001.json.abc.tmp", "claim"),
         ("runs/x-1/attempts/001.json", "claim"),
         ("runs/x-1/attempts/.001.started.json.a_b.tmp", "started"),
         ("runs/x-1/checkpoints/.state-00000001.safetensors.q1.tmp", "state"),
         ("runs/x-1/samples/e@1/part-00000000.safetensors", "samples"),
-        ("runs/x-1/.progress.17.tmp", "progress"),
+        ("runs/x-1/.progress.json.a17.tmp", "progress"),
         (".results.csv.x.tmp", "results"),
         ("runs/x-1/log", None),
         ("runs/x-1/submitit/1.pkl", None),
