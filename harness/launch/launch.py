@@ -1,9 +1,9 @@
-"""From plan to jobs: what must hold, the set-up of the study, and the loop that starts cells until nothing is left.
+"""From sweep to jobs: checks, the set-up of the study, and the loop that starts cells until nothing is left.
 
-Policy. A cell is started by claiming its next attempt (see `harness.runs.attempts`), so two launches at once start
-nothing twice. What runs already, be it another launcher's or an orphan of a killed one, is waited for. A job that is
-lost (killed without a word) is started again, at most `RESTARTS` times a launch; one that failed is not, unless asked
-to. Where jobs run is the executor's business.
+Policy. A launch claims the next attempt of a cell before it starts it (see `harness.runs.attempts`), so two launches at
+once start no cell twice. A job that runs already, of another launch or of a killed one, is waited for. A lost job (no
+record of its end) starts again, at most `RESTARTS` times in one launch; a failed one only when the user asks for it.
+The executor decides where jobs run.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def launch(
 ) -> list[CellRun]:
     """Run every cell that is missing, partial or interrupted (failed and cancelled ones too with `retry`).
 
-    Of `chosen` only, when given: what `harness.launch.remeasure` has to measure.
-    Returns them all; ended, unless the executor is one that returns at once (Slurm) and `wait` is not set.
+    With `chosen`, runs these cells only: those that `harness.launch.remeasure` has to measure.
+    Returns all cells, when they have ended; without `wait` an executor like Slurm returns when all are submitted.
 
     Raises:
-        InputError: the data or the weights of Inception are not there, or the device asked for is not, or the ranks
-            cannot share the work, or Slurm refuses; nothing was started unless the message says so.
-        KeyboardInterrupt: after Ctrl-C, once the running jobs have stopped; on Slurm they go on.
+        InputError: the data, the weights of Inception or the device is missing, the ranks cannot share the batch, or
+            Slurm refuses. Nothing was started unless the message says so.
+        KeyboardInterrupt: after Ctrl-C, when the running jobs have stopped; on Slurm they go on.
     """
     executor = executor_named(sweep.resources.executor)
     gpus = [] if sweep.resources.device == "cpu" else executor.gpus()
@@ -49,9 +49,9 @@ def launch(
     study.remove_leftovers()
     origin, changed = provenance.origin()
     study.save_diff(origin.diff, changed)
-    # the dearest first, so that no long cell is left over at the end, and what does not fit fails early
+    # the most expensive first: no long cell runs alone at the end, and a cell that does not fit fails early
     items = sorted(items, key=_training_cost, reverse=True)
-    # of what is measured again, another launch may fail in meanwhile what it measures; this one tries it all the same
+    # `evaluate` also retries a cell that fails in another launch while this one runs
     to_retry = {item.cell.id for item in items if retry and (chosen is not None or item.now.state in RETRIED)}
     work = Launch(sweep, study, items, view, gpus, to_retry)
     executor.prepare(work)
@@ -64,10 +64,10 @@ def launch(
 
 
 def _check(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str]) -> None:
-    """Everything that must hold before anything is written.
+    """Check all that a launch needs, before it writes anything.
 
     Raises:
-        InputError: something does not; one line with file, key and what is allowed.
+        InputError: a check fails; one line with file, key and what is allowed.
     """
     check_ranks(sweep, gpus)
     check_evaluations(sweep, items)
@@ -78,16 +78,16 @@ def _check(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str]) ->
 
 
 def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
-    """Start cells while there is room, until nothing is left to start and nothing runs.
+    """Start cells while there is room, until none is left to start and none runs.
 
-    Of an executor whose jobs go on by themselves, unless `wait` is set, only until all is submitted.
+    Without `wait`, an executor whose jobs go on by themselves returns when all cells are submitted.
     """
     view = work.view
     announced = {item.cell.id for item in work.items if item.now.state is State.DONE}
     watched: list[CellRun] = []
     silent = False
     while True:
-        if not silent:  # without the scheduler's word nothing is taken for lost
+        if not silent:  # while the scheduler does not answer, no job counts as lost
             tried = executor.submit(work, [item for item in work.items if work.may_start(item)])
             ids = {item.cell.id for item in tried}
             watched = [item for item in work.items if item.now.state in ACTIVE or item.cell.id in ids]
@@ -113,12 +113,12 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
             item.restarts += lost
             if lost and item.restarts <= RESTARTS:
                 view.note(f"{item.name}: {item.now.message}; starting it again")
-            elif item.cell.id not in announced and not work.may_start(item):  # else another launch's is over
+            elif item.cell.id not in announced and not work.may_start(item):  # else it was another launch's
                 announced.add(item.cell.id)
                 view.finished(item)
 
 
 def _training_cost(item: CellRun) -> float:
-    """Multiply-adds of a training, about: no torch is needed to order a queue."""
+    """Roughly the multiply-adds of a training, found without torch; orders the cells."""
     recipe = item.cell.training
     return item.cell.model.macs_proxy(item.cell.data.shape) * recipe.batch_size * recipe.steps

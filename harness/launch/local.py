@@ -20,10 +20,10 @@ from harness.runs.cellruns import CellRun
 from harness.runs.state import ACTIVE
 from sweeps.grid import Sweep
 
-#: Longest wait for the jobs to write their checkpoints after Ctrl-C.
+#: Longest wait for the jobs to write their checkpoints after Ctrl-C, in seconds.
 STOP_SECONDS = 120.0
 
-#: Submitit ends local jobs after two minutes by default; a cell may take as long as it takes.
+#: Submitit ends local jobs after two minutes by default; a cell has no time limit.
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 
 
@@ -37,7 +37,7 @@ def _free_gpus(gpus: list[str], active: list[CellRun], ranks: int) -> str | None
 
 
 def _submit(job: Job) -> None:
-    """Start a job as a process of this machine, and write down which."""
+    """Start a job as a process of this machine, and record the process."""
     executor = submitit.LocalExecutor(job.run.submitit_folder)
     executor.update_parameters(
         timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True, tasks_per_node=job.resources.ranks
@@ -59,34 +59,30 @@ class LocalExecutor(Executor):
     """Slots of this machine, filled in the foreground."""
 
     def gpus(self) -> list[str]:
-        """Those of this machine, or of the Slurm allocation it is used in."""
+        """The GPUs of this machine, or of the Slurm allocation in which the launcher runs."""
         return visible_gpus()
 
     def check(self, sweep: Sweep, gpus: list[str]) -> None:
-        """One node, and a GPU for each rank where GPUs are used at all."""
-        resources = sweep.resources
+        """Check that the sweep asks for one node and, where there are GPUs, for no more ranks than GPUs."""
+        resources, key = sweep.resources, f"{sweep.path}: resources"
         if resources.device == "cuda" and not gpus:
-            raise InputError(
-                f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"'
-            )
+            raise InputError(f'{key}.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
         if resources.nodes > 1:
-            raise InputError(
-                f'{sweep.path}: resources.nodes: {resources.nodes} need executor = "slurm"; allowed here: 1'
-            )
+            raise InputError(f'{key}.nodes: {resources.nodes} need executor = "slurm"; allowed here: 1')
         if gpus and resources.ranks > len(gpus):
             raise InputError(
-                f"{sweep.path}: resources.ranks: {resources.ranks}, but of GPUs, one a rank, {len(gpus)} "
+                f"{key}.ranks: {resources.ranks}, but of GPUs, one a rank, {len(gpus)} "
                 f'{"is" if len(gpus) == 1 else "are"} visible here; allowed: at most as many, or device = "cpu"'
             )
 
     def prepare(self, launch: Launch) -> None:
-        """Say when the launch is beside the allocation of the shell it runs in."""
+        """Tell the user when the shell has a Slurm allocation that the launch does not run in."""
         if "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" not in os.environ:
             note = "this shell has a Slurm allocation but is not on a node of it: srun dit-harness ... runs there"
             launch.view.note(note)
 
     def submit(self, launch: Launch, waiting: list[CellRun]) -> list[CellRun]:
-        """Start cells while slots are free; the slots are shared by all launches of the study on this machine."""
+        """Start cells while slots are free. All launches of the study on this machine share the slots."""
         resources, tried = launch.sweep.resources, []
         for item in waiting:
             active = [i for i in launch.items if i.now.state in ACTIVE and i.in_local_slot]
@@ -105,7 +101,7 @@ class LocalExecutor(Executor):
         return tried
 
     def stop(self, launch: Launch) -> None:
-        """Let this launch's jobs write a checkpoint and stop, and wait until they have."""
+        """Ask this launch's jobs to write a checkpoint and stop; wait for them, `STOP_SECONDS` at most."""
         running = [item for item in launch.items if item.mine and item.refresh().state in ACTIVE]
         if running:
             launch.view.note(f"stopping {len(running)} running cells; each writes a checkpoint first")

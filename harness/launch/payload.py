@@ -1,4 +1,4 @@
-"""What a job needs, as plain data: it is pickled by the launcher and read on another machine, perhaps days later."""
+"""What a job needs, as plain data. The launcher pickles it, and another machine may read it days later."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Payload:
     extensions: tuple[Extension, ...] = ()  # the user's own files
 
     def __getstate__(self) -> dict[str, Any]:
-        """The user's files first: they are loaded when the cell is unpickled."""
+        """The fields, the user's files first: unpickling loads them before the cell that uses them."""
         return {"extensions": self.extensions, **vars(self)}
 
     @property

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from harness.data.autoencoders import folder_name
+from harness.files import read_json
 from harness.launch.machine import default_slots, visible_gpus
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun
@@ -208,17 +209,13 @@ def _assumed_seconds(cell: Cell, evaluations: tuple[Evaluation, ...], gmacs: flo
 
 def _measured_over_assumed(items: list[CellRun], rows: list[Row]) -> float:
     """Median ratio over the finished cells; 1 when there are none."""
-    ratios = []
-    for item, row in zip(items, rows, strict=True):
-        if item.now.state is State.DONE and (seconds := measured_seconds(item)):
-            ratios.append(seconds / row["estimated_s"])
+    done = [(item, row) for item, row in zip(items, rows, strict=True) if item.now.state is State.DONE]
+    ratios = [seconds / row["estimated_s"] for item, row in done if (seconds := measured_seconds(item))]
     return median(ratios) if ratios else 1.0
 
 
 def measured_seconds(item: CellRun) -> float | None:
     """Wall time of training and evaluating a cell, from its records."""
-    from harness.files import read_json
-
     trained = [row["seconds"] for row in TrainLog(item.run).rows() if "seconds" in row]
     records = [read_json(item.run.evaluation_file(key)) for key in item.owed]
     if not trained or any(record is None for record in records):

@@ -1,9 +1,9 @@
-"""The Slurm executor: claim, submit as arrays, follow when asked to.
+"""The Slurm executor: it claims cells, submits them as arrays, and follows them when asked to.
 
-Policy. A cell is claimed before sbatch, and the claim holds a ticket: the token that the array carries as its comment,
-and the cell's index in it. A launcher that dies in between leaves claims of which squeue can tell whether they were
-submitted. A requeued job (USR2 before the time limit, preemption, a lost node) runs as an attempt of its own. Claims
-whose jobs Slurm refuses are taken back. Nothing is cancelled by a launch, not even by the end of one that waits.
+Policy. A cell is claimed before sbatch runs. The claim holds a ticket: the token that is the array's comment, and the
+cell's index in the array. When a launcher dies in between, squeue tells which of its claims were submitted. A requeued
+job (USR2 before the time limit, preemption, a lost node) claims an attempt of its own. When Slurm refuses jobs, their
+claims are removed. A launch never cancels a job, not even when the user ends a launch that waits.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ from harness.spec.resources import Resources
 
 
 def _queue(study: Study) -> slurm.Queue:
-    """What the states of the study's cells are read from, so that it can be asked anew."""
+    """The queue from which the states of the study's cells are read."""
     queue = study.schedulers.get("slurm")
     return queue if isinstance(queue, slurm.Queue) else slurm.Queue(study.name)
 
 
 def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str | None) -> str | None:
-    """Claim, submit, and write down the jobs' numbers; returns the array's, None when others had claimed everything.
+    """Claim cells, submit them, and record the jobs' numbers.
 
     Args:
         launch: the launch.
         items: the cells.
-        limit: most tasks of an array.
-        after: number of the array that has to end first; None: at once.
+        limit: largest number of tasks in an array.
+        after: number of the array that has to end first; None: start at once.
+
+    Returns:
+        The number of the array; None when other launches had claimed all cells.
     """
     resources, study = launch.sweep.resources, launch.study
     token, queue, slots = uuid.uuid4().hex[:12], _queue(study), resources.cells_per_job
@@ -49,7 +52,7 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
     claimed: list[tuple[CellRun, Job]] = []
     for item in items:
         ticket: Ticket = {"token": token, "index": len(claimed), "restarts": 0}
-        if pools is not None:  # dealt out in turn, for the dearest cells come first
+        if pools is not None:  # in turn, so that each pool gets some of the expensive cells, which come first
             ticket |= {"index": len(claimed) % pools, "pool": True}
         if job := launch.claim(item, ticket, durable=False):
             claimed.append((item, replace(job, resources=_absolute(resources), pooled=pools is not None)))
@@ -68,7 +71,7 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
         raise
     for job, number in zip(jobs, itertools.cycle(numbers), strict=False):
         submitted = {"process": None, "time": now(), "job_id": number}
-        job.run.record(job.attempt, "submitted", submitted, durable=False)  # squeue knows it too, by the ticket
+        job.run.record(job.attempt, "submitted", submitted, durable=False)  # squeue finds it by the ticket, too
     array = numbers[0].partition("_")[0]
     where = f"Slurm job {array}" if slots is None else f"Slurm job {array} of {len(numbers)} x {slots} slots"
     launch.view.note(f"{len(claimed)} cell{'s' * (len(claimed) != 1)} submitted as {where}")
@@ -79,7 +82,7 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
 
 
 def _release(claimed: list[tuple[CellRun, Job]], token: str, queue: slurm.Queue) -> None:
-    """Take claims back when Slurm has no job of theirs. If it cannot say, they stay until it can."""
+    """Remove claims when Slurm says that it has no job of theirs; without an answer they stay."""
     queue.forget()
     if queue.look({"token": token, "index": 0}).alive is False:
         for item, job in claimed:
@@ -88,7 +91,7 @@ def _release(claimed: list[tuple[CellRun, Job]], token: str, queue: slurm.Queue)
 
 
 def _absolute(resources: Resources) -> Resources:
-    """Paths as the nodes see them, wherever they start."""
+    """The resources with absolute paths, since a node may start in another folder."""
     paths = {key: getattr(resources, key) for key in ("data_folder", "inception_weights", "adm_reference")}
     return resources.model_copy(update={key: str(Path(path).resolve()) for key, path in paths.items() if path})
 
@@ -102,19 +105,17 @@ class SlurmExecutor(Executor):
     def prepare(self, launch: Launch) -> None:
         """Check that Slurm answers and can write where it is to write."""
         folder = str(launch.study.submitit_folder.resolve())
-        # sbatch puts other words in place of %j, and ends a line at its end
+        # sbatch replaces patterns such as %j in a path, and reads its options line by line
         if "%" in folder or not folder.isprintable():
-            raise InputError(
-                f"{folder!r}: sbatch cannot write there; allowed: a results folder without % and line breaks"
-            )
+            allowed = "allowed: a results folder without % and line breaks"
+            raise InputError(f"{folder!r}: sbatch cannot write there; {allowed}")
         try:
             slurm.max_array_size()
         except slurm.SlurmError as error:
-            raise InputError(
-                f"Slurm does not answer: {error}; nothing was submitted, the same command goes on later"
-            ) from None
+            later = "nothing was submitted, the same command goes on later"
+            raise InputError(f"Slurm does not answer: {error}; {later}") from None
         queue = _queue(launch.study)
-        if queue.error is not None:  # it did not answer when the states were read
+        if queue.error is not None:  # Slurm did not answer when the states were read
             queue.forget()
             for item in launch.items:
                 item.refresh()
@@ -130,7 +131,7 @@ class SlurmExecutor(Executor):
                 chunk = waiting[first : first + size]
                 job = _submit_array(launch, chunk, limit, after)
                 if job is not None and launch.sweep.resources.max_parallel is not None:
-                    after = job  # the cap holds for one array, so the next one waits for it
+                    after = job  # Slurm applies the cap to each array, so the next one has to wait
                 submitted += len(chunk)
         except slurm.SlurmDownError as error:
             raise InputError(
@@ -149,7 +150,7 @@ class SlurmExecutor(Executor):
         return "is just being submitted; again in a moment" if attempt.job_id is None else ""
 
     def cancel(self, attempts: list[Attempt], others: set[str | None]) -> str:
-        """Cancel the jobs, except pools that other cells need: those see by themselves which cell is cancelled."""
+        """Cancel the jobs, except pools that other cells need: a pool stops its cancelled cells by itself."""
         try:
             slurm.cancel(sorted({str(attempt.job_id) for attempt in attempts if attempt.job_id not in others}))
         except slurm.SlurmError as error:
@@ -169,10 +170,10 @@ class SlurmExecutor(Executor):
         return wanted > 0
 
     def of_this_start(self, job: Job) -> Job:
-        """A job that Slurm starts again is an attempt of its own, claimed here.
+        """The job with the attempt of this start; when Slurm has restarted the job, a new one is claimed here.
 
-        It keeps its attempt when another launch has claimed the cell, or a later start of the same job has: it then
-        sees that it is superseded. A pool does this for each of its cells.
+        The attempt stays when another launch, or a later start of the job, has claimed the cell: the job then finds
+        that it is superseded. A pool does this itself for each of its cells.
         """
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         return job if job.pooled else claim_start(job, restarts, again=False) or job

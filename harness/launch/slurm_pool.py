@@ -130,9 +130,7 @@ class _Slots:
                     with _put_aside():
                         self._start(slot, waiting.pop(0))
                 if slot.process is not None and (self.stop.is_set() or slot.is_cancelled):
-                    slot.process.send_signal(
-                        signal.SIGTERM
-                    )  # at every look: a process that is just starting ignores it
+                    slot.process.send_signal(signal.SIGTERM)  # at every look: a process that just starts ignores it
             if all(slot.process is None for slot in slots):
                 return sum(not _over(_newest(job)) for job in self.pool.jobs)
             time.sleep(POLL_SECONDS)
@@ -153,10 +151,8 @@ class _Slots:
         )
         assert process.stdin is not None
         slot.job, slot.process = claimed, process
-        with (
-            contextlib.suppress(BrokenPipeError),
-            process.stdin as pipe,
-        ):  # it was killed already; the next look sees that
+        # the process may be killed already: the next look sees that
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             pickle.dump(replace(claimed, gpu=slot.gpu), pipe)
         print(f"[{now()}] {claimed.run.folder.name}: attempt {claimed.attempt} is process {process.pid}", flush=True)
 

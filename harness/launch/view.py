@@ -1,4 +1,4 @@
-"""What a launch says to the user, and through what."""
+"""What a launch tells the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a cell: a pure reading of its run folder. And `Run`, the folder of one cell with all it can say."""
+"""The state of a cell, read from its run folder, and `Run`, the folder of one cell."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class State(StrEnum):
     MISSING = "missing"
     QUEUED = "queued"
     RUNNING = "running"
-    PARTIAL = "partial"  # trained, evaluations owed
-    INTERRUPTED = "interrupted"  # begun, stopped or lost, no job alive; the next launch resumes it
+    PARTIAL = "partial"  # trained, but evaluations are missing
+    INTERRUPTED = "interrupted"  # begun, then stopped or lost; no job is alive, and the next launch resumes it
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"  # stopped on purpose; runs again when asked to
 
 
-#: What a launch starts, what somebody works on, and what starts again when asked to.
+#: States in which a launch starts a cell, in which a job has it, and in which `--retry` starts it again.
 STARTABLE = (State.MISSING, State.PARTIAL, State.INTERRUPTED)
 ACTIVE = (State.QUEUED, State.RUNNING)
 RETRIED = (State.FAILED, State.CANCELLED)
@@ -41,18 +41,18 @@ class RunState:
 
 
 class Run(Attempts):
-    """The folder of one cell on one track: paths and cell (`RunFolder`), attempts (`Attempts`), and the state."""
+    """The folder of one cell on one track: its paths and cell (`RunFolder`), its attempts (`Attempts`), its state."""
 
     def missing_evaluations(self, owed: list[str]) -> list[str]:
-        """Those of the evaluation keys that have no valid record."""
+        """The keys of `owed` evaluations that have no valid record."""
         return [key for key in owed if read_json(self.evaluation_file(key)) is None]
 
     def state(self, owed: list[str], training_steps: int) -> RunState:
-        """The state, from the files alone.
+        """The state, read from the files and, for a job that may live, from its scheduler.
 
         Args:
             owed: keys of the evaluations that the sweep asks for.
-            training_steps: length of the training.
+            training_steps: number of steps of the whole training.
         """
         attempt = self.newest_attempt()
         missing = self.missing_evaluations(owed)
@@ -72,7 +72,7 @@ class Run(Attempts):
         if self.weights_file(training_steps).exists():
             message = f"{len(missing)} of {len(owed)} evaluations owed"
             return RunState(State.PARTIAL, attempt, message, None)
-        if attempt is None or attempt.outcome == "done":  # a record or checkpoint was deleted since
+        if attempt is None or attempt.outcome == "done":  # a record or checkpoint was deleted after its end
             return RunState(State.MISSING, attempt, "", None)
         message = attempt.loss
         if attempt.ended is not None:
