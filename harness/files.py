@@ -19,6 +19,9 @@ from harness.errors import DiskFullError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
+#: How file systems without hard links answer; EPERM is Linux's own word for it.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
 
 def is_full(error: BaseException) -> bool:
     """Whether an error means that the disk, or the quota, is full; safetensors passes it on as text only."""
@@ -50,13 +53,13 @@ def write_atomic(
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all.
 
     Without `durable` nothing waits for the disk: a power cut (but no kill) may leave the file empty. `put` replaces
-    the renaming; with `os.link` a file that is there already stays.
+    the renaming; with `put_new` a file that is there already stays.
 
     Raises:
         DiskFullError: there is no space for it.
     """
     with full_disk_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent, durable)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -70,6 +73,34 @@ def write_atomic(
                 fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path, durable: bool) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent, durable)
+    folder.mkdir(exist_ok=True)
+    if durable:
+        fsync(folder.parent)
+
+
+def put_new(temporary: Path, path: Path) -> None:
+    """Put a file where none is. A hard link is whole, and cannot be made twice.
+
+    A file system without hard links gets a new file, which others may see half-written for a moment.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with path.open("xb") as file:
+            file.write(temporary.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
+import math
 import os
 import socket
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +19,11 @@ from typing import Any
 import psutil
 
 from harness.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+
+#: How often a lock that another process holds is tried again, in seconds.
+_LOCK_POLL_SECONDS = 0.02
 
 #: A process counts as the recorded one when the start times differ by less than this (clock ticks are coarse).
 _START_TOLERANCE = 2.0
@@ -35,15 +44,24 @@ def boot_id() -> str:
 
 
 def process_identity(pid: int | None = None) -> dict[str, Any]:
-    """What identifies a process for good: host, boot, pid and start time."""
+    """What identifies a process for good: host, boot, PID namespace, pid and start time."""
     process = psutil.Process(pid)
     return {
         "host": socket.gethostname(),
         "boot": boot_id(),
+        "namespace": _pid_namespace(),
         "pid": process.pid,
         "started": process.create_time(),
         "ticks": _ticks(process.pid),
     }
+
+
+def _pid_namespace() -> str | None:
+    """The namespace in which pids count here: two containers on one machine have the same pids for other processes."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
 
 
 def _ticks(pid: int) -> int | None:
@@ -54,14 +72,36 @@ def _ticks(pid: int) -> int | None:
         return None
 
 
-def is_alive(identity: dict[str, Any] | None) -> bool | None:
-    """Whether the process lives; None when it cannot be known from here (another host)."""
+def unseen(identity: Mapping[str, Any]) -> str:
+    """Why it cannot be known from here whether the process lives ("of host node7"); empty when it can."""
+    host, namespace = identity.get("host"), identity.get("namespace")
+    if host != socket.gethostname():
+        return f"of host {host}"
+    if identity.get("boot") != boot_id():
+        return f"of another machine named {host}, or of this one before its last start,"
+    if namespace is not None and namespace != _pid_namespace():  # version 0.1.0 wrote none
+        return "in another PID namespace (a container)"
+    return f"behind a /proc that hides process {identity.get('pid')}" if _is_hidden(identity) else ""
+
+
+def _is_hidden(identity: Mapping[str, Any]) -> bool:
+    """Whether there is such a process, and /proc does not show it (hidepid, or no /proc)."""
+    try:
+        pid = int(identity["pid"])
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # it exists, and belongs to another user
+    except (OSError, KeyError, ValueError, TypeError, OverflowError):
+        return False
+    return sys.platform == "linux" and _ticks(pid) is None
+
+
+def is_alive(identity: Mapping[str, Any] | None) -> bool | None:
+    """Whether the process lives; None when it cannot be known from here (see `unseen`)."""
     if not identity:
         return False
-    if identity.get("host") != socket.gethostname():
+    if unseen(identity):
         return None
-    if identity.get("boot") != boot_id():
-        return False
     try:
         process = psutil.Process(int(identity["pid"]))
         ticks = identity.get("ticks")
@@ -70,8 +110,21 @@ def is_alive(identity: dict[str, Any] | None) -> bool | None:
         else:
             same = abs(process.create_time() - float(identity["started"])) < _START_TOLERANCE
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, ValueError):
+    except psutil.AccessDenied:
+        return None
+    except (psutil.Error, KeyError, ValueError, TypeError):
         return False
+
+
+def signal_process(identity: Mapping[str, Any] | None, number: int) -> bool:
+    """Send a signal to a process that is known to live here; returns whether so. Its pid may be another's by now."""
+    if identity is None or not is_alive(identity):
+        return False
+    try:
+        os.kill(int(identity["pid"]), number)
+    except OSError:
+        return False
+    return True
 
 
 class HeldError(InputError):
@@ -79,27 +132,65 @@ class HeldError(InputError):
 
 
 @contextlib.contextmanager
+def file_lock(path: Path, work: str, patience: float = math.inf) -> Iterator[None]:
+    """Hold the lock of a file against all other processes; the system lets go of it when this process dies.
+
+    A file system without locks (ENOLCK, ENOTSUP) gives none; the log says so once.
+
+    Args:
+        path: the file, made if need be; its folder must be there. Other processes read in it who holds the lock.
+        work: what this process does, for them.
+        patience: how long to wait, in seconds.
+
+    Raises:
+        HeldError: another process holds it, and `patience` is over.
+        FileNotFoundError: the folder is gone.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        with path.open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    lock.seek(0)
+                    raise HeldError(lock.read() or "another process") from None
+                time.sleep(_LOCK_POLL_SECONDS)
+                continue
+            except OSError as error:
+                _note_no_locks(path.parent, error.strerror)
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue  # somebody removed the file meanwhile, and others would lock a new one
+            lock.truncate(0)
+            lock.write(f"{work}, process {os.getpid()} on {socket.gethostname()},")
+            lock.flush()
+            yield
+            return
+
+
+@lru_cache(maxsize=64)
+def _note_no_locks(folder: Path, reason: str) -> None:
+    _LOG.warning(
+        "note: %s: no file locks (%s): a job that stalls in a write may finish it after a takeover", folder, reason
+    )
+
+
+@contextlib.contextmanager
 def exclusive(folder: Path, work: str) -> Iterator[None]:
-    """Hold `folder` (made if need be) against other processes; the system lets go of it when this one dies.
+    """Hold `folder` (made if need be) against other processes, and remove the half-written files of a killed one.
 
     Raises:
         HeldError: another process holds it.
         InputError: it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise HeldError(f"{folder}: {lock.read() or 'another process'} is at work on it; wait for it") from None
-        lock.truncate(0)
-        lock.write(f"{work}, process {os.getpid()} on {socket.gethostname()},")
-        lock.flush()
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(folder / ".lock", work, patience=0))
+        except HeldError as error:
+            raise HeldError(f"{folder}: {error} is at work on it; wait for it") from None
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield

@@ -25,6 +25,9 @@ from harness.spec.training import Training
 from sweeps.protocols import Origin, Protocol, named, protocols
 from sweeps.protocols import evaluations as asked
 
+#: The folder beside the studies that holds the runs of all of them.
+RESERVED_NAME = "runs"
+
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": ModelSpec, "diffusion": Diffusion, "data": Data, "training": Training}
@@ -168,10 +171,10 @@ def study_name(argument: str) -> str:
         InputError: the name is not a plain name (it becomes a folder).
     """
     name = Path(argument).stem if argument.endswith(".toml") else argument
-    if not STUDY_NAME.fullmatch(name):
+    if not STUDY_NAME.fullmatch(name) or name == RESERVED_NAME:
         raise InputError(
             f"{argument}: {name!r} is no study name; allowed: letters, digits, '.', '_', '-', beginning with a letter "
-            "or digit and without a path (or give the path of a .toml sweep file)"
+            f"or digit and without a path (or give the path of a .toml sweep file), but not {RESERVED_NAME!r}"
         )
     return name
 

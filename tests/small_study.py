@@ -94,7 +94,10 @@ class Bench:
         return {row["name"]: row for row in json.loads(done.stdout)}
 
     def runs(self) -> dict[str, Path]:
-        return {path.name[:2]: path for path in sorted((self.study / "runs").iterdir())}
+        """The run folders by the first two letters of their cells' names."""
+        names = json.loads((self.study / "cells.json").read_text())
+        found = {name[:2]: self.study.parent / "runs" / cell for cell, name in names.items()}
+        return {name: folder for name, folder in found.items() if folder.exists()}
 
     def weights(self) -> dict[str, bytes]:
         return {name: next(path.glob("checkpoints/weights-*")).read_bytes() for name, path in self.runs().items()}

@@ -71,7 +71,7 @@ def run(folder: Path, code: Path) -> dict[str, str]:
     assert row["sampler"] == "euler"
     assert row["extractor"].startswith("quarters@")
     assert float(row["frechet"]) > 0
-    assert next(study.glob("runs/*/attempts/001.json")).read_text().count('"here"') == 1
+    assert next(folder.glob("results/runs/*/attempts/001.json")).read_text().count('"here"') == 1
     command(folder, code, "report", "s")
     assert "FD-quarters" in (study / "report.html").read_text()
     return row
@@ -90,10 +90,9 @@ def test_from_files_beside_the_sweep(tmp_path: Path, model: str) -> None:
     (tmp_path / "s.toml").write_text(f"extend = {json.dumps([name for name, _, _ in FILES])}\n{model}{SWEEP}")
     row = run(tmp_path, ROOT)
     assert row["block"] == ("parallel" if model == BLOCK else "mixer")
-    started = json.loads(next(tmp_path.glob("results/s/runs/*/attempts/001.started.json")).read_text())
+    started = json.loads(next(tmp_path.glob("results/runs/*/attempts/001.started.json")).read_text())
     kept = {
-        name: next(tmp_path.glob(f"results/s/runs/*/extend/{content}.py"))
-        for name, content in started["extend"].items()
+        name: next(tmp_path.glob(f"results/runs/*/extend/{content}.py")) for name, content in started["extend"].items()
     }
     assert {name: path.read_text() for name, path in kept.items()} == {name: code for name, _, code in FILES}
 

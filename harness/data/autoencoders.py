@@ -33,7 +33,12 @@ def science(data: Data) -> Data:
 
 def folder_name(data: Data) -> str:
     """Name of the folder of an autoencoder trained on `data`, and of its latents: `<data>-<id>`."""
-    return f"{data.name}-{spec_id(science(data))}"
+    return f"{data.name}-{recipe_id(data)}"
+
+
+def recipe_id(data: Data) -> str:
+    """The id of an autoencoder trained on `data`, and of its latents."""
+    return spec_id(science(data))
 
 
 def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path:

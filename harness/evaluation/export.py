@@ -14,7 +14,7 @@ from harness.data.latents import open_latents
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
 from harness.evaluation.generate import Samples, load_weights
-from harness.files import file_hash, read_json, write_atomic
+from harness.files import file_hash, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.dit import DiT
 from harness.model.formats import Imported, check_exportable
@@ -134,8 +134,7 @@ def export_samples(
         found += len(labels[-1])
     if count is not None and not 0 < count <= found:
         raise InputError(f"--samples: {count}, but {found} were generated ({key}); allowed: 1 to {found}")
-    record = read_json(run.evaluation_file(key))
-    if count is None and record is None:
+    if count is None and run.measured(key) is None:
         raise InputError(f"{key}: sampling has not ended, {found} are there; --samples {found} exports these")
     images = Samples(run, key, count or found, len(labels[0]))
     adm.write_samples(output, images, np.concatenate(labels)[: len(images)])

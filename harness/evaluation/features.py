@@ -43,7 +43,14 @@ class Extraction:
         slow: see `extractors.Extractor`.
     """
 
-    def __init__(self, name: str, device: str = "cpu", weights: str | None = None, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: str = "cpu",
+        weights: str | None = None,
+        ranks: Ranks | None = None,
+        writing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """Find the weights.
 
         Args:
@@ -51,11 +58,13 @@ class Extraction:
             device: where it runs.
             weights: the file that `resources.inception_weights` names, if any.
             ranks: who shares the parts of the first rank; the others call `assist`. None: nobody.
+            writing: what features are written in, see `harness.training.hooks.Hooks`.
 
         Raises:
             InputError: no such extractor or device, or its weights are not there.
         """
         self.name, self._device, self._weights, self._ranks = name, device, weights, ranks or Ranks()
+        self._writing = writing
         self._extractor = extractors.find(name)
         self.evenly, self.slow = self._extractor.evenly, self._extractor.slow
         self.label = extractors.extractor_label(name, weights)
@@ -147,7 +156,8 @@ class Extraction:
     def _keep(self, path: Path | None, features: Features) -> None:
         if path is not None:
             tensors = {name: values for name, values in vars(features).items() if values is not None}
-            checkpoint.save(path, tensors, {"extractor": self.label})
+            with self._writing():
+                checkpoint.save(path, tensors, {"extractor": self.label})
 
 
 def _joined(*pieces: Tensor | None) -> Any:

@@ -21,6 +21,7 @@ from harness.diffusion.objective import build as build_objective
 from harness.errors import CellFailedError
 from harness.files import write_atomic
 from harness.model.network import Network, build
+from harness.runs.layout import belongs
 from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
@@ -46,6 +47,9 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
 
     def read() -> checkpoint.Loaded:
         tensors, meta = checkpoint.load(run.weights_file(step))
+        if not belongs(meta, cell.id, step):
+            whose = f"cell {meta.get('cell')} at step {meta.get('step')}"
+            raise CellFailedError(f"{run.weights_file(step)}: weights of {whose}; allowed: {cell.id} at step {step}")
         return checkpoint.Loaded(checkpoint.part(tensors, "ema." if ema else "model."), meta)
 
     found = (ranks or Ranks()).load_on_first(read)
@@ -70,6 +74,7 @@ class Generator:
         device: where the network is.
         decode: turns latents into images; pixels stay as they are.
         class_counts: (classes,), images of each class in the train split; needed for `labels = "training"`.
+        weights: checksum of the network's weights file; kept samples of other weights are made again. None: not known.
     """
 
     network: Network
@@ -78,6 +83,12 @@ class Generator:
     device: str
     decode: Decode = lambda x0: x0
     class_counts: NDArray[np.int64] | None = None
+    weights: int | None = None
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What tells its samples from those of other weights and evaluations."""
+        return {"cell": self.cell.id, "evaluation": self.evaluation.id, "weights": self.weights}
 
     @torch.inference_mode()
     def __call__(self, first: int, count: int, hooks: Hooks) -> dict[str, torch.Tensor]:
@@ -132,12 +143,16 @@ def generate(
     def missing() -> list[int]:
         for first, count in counts.items():
             with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
-                part, _ = checkpoint.load(run.samples_part(key, first))
-                if len(part["images"]) == count:
+                part, meta = checkpoint.load(run.samples_part(key, first))
+                is_mine = all(meta.get(name, value) == value for name, value in generator.origin.items())  # old: less
+                if is_mine and len(part["images"]) == count:
                     labels[first] = part["labels"].numpy()
         return [first for first in counts if first not in labels]
 
     left = ranks.on_first(missing)
+    if left and ranks.is_first:  # features may be those of samples that are made again
+        with hooks.writing():
+            run.remove_features(key)
     for turn in range(0, len(left), ranks.world):
         now = left[turn : turn + ranks.world]
         if ranks.any_rank(hooks.should_stop()):
@@ -148,8 +163,8 @@ def generate(
             mine = generator(first, counts[first], hooks)
         for first, part in zip(now, ranks.gather(mine), strict=False):
             if part is not None:
-                hooks.before_write()
-                checkpoint.save(run.samples_part(key, first), part, {"first": first, "evaluation": evaluation.id})
+                with hooks.writing():
+                    checkpoint.save(run.samples_part(key, first), part, {"first": first, **generator.origin})
                 labels[first] = part["labels"].numpy()
     if not ranks.is_first:
         return None

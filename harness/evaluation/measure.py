@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,8 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
     network = _weights(subject, evaluation, step)
     decode = decoder(cell.data, subject.shared, subject.device)
     class_counts = np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes)
-    generator = Generator(network, cell, evaluation, subject.device, decode, class_counts)
+    weights = subject.ranks.on_first(lambda: run.weights_checksum(step))
+    generator = Generator(network, cell, evaluation, subject.device, decode, class_counts, weights)
     batch = subject.conditions["sampling_batch"]
     made = generate(generator, run, key, batch=batch, hooks=subject.hooks, ranks=subject.ranks)
     setup = _setup(subject, key)
@@ -96,11 +97,10 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
     if cell.data.vae:
         metrics["reconstruction_frechet"] = reconstruction_distance(cell.data, subject.shared, metrics)
     cost = count_cell(cell)
-    subject.hooks.before_write()
-    save_grid(run, key, images, labels)
     record = {
         "cell": cell.id,
         "step": step,
+        "weights": weights,
         "evaluation": evaluation.model_dump(mode="json", exclude={"at"}),
         "params": cost.params,
         "macs": cost.macs,
@@ -110,8 +110,10 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
         "conditions": subject.conditions,
         "packages": provenance.packages(),
     }
-    write_json(run.evaluation_file(key), record)
-    run.remove_features(key)
+    with subject.hooks.writing():
+        save_grid(run, key, images, labels)
+        write_json(run.evaluation_file(key), record)
+        run.remove_features(key)
     return record
 
 
@@ -126,18 +128,17 @@ def _weights(subject: Subject, evaluation: Evaluation, step: int) -> Network:
             raise CellFailedError(
                 f"{error}; without it, `launch` trains the cell anew where records are owed"
             ) from error
-        run.weights_file(step).unlink(missing_ok=True)
+        with subject.hooks.writing():
+            run.weights_file(step).unlink(missing_ok=True)
         raise CellFailedError(f"{error}; removed it, launch again with --retry to train it anew") from error
 
 
 def _setup(subject: Subject, key: str) -> Setup:
-    def features_file(first: int) -> Path:
-        subject.hooks.before_write()
-        return subject.run.features_part(key, first)
-
     def progress(done: int, total: int) -> None:
         subject.hooks.report({"stage": "score", "done": done, "total": total})
         if subject.hooks.should_stop():
             raise StoppedError("stopped while scoring; the next launch goes on there")
 
-    return Setup(subject.device, subject.resources, subject.shared, features_file, progress, subject.ranks)
+    cache = partial(subject.run.features_part, key)
+    ranks, writing = subject.ranks, subject.hooks.writing
+    return Setup(subject.device, subject.resources, subject.shared, cache, progress, ranks, writing)

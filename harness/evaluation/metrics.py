@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Setup:
             extractors alone. None: features are not kept.
         progress: is called with the number of images done so far, and of all; may raise to stop.
         ranks: the processes that share the work by `Extraction.assist`; this one is the first. None: there is no other.
+        writing: what features are written in, see `harness.training.hooks.Hooks`.
     """
 
     device: str = "cpu"
@@ -83,6 +85,7 @@ class Setup:
     cache: Callable[[int], Path] | None = None
     progress: Progress = lambda done, total: None
     ranks: Ranks | None = None
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def extraction(self, evaluation: Evaluation, data: Data) -> Extraction:
         """The extractor of an evaluation, on the device.
@@ -92,7 +95,7 @@ class Setup:
         """
         name = evaluation.resolved(data).extractor
         assert name is not None  # resolved() fills it in
-        return Extraction(name, self.device, self.resources.inception_weights, self.ranks)
+        return Extraction(name, self.device, self.resources.inception_weights, self.ranks, self.writing)
 
 
 def score(

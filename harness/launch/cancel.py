@@ -38,7 +38,8 @@ def cancel(items: list[CellRun], study: list[CellRun]) -> Cancelled:
         if reason := executor_named(attempt.executor).cannot_cancel(attempt):
             problems.append(f"{item.name}: {reason}")
             continue
-        item.run.record(attempt.number, "cancelled", {"process": process_identity(), "time": now()})
+        asked_for = {"process": process_identity(), "time": now(), "token": attempt.claim.get("token")}
+        item.run.record(attempt.number, "cancelled", asked_for)
         asked[attempt.executor].append(attempt)
     for name, attempts in asked.items():
         if problem := executor_named(name).cancel(attempts, others):

@@ -72,15 +72,15 @@ def check_ranks(sweep: Sweep, gpus: list[str]) -> None:
 
 
 def check_writable(study: Study) -> None:
-    """The study's folder can be made and written.
+    """The folders of the study and of the runs can be made and written.
 
     Raises:
-        InputError: it cannot.
+        InputError: one cannot.
     """
-    try:
-        study.runs_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{study.folder}: results cannot be written: {error.strerror}") from None
     for folder in (study.folder, study.runs_folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: results cannot be written: {error.strerror}") from None
         if not os.access(folder, os.W_OK):
             raise InputError(f"{folder}: results cannot be written: no permission, or a read-only file system")

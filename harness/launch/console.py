@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from harness.processes import now
+from harness.runs.claims import Hold
 from harness.runs.records import Progress
 from harness.runs.state import Run
 from harness.runs.trackers import Mirror
@@ -30,8 +31,8 @@ TRACKER_SECONDS = 10.0
 class Reporter:
     """Writes progress.json and, less often, a line of the log; and keeps the trackers up to date."""
 
-    def __init__(self, run: Run, attempt: int, mirror: Mirror) -> None:
-        self._run, self._attempt, self._mirror = run, attempt, mirror
+    def __init__(self, hold: Hold, run: Run, mirror: Mirror) -> None:
+        self._hold, self._run, self._mirror = hold, run, mirror
         self._mirrored = time.monotonic()
         self._written = self._printed = self._stage_begun = 0.0
         self._stage, self._stage_done = "", 0
@@ -47,11 +48,11 @@ class Reporter:
         self._written = moment
         elapsed, done = moment - self._stage_begun, value["done"] - self._stage_done
         left = elapsed / done * (value["total"] - value["done"]) if done > 0 else None
-        self._run.assert_owner(self._attempt)
-        self._run.write_progress(cast(Progress, {**value, "seconds_left": left, "time": now()}))
-        if moment - self._mirrored >= TRACKER_SECONDS:
-            self._mirrored = moment
-            self._mirror.update()
+        with self._hold.writing():
+            self._run.write_progress(cast(Progress, {**value, "seconds_left": left, "time": now()}))
+            if moment - self._mirrored >= TRACKER_SECONDS:
+                self._mirrored = moment
+                self._mirror.update()
         if moment - self._printed >= LOG_SECONDS:
             self._printed = moment
             loss = f", loss {value['loss']:.4f}" if value.get("loss") is not None else ""

@@ -7,7 +7,6 @@ launcher, `status` and `cancel` call the others.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import cast
 from harness.launch.job import Job
 from harness.launch.signals import StopFlag
 from harness.launch.view import View, note_takeover
-from harness.processes import now, process_identity
+from harness.processes import HeldError, now, process_identity, signal_process
 from harness.runs import provenance
 from harness.runs.attempts import RESTARTS, Attempt, Scheduler
 from harness.runs.cellruns import CellRun
@@ -70,16 +69,26 @@ class Launch:
         self.to_retry.discard(item.cell.id)
         run, resources = item.run, self.sweep.resources
         number = max(run.attempt_numbers(), default=0) + 1
-        claim = {"process": process_identity(), "time": now(), "executor": resources.executor, **more}
+        study, executor = self.study.name, resources.executor
+        claim = {"process": process_identity(), "time": now(), "study": study, "executor": executor, **more}
         if ticket is not None:
-            claim[resources.executor] = dict(ticket)
-        if not run.claim(number, cast(Claim, claim), durable=durable):
+            claim[executor] = dict(ticket)
+        try:
+            hold = run.claim(number, cast(Claim, claim), durable=durable)
+        except HeldError as error:
+            if not item.held:
+                self.view.note(f"{item.name}: {error} stopped in the middle of a write; continue or kill it")
+            item.held = True
+            return None
+        if hold is None:
             return None
         run.write_cell(item.name, item.cell, durable=durable)
         item.mine = True
         return Job(
             folder=str(run.folder.resolve()),
             attempt=number,
+            token=hold.token,
+            study=study,
             cell=item.cell,
             evaluations=item.evaluations,
             recording=self.sweep.recording,
@@ -129,7 +138,7 @@ class Executor:
 
     def cannot_cancel(self, attempt: Attempt) -> str:
         """Why an attempt cannot be cancelled from here; empty when it can."""
-        return "" if attempt.host_is_here and attempt.host else f"runs on {attempt.host}; cancel it there"
+        return f"attempt {attempt.number} {attempt.unseen} cannot be reached; cancel it there" if attempt.unseen else ""
 
     def cancel(self, attempts: list[Attempt], others: set[str | None]) -> str:
         """Stop the jobs of attempts whose `cancelled` file is written; returns what went wrong, or an empty text.
@@ -139,9 +148,7 @@ class Executor:
             others: numbers of the jobs that other cells need.
         """
         for attempt in attempts:
-            if attempt.process:  # never the launcher
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(attempt.process["pid"]), signal.SIGTERM)
+            signal_process(attempt.process, signal.SIGTERM)  # never the launcher
         return ""
 
     def stop(self, launch: Launch) -> None:

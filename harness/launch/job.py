@@ -36,7 +36,7 @@ class Job(Payload):
                 extension.load()
         except InputError as error:  # the launcher could load it, but this machine may lack a package
             ended = {"outcome": "failed", "message": str(error), **triage.describe(error), "time": now()}
-            self.run.record(self.attempt, "ended", ended)
+            self.hold.record("ended", ended)
             return "failed"
         executor = EXECUTORS.load(self.resources.executor)
         executor.set_gpus(self)
@@ -47,10 +47,13 @@ class Job(Payload):
             from harness.launch.work import attempt  # imports torch, which reads the environment
 
             outcome, message = attempt(job, stop)
-            with contextlib.suppress(OSError):  # the log may be on the full disk
-                print(f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
+            end = f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}"
+            if outcome != "superseded":  # then the log is another job's
+                with contextlib.suppress(OSError):  # the log may be on the full disk
+                    print(end, flush=True)
             if outcome == "stopped":
                 executor.requeue(stop)
+        print(end, flush=True)  # in the executor's own log
         return outcome
 
     def checkpoint(self) -> Any:

@@ -45,8 +45,8 @@ def launch(
     items = cell_runs(sweep, study) if chosen is None else chosen
     _check(sweep, study, items, gpus)
     if chosen is None:
-        study.save_sweep(sweep.path, sweep.extensions)
-    study.remove_leftovers()
+        study.save_sweep(sweep.path, {item.cell.id: item.name for item in items}, sweep.extensions)
+    study.remove_leftovers(item.run for item in items)
     origin, changed = provenance.origin()
     study.save_diff(origin.diff, changed)
     # the most expensive first: no long cell runs alone at the end, and a cell that does not fit fails early

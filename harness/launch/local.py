@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -15,7 +14,7 @@ from harness.errors import InputError
 from harness.launch.executor import Executor, Launch
 from harness.launch.job import Job
 from harness.launch.machine import default_slots, visible_gpus
-from harness.processes import now, process_identity
+from harness.processes import now, process_identity, signal_process
 from harness.runs.cellruns import CellRun
 from harness.runs.state import ACTIVE
 from sweeps.grid import Sweep
@@ -52,7 +51,8 @@ def _submit(job: Job) -> None:
         controller = process_identity(int(submitted.job_id))
     except psutil.Error:  # it has ended already, and its files tell how
         controller = None
-    job.run.record(job.attempt, "submitted", {"process": controller, "time": now(), "job_id": submitted.job_id})
+    record = {"process": controller, "time": now(), "job_id": submitted.job_id, "token": job.token}
+    job.run.record(job.attempt, "submitted", record)
 
 
 class LocalExecutor(Executor):
@@ -109,11 +109,8 @@ class LocalExecutor(Executor):
         deadline = time.monotonic() + STOP_SECONDS
         while running and time.monotonic() < deadline:
             for item in running:
-                attempt = item.now.attempt
-                process = attempt and attempt.process
-                if process and process["pid"] not in asked:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process["pid"], signal.SIGTERM)
+                process = item.now.attempt and item.now.attempt.process
+                if process and process["pid"] not in asked and signal_process(process, signal.SIGTERM):
                     asked.add(process["pid"])
             time.sleep(self.poll_seconds)
             running = [item for item in running if item.refresh().state in ACTIVE]

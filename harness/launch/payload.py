@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.runs import provenance
+from harness.runs.claims import Hold
 from harness.runs.layout import EVALUATING, TRAINING
 from harness.runs.state import Run
 from harness.runs.study import Shared
@@ -22,6 +23,8 @@ class Payload:
 
     folder: str
     attempt: int
+    token: str  # of the claim
+    study: str
     cell: Cell
     evaluations: tuple[Evaluation, ...]
     recording: Recording
@@ -41,6 +44,11 @@ class Payload:
     def run(self) -> Run:
         """The run that this is an attempt at."""
         return Run(Path(self.folder), track=TRAINING if self.steps is None else EVALUATING)
+
+    @property
+    def hold(self) -> Hold:
+        """The claim, in which everything is written."""
+        return Hold(self.run, self.attempt, self.token)
 
     @property
     def shared(self) -> Shared:

@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 from harness.data.autoencoders import folder_name
-from harness.files import read_json
 from harness.launch.machine import default_slots, visible_gpus
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun
@@ -217,7 +216,7 @@ def _measured_over_assumed(items: list[CellRun], rows: list[Row]) -> float:
 def measured_seconds(item: CellRun) -> float | None:
     """Wall time of training and evaluating a cell, from its records."""
     trained = [row["seconds"] for row in TrainLog(item.run).rows() if "seconds" in row]
-    records = [read_json(item.run.evaluation_file(key)) for key in item.owed]
+    records = [item.run.measured(key) for key in item.owed]
     if not trained or any(record is None for record in records):
         return None
     return float(trained[-1]) + sum(float(record["seconds"]) for record in records if record)

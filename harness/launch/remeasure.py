@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any
 
 from harness.errors import InputError
-from harness.files import read_json
 from harness.launch.plan import ASSUMED_GMACS_PER_S, sampling_passes
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun, owed_evaluations
@@ -153,7 +152,7 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
 
 def _gmacs_per_s(item: CellRun) -> list[float]:
     """Sampling speed of a cell's evaluations, scoring included."""
-    records = [record for path in item.run.evaluation_files() if (record := read_json(path)) and record.get("seconds")]
+    records = [record for record in item.run.all_measured().values() if record.get("seconds")]
     return [
         record["macs"] / 1e9 * sampling_passes(Evaluation.model_validate(record["evaluation"])) / record["seconds"]
         for record in records

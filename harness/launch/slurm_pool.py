@@ -23,6 +23,7 @@ from harness.launch.job import Job
 from harness.launch.signals import StopFlag
 from harness.processes import now, process_identity
 from harness.runs.attempts import RESTARTS, Attempt
+from harness.runs.claims import SupersededError
 from harness.runs.records import Claim
 from harness.runs.triage import Cause
 
@@ -74,11 +75,12 @@ def claim_start(job: Job, restarts: int, *, again: bool) -> Job | None:
         return None  # this start was thought lost
     if again or theirs["restarts"] < restarts:
         ticket = {"job": attempt.job_id, **theirs, "restarts": restarts}
-        claim = {"process": process_identity(), "time": now(), "executor": attempt.executor, attempt.executor: ticket}
+        mine = {"process": process_identity(), "time": now(), "study": job.study, "executor": attempt.executor}
         number += 1
-        if not job.run.claim(number, cast(Claim, claim)):
+        if (hold := job.run.claim(number, cast(Claim, {**mine, attempt.executor: ticket}))) is None:
             return None
-    return replace(job, attempt=number)
+        return replace(job, attempt=number, token=hold.token)
+    return replace(job, attempt=number, token=attempt.claim.get("token", ""))
 
 
 def _newest(job: Job) -> Attempt:
@@ -154,14 +156,14 @@ class _Slots:
         # the process may be killed already: the next look sees that
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             pickle.dump(replace(claimed, gpu=slot.gpu), pipe)
-        print(f"[{now()}] {claimed.run.folder.name}: attempt {claimed.attempt} is process {process.pid}", flush=True)
+        print(f"[{now()}] {claimed.run.label}: attempt {claimed.attempt} is process {process.pid}", flush=True)
 
     def _again(self, slot: _Slot) -> list[Job]:
         """The job of the slot's ended process, in a list, if its cell has to start again; `RESTARTS` times at most."""
         assert slot.job is not None
         assert slot.process is not None
         job, attempt = slot.job, _newest(slot.job)
-        print(f"[{now()}] {job.run.folder.name}: attempt {job.attempt} ended: {attempt.outcome}", flush=True)
+        print(f"[{now()}] {job.run.label}: attempt {job.attempt} ended: {attempt.outcome}", flush=True)
         if attempt.number != job.attempt:  # another launch or start has taken it over
             return []
         starts, ended = self.begun[job.folder], {}
@@ -173,7 +175,8 @@ class _Slots:
             message = f"its process ended without a word {starts} times (exit status {slot.process.returncode})"
             ended = {"outcome": "failed", "message": message, "cause": str(Cause.LOST)}
         if ended and attempt.ended is None:  # the process has not recorded its end
-            job.run.record(job.attempt, "ended", {**ended, "time": now()})
+            with contextlib.suppress(SupersededError):
+                job.hold.record("ended", {**ended, "time": now()})
         return []
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ from harness.launch.payload import Payload
 from harness.launch.signals import StopFlag
 from harness.processes import now, process_identity
 from harness.runs import provenance, triage
-from harness.runs.attempts import SupersededError
 from harness.runs.cellruns import owed_evaluations
+from harness.runs.claims import SupersededError
 from harness.runs.layout import TRAINING
 from harness.runs.study import Study
 from harness.runs.trackers import Mirror
@@ -41,7 +42,8 @@ def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
     """Do the work, and record how it ended; returns the outcome and its message."""
     outcome, message, trouble = "done", "", {}
     try:
-        job.run.assert_owner(job.attempt)
+        with job.hold.writing():
+            pass
         work(job, stop)
     except SupersededError as error:
         return "superseded", str(error)  # a later attempt owns the folder: leave it alone
@@ -57,18 +59,21 @@ def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
         with contextlib.suppress(OSError):
             traceback.print_exc()
         outcome, message, trouble = "failed", f"{type(error).__name__}: {error}", triage.describe(error)
-    _record_end(job, {"outcome": outcome, "message": message, **trouble, "time": now()})
+    try:
+        _record_end(job, {"outcome": outcome, "message": message, **trouble, "time": now()})
+    except SupersededError as error:
+        return "superseded", str(error)
     return outcome, message
 
 
 def _record_end(job: Payload, ended: Mapping[str, Any]) -> None:
     """Record the end. On a full disk the progress file, which is not needed any more, makes room for the record."""
-    run = job.run
     try:
-        run.record(job.attempt, "ended", ended)
+        job.hold.record("ended", ended)
     except DiskFullError:
-        run.progress_file.unlink(missing_ok=True)
-        run.record(job.attempt, "ended", ended)
+        with job.hold.writing():
+            job.run.progress_file.unlink(missing_ok=True)
+        job.hold.record("ended", ended)
 
 
 def work(job: Payload, stop: StopFlag) -> None:
@@ -77,13 +82,13 @@ def work(job: Payload, stop: StopFlag) -> None:
     with meet() if job.resources.world > 1 else nullcontext(Ranks()) as ranks:
         # `evaluate` feeds no tracker: a training that runs beside it writes the same points
         names = job.recording.trackers if ranks.is_first and job.steps is None else ()
-        mirror = Mirror(names, run, job.cell, job.attempt)
+        mirror = Mirror(names, run, job.cell, job.attempt, job.study)
         try:
             _train_and_measure(job, stop, ranks, mirror)
         finally:
-            with contextlib.suppress(SupersededError):
-                run.assert_owner(job.attempt)
-                mirror.close()
+            if ranks.is_first:
+                with contextlib.suppress(SupersededError), job.hold.writing():
+                    mirror.close()
 
 
 def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirror) -> None:
@@ -95,14 +100,13 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     hooks = Hooks(should_stop=stop.is_set)
     if ranks.is_first:
         _record_start(job, conditions)
-        report = Reporter(run, job.attempt, mirror)
-        hooks = replace(hooks, before_write=lambda: run.assert_owner(job.attempt), report=report)
+        hooks = replace(hooks, writing=job.hold.writing, report=Reporter(job.hold, run, mirror))
     with ranks.one_by_one():
         dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
     missing = ranks.on_first(partial(run.missing_evaluations, list(owed)))
     keep = sorted({step for _, step in owed.values()})
-    trained = ranks.on_first(lambda: all(run.weights_file(owed[key][1]).exists() for key in missing))
+    trained = ranks.on_first(lambda: all(run.has_weights(owed[key][1]) for key in missing))
     if job.steps is None and not trained:
         train(
             job.cell,
@@ -134,15 +138,16 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
 def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
     """Record that the attempt has started, and how; remove the files that a killed one left behind."""
     run = job.run
-    run.remove_temporary_files()
-    if job.steps is None and run.weights_file(job.cell.training.steps).exists():
-        for path in run.state_files():  # the training was killed before it removed them itself
-            path.unlink(missing_ok=True)
+    with job.hold.writing():
+        run.remove_temporary_files()
+        if job.steps is None and run.has_weights(job.cell.training.steps):
+            for path in run.state_files():  # the training was killed before it removed them itself
+                path.unlink(missing_ok=True)
+        for extension in job.extensions:
+            if not (copy := run.extension_file(extension.content_hash)).exists():
+                write_text(copy, extension.text)
     origin, changed = provenance.origin_of_job(job.origin)
-    Study.of(run).save_diff(origin.diff, changed)
-    for extension in job.extensions:
-        if not (copy := run.extension_file(extension.content_hash)).exists():
-            write_text(copy, extension.text)
+    Study(Path(job.results), job.study).save_diff(origin.diff, changed)
     extend = {extension.name: extension.content_hash for extension in job.extensions}
     started = {
         "process": process_identity(),
@@ -154,9 +159,9 @@ def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
         **asdict(origin),
         **provenance.environment(),
     }
-    run.record(job.attempt, "started", started)
+    job.hold.record("started", started)
     ranks = f", {conditions['ranks']} ranks" if conditions["ranks"] > 1 else ""
-    print(f"[{now()}] attempt {job.attempt} of {run.folder.name} on {conditions['hardware']}{ranks}", flush=True)
+    print(f"[{now()}] attempt {job.attempt} of {run.label} on {conditions['hardware']}{ranks}", flush=True)
 
 
 def _device(job: Payload, ranks: Ranks) -> str:

@@ -1,25 +1,23 @@
-"""Attempts at a cell: who claimed them, how they ended, which of them still run, and which may write."""
+"""Attempts at a cell, as their files tell: who claimed them, how they ended, and which of them still run."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, cast
 
-from harness.files import file_clock, fsync, read_json, write_atomic, write_json, write_text
-from harness.processes import is_alive
-from harness.runs.layout import EVALUATING, TRAINING, RunFolder
+from harness.files import file_clock, read_json, write_text
+from harness.processes import is_alive, unseen
+from harness.runs.layout import TRAINING, RunFolder
 from harness.runs.records import Claim, Ended, Progress, Started, Submitted, Ticket
 
 #: How often one launch, or one start of a pool, restarts a cell whose process ended without a record.
 RESTARTS = 2
 
-#: A job on another machine counts as dead when its progress file is older than this.
+#: A job that cannot be seen from here counts as dead when its progress file is older than this.
 HEARTBEAT_SECONDS = 300.0
 
 
@@ -43,10 +41,6 @@ class Scheduler(Protocol):
         """The state of the job with this ticket."""
 
 
-class SupersededError(RuntimeError):
-    """A later attempt has taken this cell over; this job must not write any more."""
-
-
 @dataclass(frozen=True)
 class Attempt:
     """One attempt at a cell, as read from its files."""
@@ -56,7 +50,7 @@ class Attempt:
     submitted: Submitted | None
     started: Started | None
     ended: Ended | None
-    heartbeat_age: float  # seconds; used only for a job on another host, and 0 for one on this host
+    heartbeat_age: float  # seconds; used only where a process cannot be seen, and else 0
     cancelled: dict[str, Any] | None = None
     seen: Seen | None = None  # by the scheduler; None when it was not asked, since the files say enough
 
@@ -78,10 +72,12 @@ class Attempt:
         """
         if self.ticket is not None:
             return self._live_by_ticket()
+        if not self.claim:  # half-written, or damaged
+            return self.ended is None and self.heartbeat_age < HEARTBEAT_SECONDS
         return self.ended is None and self._lives((self.started or self.submitted or self.claim).get("process"))
 
     def _lives(self, process: dict[str, Any] | None) -> bool:
-        """Whether a process lives; for one on another machine the heartbeat decides."""
+        """Whether a process lives; for one that cannot be seen from here the heartbeat decides."""
         alive = is_alive(process)
         return self.heartbeat_age < HEARTBEAT_SECONDS if alive is None else alive
 
@@ -121,16 +117,17 @@ class Attempt:
         return (self.process or self.claim.get("process") or {}).get("host")
 
     @property
-    def host_is_here(self) -> bool:
-        """Whether `host` is this machine, or is not known."""
-        return self.host in (None, socket.gethostname())
+    def unseen(self) -> str:
+        """Why its process cannot be seen from here ("of host node7"); empty when it can, or is not known."""
+        process = self.process or self.claim.get("process")
+        return unseen(process) if process else ""
 
     @property
     def loss(self) -> str:
         """Why the attempt counts as lost, for messages."""
-        if self.host_is_here:
-            return f"attempt {self.number} ended without a word"
-        return f"attempt {self.number} of host {self.host} has been silent for {self.heartbeat_age / 60:.0f} min"
+        if self.unseen:
+            return f"attempt {self.number} {self.unseen} has been silent for {self.heartbeat_age / 60:.0f} min"
+        return f"attempt {self.number} ended without a word"
 
     @property
     def was_cancelled(self) -> bool:
@@ -174,14 +171,13 @@ class Attempts(RunFolder):
 
     def attempt(self, number: int) -> Attempt:
         """One attempt, read from its files."""
-        files = {event: read_json(self.attempt_file(number, event)) for event in ("submitted", "started", "ended")}
-        superseded = self.attempt_file(number + 1).exists()
-        claim = read_json(self.attempt_file(number)) or {}
-        age = 0.0
-        if _known_elsewhere(claim, *files.values()):  # the progress file belongs to the newest attempt
-            age = float("inf") if superseded else self.heartbeat_age()
-        cancelled = read_json(self.attempt_file(number, "cancelled"))
-        found = Attempt(number, cast(Claim, claim), **files, heartbeat_age=age, cancelled=cancelled)  # type: ignore[arg-type]
+        claim = cast(Claim, read_json(self.attempt_file(number)) or {})
+        events = (self._event(claim, number, event) for event in ("submitted", "started", "ended", "cancelled"))
+        submitted, started, ended, cancelled = events
+        superseded, age = self.attempt_file(number + 1).exists(), 0.0
+        if not claim or _is_unseen(claim, submitted, started):  # the progress file belongs to the newest attempt
+            age = math.inf if superseded else self.heartbeat_age()
+        found = Attempt(number, claim, submitted, started, ended, age, cancelled)
         over = found.ended is not None and found.ended.get("outcome") != "stopped"
         if found.ticket is None or over or superseded:
             return found
@@ -192,6 +188,15 @@ class Attempts(RunFolder):
         }  # after a requeue the claim has it
         return replace(found, seen=scheduler.look(ticket) if scheduler else Seen(None))
 
+    def _event(self, claim: Claim, number: int, event: str) -> Any:
+        """An event of an attempt; None when there is none, or when it is of another claim with this number."""
+        found = read_json(self.attempt_file(number, event))
+        return None if found is None or found.get("token", claim.get("token")) != claim.get("token") else found
+
+    def is_cancelled(self, number: int) -> bool:
+        """Whether somebody has cancelled attempt `number`; quick enough for a tight loop."""
+        return self.attempt_file(number, "cancelled").exists() and self.attempt(number).cancelled is not None
+
     def newest_attempt(self) -> Attempt | None:
         """The attempt with the highest number; None before the first one."""
         numbers = self.attempt_numbers()
@@ -200,45 +205,6 @@ class Attempts(RunFolder):
     def attempts(self) -> list[Attempt]:
         """All attempts, the oldest first."""
         return [self.attempt(number) for number in self.attempt_numbers()]
-
-    def claim(self, number: int, claim: Claim, *, durable: bool = True) -> bool:
-        """Claim attempt `number`; False when somebody else has it. A hard link is whole and cannot be made twice.
-
-        Many claims are made quicker with `durable` False; each needs a `sync_claim` before its job is submitted.
-        """
-        text = json.dumps(claim, indent=1)
-        try:
-            write_atomic(self.attempt_file(number), lambda file: file.write_text(text), durable=durable, put=os.link)
-        except FileExistsError:
-            return False
-        return True
-
-    def sync_claim(self, number: int) -> None:
-        """Make the claim of attempt `number` and the file of the cell durable."""
-        for path in (self.cell_file, self.attempt_file(number), self.attempts_folder, self.folder):
-            fsync(path)
-
-    def record(self, number: int, event: str, value: Mapping[str, Any], *, durable: bool = True) -> None:
-        """Write an event of attempt `number`: submitted, started, ended or cancelled."""
-        write_json(self.attempt_file(number, event), value, durable=durable)
-
-    def is_cancelled(self, number: int) -> bool:
-        """Whether somebody has cancelled attempt `number`; quick enough for a tight loop."""
-        return self.attempt_file(number, "cancelled").exists()
-
-    def release(self, number: int) -> None:
-        """Remove a claim whose job was not submitted, and the run when it holds nothing else."""
-        self.attempt_file(number).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.attempts_folder.rmdir()
-            if [path.name for path in self.folder.iterdir()] == [self.cell_file.name]:
-                self.cell_file.unlink()
-                self.folder.rmdir()
-
-    def assert_owner(self, number: int) -> None:
-        """Raise SupersededError when a later attempt exists. A job calls this before every write."""
-        if self.attempt_file(number + 1).exists():
-            raise SupersededError(f"attempt {number} of {self.folder.name} was taken over by a later one")
 
     def progress(self) -> Progress | None:
         """Where the running job is."""
@@ -261,22 +227,8 @@ class Attempts(RunFolder):
         attempt = self.newest_attempt()
         return attempt if attempt is not None and attempt.live else None
 
-    def remove_temporary_files(self) -> None:
-        """Remove the half-written files of a killed job. Only the owner of the run may call this.
 
-        While a job of the other track works, the folders that it writes are left alone. Launchers too write claims and
-        events: `Study.remove_leftovers` cleans those.
-        """
-        folders = [self.folder]
-        if self.on(EVALUATING if self.track == TRAINING else TRAINING).live() is not None:
-            folders = [self.folder / "checkpoints"] if self.track == TRAINING else []
-        for folder in folders:
-            for leftover in folder.rglob(".*.tmp"):
-                if leftover.parent.name not in (TRAINING, EVALUATING):
-                    leftover.unlink(missing_ok=True)
-
-
-def _known_elsewhere(*records: Mapping[str, Any] | None) -> bool:
-    """Whether the launcher or the job is known to be on another machine."""
-    processes = [(record or {}).get("process") or {} for record in records]
-    return any(process.get("host", socket.gethostname()) != socket.gethostname() for process in processes)
+def _is_unseen(*records: Mapping[str, Any] | None) -> bool:
+    """Whether the launcher or the job cannot be seen from here."""
+    processes = [(record or {}).get("process") for record in records]
+    return any(unseen(process) for process in processes if process)

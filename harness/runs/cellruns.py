@@ -44,6 +44,7 @@ class CellRun:
     now: RunState = field(init=False)
     restarts: int = 0
     mine: bool = False  # started by this launch
+    held: bool = False  # the user knows that a stopped job keeps it
 
     def __post_init__(self) -> None:
         self.refresh()
@@ -57,17 +58,17 @@ class CellRun:
     def in_local_slot(self) -> bool:
         """Whether its last attempt is a process of this machine, in this allocation if there is one."""
         attempt = self.now.attempt
-        if attempt is None or attempt.ticket is not None or not attempt.host_is_here:
+        if attempt is None or attempt.ticket is not None or attempt.unseen:
             return False
         return attempt.claim.get("allocation") == os.environ.get("SLURM_JOB_ID")
 
 
 def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:
     """Every cell of the sweep with its run and state; reads only."""
-    known = study.run_folders()
+    older = study.older_runs()
     items = []
     for name, cell in sweep.cells():
         evaluations = sweep.evaluations_of(cell)
         owed = list(owed_evaluations(cell, evaluations))
-        items.append(CellRun(name, cell, study.run(name, cell, known), owed, evaluations))
+        items.append(CellRun(name, cell, study.run(cell, older), owed, evaluations))
     return items

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.files import read_json, write_bytes, write_text
+from harness.files import write_bytes, write_text
 from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun, split_key
 from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
@@ -54,11 +54,9 @@ def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
     """
     own = [evaluation.id for evaluation in item.evaluations]
     found = []
-    for path in item.run.evaluation_files():
-        record = read_json(path)
-        if record is not None:
-            row = _result_row(item.cell, split_key(path.stem)[0], record, log)
-            found.append((row, record["metrics"].get("nested", [])))  # absent in older records
+    for key, record in item.run.all_measured().items():
+        row = _result_row(item.cell, split_key(key)[0], record, log)
+        found.append((row, record["metrics"].get("nested", [])))  # absent in older records
 
     def place(measured: tuple[Row, list[Row]]) -> tuple[int, int, str]:
         step, evaluation = measured[0]["step"], measured[0]["evaluation"]

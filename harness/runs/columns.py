@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 #: Of the files in results/<study>; a larger one is refused. Raised when an older harness would misread them.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
 """The run folder: every path, and the file of the cell. No other module joins paths inside a run.
 
-    results/<study>/schema.json    the version of all this; absent in studies of version 1 from before it was written
+    results/<study>/sweep.toml     the sweep as it was last launched
+                    cells.json     the ids of its cells, and their names in this study
+                    schema.json    the version of all this; absent in studies of version 1 from before it was written
                     diffs/<hash>.diff   what the code differed from its commit, when cells were launched
-    results/<study>/runs/<readable-name>-<cell id>/
-      cell.json           the cell and its name
+
+A cell is one run for all studies that list it:
+
+    results/runs/<cell id>/
+      cell.json           the cell, and the name that the first study gave it
       attempts/001.json   the claim of attempt 1, a whole file hard-linked into place: it cannot be made twice
                001.submitted.json, 001.started.json, 001.ended.json    written once each, by launcher and job
                001.cancelled.json  somebody asked for the end of attempt 1
@@ -15,6 +20,9 @@
       evaluations/        <evaluation id>@<step>.json
       log                 what the job printed
       evaluating/         attempts, progress.json and log of `dit-harness evaluate`, which may run beside the training
+    results/runs/.locks/  what claims and writing jobs hold, see `harness.runs.claims`
+
+Version 0.1.0 had `results/<study>/runs/<readable-name>-<cell id>/`. Such a run stays where it is, for all studies.
 
 What several studies share lies beside them, in folders that no study can be named like (see `Shared`):
 
@@ -29,15 +37,25 @@ Imports no torch: `status`, `collect` and a launch that finds everything done st
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.errors import InputError
 from harness.files import read_json, write_json
 from harness.spec.cell import Cell
 from harness.spec.extension import Extension
+from harness.spec.identity import ID_DIGITS
+
+#: The folder of all runs in a folder of results, and, in version 0.1.0, in that of a study; no study has its name.
+RUNS = "runs"
 
 #: The two tracks of a run: `launch` and `evaluate` each claim on their own, so that neither takes the other over.
 TRAINING, EVALUATING = TRACKS = "attempts", "evaluating"
+
+
+#: The longest head of a safetensors file, in bytes; the format's own limit.
+_LONGEST_HEAD = 100_000_000
 
 
 class RunFolder:
@@ -59,6 +77,19 @@ class RunFolder:
         self.log = of_track / "log"
         #: Submitit's own files.
         self.submitit_folder = self.folder / "submitit"
+        #: Who holds it may claim or write; it lies outside the folder, which somebody may remove.
+        self.lock_file = folder.parent / ".locks" / f"{self.cell_id}.{track}"
+
+    @property
+    def cell_id(self) -> str:
+        """The id of the cell, with which the name of the folder ends."""
+        return self.folder.name[-ID_DIGITS:]
+
+    @property
+    def label(self) -> str:
+        """What people call the run: `<name>-<cell id>`, or the id alone before the cell is written."""
+        name = (read_json(self.cell_file) or {}).get("name")
+        return f"{name}-{self.cell_id}" if name else self.cell_id
 
     def attempt_file(self, number: int, event: str = "") -> Path:
         """The claim of attempt `number`, or what an event (submitted, started, ended, cancelled) added to it."""
@@ -77,9 +108,18 @@ class RunFolder:
         return self.folder / "checkpoints" / f"weights-{step:08d}.safetensors"
 
     def weights_steps(self) -> list[int]:
-        """The steps whose weights are kept, ascending."""
+        """The steps of which this cell's weights are kept, ascending."""
         files = (self.folder / "checkpoints").glob("weights-*.safetensors")
-        return sorted(int(path.stem.rpartition("-")[2]) for path in files)
+        return [step for step in sorted(map(step_of, files)) if self.has_weights(step)]
+
+    def has_weights(self, step: int) -> bool:
+        """Whether there are weights of `step`, and they say that they are this cell's, or cannot be read."""
+        path = self.weights_file(step)
+        return path.exists() and belongs(meta_of(path), self.cell_id, step)
+
+    def weights_checksum(self, step: int) -> int | None:
+        """The checksum over the weights of `step`; None when they are not there."""
+        return meta_of(self.weights_file(step)).get("crc32")
 
     def state_files(self) -> list[Path]:
         """All training states, the newest first."""
@@ -104,7 +144,7 @@ class RunFolder:
     def samples_parts(self, key: str) -> dict[int, Path]:
         """The parts that are there, by their first sample."""
         files = sorted(self.samples_folder(key).glob("part-*.safetensors"))
-        return {int(path.stem.rpartition("-")[2]): path for path in files}
+        return {step_of(path): path for path in files}
 
     def samples_keys(self) -> list[str]:
         """The evaluations, at a step each, of which there are generated images."""
@@ -131,17 +171,49 @@ class RunFolder:
         """Name and cell of this run; loads the copies of the user's own files first, for they say what a name means.
 
         Raises:
-            InputError: the file is missing or torn, or a copy does not run.
+            InputError: the file is missing, torn or of another cell, or a copy does not run.
         """
         document = read_json(self.cell_file)
-        if document is None:
+        if document is None or not {"name", "cell"} <= document.keys():
             raise InputError(f"{self.cell_file}: missing or not valid JSON")
+        self.load_extensions()
+        cell = Cell.model_validate_json(json.dumps(document["cell"]))
+        if cell.id != self.cell_id:
+            raise InputError(f"{self.cell_file}: cell {cell.id}; allowed in this folder: {self.cell_id}")
+        return str(document["name"]), cell
+
+    def load_extensions(self) -> None:
+        """Load the copies of the user's own files.
+
+        Raises:
+            InputError: one does not run.
+        """
         for path in sorted((self.folder / "extend").glob("*.py")):
             Extension(path.name, path.read_text(encoding="utf-8")).load()
-        return str(document["name"]), Cell.model_validate_json(json.dumps(document["cell"]))
 
     def write_cell(self, name: str, cell: Cell, *, durable: bool = True) -> None:
-        """Write the cell, once."""
-        if read_json(self.cell_file) is None:
+        """Write the cell, unless it is there."""
+        if (read_json(self.cell_file) or {}).get("id") != cell.id:
             document = {"name": name, "id": cell.id, "cell": cell.model_dump(mode="json")}
             write_json(self.cell_file, document, durable=durable)
+
+
+def step_of(path: Path) -> int:
+    """The number at the end of a file's name."""
+    return int(path.stem.rpartition("-")[2])
+
+
+def meta_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, read from the head of the file without torch; empty when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), _LONGEST_HEAD)))
+            found = json.loads(head["__metadata__"]["harness"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def belongs(meta: Mapping[str, Any], cell_id: str, step: int) -> bool:
+    """Whether a checkpoint's own words do not deny that it is this cell's, at this step; old ones say less."""
+    return bool(meta.get("cell", cell_id) == cell_id and meta.get("step", step) == step)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any, Self
+from typing import Any
 
-from harness.files import full_disk_named, write_text
+from harness.files import fsync, full_disk_named, write_text
 from harness.runs.state import Run
 
 
@@ -25,16 +25,20 @@ class TrainLog:
                     rows.append(json.loads(line))
         return rows
 
-    def rewind(self, step: int) -> Self:
-        """Forget what was logged after `step`, to go on from there."""
-        rows = [row for row in self.rows() if row["step"] <= step]
+    def rewrite(self, rows: list[dict[str, Any]]) -> None:
+        """Replace all rows, to go on after the last of them."""
         if rows:
-            write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(self._path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         else:
             self._path.unlink(missing_ok=True)
-        return self
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; NaN is refused."""
         with full_disk_named(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def sync(self) -> None:
+        """Make the rows last. Comes before every file that makes their steps not needed again."""
+        if self._path.exists():
+            fsync(self._path)
+            fsync(self._path.parent)

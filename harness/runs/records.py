@@ -20,6 +20,8 @@ class Claim(TypedDict, total=False):
 
     process: dict[str, Any] | None  # of the launcher, see `harness.processes.process_identity`
     time: str
+    token: str  # tells this claim from another with its number; events hold it too, and version 0.1.0 wrote none
+    study: str  # that launched it
     executor: str
     gpu: str | None
     allocation: str | None  # number of the Slurm job in whose allocation a local launcher runs

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from typing import Any
 
+from pydantic import ValidationError
+
+from harness.errors import InputError
 from harness.files import read_json
-from harness.runs.attempts import Attempt, Attempts, Seen
-from harness.runs.layout import TRAINING
+from harness.runs.attempts import Attempt, Seen
+from harness.runs.claims import Claims
+from harness.runs.layout import TRAINING, RunFolder
 from harness.runs.records import Progress
+from harness.spec.evaluation import Evaluation
 
 
 class State(StrEnum):
@@ -40,12 +48,35 @@ class RunState:
     progress: Progress | None
 
 
-class Run(Attempts):
-    """The folder of one cell on one track: its paths and cell (`RunFolder`), its attempts (`Attempts`), its state."""
+class Run(Claims):
+    """The folder of one cell on one track: paths (`RunFolder`), attempts (`Attempts`), claims (`Claims`), its state."""
+
+    def measured(self, key: str) -> dict[str, Any] | None:
+        """The record of one evaluation at one step; None when there is none of this cell, evaluation, step and weights.
+
+        Weights that are gone, as in a clone, and records of version 0.1.0, which do not name theirs, are not compared.
+        """
+        record = read_json(self.evaluation_file(key))
+        evaluation, _, step = key.partition("@")
+        if record is None or not all(isinstance(record.get(field), dict) for field in ("metrics", "evaluation")):
+            return None
+        weights = self.weights_checksum(int(step))
+        is_asked_for = (
+            record.get("cell") == self.cell_id
+            and str(record.get("step")) == step
+            and _evaluation_id(self, json.dumps(record["evaluation"])) == evaluation
+            and (weights is None or record.get("weights", weights) == weights)
+        )
+        return record if is_asked_for else None
+
+    def all_measured(self) -> dict[str, dict[str, Any]]:
+        """All records that are what they should be, by key."""
+        found = {path.stem: self.measured(path.stem) for path in self.evaluation_files()}
+        return {key: record for key, record in found.items() if record is not None}
 
     def missing_evaluations(self, owed: list[str]) -> list[str]:
         """The keys of `owed` evaluations that have no valid record."""
-        return [key for key in owed if read_json(self.evaluation_file(key)) is None]
+        return [key for key in owed if self.measured(key) is None]
 
     def state(self, owed: list[str], training_steps: int) -> RunState:
         """The state, read from the files and, for a job that may live, from its scheduler.
@@ -61,7 +92,10 @@ class Run(Attempts):
             waits = attempt.started is None or attempt.ended is not None or seen.word == "PENDING"
             state = State.QUEUED if waits else State.RUNNING
             reason = "waits for a slot" if attempt.pooled and seen.word == "RUNNING" else seen.reason
-            return RunState(state, attempt, reason if waits else "", None if waits else self.progress())
+            if attempt.unseen and attempt.seen is None:
+                reason = f"attempt {attempt.number} {attempt.unseen} wrote last {attempt.heartbeat_age:.0f} s ago"
+            shown = reason if waits or attempt.unseen else ""
+            return RunState(state, attempt, shown, None if waits else self.progress())
         if not missing:
             return RunState(State.DONE, attempt, "", None)
         if attempt is not None and attempt.ended is not None and attempt.ended.get("outcome") == "failed":
@@ -69,7 +103,7 @@ class Run(Attempts):
         if attempt is not None and attempt.outcome == "cancelled":
             again = "--retry runs it again" if self.track == TRAINING else "evaluate goes on with it"
             return RunState(State.CANCELLED, attempt, again, self.progress())
-        if self.weights_file(training_steps).exists():
+        if self.has_weights(training_steps):
             message = f"{len(missing)} of {len(owed)} evaluations owed"
             return RunState(State.PARTIAL, attempt, message, None)
         if attempt is None or attempt.outcome == "done":  # a record or checkpoint was deleted after its end
@@ -80,3 +114,21 @@ class Run(Attempts):
         if attempt.seen is not None and attempt.seen.word:
             message += f"; {attempt.executor.capitalize()}: {attempt.seen.word}"
         return RunState(State.INTERRUPTED, attempt, message, self.progress())
+
+
+def _evaluation_id(run: RunFolder, fields: str) -> str | None:
+    """The id of a recorded evaluation; None when it is none, or one of a user's file that the run does not hold."""
+    try:
+        return _known_id(fields)
+    except ValidationError:
+        pass
+    try:
+        run.load_extensions()
+        return _known_id(fields)
+    except (ValidationError, InputError):
+        return None
+
+
+@lru_cache(maxsize=10_000)
+def _known_id(fields: str) -> str:
+    return Evaluation.model_validate_json(fields).id

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from harness.errors import InputError
 from harness.files import file_clock, read_json, write_json, write_text
 from harness.runs.attempts import Scheduler
 from harness.runs.columns import SCHEMA_VERSION
-from harness.runs.layout import TRACKS
+from harness.runs.layout import RUNS, TRACKS
 from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.extension import Extension
@@ -22,6 +22,16 @@ LEFTOVER_SECONDS = 600.0
 
 #: Longest difference that is kept whole, in characters.
 DIFF_CHARACTERS = 1_000_000
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name, without those whose names begin with a dot or "_"; none if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(entry.path) for entry in entries if entry.is_dir() and entry.name[0] not in "._"]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(found)
 
 
 class Study:
@@ -36,51 +46,62 @@ class Study:
         self.sweep_file = self.folder / "sweep.toml"
         #: The version of the study's files.
         self.schema_file = self.folder / "schema.json"
-        #: One folder a cell.
-        self.runs_folder = self.folder / "runs"
+        #: The ids of the study's cells, and their names, as it was last launched.
+        self.cells_file = self.folder / "cells.json"
+        #: One folder a cell, for all studies.
+        self.runs_folder = root / RUNS
         #: Submitit's own files of Slurm arrays, which belong to no single run.
         self.submitit_folder = self.folder / "submitit"
         #: Pictures of samples, for the report.
         self.samples_folder = self.folder / "samples"
 
-    @classmethod
-    def of(cls, run: Run) -> Study:
-        """The study that a run is part of."""
-        return cls(run.folder.parents[2], run.folder.parents[1].name)
-
     def table(self, name: str) -> Path:
         """A table that `collect` writes, by its file name."""
         return self.folder / name
 
-    def run_folders(self) -> dict[str, Run]:
-        """All runs of the study, by cell id. Lists the folder once, so that a study of many cells stays quick."""
-        if not self.runs_folder.is_dir():
-            return {}
-        with os.scandir(self.runs_folder) as entries:
-            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
-        return {folder.name[-ID_DIGITS:]: Run(folder, self.schedulers) for folder in folders}
+    def older_runs(self) -> dict[str, Path]:
+        """The folders of runs where version 0.1.0 put them, `results/<study>/runs/<name>-<id>`, by the id of the cell.
 
-    def run(self, name: str, cell: Cell, known: dict[str, Run] | None = None) -> Run:
-        """The run of a cell: the folder that ends in its id, whatever name it was given, or a new one."""
-        known = self.run_folders() if known is None else known
-        return known.get(cell.id) or Run(self.runs_folder / f"{name}-{cell.id}", self.schedulers)
+        Of one id those of this study come first: all studies use them, so that no cell is trained twice.
+        """
+        studies = [entry for entry in _folders(self.root) if entry.name not in (RUNS, self.name)]
+        found: dict[str, Path] = {}
+        for study in (self.folder, *studies):
+            for folder in _folders(study / RUNS):
+                found.setdefault(folder.name[-ID_DIGITS:], folder)
+        return found
 
-    def save_sweep(self, source: Path, extensions: tuple[Extension, ...] = ()) -> None:
-        """Keep a copy of the sweep file and of what it extends, so that the study can be named without them."""
+    def run(self, cell: Cell, older: Mapping[str, Path] | None = None) -> Run:
+        """The run of a cell, which all studies share; `older`, if known, is what `older_runs` found."""
+        folder = self.runs_folder / cell.id
+        if not folder.exists():
+            folder = (self.older_runs() if older is None else older).get(cell.id, folder)
+        return Run(folder, self.schedulers)
+
+    def save_sweep(self, source: Path, names: Mapping[str, str], extensions: tuple[Extension, ...] = ()) -> None:
+        """Keep a copy of the sweep file and of what it extends, so that the study can be named without them.
+
+        Args:
+            source: the sweep file.
+            names: of its cells, by id.
+            extensions: the user's own files that it names.
+        """
         for extension in extensions:
             write_text(self.folder / extension.name, extension.text)
         text = source.read_text(encoding="utf-8")
         if not self.sweep_file.exists() or self.sweep_file.read_text(encoding="utf-8") != text:
             write_text(self.sweep_file, text)
-        if not self.schema_file.exists():
+        if read_json(self.cells_file) != names:
+            write_json(self.cells_file, dict(names))
+        if read_json(self.schema_file) != {"schema": SCHEMA_VERSION}:
             write_json(self.schema_file, {"schema": SCHEMA_VERSION})
 
-    def remove_leftovers(self) -> None:
-        """Remove the half-written files of killed launchers, in the study's folder and among the claims.
+    def remove_leftovers(self, runs: Iterable[Run]) -> None:
+        """Remove the half-written files of killed launchers, in the study's folder and among the claims of its runs.
 
         Files younger than `LEFTOVER_SECONDS` stay: a launcher may be writing them.
         """
-        claims = (run.on(track).attempts_folder for run in self.run_folders().values() for track in TRACKS)
+        claims = (run.on(track).attempts_folder for run in runs for track in TRACKS)
         for folder in (self.folder, self.folder / "diffs", self.samples_folder, *claims):
             for leftover in folder.glob(".*.tmp"):
                 with contextlib.suppress(FileNotFoundError):

@@ -16,11 +16,9 @@ from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 from harness.errors import InputError
-from harness.files import read_json
 from harness.runs.cellruns import split_key
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
-from harness.runs.study import Study
 from harness.spec.cell import Cell
 
 _LOG = logging.getLogger(__name__)
@@ -71,15 +69,13 @@ def points(run: Run, cell: Cell) -> list[Point]:
                 found.append(Point(tag, step, row[key]))
         if row.get("seconds"):
             found.append(Point("images per s", step, step * cell.training.batch_size / row["seconds"]))
-    for path in run.evaluation_files():
-        record = read_json(path)
-        if record is not None:
-            evaluation, _ = split_key(path.stem)
-            found += [
-                Point(f"{evaluation}/{key}", record["step"], float(value))
-                for key, value in record["metrics"].items()
-                if isinstance(value, Real) and not isinstance(value, bool)
-            ]
+    for key, record in run.all_measured().items():
+        evaluation, step = split_key(key)
+        found += [
+            Point(f"{evaluation}/{metric}", step, float(value))
+            for metric, value in record["metrics"].items()
+            if isinstance(value, Real) and not isinstance(value, bool)
+        ]
     return found
 
 
@@ -88,7 +84,7 @@ class TensorBoard:
     kill.
     """
 
-    def __init__(self, run: Run, cell: Cell, attempt: int) -> None:
+    def __init__(self, run: Run, cell: Cell, attempt: int, study: str) -> None:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
         from tensorboard.summary import Writer
 
@@ -115,7 +111,7 @@ class WeightsAndBiases:
     all points from step 1 on, and the W&B run of the newest attempt has every step once.
     """
 
-    def __init__(self, run: Run, cell: Cell, attempt: int) -> None:
+    def __init__(self, run: Run, cell: Cell, attempt: int, study: str) -> None:
         import wandb
 
         self.known: set[tuple[str, int]] = set()
@@ -123,9 +119,9 @@ class WeightsAndBiases:
         folder.mkdir(parents=True, exist_ok=True)
         mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._run = wandb.init(
-            project=Study.of(run).name,
-            group=run.folder.name,
-            name=f"{run.folder.name}, attempt {attempt}",
+            project=study,
+            group=run.label,
+            name=f"{run.label}, attempt {attempt}",
             id=f"{cell.id}-{attempt}",
             dir=str(folder),
             mode=mode,
@@ -156,12 +152,12 @@ _TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases]] = {
 class Mirror:
     """Keeps the trackers of one attempt up to date with the run's files. Never raises: it drops a tracker that does."""
 
-    def __init__(self, names: Iterable[str], run: Run, cell: Cell, attempt: int) -> None:
+    def __init__(self, names: Iterable[str], run: Run, cell: Cell, attempt: int, study: str) -> None:
         self._run, self._cell = run, cell
         self._open: dict[str, Tracker] = {}
         for name in names:
             with self._dropped_on_error(name):
-                self._open[name] = _TRACKERS[name](run, cell, attempt)
+                self._open[name] = _TRACKERS[name](run, cell, attempt, study)
 
     def update(self) -> None:
         """Pass on what is new."""

@@ -139,7 +139,7 @@ def cause_of(attempt: Attempt) -> Cause | None:
     if attempt.outcome != "lost":
         return None
     word = attempt.seen.word if attempt.seen else ""
-    return _SLURM_CAUSES.get(word, Cause.LOST if attempt.host_is_here else Cause.NODE)
+    return _SLURM_CAUSES.get(word, Cause.NODE if attempt.unseen else Cause.LOST)
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,10 @@ def load(path: Path) -> Loaded:
     return Loaded(tensors, meta)
 
 
-def newest(paths: Sequence[Path], is_wanted: Callable[[dict[str, Any]], bool] = lambda meta: True) -> Loaded | None:
-    """The first whole checkpoint of `paths` (newest first) whose meta is wanted; corrupt ones are removed.
+def newest(paths: Sequence[Path], is_wanted: Callable[[Path, dict[str, Any]], bool]) -> Loaded | None:
+    """The first whole checkpoint of `paths` (newest first) that is wanted, by its meta; corrupt ones are removed.
 
-    What is removed is printed, into the job's log.
+    The job's log says what is removed.
     """
     for i, path in enumerate(paths):
         try:
@@ -92,7 +92,7 @@ def newest(paths: Sequence[Path], is_wanted: Callable[[dict[str, Any]], bool] = 
             _LOG.warning("removed a corrupt checkpoint, %s: %s", further, error)
             path.unlink(missing_ok=True)
             continue
-        if is_wanted(found.meta):
+        if is_wanted(path, found.meta):
             return found
     return None
 

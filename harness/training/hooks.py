@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
@@ -26,11 +27,12 @@ class Hooks:
     """What training and sampling need of the job around them.
 
     Attributes:
-        before_write: raises when this job must not write any more.
+        writing: what every write happens in; raises, before it, when this job must not write any more. It cannot be
+            entered twice at once.
         should_stop: true once the job was asked to stop.
         report: takes where the work is; called often, so it thins by itself.
     """
 
-    before_write: Callable[[], None] = lambda: None
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext
     should_stop: Callable[[], bool] = lambda: False
     report: Callable[[Report], None] = lambda _: None

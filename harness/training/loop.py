@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +24,7 @@ from harness.data.draws import sample_indices, step_draws, stream
 from harness.data.latents import Latents
 from harness.diffusion.objective import build
 from harness.errors import NonFiniteLossError
+from harness.runs.layout import belongs, step_of
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.spec.cell import Cell
@@ -75,8 +79,7 @@ def train(
     """
     recipe, ranks = cell.training, ranks or Ranks()
     state = TrainState.initial(cell, options.device)
-    hooks.before_write()
-    if (found := ranks.load_on_first(lambda: _newest_state(run, options.keep, recipe.steps))) is not None:
+    if (found := ranks.load_on_first(lambda: _newest_state(run, cell, options.keep, hooks))) is not None:
         state.load(found)
     data = batches(source, options.device)
     checkpoints = _Checkpoints(state, cell, run, hooks, options)
@@ -101,14 +104,20 @@ def train(
         hooks.report({"stage": "train", "done": state.step, "total": recipe.steps, "loss": loss, "images_per_s": speed})
 
     if ranks.is_first:
-        for path in run.state_files():  # the kept weights are all that is needed from here on
-            path.unlink(missing_ok=True)
+        with hooks.writing():
+            for path in run.state_files():  # the kept weights are all that is needed from here on
+                path.unlink(missing_ok=True)
 
 
-def _newest_state(run: Run, keep: list[int], steps: int) -> checkpoint.Loaded | None:
-    """The newest whole state from which every step of `keep` that has no weights yet is still to come."""
-    latest = min((step for step in keep if not run.weights_file(step).exists()), default=steps)
-    found = checkpoint.newest(run.state_files(), lambda meta: int(meta["step"]) <= latest)
+def _newest_state(run: Run, cell: Cell, keep: list[int], hooks: Hooks) -> checkpoint.Loaded | None:
+    """The cell's newest whole state from which every step of `keep` that has no weights yet is still to come."""
+    latest = min((step for step in keep if not run.has_weights(step)), default=cell.training.steps)
+
+    def is_wanted(path: Path, meta: dict[str, Any]) -> bool:
+        return belongs(meta, cell.id, step_of(path)) and step_of(path) <= latest
+
+    with hooks.writing():  # it removes corrupt states
+        found = checkpoint.newest(run.state_files(), is_wanted)
     if found is not None:
         _LOG.info("resumed at step %s", found.meta["step"])
     return found
@@ -122,46 +131,70 @@ class _Log:
         self._images = options.recording.loss_images
         self._measured_at = options.recording.steps(cell.training.steps, options.keep)
         self._every = max(1, cell.training.steps // LOG_ROWS)
-        self._file = TrainLog(run).rewind(state.step)
+        self._file = TrainLog(run)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Write the log as it was when the state was written."""
+        state = self._state
+        if state.step and not state.rows:  # a state of version 0.1.0
+            state.rows = [row for row in self._file.rows() if row["step"] <= state.step]
+            reached, due = max((row["step"] for row in state.rows), default=0), state.step - state.step % self._every
+            if reached < due:
+                _LOG.warning("note: train.jsonl ends at step %s; the losses up to step %s are lost", reached, due)
+        with self._hooks.writing():
+            self._file.rewrite(state.rows)
 
     def after_step(self, loss: float) -> None:
         """Append the rows that are due."""
         state = self._state
         state.window.append(loss)
         if state.step % self._every == 0 or state.step == self._cell.training.steps:
-            self._hooks.before_write()
             mean = sum(state.window) / len(state.window)
-            self._file.append({"step": state.step, "loss": mean, "seconds": state.seconds})
+            self._append({"loss": mean, "seconds": state.seconds})
             state.window = []
         if state.step in self._measured_at:
-            self._hooks.before_write()
-            losses = measure_losses(state.ema, self._cell, self._data, self._images)
-            self._file.append({"step": state.step, **losses})
+            self._append(measure_losses(state.ema, self._cell, self._data, self._images))
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        row = {"step": self._state.step, **values}
+        self._state.rows.append(row)
+        with self._hooks.writing():
+            self._file.append(row)
 
 
 class _Checkpoints:
-    """Writes the weights of the kept steps, and the full state from time to time."""
+    """Writes the weights of the kept steps and, from time to time, the full state; the log of their steps before."""
 
     def __init__(self, state: TrainState, cell: Cell, run: Run, hooks: Hooks, options: Options) -> None:
         self._state, self._cell, self._run, self._hooks, self._options = state, cell, run, hooks, options
+        self._log = TrainLog(run)
         self._saved_at = time.monotonic()
 
     def after_step(self) -> None:
         """Write what is due."""
         state, moment = self._state, time.monotonic()
         if state.step in self._options.keep:
-            self._hooks.before_write()
             meta = {"step": state.step, "cell": self._cell.id}
-            checkpoint.save(self._run.weights_file(state.step), state.weights(), meta)
+            with self._hooks.writing():
+                self._log.sync()
+                checkpoint.save(self._run.weights_file(state.step), state.weights(), meta)
         if state.step < self._cell.training.steps and moment - self._saved_at >= self._options.checkpoint_seconds:
             self.save_state()
 
     def save_state(self) -> None:
-        """Write the full state, then drop all but the two newest (the older one is the spare)."""
-        self._hooks.before_write()
-        self._state.save(self._run.state_file(self._state.step))
-        for old in self._run.state_files()[2:]:
-            old.unlink(missing_ok=True)
+        """Write the full state, then drop all but this one and the one before, which is the spare.
+
+        A later one, of another cell or from which this training could not go on, is dropped too.
+        """
+        run, step = self._run, self._state.step
+        with self._hooks.writing():
+            self._log.sync()
+            self._state.save(run.state_file(step))
+            spare = [path for path in run.state_files() if step_of(path) < step][:1]
+            for path in run.state_files():
+                if path not in (run.state_file(step), *spare):
+                    path.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
 

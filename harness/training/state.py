@@ -21,6 +21,7 @@ class State:
 
     network: Any  # an nn.Module; diffusers' have no types
     optimizer: torch.optim.AdamW
+    owner: str  # id of the cell, or of the autoencoder
     step: int = 0
     seconds: float = 0.0
 
@@ -30,7 +31,7 @@ class State:
 
     def meta(self) -> dict[str, Any]:
         """What is saved beside the tensors."""
-        return {"step": self.step, "seconds": self.seconds}
+        return {"cell": self.owner, "step": self.step, "seconds": self.seconds}
 
     def save(self, path: Path) -> None:
         """Write the full state."""
@@ -58,6 +59,7 @@ class TrainState(State):
     network: Network
     ema: Network
     window: list[float] = field(default_factory=list)  # losses since the last logged row
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of the log, so that a resume can write it anew
 
     @classmethod
     def initial(cls, cell: Cell, device: str) -> TrainState:
@@ -72,7 +74,8 @@ class TrainState(State):
             weight_decay=cell.training.weight_decay,
             fused=True,
         )
-        return cls(network=network, ema=copy.deepcopy(network).requires_grad_(False), optimizer=optimizer)
+        ema = copy.deepcopy(network).requires_grad_(False)
+        return cls(network=network, ema=ema, optimizer=optimizer, owner=cell.id)
 
     def weights(self) -> dict[str, Tensor]:
         """Weights and averaged weights, by name."""
@@ -80,13 +83,14 @@ class TrainState(State):
 
     def meta(self) -> dict[str, Any]:
         """See `State`."""
-        return {**super().meta(), "window": self.window}
+        return {**super().meta(), "window": self.window, "rows": self.rows}
 
     def load(self, saved: checkpoint.Loaded) -> None:
         """See `State`."""
         super().load(saved)
         self.ema.load_state_dict(checkpoint.part(saved.tensors, "ema."))
         self.window = list(saved.meta["window"])
+        self.rows = list(saved.meta.get("rows", []))  # version 0.1.0 kept none
 
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the weights: decay * average + (1 - decay) * weights."""

@@ -69,8 +69,9 @@ def train_vae(
     spec = data.vae
     assert isinstance(spec, TrainedVae)
     network = build(spec, data.image_shape).to(device).train()
-    state = State(network, torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True))
-    if (found := checkpoint.newest([folder / _STATE])) is not None:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
+    state = State(network, optimizer, autoencoders.recipe_id(data))
+    if found := checkpoint.newest([folder / _STATE], lambda _, meta: meta.get("cell", state.owner) == state.owner):
         state.load(found)
     images = PixelBatches(dataset.train, device)
     begun = saved = time.monotonic()
@@ -91,7 +92,7 @@ def train_vae(
         )
     _write_diffusers(network, folder)
     card = {
-        "id": folder.name.rpartition("-")[2],
+        "id": state.owner,
         "data": autoencoders.describe(data),
         "fingerprint": dataset.fingerprint,
         "weights": autoencoders.weights_hash(folder),

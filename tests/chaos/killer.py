@@ -1,4 +1,4 @@
-"""Kill this process at a write, from the outside: the harness holds no hook for it.
+"""Kill or stop this process at a write, from the outside: the harness holds no hook for it.
 
 Python announces every file operation to audit hooks before it is done. This one gives those under a study's folder a
 name such as "job state renamed", counts them, and at a chosen one sends SIGKILL to its own process, if need be after
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: What a file of a study is called, by its path inside the study.
+#: What a file is called, by its path inside the results.
 _KINDS = (
     (r"runs/[^/]+/(attempts|evaluating)/\d+\.json", "claim"),
     (r"runs/[^/]+/(attempts|evaluating)/\d+\.(\w+)\.json", r"\2"),
@@ -26,9 +26,9 @@ _KINDS = (
     (r"runs/[^/]+/evaluations/.*", "evaluation"),
     (r"runs/[^/]+/(cell|progress)\.json", r"\1"),
     (r"runs/[^/]+/train\.jsonl", "curve"),
-    (r"samples/.*\.png", "copied picture"),
-    (r"diffs/.*", "diff"),
-    (r"(sweep|schema|results|curves|attempts)\.\w+", r"\1"),
+    (r"[^/]+/samples/.*\.png", "copied picture"),
+    (r"[^/]+/diffs/.*", "diff"),
+    (r"[^/]+/(sweep|cells|schema|results|curves|attempts)\.\w+", r"\1"),
 )
 
 #: Written when the clock says so, not at a step, so that it would make counts irreproducible.
@@ -36,7 +36,7 @@ _UNCOUNTED = ("progress",)
 
 
 def kind_of(path: str) -> str | None:
-    """The kind of a study's file, or of the file that a temporary one becomes; None of others, such as the log."""
+    """The kind of a file of the results, or of that which a temporary one becomes; None of others, such as the log."""
     folder, _, name = path.rpartition("/")
     if found := re.fullmatch(r"\.(.+)\.[^.]+\.tmp", name):
         name = found[1]
@@ -48,16 +48,16 @@ def kind_of(path: str) -> str | None:
 
 
 class Killer:
-    """Watches the writes below `study` of this process, and of those that it forks.
+    """Watches the writes below `results` of this process, and of those that it forks.
 
     Args:
-        study: the study's folder.
+        results: the folder of studies and runs.
         decide: told the name of every write point when it is reached and how many came before it in this process;
-            true ends the process there.
+            returns the signal that the process sends to itself there: SIGKILL or SIGSTOP; 0 for none.
     """
 
-    def __init__(self, study: Path, decide: Callable[[str, int], bool]) -> None:
-        self._root = f"{study.resolve()}/"
+    def __init__(self, results: Path, decide: Callable[[str, int], int]) -> None:
+        self._root = f"{results.resolve()}/"
         self._decide = decide
         self.role = "launcher"
         self.count = 0
@@ -89,6 +89,8 @@ class Killer:
                 return  # a reader; only what is to be synced is opened without a mode
             if Path(path).is_dir():
                 self._reach(f"{self._last} {'linked' if self._last == 'claim' else 'renamed'}")
+            elif not inside.endswith(".tmp"):
+                self._reach(f"{kind_of(inside)} not synced")
             elif kind := kind_of(inside):
                 self._reach(f"{kind} half written", lambda: os.truncate(path, Path(path).stat().st_size // 2))
                 self._reach(f"{kind} written")
@@ -119,10 +121,10 @@ class Killer:
 
     def _reach(self, what: str, damage: Callable[[], object] | None = None) -> None:
         counted = not what.startswith(_UNCOUNTED)
-        if self._decide(f"{self.role} {what}", self.count if counted else -1):
-            if damage is not None:
+        if number := self._decide(f"{self.role} {what}", self.count if counted else -1):
+            if damage is not None and number == signal.SIGKILL:
                 damage()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         self.count += counted
 
 

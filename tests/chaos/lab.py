@@ -65,12 +65,13 @@ sampling_batch = 20
 #: Longest life of one launch.
 SECONDS = 120
 
-Decide = Callable[[str, int], bool]
+#: What happens at a write point: a signal, or 0. Told its name, and how many came before in this process.
+Decide = Callable[[str, int], int]
 
 
-def never(name: str, count: int) -> bool:
+def never(name: str, count: int) -> int:
     """Kill nowhere."""
-    return False
+    return 0
 
 
 class Notes:
@@ -101,13 +102,14 @@ class Lab:
         self.sweep.write_text(sweep)
         self.study = Study(folder / "results", "tiny")
         self.killed = folder / "killed"  # a line for every kill
+        self.stopped = folder / "stopped"  # the process that stopped itself
 
     def start(self, decide: Decide = never, *, retry: bool = False) -> int:
         """Begin a launch in a fork; returns its process id."""
         if pid := os.fork():
             return pid
         with _forked(self.folder / "output"):
-            killer = Killer(self.study.folder, self._recording(decide))
+            killer = Killer(self.study.root, self._recording(decide))
             os.chdir(self.folder)
             vars(local)["submitit"] = SimpleNamespace(LocalExecutor=_executor(killer))
             local.LocalExecutor.poll_seconds = 0.02
@@ -126,13 +128,14 @@ class Lab:
         return wait_for(self.start(decide, retry=retry))
 
     def _recording(self, decide: Decide) -> Decide:
-        def decided(name: str, count: int) -> bool:
-            if not decide(name, count):
-                return False
-            descriptor = os.open(self.killed, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.write(descriptor, f"{name}\n".encode())
+        def decided(name: str, count: int) -> int:
+            if not (number := decide(name, count)):
+                return 0
+            stops = number == signal.SIGSTOP
+            descriptor = os.open(self.stopped if stops else self.killed, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, f"{os.getpid() if stops else name}\n".encode())
             os.close(descriptor)
-            return True
+            return signal.SIGKILL if number is True else number
 
         return decided
 
@@ -145,14 +148,18 @@ class Lab:
         logs = (path.read_text(errors="replace") for path in self.study.runs_folder.glob("*/log"))
         return "\n".join([(self.folder / "output").read_text(errors="replace"), *logs])
 
+    def runs(self) -> list[runs.Run]:
+        """All runs that are there."""
+        return [runs.Run(folder) for folder in sorted(self.study.runs_folder.glob("[!.]*"))]
+
     # what must hold
 
     def check_whole(self) -> None:
         """After any kill: what is there under its name is whole."""
-        for path in self.study.folder.rglob("*.json"):
+        for path in self.study.root.rglob("*.json"):
             if not path.name.startswith("."):
                 assert read_json(path) is not None, f"{path} is torn"
-        for path in self.study.folder.rglob("*.safetensors"):
+        for path in self.study.root.rglob("*.safetensors"):
             if not path.name.startswith("."):
                 checkpoint.load(path)
         for folder in self.study.runs_folder.glob("*/attempts"):
@@ -161,23 +168,23 @@ class Lab:
 
     def check_over(self) -> None:
         """After the last launch: nothing runs, nothing is left half-written, the attempts tell one story."""
-        for folder in self.study.runs_folder.iterdir():
-            attempts = runs.Run(folder).attempts()
+        for run in self.runs():
+            folder, attempts = run.folder, run.attempts()
             assert not any(is_alive((a.started or {}).get("process")) for a in attempts if a.ended is None)
             ends = [attempt.outcome for attempt in attempts]
             assert set(ends[:-1]) <= {"lost", "stopped", "failed", "done"}, ends
             assert not list(folder.glob("checkpoints/state-*")), "states are needed no more"
         runs_left = [p for p in self.study.runs_folder.rglob(".*.tmp") if p.parent.name != "attempts"]
         assert runs_left == []
-        for leftover in self.study.folder.rglob(".*.tmp"):
+        for leftover in self.study.root.rglob(".*.tmp"):
             os.utime(leftover, (0, 0))  # as if the killed launchers were of last week
-        self.study.remove_leftovers()
-        assert list(self.study.folder.rglob(".*.tmp")) == []
+        self.study.remove_leftovers(self.runs())
+        assert list(self.study.root.rglob(".*.tmp")) == []
 
     def science(self) -> dict[str, Any]:
         """All that must not depend on disturbances."""
         found: dict[str, Any] = {}
-        for folder in sorted(self.study.runs_folder.iterdir()):
+        for folder in (run.folder for run in self.runs()):
             kept = ("cell.json", "checkpoints/weights-*", "samples/*/part-*", "samples/*.png")
             for path in (path for pattern in kept for path in folder.glob(pattern)):
                 found[f"{folder.name}/{path.relative_to(folder)}"] = path.read_bytes()

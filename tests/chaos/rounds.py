@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.chaos.lab import SWEEP, Decide, Lab, never, wait_for, warm
+import psutil
+
+from tests.chaos.lab import SECONDS, SWEEP, Decide, Lab, never, wait_for, warm
 
 #: Launches after which a study must be done; each kill costs at most one, and the harness restarts lost jobs itself.
 MOST_LAUNCHES = 40
@@ -38,8 +43,8 @@ def at_each_point(folder: Path, points: set[str]) -> Lab:
     """
     lab = Lab(folder)
 
-    def not_yet(name: str, count: int) -> bool:
-        return name not in lab.kills()
+    def not_yet(name: str, count: int) -> int:
+        return 0 if name in lab.kills() else signal.SIGKILL
 
     idle = 0
     while idle < 3:
@@ -89,8 +94,68 @@ def at_random(folder: Path, seed: int, most: int) -> Lab:
     raise AssertionError(f"not done after {MOST_LAUNCHES} launches\n{lab.output()}")
 
 
+def at_a_stop(folder: Path, seed: int) -> Lab:
+    """One study, in which a job stops at a random write, counts as lost, is taken over, and wakes up."""
+    lab, draw = Lab(folder), random.Random(seed)
+    where, late = draw.randrange(WRITES["job"] // 2), draw.random() < 0.5
+
+    def once(name: str, count: int) -> int:
+        return signal.SIGSTOP if _at("job", where)(name, count) and not lab.stopped.exists() else 0
+
+    launcher, deadline = lab.start(once), time.monotonic() + SECONDS
+    while not lab.stopped.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stopped = int(lab.stopped.read_text())
+    _wait(lambda: psutil.Process(stopped).status() == psutil.STATUS_STOPPED)
+    for run in lab.runs():  # as a job on another host that has been silent for long
+        for path in run.attempts_folder.glob("*.json"):
+            record = json.loads(path.read_text())
+            if (record.get("process") or {}).get("pid") == stopped:
+                record["process"]["host"] = "elsewhere"
+                path.write_text(json.dumps(record))
+                for file in (run.progress_file, *run.attempts_folder.glob("*.json")):
+                    if file.exists():
+                        os.utime(file, (0, 0))
+    if late:  # unless it holds the cell, all is done before it wakes up
+        time.sleep(2)
+    os.kill(stopped, signal.SIGCONT)
+    assert wait_for(launcher) == 0, lab.output()
+    _wait(lambda: not is_running(stopped))
+    assert lab.launch() == 0, lab.output()
+    return lab
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def grown(folder: Path, decide: Decide) -> Lab:
+    """One study that gets two more cells, and other names, while its first launch runs; launched until it is done."""
+    lab = Lab(folder, SWEEP.replace("slots = 2", "slots = 1"))
+    first = lab.start(decide)
+    _wait(lambda: bool(lab.runs()) or not is_running(first))
+    lab.sweep.write_text(lab.sweep.read_text().replace("depth = [1, 2]", "depth = [1, 2]\nseed = [0, 1]"))
+    codes = [lab.launch(decide), wait_for(first)]
+    assert set(codes) <= {0, 1, -9}
+    for _ in range(MOST_LAUNCHES):
+        if lab.launch() == 0:
+            return lab
+    raise AssertionError(f"not done after {MOST_LAUNCHES} launches\n{lab.output()}")
+
+
 def _at(role: str, where: int) -> Decide:
-    return lambda name, count: count == where and name.startswith(role)
+    return lambda name, count: signal.SIGKILL if count == where and name.startswith(role) else 0
 
 
 def check_equal(disturbed: Lab, undisturbed: Lab) -> None:
@@ -116,7 +181,12 @@ def main() -> None:
             undisturbed = quiet(Path(scratch))
             for lab in random_kills(Path(scratch), seed, options.kills, undisturbed):
                 kills.update(lab.kills())
-                print(f"seed {seed + studies}: {len(lab.kills())} kills, the same result", flush=True)
+                stopped = at_a_stop(Path(scratch) / f"stop-{seed + studies}", seed + studies)
+                check_equal(stopped, undisturbed)
+                whole = grown(Path(scratch) / f"grown-{seed + studies}", _at("job", 10 + studies))
+                whole.check_over()
+                done = f"{len(lab.kills())} kills; a stop and a takeover; a growing sweep"
+                print(f"seed {seed + studies}: {done}: the same result", flush=True)
                 studies += 1
         except AssertionError as error:
             failed = seed + studies

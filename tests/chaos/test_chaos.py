@@ -12,19 +12,19 @@ import pytest
 
 from harness.runs.attempts import RESTARTS
 from tests.chaos.killer import kind_of
-from tests.chaos.lab import Lab, wait_for, warm
-from tests.chaos.rounds import at_each_point, check_equal, quiet, random_kills
+from tests.chaos.lab import Lab, never, wait_for, warm
+from tests.chaos.rounds import at_a_stop, at_each_point, check_equal, grown, quiet, random_kills
 
 pytestmark = pytest.mark.xdist_group("chaos")  # forks of one warm process
 
 #: Files of a study and what happens to them; a kill comes at each.
 ATOMIC = {
-    "launcher": ("sweep", "schema", "cell", "submitted", "copied picture", "results", "curves", "attempts"),
+    "launcher": ("sweep", "cells", "schema", "cell", "submitted", "copied picture", "results", "curves", "attempts"),
     "job": ("started", "state", "weights", "samples", "picture", "evaluation", "ended"),
 }
 OTHERS = {
     "launcher claim created", "launcher claim synced", "launcher claim linked",
-    "job curve appended", "job curve half appended", "job state removed", "job progress synced",
+    "job curve appended", "job curve half appended", "job curve not synced", "job state removed", "job progress synced",
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_a_stale_claim_of_a_dead_host_is_taken_over_and_said(undisturbed: Lab, t
     assert lab.launch(lambda name, count: name == "job state renamed") == 1
     assert lab.output().count("starting it again") == 2 * RESTARTS, "of two cells"
     assert len(lab.kills()) == 2 * (RESTARTS + 1)
-    newest = [sorted(folder.glob("attempts/*.started.json"))[-1] for folder in lab.study.runs_folder.iterdir()]
+    newest = [sorted(folder.glob("attempts/*.started.json"))[-1] for folder in (run.folder for run in lab.runs())]
     for path, age in zip(newest, (0, 720), strict=True):  # both of another host; of one not a word for 12 minutes
         started = json.loads(path.read_text())
         started["process"]["host"] = "elsewhere"
@@ -76,7 +76,7 @@ def test_a_stale_claim_of_a_dead_host_is_taken_over_and_said(undisturbed: Lab, t
         for file in path.parents[1].rglob("*.json"):
             os.utime(file, (time.time() - age, time.time() - age))
     launcher = lab.start()
-    silent = newest[1].parents[1].name.rpartition("-")[0]
+    silent = json.loads((newest[1].parents[1] / "cell.json").read_text())["name"]
     taken = f"{silent}: taking over: attempt {int(newest[1].name[:3])} of host elsewhere has been silent for 12 min"
     deadline = time.monotonic() + 60
     while f"{silent}: done" not in lab.output() and time.monotonic() < deadline:
@@ -90,6 +90,25 @@ def test_a_stale_claim_of_a_dead_host_is_taken_over_and_said(undisturbed: Lab, t
     check_equal(lab, undisturbed)
 
 
+def test_stopped_taken_over_and_woken(undisturbed: Lab, tmp_path: Path) -> None:
+    for number in range(4):
+        lab = at_a_stop(tmp_path / str(number), number)
+        check_equal(lab, undisturbed)
+
+
+def test_a_sweep_that_grows_while_it_runs(undisturbed: Lab, tmp_path: Path) -> None:
+    lab = grown(tmp_path, never)
+    assert [len(run.attempt_numbers()) for run in lab.runs()] == [1] * 4, "nothing is trained twice"
+    names = json.loads((lab.study.folder / "cells.json").read_text())
+    assert sorted(names) == sorted(run.cell_id for run in lab.runs())
+    assert all("seed" in name for name in names.values()), "the names are those of the grown sweep"
+    lab.check_over()
+    mine = lab.science()
+    assert all(
+        mine[name] == value for name, value in undisturbed.science().items() if "/" in name and "cell" not in name
+    )
+
+
 def test_ten_random_kills(undisturbed: Lab, tmp_path: Path) -> None:
     studies = list(random_kills(tmp_path, 1, 10, undisturbed))
     assert sum(len(lab.kills()) for lab in studies) >= 10
@@ -98,15 +117,15 @@ def test_ten_random_kills(undisturbed: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("runs/x-1/attempts/.001.json.abc.tmp", "claim"),
-        ("runs/x-1/attempts/001.json", "claim"),
-        ("runs/x-1/attempts/.001.started.json.a_b.tmp", "started"),
-        ("runs/x-1/checkpoints/.state-00000001.safetensors.q1.tmp", "state"),
-        ("runs/x-1/samples/e@1/part-00000000.safetensors", "samples"),
-        ("runs/x-1/.progress.json.a17.tmp", "progress"),
-        (".results.csv.x.tmp", "results"),
-        ("runs/x-1/log", None),
-        ("runs/x-1/submitit/1.pkl", None),
+        ("runs/0123456789ab/attempts/.001.json.abc.tmp", "claim"),
+        ("runs/0123456789ab/attempts/001.json", "claim"),
+        ("runs/0123456789ab/attempts/.001.started.json.a_b.tmp", "started"),
+        ("runs/0123456789ab/checkpoints/.state-00000001.safetensors.q1.tmp", "state"),
+        ("runs/0123456789ab/samples/e@1/part-00000000.safetensors", "samples"),
+        ("runs/0123456789ab/.progress.json.a17.tmp", "progress"),
+        ("tiny/.results.csv.x.tmp", "results"),
+        ("runs/0123456789ab/log", None),
+        ("runs/0123456789ab/submitit/1.pkl", None),
     ],
 )
 def test_files_have_names(path: str, kind: str | None) -> None:

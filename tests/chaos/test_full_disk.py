@@ -94,7 +94,7 @@ def test_a_disk_that_is_really_full(undisturbed: Lab, small_disk: Path, room: in
     assert lab.launch() == 1, "what failed is not run again unless asked to"
     assert lab.launch(retry=True) == 0, lab.output()
     check_equal(lab, undisturbed)
-    for folder in lab.study.runs_folder.iterdir():
+    for folder in (run.folder for run in lab.runs()):
         assert [attempt.outcome for attempt in Run(folder).attempts()] == ["failed", "done"]
 
 

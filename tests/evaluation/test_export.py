@@ -16,7 +16,6 @@ from harness.cli import main as cli
 from harness.data.sources import load
 from harness.evaluation.generate import Generator, generate, load_weights
 from harness.evaluation.metrics import score
-from harness.files import write_json
 from harness.model.dit import DiT
 from harness.runs.study import Study
 from harness.spec.cell import Cell
@@ -26,6 +25,7 @@ from harness.training.hooks import Hooks
 from sweeps.grid import load_sweep
 from tests.cells import dit_spec
 from tests.evaluation.samples import read_samples
+from tests.records import write_record
 
 ZERO = "d1-w16-p4-adaln-zero"
 
@@ -49,13 +49,13 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = Path("study.toml")
     path.write_text(SWEEP)
     study = Study(Path("results"), "study")
-    for name, cell in load_sweep(path).cells():
+    for _, cell in load_sweep(path).cells():
         tensors: dict[str, torch.Tensor] = {}
         for part, seed in (("model", 1), ("ema", 2)):
             generator = torch.Generator().manual_seed(seed)
             state = DiT(dit_spec(cell), cell.data.shape).state_dict()
             tensors |= {f"{part}.{key}": torch.randn(value.shape, generator=generator) for key, value in state.items()}
-        checkpoint.save(study.run(name, cell).weights_file(7), tensors, {"step": 7, "cell": cell.id})
+        checkpoint.save(study.run(cell).weights_file(7), tensors, {"step": 7, "cell": cell.id})
     return path
 
 
@@ -69,7 +69,7 @@ def run(*arguments: object) -> int:
 
 def cell_of(path: Path) -> tuple[str, Cell, Any]:
     name, cell = next(load_sweep(path).cells())
-    return name, cell, Study(Path("results"), "study").run(name, cell)
+    return name, cell, Study(Path("results"), "study").run(cell)
 
 
 @pytest.mark.parametrize("format", ["official", "diffusers"])
@@ -174,7 +174,7 @@ def test_samples_go_out_and_read_back_to_the_same_metrics(sweep: Path, capsys: p
 
     assert run(*export, "early.npz") == 2  # as long as there is no record, there may be more to come
     assert f"{key}: sampling has not ended, 7 are there; --samples 7 exports these" in capsys.readouterr().err
-    write_json(source.evaluation_file(key), {})
+    write_record(source, cell, evaluation, 7)
     assert run(*export, "all.npz") == 0
     assert f"7 samples of {key}, 8x8x1; evaluators that rest on Inception want three" in capsys.readouterr().out
     with np.load("all.npz", allow_pickle=False) as plain:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def test_the_cell_of_a_run_is_read_with_the_copies_of_its_files(tmp_path: Path) 
     )
     sweep = load_sweep(tmp_path / "s.toml")
     ((name, cell),) = sweep.cells()
-    run, identity = Run(tmp_path / "run"), cell.id
+    run, identity = Run(tmp_path / cell.id), cell.id
     run.write_cell(name, cell)
     copy = run.extension_file(sweep.extensions[0].content_hash)
     copy.parent.mkdir()
@@ -139,13 +140,17 @@ def test_a_file_that_does_not_run_where_the_job_is_is_said_on_record(tmp_path: P
     job = Job(
         folder=str(tmp_path / "run"),
         attempt=1,
+        token="",
+        study="s",
         cell=cell,
         evaluations=(),
         recording=Recording(),
         resources=Resources(),
         extensions=(bad,),
     )
-    assert job.run.claim(1, {"process": process_identity()})
+    hold = job.run.claim(1, {"process": process_identity()})
+    assert hold is not None
+    job = replace(job, token=hold.token)
     assert job() == "failed"
     ended = job.run.attempt(1).ended
     assert ended is not None

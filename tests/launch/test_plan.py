@@ -9,13 +9,12 @@ import pytest
 
 from harness.cli.tables import plan_table
 from harness.cli.words import duration, size_of
-from harness.files import write_json
 from harness.launch.plan import ASSUMED_TFLOPS, latents_bytes, plan, throughput, totals
-from harness.runs.cellruns import cell_runs
-from harness.runs.state import Run
+from harness.runs.cellruns import CellRun, cell_runs, owed_evaluations
 from harness.runs.study import Study
 from harness.spec.data import Data
 from sweeps.grid import Sweep, load_sweep
+from tests.records import write_record
 
 SWEEP = """
 [grid]
@@ -40,14 +39,15 @@ def sweep(tmp_path: Path) -> Sweep:
     return load_sweep(path)
 
 
-def finish(run: Run, owed: list[str], device: str, seconds: float) -> None:
+def finish(item: CellRun, device: str, seconds: float) -> None:
     """What a finished cell leaves, as far as a plan reads it."""
+    run = item.run
     run.claim(1, {})
     run.record(1, "started", {"conditions": {"device": device}})
     run.record(1, "ended", {"outcome": "done"})
     run.train_log.write_text(json.dumps({"step": 100, "loss": 1.0, "seconds": seconds}) + "\n")
-    for key in owed:
-        write_json(run.evaluation_file(key), {"seconds": 1.0})
+    for evaluation, step in owed_evaluations(item.cell, item.evaluations).values():
+        write_record(run, item.cell, evaluation, step, seconds=1.0)
 
 
 def test_throughput_is_given_measured_or_assumed(sweep: Sweep, tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_throughput_is_given_measured_or_assumed(sweep: Sweep, tmp_path: Path) -
     items = cell_runs(sweep, study)
     assert throughput(items).tflops == ASSUMED_TFLOPS
     assert throughput(items).source == "assumed"
-    finish(items[0].run, items[0].owed, "cpu", 3.0)
+    finish(items[0], "cpu", 3.0)
     assert throughput(cell_runs(sweep, study)).source == "assumed"  # a CPU says nothing of a GPU
-    finish(items[1].run, items[1].owed, "cuda", 4.0)
+    finish(items[1], "cuda", 4.0)
     items = cell_runs(sweep, study)
     found = throughput(items)
     assert found.source == "measured on 1 finished cell"

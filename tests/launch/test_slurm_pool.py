@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,8 @@ def jobs(folder: Path, *names: str) -> list[StandIn]:
             StandIn(
                 folder=str(folder / name),
                 attempt=1,
+                token="",
+                study="s",
                 cell=cell,
                 evaluations=(),
                 recording=Recording(),
@@ -65,13 +67,15 @@ def jobs(folder: Path, *names: str) -> list[StandIn]:
                 pooled=True,
             )
         )
-        claim(made[-1].run, 1)
+        made[-1] = replace(made[-1], token=claim(made[-1].run, 1))
     return made
 
 
-def claim(run: Run, number: int, restarts: int = 0, token: str = "aa") -> None:
+def claim(run: Run, number: int, restarts: int = 0, token: str = "aa") -> str:
     ticket: Ticket = {"token": token, "index": 0, "restarts": restarts, "pool": True}
-    assert run.claim(number, {"process": process_identity(), "slurm": ticket})
+    hold = run.claim(number, {"process": process_identity(), "slurm": ticket})
+    assert hold is not None
+    return hold.token
 
 
 def outcomes(job: Job) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness.runs import provenance
-from harness.runs.state import Run
 from harness.runs.study import Study
 
 
@@ -84,7 +83,6 @@ def test_git_is_asked_once_a_launch_and_again_when_the_code_is_another(monkeypat
 def test_a_difference_is_kept_once_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Study(tmp_path, "s")
     folder = kept.folder
-    assert Study.of(Run(tmp_path / "s" / "runs" / "x")).folder == folder
     kept.save_diff(None, "")
     assert not folder.exists()
     kept.save_diff("aa", "text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,19 +17,23 @@ import pytest
 
 from harness import files
 from harness.errors import DiskFullError, InputError
-from harness.files import write_json
 from harness.processes import is_alive, process_identity
-from harness.runs.attempts import HEARTBEAT_SECONDS, Seen, SupersededError
+from harness.runs.attempts import HEARTBEAT_SECONDS, Seen
+from harness.runs.cellruns import evaluation_key
+from harness.runs.claims import Hold, SupersededError
 from harness.runs.layout import EVALUATING
 from harness.runs.log import TrainLog
 from harness.runs.records import Claim, Ticket
 from harness.runs.state import Run, State
 from harness.runs.study import LEFTOVER_SECONDS, Study
 from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation
 from harness.spec.model import DiTSpec
+from tests.records import write_record
 
 CELL = Cell(model=DiTSpec(depth=2, width=32, patch_size=4))
-KEY = "abc@10"
+EVALUATION = Evaluation(samples=40)
+KEY = evaluation_key(EVALUATION, 10)
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def state(run: Run) -> State:
 
 
 def claim(run: Run, number: int = 1, process: dict[str, Any] | None = None) -> bool:
-    return run.claim(number, {"process": process or process_identity()})
+    return run.claim(number, {"process": process or process_identity()}) is not None
 
 
 @pytest.fixture
@@ -52,6 +57,15 @@ def dead() -> dict[str, Any]:
     child.kill()
     child.wait()
     return identity
+
+
+def may_write(hold: Hold | None) -> bool:
+    assert hold is not None
+    try:
+        with hold.writing():
+            return True
+    except SupersededError:
+        return False
 
 
 def touch_weights(run: Run) -> None:
@@ -75,7 +89,7 @@ def test_the_states_of_a_life(run: Run, dead: dict[str, Any]) -> None:
     assert state(run) is State.RUNNING
     run.record(2, "ended", {"outcome": "stopped", "message": ""})
     assert state(run) is State.PARTIAL
-    write_json(run.evaluation_file(KEY), {"metrics": {}})
+    write_record(run, CELL, EVALUATION, 10)
     assert state(run) is State.DONE
     run.evaluation_file(KEY).unlink()
     assert state(run) is State.PARTIAL
@@ -112,49 +126,54 @@ def test_a_recycled_pid_is_another_process(run: Run) -> None:
     assert state(run) is State.INTERRUPTED
 
 
-def test_an_older_boot_is_dead(run: Run) -> None:
-    claim(run, process={**process_identity(), "boot": "another"})
-    assert state(run) is State.INTERRUPTED
-
-
-def test_another_host_lives_by_its_heartbeat(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("elsewhere", "words"),
+    [
+        ({"host": "elsewhere"}, "of host elsewhere"),
+        ({"boot": "another"}, "of another machine named {host}, or of this one before its last start,"),
+        ({"namespace": "pid:[1]", "pid": 2**22}, "in another PID namespace"),
+    ],
+)
+def test_what_cannot_be_seen_lives_by_its_heartbeat(run: Run, elsewhere: dict[str, Any], words: str) -> None:
+    words = words.format(host=socket.gethostname())
     claim(run)
-    run.record(1, "started", {"process": {**process_identity(), "host": "elsewhere"}})
+    run.record(1, "started", {"process": {**process_identity(), **elsewhere}})
     run.write_progress({"stage": "train"})
     assert state(run) is State.RUNNING
+    assert f"attempt 1 {words}" in run.state([KEY], 10).message
     old = run.progress_file.stat().st_mtime - HEARTBEAT_SECONDS - 1
     for path in (run.progress_file, *run.attempts_folder.iterdir()):
         os.utime(path, (old, old))
     assert state(run) is State.INTERRUPTED
+    assert f"attempt 1 {words}" in run.state([KEY], 10).message
+    assert "has been silent for 5 min" in run.state([KEY], 10).message
 
 
 def test_one_of_many_claims_wins(run: Run) -> None:
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(lambda i: run.claim(1, cast(Claim, {"who": i, "process": process_identity()})), range(64)))
-    assert sum(won) == 1
-    assert json.loads((run.attempts_folder / "001.json").read_text())["who"] == won.index(True)
+    (winner,) = [hold for hold in won if hold is not None]
+    claimed = json.loads((run.attempts_folder / "001.json").read_text())
+    assert (claimed["who"], claimed["token"]) == (won.index(winner), winner.token)
     assert sorted(p.name for p in run.attempts_folder.iterdir()) == ["001.json"]
 
 
 def test_a_superseded_attempt_must_not_write(run: Run) -> None:
-    claim(run)
-    run.assert_owner(1)
-    claim(run, 2)
-    with pytest.raises(SupersededError):
-        run.assert_owner(1)
-    run.assert_owner(2)
+    first = run.claim(1, {})
+    assert may_write(first)
+    second = run.claim(2, {})
+    assert not may_write(first)
+    assert may_write(second)
 
 
 def test_training_and_evaluating_do_not_take_each_other_over(run: Run) -> None:
     evaluating = run.on(EVALUATING)
-    assert claim(run)
-    assert claim(evaluating)
+    training, measuring = run.claim(1, {"process": process_identity()}), evaluating.claim(1, {})
     assert not claim(evaluating)
-    evaluating.assert_owner(1)
+    assert may_write(measuring)
     assert claim(evaluating, 2)
-    with pytest.raises(SupersededError):
-        evaluating.assert_owner(1)
-    run.assert_owner(1)
+    assert not may_write(measuring)
+    assert may_write(training)
     run.write_progress({"stage": "train"})
     evaluating.write_progress({"stage": "sample"})
     assert (run.progress(), evaluating.progress()) == ({"stage": "train"}, {"stage": "sample"})
@@ -186,33 +205,34 @@ def test_what_the_other_track_is_writing_stays(run: Run) -> None:
 
 def test_what_killed_launchers_left_goes_when_it_is_old(tmp_path: Path) -> None:
     study = Study(tmp_path, "s")
-    folder = study.run("x", CELL).folder
-    old, young = [[f"{name}.{age}.tmp" for name in (".sweep", f"runs/{folder.name}/attempts/.001")] for age in "oy"]
+    old, young = [[f"{name}.{age}.tmp" for name in ("s/.sweep", f"runs/{CELL.id}/attempts/.001")] for age in "oy"]
     for name in (*old, *young):
-        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (study.folder / name).touch()
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     for name in old:
         long_ago = time.time() - LEFTOVER_SECONDS - 5
-        os.utime(study.folder / name, (long_ago, long_ago))
-    study.remove_leftovers()
-    assert sorted(str(path.relative_to(study.folder)) for path in study.folder.rglob(".*.tmp")) == sorted(young)
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    study.remove_leftovers([study.run(CELL)])
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".*.tmp")) == sorted(young)
 
 
 def test_status_writes_nothing(tmp_path: Path) -> None:
     study = Study(tmp_path, "s")
-    run = study.run("x", CELL)
+    run = study.run(CELL)
     assert state(run) is State.MISSING
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_found_by_its_id_whatever_its_name(tmp_path: Path) -> None:
-    study = Study(tmp_path, "s")
-    study.run("old-name", CELL).write_cell("old-name", CELL)
-    assert study.run("new-name", CELL).folder.name == f"old-name-{CELL.id}"
-    assert study.run("new-name", CELL).cell() == ("old-name", CELL)
+@pytest.mark.parametrize("place", ["runs/{}", "s/runs/old-name-{}", "another/runs/old-name-{}"])
+def test_a_run_is_found_by_its_id_whatever_its_name_and_its_study(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place.format(CELL.id)
+    Run(folder).write_cell("old-name", CELL)
+    run = Study(tmp_path, "s").run(CELL)
+    assert (run.folder, run.label) == (folder, f"old-name-{CELL.id}")
+    assert run.cell() == ("old-name", CELL)
 
 
-def test_the_train_log_rewinds_and_survives_a_torn_line(run: Run) -> None:
+def test_the_train_log_is_rewritten_and_survives_a_torn_line(run: Run) -> None:
     run.folder.mkdir()
     log = TrainLog(run)
     for step in (1, 2, 3):
@@ -220,10 +240,11 @@ def test_the_train_log_rewinds_and_survives_a_torn_line(run: Run) -> None:
     with run.train_log.open("a") as file:
         file.write('{"step": 4, "lo')
     assert [r["step"] for r in log.rows()] == [1, 2, 3]
-    assert [r["step"] for r in log.rewind(2).rows()] == [1, 2]
+    log.rewrite([r for r in log.rows() if r["step"] <= 2])
+    assert [r["step"] for r in log.rows()] == [1, 2]
     log.append({"step": 3, "loss": 0.25})
     assert [r["loss"] for r in log.rows()] == [0.5, 0.5, 0.25]
-    log.rewind(0)
+    log.rewrite([])
     assert not run.train_log.exists()
 
 
@@ -365,15 +386,16 @@ def test_the_file_systems_clock_leaves_no_file(tmp_path: Path) -> None:
     assert files.file_clock(tmp_path / "absent") == pytest.approx(time.time(), abs=5)
 
 
-@pytest.mark.parametrize("text", ['{"schema": 2}', '{"schema": "x"}'])
+@pytest.mark.parametrize("text", ['{"schema": 3}', '{"schema": "x"}'])
 def test_a_newer_schema_is_refused(tmp_path: Path, text: str) -> None:
     study = Study(tmp_path, "s")
     study.check_schema()  # as before versions were written
     source = tmp_path / "s.toml"
     source.write_text("")
-    study.save_sweep(source)
-    assert json.loads(study.schema_file.read_text()) == {"schema": 1}
+    study.save_sweep(source, {CELL.id: "x"})
+    assert json.loads(study.schema_file.read_text()) == {"schema": 2}
+    assert json.loads(study.cells_file.read_text()) == {CELL.id: "x"}
     study.check_schema()
     study.schema_file.write_text(text)
-    with pytest.raises(InputError, match="newer version of this harness; allowed here: up to 1"):
+    with pytest.raises(InputError, match="newer version of this harness; allowed here: up to 2"):
         study.check_schema()

@@ -15,22 +15,24 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.files import write_json
 from harness.runs import trackers
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.runs.trackers import Mirror, Point, check_installed, points
 from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording
 from harness.spec.training import Training
+from tests.records import write_record
 
 CELL = Cell(model=DiTSpec(depth=1, width=8, patch_size=4), training=Training(batch_size=8, steps=8))
+E1 = Evaluation(samples=40)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    found = Run(tmp_path / "results" / "s" / "runs" / f"x-{CELL.id}")
+    found = Run(tmp_path / "results" / "runs" / CELL.id)
     found.folder.mkdir(parents=True)
     return found
 
@@ -43,7 +45,7 @@ def train(run: Run, *steps: int) -> None:
 
 def evaluate(run: Run, step: int) -> None:
     metrics = {"frechet": 10.0 + step, "reference": "digits", "kid": None, "exact": True}
-    write_json(run.evaluation_file(f"e1@{step}"), {"step": step, "metrics": metrics})
+    write_record(run, CELL, E1, step, metrics=metrics)
 
 
 def test_points_are_losses_speed_and_metrics(run: Run) -> None:
@@ -55,7 +57,7 @@ def test_points_are_losses_speed_and_metrics(run: Run) -> None:
         Point("images per s", 2, 8.0),
         Point("loss/train", 2, 0.5),
         Point("loss/held-out", 2, 0.6),
-        Point("e1/frechet", 2, 12.0),
+        Point(f"{E1.id}/frechet", 2, 12.0),
     }
 
 
@@ -73,7 +75,7 @@ def lives(run: Run, names: list[str]) -> None:
     """A run that is killed after step 6, goes on from step 4, and is measured in between."""
     if (child := os.fork()) == 0:
         try:
-            first = Mirror(names, run, CELL, 1)
+            first = Mirror(names, run, CELL, 1, "s")
             train(run, 2, 4)
             first.update()
             first.update()
@@ -82,8 +84,9 @@ def lives(run: Run, names: list[str]) -> None:
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    TrainLog(run).rewind(4)
-    second = Mirror(names, run, CELL, 2)
+    log = TrainLog(run)
+    log.rewrite([row for row in log.rows() if row["step"] <= 4])
+    second = Mirror(names, run, CELL, 2, "s")
     second.update()
     train(run, 6, 8)
     second.update()
@@ -98,7 +101,7 @@ def test_tensorboard_holds_every_step_once(run: Run) -> None:
     assert sorted((step, value) for tag, step, value in found if tag == "loss") == [
         (step, round(1 / step, 4)) for step in (2, 4, 6, 8)
     ]
-    assert ("e1/frechet", 4, 14.0) in found
+    assert (f"{E1.id}/frechet", 4, 14.0) in found
     assert len(found) == len({(tag, step) for tag, step, _ in found}) == 9
 
 
@@ -112,7 +115,7 @@ def test_wandb_offline_holds_every_step_once(run: Run, monkeypatch: pytest.Monke
         time.sleep(0.1)
     losses = sorted((row["step"], row["loss"]) for row in rows if "loss" in row)
     assert losses == [(step, pytest.approx(1 / step)) for step in (2, 4, 6, 8)]
-    assert [row["e1/frechet"] for row in rows if "e1/frechet" in row] == [14.0]
+    assert [row[f"{E1.id}/frechet"] for row in rows if f"{E1.id}/frechet" in row] == [14.0]
 
 
 def history(path: Path) -> list[dict[str, Any]]:
@@ -147,7 +150,7 @@ def test_a_tracker_that_breaks_is_let_go_of(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
-        def __init__(self, run: Run, cell: Cell, attempt: int) -> None:
+        def __init__(self, run: Run, cell: Cell, attempt: int, study: str) -> None:
             self.known: set[tuple[str, int]] = set()
 
         def write(self, points: list[Point]) -> None:
@@ -156,11 +159,11 @@ def test_a_tracker_that_breaks_is_let_go_of(
         def close(self) -> None:
             raise AssertionError("it was let go of")
 
-    def unusable(run: Run, cell: Cell, attempt: int) -> Broken:
+    def unusable(run: Run, cell: Cell, attempt: int, study: str) -> Broken:
         raise ImportError("no such module")
 
     monkeypatch.setattr(trackers, "_TRACKERS", {"tensorboard": Broken, "wandb": unusable})
-    mirror = Mirror(["tensorboard", "wandb"], run, CELL, 1)
+    mirror = Mirror(["tensorboard", "wandb"], run, CELL, 1, "s")
     train(run, 2)
     mirror.update()
     mirror.update()

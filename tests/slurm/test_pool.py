@@ -27,7 +27,8 @@ class PoolBench(SlurmBench):
         self.sweep.write_text(text.replace("width = [16]", f"width = [16]\nseed = {seeds}"))
 
     def runs(self) -> dict[str, Path]:
-        return {path.name.split("-")[-2]: path for path in sorted((self.study / "runs").iterdir())}
+        names = json.loads((self.study / "cells.json").read_text())
+        return {name.split("-")[-1]: self.study.parent / "runs" / cell for cell, name in names.items()}
 
     def states(self) -> dict[str, str]:
         return {name.split("-")[-1]: row["state"] for name, row in self.status().items()}
