@@ -1,4 +1,4 @@
-"""Which process is which, whether it lives, and that only one of them does a piece of work."""
+"""Identify processes, tell whether they live, and let only one of them do a piece of work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def now() -> str:
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """What tells one boot of a machine from another; pids mean nothing across boots."""
+    """Identifies one boot of a machine; pids mean nothing across boots."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -47,7 +47,7 @@ def process_identity(pid: int | None = None) -> dict[str, Any]:
 
 
 def _ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot: unlike the time of day it stays when the clock is set."""
+    """When a process started, in clock ticks since the boot; setting the clock does not change it."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -80,7 +80,7 @@ class HeldError(InputError):
 
 @contextlib.contextmanager
 def exclusive(folder: Path, work: str) -> Iterator[None]:
-    """Hold `folder` (made if need be) against other processes; the system lets go of it when this one dies.
+    """Lock `folder` (made if need be) against other processes; the system releases it when this process dies.
 
     Raises:
         HeldError: another process holds it.

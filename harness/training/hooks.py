@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 
 
 class StoppedError(Exception):
-    """The job was asked to stop; everything needed to go on is written."""
+    """The job was asked to stop; all that a resumption needs is written."""
 
 
 class Report(TypedDict):
@@ -26,9 +26,9 @@ class Hooks:
     """What training and sampling need of the job around them.
 
     Attributes:
-        before_write: raises when this job must not write any more.
-        should_stop: true once the job was asked to stop.
-        report: takes where the work is; called often, so it thins by itself.
+        before_write: raises an error if this job must not write any more.
+        should_stop: returns True once the job was asked to stop.
+        report: records the progress; it is called often, so it skips most calls.
     """
 
     before_write: Callable[[], None] = lambda: None
