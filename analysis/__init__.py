@@ -1,1 +1,1 @@
-"""Understand it: tables, fits, comparisons, figures and reports of collected records. Imports no torch."""
+"""Analysis of collected records: tables, fits, comparisons, figures and reports. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Compare blocks at the same shape, and shapes at the same compute, and claim no more than the seeds show."""
+"""Compare blocks at the same shape, and shapes at the same compute; claim no more than the seeds show."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class BlockComparison:
     baseline_metric: float
     seeds: int
     baseline_seeds: int
-    interval: Pair | None  #: 95 % of the difference; None where seeds are too few to give one
+    interval: Pair | None  #: 95 % of the difference; None if there are too few seeds
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
     multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
-    multiplier_note: str  #: why there is no multiplier; empty where there is one
-    matched: float | None  #: metric over the baseline's at the block's own compute (interpolated); None without
+    multiplier_note: str  #: why there is no multiplier; empty if there is one
+    matched: float | None  #: metric over the baseline's at the block's own compute, interpolated; None if it cannot be
     verdict: str  #: "better", "worse" (than the baseline) or "inconclusive"
     reason: str
 
@@ -55,16 +55,16 @@ def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_me
 
     Args:
         gmacs: compute of the design.
-        metric: what it reaches.
+        metric: of the design.
         curve_gmacs: compute of the baseline's models, shape [n], of one patch size.
-        curve_metric: what they reach, shape [n]; interpolated log-log between neighbours.
+        curve_metric: their metrics, shape [n]; interpolated log-log between neighbours.
 
     Returns:
         Above 1: the baseline needs less compute.
 
     Raises:
         ValueError: fewer than two baseline models, a baseline that does not improve with compute, or a metric outside
-            what the baseline's models reach (no extrapolation).
+            the range of the baseline's models (no extrapolation).
     """
     if len(curve_gmacs) < 2:
         raise ValueError(f"needs two or more models of the baseline at this patch size, there are {len(curve_gmacs)}")
@@ -92,8 +92,8 @@ def compare_blocks(
         table: comparable rows; those without the metric are left out.
         metric: its column; lower is better.
         baseline: the block to compare with.
-        seed_sigma: known standard deviation of ln(metric) between training seeds, from elsewhere. Where seeds are too
-            few, it stands in for them, and the reason says so.
+        seed_sigma: standard deviation of ln(metric) between training seeds, known from elsewhere. It is used where
+            there are too few seeds, and the reason says so.
 
     Returns:
         Comparisons ordered by shape, step and metric; empty where the table holds one block only.
@@ -104,7 +104,7 @@ def compare_blocks(
     rows = table[table[metric].notna()]
     require_comparable(rows)
     require_repeats(rows, [*_SHAPE, "block"])
-    rows = rows[[*_SHAPE, "block", "gmacs", "seed", metric]]  # wide rows are slow to select
+    rows = rows[[*_SHAPE, "block", "gmacs", "seed", metric]]  # selecting wide rows is slow
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
@@ -148,7 +148,7 @@ def compare_blocks(
 
 @dataclass(frozen=True)
 class ComputePair:
-    """Two shapes of about the same compute, and how far their metrics are apart."""
+    """Two shapes of about the same compute, and how far apart their metrics are."""
 
     better: str
     worse: str
@@ -157,7 +157,7 @@ class ComputePair:
 
     @property
     def ratio(self) -> float:
-        """Worse metric over better metric; 1 where equal compute buys an equal metric."""
+        """Worse metric over better metric; 1 if equal compute buys an equal metric."""
         return self.metrics[1] / self.metrics[0]
 
 
@@ -204,10 +204,10 @@ class BlockSlope:
 
 
 def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE) -> list[BlockSlope]:
-    """The slope of every block that has three shapes or more at a patch size and step where the baseline has them too.
+    """The slope of every block, where both it and the baseline have three shapes or more at a patch size and step.
 
-    The lines of a block and of the baseline are fitted together (ln metric against ln compute, one noise level), so
-    that their difference has an interval. Seeds are averaged first: shapes count, not seeds.
+    The lines of a block and of the baseline are fitted together (ln metric against ln compute, one noise level), which
+    gives their difference an interval. Seeds are averaged first: shapes count, not seeds.
 
     Args:
         table: comparable rows; those without a positive metric are left out.
@@ -273,7 +273,7 @@ def _multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: A
 
 
 def _matched(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float | None:
-    """Metric over the baseline's at the same compute, log-log interpolated; None outside its models' compute."""
+    """Metric over the baseline's at the same compute, log-log interpolated; None outside the baseline's range."""
     if len(curve_gmacs) < 2 or not (curve_metric > 0).all() or not curve_gmacs.min() <= gmacs <= curve_gmacs.max():
         return None
     order = np.argsort(curve_gmacs)
@@ -288,7 +288,7 @@ def _per_seed(cells: pd.DataFrame, metric: str) -> Array:
 
 @dataclass(frozen=True)
 class _Judgement:
-    """What seeds show of a difference."""
+    """What the seeds show about a difference."""
 
     verdict: str
     reason: str

@@ -1,4 +1,4 @@
-"""How values were measured: which rows of a table compare, and in what the others differ."""
+"""How values were measured: which rows of a table can be compared, and how the others differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {column: column.replace("_", " ") for column in CONDITIONS} | {
 
 _LABELS = {"balanced": "classes in turn", "training": "classes as in training"}
 
-#: A condition that follows from another one that differs too.
+#: A condition that follows from another: if both differ, only the other is named.
 _IMPLIED = {"reference": "data", "guidance_channels": "guidance"}
 
 
@@ -32,7 +32,7 @@ class Group:
 
     conditions: Mapping[str, Any]
     table: pd.DataFrame
-    others: tuple[str, ...] = ()  #: what other rows of the same table differ in, in words: they do not compare
+    others: tuple[str, ...] = ()  #: in words, how other rows of the same table differ; those do not compare
 
     @property
     def metric(self) -> str:
@@ -47,7 +47,7 @@ class Group:
 
 
 def describe_conditions(conditions: Mapping[str, Any]) -> str:
-    """The conditions of a measurement as one line of text; what is empty or varies is left out."""
+    """The conditions of a measurement as one line of text; those that are empty or vary are left out."""
     have = {key: value for key, value in conditions.items() if not pd.isna(value) and value != ""}
     steps = f", {int(have['sampling_steps'])} steps" if "sampling_steps" in have else ""
     where = " on the first three channels" if have.get("guidance_channels") == "first-three" else ""
@@ -73,9 +73,9 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         vary: conditions that may differ inside a group (for example sampling_steps for a sampling-compute figure).
 
     Returns:
-        The groups, most cells and steps first (sampling seeds count once); ties in the order of their first row, so
-        that of equals what the sweep itself asks for comes before what was measured later. Rows that were never
-        evaluated are left to `missing_rows`.
+        The groups, most cells and steps first (sampling seeds count once). Ties are in the order of their first row:
+        what the sweep itself asks for comes before what was measured later. Rows that were never evaluated are left
+        out; see `missing_rows`.
     """
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
     others = tuple(_NAMES[column] for column in _independent(mixed_conditions(table)) if column in keys)
@@ -87,7 +87,7 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
 
 
 def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
-    """The conditions in which the measured rows of a table differ, with their values as printed, in order of rows."""
+    """The conditions in which measured rows of a table differ, with their printed values in the order of the rows."""
     measured = table[table["extractor"] != ""] if "extractor" in table else table
     found = {column: measured[column].drop_duplicates() for column in CONDITIONS if column in table}
     shown = {column: tuple("none" if pd.isna(v) or v == "" else str(v) for v in found[column]) for column in found}
@@ -95,12 +95,12 @@ def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def _independent(mixed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Without the conditions that follow from another one that differs too."""
+    """Leave out the conditions that follow from another one that differs too."""
     return {column: values for column, values in mixed.items() if _IMPLIED.get(column) not in mixed}
 
 
 def mixture_warning(table: pd.DataFrame) -> str | None:
-    """One sentence where values that do not compare stand in one table; None where all do."""
+    """One sentence if a table holds values that do not compare; otherwise None."""
     mixed = _independent(mixed_conditions(table))
     if not mixed:
         return None

@@ -15,7 +15,7 @@ from harness.runs.columns import Column
 
 
 def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
-    """The rows of a file, its columns in the order of `columns`; columns added since it was written are empty.
+    """The rows of a file, in the order of `columns`; columns added since it was written are empty.
 
     Texts are strings, "" where empty. Integers are int64 where the column is required, Int64 otherwise; numbers are
     float64 with NaN where not measured; booleans are pandas' own.
@@ -91,7 +91,7 @@ def _value(column: Column, text: str) -> str | bool | float | None:
 
 
 def _allowed(column: Column) -> str:
-    """What a column's values may be, in words."""
+    """The allowed values of a column, in words."""
     words = {
         "text": "a text",
         "boolean": "True or False",

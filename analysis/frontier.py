@@ -1,8 +1,8 @@
-"""The compute-optimal frontier: what the best checkpoint reaches for a training budget, and which model it is.
+"""The compute-optimal frontier: the best metric for a training budget, and the model that reaches it.
 
 Two views, both after Hoffmann et al. (2022, arXiv:2203.15556): the lower envelope over all checkpoints (their approach
 1), and slices at equal training compute across models (approach 2). With a constant learning rate, as in Peebles & Xie
-(2023), every checkpoint is what a shorter run would have reached; after a decayed one this does not hold.
+(2023), every checkpoint is what a shorter run would have reached; with a decaying rate it is not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analysis.slices import Slice, per_shape
 
 _BUDGETS = 4  # slices shown per patch size
 _LEAST_MODELS = 3  # a parabola has three parameters
-_NEAR = 3  # models on either side of the best one: farther away the curve is no parabola
+_NEAR = 3  # models on either side of the best one; farther away the curve is not a parabola
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Frontier:
     """The lower envelope of the metric over training compute, from all checkpoints of one slice's block."""
 
     points: tuple[FrontierPoint, ...]  #: by training compute; each better than all before it
-    checkpoints: int  #: looked at, seeds averaged
+    checkpoints: int  #: number considered, seeds averaged
     models: int
     law: LineFit | None  #: power law through the envelope against training compute; its intervals are not quoted
     growth: float | None  #: exponent a of gmacs = k * train_gmacs^a along the envelope: how the best model grows
@@ -60,7 +60,7 @@ class IsoFlop:
     metric: tuple[float, ...]
     curve: tuple[float, float, float]  #: ln metric = c0 (ln gmacs)^2 + c1 ln gmacs + c2, around the best model
     span: tuple[float, float]  #: gmacs of the smallest and the largest model it was fitted to
-    optimum: float | None  #: gmacs at the bottom of the parabola; None where the models do not enclose it
+    optimum: float | None  #: gmacs at the bottom of the parabola; None if the models do not enclose it
     flags: tuple[str, ...]
 
     @property
@@ -111,7 +111,7 @@ def find_frontier(piece: Slice) -> Frontier:
 
 
 def isoflop_slices(piece: Slice) -> list[IsoFlop]:
-    """Slices at equal training compute, up to four budgets per patch size, evenly spaced where three models reach.
+    """Slices at equal training compute: per patch size up to four evenly spaced budgets that three models reach.
 
     Raises:
         CannotFitError: no patch size has three models whose checkpoints span a common training compute.

@@ -1,4 +1,4 @@
-"""Judge a form by what it predicts of models it has not seen: leave one out, leave a group out, small to large."""
+"""Judge a form by its predictions of unseen models: leave one out, leave a group out, small to large."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _fit_surface(rows: pd.DataFrame, metric: str) -> Fit:
     return fit_interaction(floats(rows, "params"), floats(rows, "tokens"), floats(rows, metric))
 
 
-#: The forms that compete, in the order of their number of parameters.
+#: The competing forms, by number of parameters.
 SEMILOG = Form("semi-log", lambda rows, metric: fit_line(floats(rows, "gmacs"), floats(rows, metric), "semi-log"))
 POWER_LAW = Form("power law", lambda rows, metric: fit_line(floats(rows, "gmacs"), floats(rows, metric), "power law"))
 FLOOR = Form(
@@ -49,7 +49,7 @@ class HeldOut:
     names: tuple[str, ...]
     measured: tuple[float, ...]
     predicted: tuple[float, ...]
-    extrapolation: float  #: forecasts: largest compute predicted over largest compute fitted, else 1
+    extrapolation: float  #: of a forecast: largest compute predicted over largest compute fitted; otherwise 1
     flags: tuple[str, ...] = ()
 
     @property
@@ -83,7 +83,7 @@ def leave_one_out(form: Form, table: pd.DataFrame, metric: str = METRIC) -> Held
         metric: column of the metric.
 
     Raises:
-        CannotFitError: a fit without one of the rows is not possible; the reason is in the message.
+        CannotFitError: one of the fits is not possible; the message has the reason.
         InputError: rows that were measured differently.
     """
     return _folds(form, table, np.arange(len(table)), "leave one out", metric)
@@ -93,7 +93,7 @@ def leave_one_group_out(form: Form, table: pd.DataFrame, column: str, metric: st
     """Fit the form once per value of `column` ("size", "patch_size"), each without its rows, and predict them.
 
     Raises:
-        CannotFitError: fewer than two groups, or a fit without one of them is not possible.
+        CannotFitError: fewer than two groups, or one of the fits is not possible.
         InputError: rows that were measured differently.
     """
     if table[column].nunique() < 2:
@@ -108,11 +108,11 @@ def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what:
         form: what to fit.
         table: comparable rows, one per model.
         held: shape [n], true for the rows to forecast, normally the largest.
-        what: their name, for the report.
+        what: name of the forecast, for the report.
         metric: column of the metric.
 
     Raises:
-        CannotFitError: nothing to forecast, or the other rows cannot carry the fit.
+        CannotFitError: nothing to forecast, or the other rows cannot be fitted.
         InputError: rows that were measured differently.
     """
     require_comparable(table)
@@ -127,20 +127,20 @@ def forecast(form: Form, table: pd.DataFrame, held: npt.NDArray[np.bool_], what:
 
 @dataclass(frozen=True)
 class Ranked:
-    """How well a form predicts models it has not seen, against the others."""
+    """How well a form predicts unseen models, compared with the other forms."""
 
     form: str
-    score: float  #: geometric mean of its mean errors over the tests, in percent; the ranking follows it
-    errors: dict[str, float]  #: test to mean absolute error in percent
+    score: float  #: geometric mean of its mean errors over the tests, in percent; decides the rank
+    errors: dict[str, float]  #: test -> mean absolute error in percent
     best_in: tuple[str, ...]  #: tests in which no form does better
-    absent: tuple[str, ...]  #: tests that do not count: this form or another one could not be tested
+    absent: tuple[str, ...]  #: tests that do not count, because this or another form could not be tested
 
 
 def rank_forms(held: Sequence[HeldOut]) -> list[Ranked]:
     """The forms from best to worst by held-out error.
 
-    Only tests that every form passed count, so that no form gains from a test it could not take; where there are
-    none, the forms are ranked by the tests they passed.
+    Only tests that every form could take count, so that no form gains from a test it could not take. If there are
+    none, the forms are ranked by the tests they could take.
 
     Args:
         held: tests of several forms, from `leave_one_out`, `leave_one_group_out` and `forecast`.
@@ -172,7 +172,7 @@ def rank_forms(held: Sequence[HeldOut]) -> list[Ranked]:
 def _folds(form: Form, table: pd.DataFrame, groups: npt.NDArray[np.generic], scheme: str, metric: str) -> HeldOut:
     require_comparable(table)
     predicted = np.full(len(table), np.nan)
-    needed = table[["gmacs", "params", "tokens", metric]].astype(float)  # wide rows are slow to select
+    needed = table[["gmacs", "params", "tokens", metric]].astype(float)  # selecting wide rows is slow
     for group in pd.unique(pd.Series(groups)):
         out = groups == group
         predicted[out] = form.fit(needed[~out], metric).fitted(needed[out])

@@ -13,7 +13,8 @@ METRIC = "frechet"
 #: Metrics of generated images in the order of the paper's Figure 12, with the kernel distance.
 METRICS = (METRIC, "sfid", "kid", "inception_score", "precision", "recall")
 
-#: What makes models of one block design the same. The size stands for depth and width; the patch size may be missing.
+#: Models of one block design are the same if they agree in these. The size is depth and width; the patch size may be
+#: missing.
 SHAPE = ["size", "patch_size"]
 
 #: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.

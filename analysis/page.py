@@ -1,4 +1,4 @@
-"""The parts a report is made of: sections of text, tables and pictures, and what could not be drawn and why."""
+"""The parts of a report: sections of text, tables and pictures, and what could not be drawn and why."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FEW_FIGURES = 4  # below this a second process is not worth its start
 
 @dataclass(frozen=True)
 class Table:
-    """A table of printed values; `numeric` says which columns are set to the right."""
+    """A table of printed values; `numeric` says which columns are right-aligned."""
 
     caption: str
     columns: tuple[str, ...]
@@ -38,7 +38,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Per column: whether every cell that is not empty begins like a number."""
+        """For each column: whether every cell that is not empty begins like a number."""
         cells = ([row[index] for row in self.rows] for index in range(len(self.columns)))
         return tuple(all(not cell or cell.lstrip("−-+")[:1].isdigit() for cell in column) for column in cells)
 
@@ -55,7 +55,7 @@ class Picture:
     name: str
     alt: str
     caption: str
-    figure: Callable[[], Figure]  #: draws it; called once, in whichever process
+    figure: Callable[[], Figure]  #: draws it; called once, in this or another process
     data: str = ""
 
 
@@ -72,7 +72,7 @@ class Section:
 
 @dataclass
 class Page:
-    """A report while it is put together."""
+    """A report that is being put together."""
 
     folder: Path
     title: str
@@ -95,7 +95,7 @@ class Page:
         self.sketches.append((section, Picture(name, alt, caption, figure)))
 
     def finish(self) -> None:
-        """Draw all figures, on two cores where there are two: drawing is most of what a report costs."""
+        """Draw all figures, on two cores if there are two: drawing takes most of the time of a report."""
         sketches, self.sketches = self.sketches, []
         results = _draw_all([picture for _, picture in sketches], self.folder / "figures")
         for (section, picture), drawn in zip(sketches, results, strict=True):
@@ -113,16 +113,16 @@ class Page:
 
     @property
     def omitted_by_reason(self) -> dict[str, list[str]]:
-        """The same, grouped: reason to what it left out."""
+        """What is not in the report, grouped by reason."""
         return {why: [what for what, reason in self.omitted if reason == why] for _, why in self.omitted}
 
 
-#: What a forked process draws. It inherits this: figures are functions, which cannot be pickled.
+#: The pictures that a forked process draws. It inherits them, because functions cannot be pickled.
 _inherited: tuple[list[Picture], Path] = ([], Path())
 
 
 def _draw_all(pictures: list[Picture], folder: Path) -> list[tuple[Path, Path] | str]:
-    """PNG and SVG of every figure, or why it cannot be drawn, in their order."""
+    """PNG and SVG of every figure, in order; for one that cannot be drawn, the reason."""
     global _inherited
     _inherited = pictures, folder
     try:

@@ -22,7 +22,7 @@ _MOST_PAIRS = 8  # pairs of equal compute shown, the most unequal first
 
 
 def row_table(caption: str, rows: pd.DataFrame, titles: Mapping[str, str], always: Sequence[str] = ()) -> Table:
-    """Rows of a table as they are printed, without the columns that are empty in all of them.
+    """Rows as a printed table, without columns that are empty in all rows.
 
     Args:
         caption: of the table.
@@ -119,7 +119,7 @@ def ranking_table(found: SliceFits) -> Table:
 
 
 def forecast_table(found: SliceFits) -> Table:
-    """What the forms say of larger models, with 95 % prediction intervals."""
+    """What the forms predict for larger models, with 95 % prediction intervals."""
     metric = found.piece.metric
     caption = (
         f"Forecast of the {metric} of models larger than any measured, by Gflops of one forward pass, at "
@@ -313,5 +313,5 @@ def _line_values(line: LineFit | None) -> dict[str, Any] | None:
 
 
 def flipped(pair: tuple[float, float]) -> tuple[float, float]:
-    """An interval of a slope as one of the exponent."""
+    """The interval of an exponent from that of a slope, which has the other sign."""
     return -pair[1], -pair[0]

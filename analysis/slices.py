@@ -29,7 +29,7 @@ class Slice:
 
     @property
     def shapes(self) -> int:
-        """Number of different sizes and patch sizes."""
+        """Number of distinct shapes (size and patch size)."""
         return len(self.table.drop_duplicates(SHAPE))
 
     @property
@@ -57,7 +57,7 @@ class Slice:
 
     @property
     def context(self) -> str:
-        """Recipe and conditions in words: what holds at every step."""
+        """Recipe and conditions in words, without block and step."""
         return "; ".join(filter(None, (self.variant, self.measured)))
 
     @property
@@ -68,17 +68,17 @@ class Slice:
 
     @property
     def checkpoints(self) -> pd.DataFrame:
-        """Those of the siblings that have the same block."""
+        """The siblings with the same block."""
         return self.siblings[self.siblings["block"] == self.block]
 
 
 def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The rows by batch size, and by recipe where one shape was trained by several: these are no repeats of it.
+    """Split rows by batch size, and by recipe if one shape was trained by several: those are not repeats.
 
-    A recipe that goes with the shape, such as a learning rate tuned for each size, splits nothing.
+    A recipe that depends on the shape, such as a learning rate tuned for each size, splits nothing.
 
     Returns:
-        What the rows share, in words (empty where there is one part only), and the rows.
+        What the rows of each part share, in words (empty if there is only one part), and the rows.
     """
     shape = ["block", *SHAPE, "batch_size"]
     several = "recipe" in table and bool((table.groupby(shape, dropna=False)["recipe"].nunique() > 1).any())
@@ -95,13 +95,13 @@ def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
     """The slices of a table in which a metric can be held against compute: most shapes first, then adaLN-Zero.
 
-    Of every group, block, batch size and recipe one training step is taken: the one with the most shapes, the latest of
-    equals. Cells without a value at that step are not in the slice; compare with `group.table` to name them.
+    Each group, block, batch size and recipe gives one slice, at the training step with the most shapes (of several, the
+    latest). Cells without a value at that step are not in the slice; compare with `group.table` to name them.
 
     Args:
         table: rows of `analysis.table.load_study` or `load_published`.
-        column: what is fitted: the Frechet distance, or `LOSS`. The loss does not depend on how images were
-            sampled, so its groups agree in the data only, with one row per cell and step.
+        column: what is fitted: the Frechet distance, or `LOSS`. The loss does not depend on the sampling, so its groups
+            only agree in the data, and have one row per cell and step.
     """
     slices = []
     for group in _loss_groups(table) if column == LOSS else comparable_groups(table):
@@ -127,18 +127,18 @@ def largest_slice(table: pd.DataFrame, column: str = METRIC) -> Slice:
 
 
 def _loss_groups(table: pd.DataFrame) -> list[Group]:
-    """Rows with a held-out loss by what is learned, one per cell and step, without the columns of sampling."""
+    """Rows with a held-out loss, grouped by data, one per cell and step, without the columns about sampling."""
     learned = ["data", "vae"]
     sampled = [column for column in (*CONDITIONS, "evaluation", "sampling_seed", METRIC) if column not in learned]
     rows = table[table[LOSS].notna()].drop_duplicates(["cell", "step"]).drop(columns=sampled, errors="ignore")
-    side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # of an image or latent
+    side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # side of an image or latent
     parts = rows.groupby([*learned, side], dropna=False, sort=False)
     groups = [Group({"data": data, "vae": vae}, cells) for (data, vae, _), cells in parts]
     return sorted(groups, key=lambda group: -len(group.table))
 
 
 def require_repeats(table: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Refuse rows that agree in `keys` but were trained by several recipes or batch sizes: no seeds of one model.
+    """Refuse rows that agree in `keys` but differ in recipe or batch size: they are not seeds of one model.
 
     Raises:
         InputError: naming the recipes.
@@ -160,11 +160,11 @@ def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     """One row per shape (block, size, patch size, step): repeats by seed become their geometric mean.
 
     Fits count shapes, not seeds: two seeds of a model are not two models. The column `repeats` says how many rows
-    were averaged, `spread` their standard deviation (NaN of one row). Where a value is not positive the arithmetic
-    mean is taken.
+    were averaged, `spread` is their standard deviation (NaN for one row). If a value is not positive, the mean is
+    arithmetic.
 
     Raises:
-        InputError: a shape trained by several recipes or batch sizes, which are no repeats.
+        InputError: a shape was trained by several recipes or batch sizes, which are not repeats.
     """
     keys = ["block", *SHAPE, "step"]
     require_repeats(table, keys)

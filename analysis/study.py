@@ -1,6 +1,6 @@
-"""Everything the library says about one slice of a table: fits, bootstraps, residuals, held-out tests, forecasts.
+"""The analysis of one slice of a table: fits, bootstraps, residuals, held-out tests, forecasts.
 
-Reports and notebooks print and draw what stands here; nothing is computed there.
+Reports and notebooks only print and draw it; they compute nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AHEAD = (2.0, 8.0)
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a form says of a model larger than any measured."""
+    """What a form predicts for a model larger than any measured."""
 
     form: str
     gmacs: float
@@ -46,7 +46,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class SliceFits:
-    """All fits of one slice; what is not possible is None, and `omitted` says why."""
+    """All fits of one slice; an impossible one is None, and `omitted` says why."""
 
     piece: Slice
     rows: pd.DataFrame  #: one row per model, see `analysis.slices.per_shape`
@@ -55,7 +55,7 @@ class SliceFits:
     floor: FloorFit | None
     surface: InteractionFit | None
     slopes: dict[int, LineFit]  #: the power law within each patch size; empty unless two can be fitted
-    bootstraps: dict[str, Bootstrap]  #: parameter to hierarchical bootstrap
+    bootstraps: dict[str, Bootstrap]  #: parameter -> hierarchical bootstrap
     residuals: tuple[Residuals, ...]
     held: tuple[HeldOut, ...]
     ranking: tuple[Ranked, ...]
@@ -65,23 +65,23 @@ class SliceFits:
 
     @property
     def repeats(self) -> int:
-        """Rows of the model that has most: seeds of training and of sampling."""
+        """The largest number of rows per model: seeds of training and of sampling."""
         return int(self.rows["repeats"].max())
 
     @property
     def label(self) -> str:
-        """What was fitted, in words: block, step, conditions, number of models and of repeats."""
+        """What was fitted, in words: block, step, conditions, and the numbers of models and repeats."""
         text = f"{self.piece.label}; {plural(len(self.rows), 'model')}"
         return text + (f", geometric means of up to {self.repeats} seeds, bars of one SD" if self.repeats > 1 else "")
 
     @property
     def fits(self) -> list[Fit]:
-        """The fits that were possible, in the order of their number of parameters."""
+        """The possible fits, by number of parameters."""
         return [fit for fit in (*self.lines.values(), self.floor, self.surface) if fit is not None]
 
 
 def fit_slice(piece: Slice) -> SliceFits:
-    """Fit every form to a slice and test each on models it has not seen.
+    """Fit every form to a slice, and test each on unseen models.
 
     Raises:
         InputError: rows that were measured differently.
@@ -125,7 +125,7 @@ def fit_slice(piece: Slice) -> SliceFits:
 def _bootstraps(
     piece: Slice, law: LineFit | None, floor: FloorFit | None, surface: InteractionFit | None, seeds: bool
 ) -> dict[str, Bootstrap]:
-    """Of the power law always; of the other forms where there are seeds to draw."""
+    """Bootstraps of the power law always, of the other forms only if models have several seeds."""
     found = {}
     if law is not None:
         found["power law: exponent"] = bootstrap_exponent(piece.table, piece.column)

@@ -1,6 +1,6 @@
 """Read what `collect` wrote, and the published numbers, into data frames.
 
-A table that passes here has the right columns and types, no contradicting rows, and no zero that means "missing".
+A table read here has the right columns and types, no contradicting rows, and no zero that means "missing".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OWN_COLUMNS = (
 
 
 def _columns(names: str, required: Iterable[str] = ()) -> dict[str, Column]:
-    """Columns of a published table by their names: its own, or those of results.csv."""
+    """Columns of a published table by name; each is its own column or one of results.csv."""
     known = RESULT_COLUMNS | {column.name: column for column in _OWN_COLUMNS}
     return {name: replace(known[name], required=known[name].required or name in required) for name in names.split()}
 
@@ -96,7 +96,7 @@ def is_published(folder: Path) -> bool:
 
 
 def load_studies(folders: Sequence[Path]) -> pd.DataFrame:
-    """The results of several studies as one table, rows as `load_study`; a cell that two studies share is one cell.
+    """The results of several studies as one table, rows as `load_study`; a cell in two studies counts once.
 
     Raises:
         InputError: as `load_study`; also two studies that disagree on the same cell, step and evaluation.
@@ -201,12 +201,12 @@ def load_baselines(folder: Path) -> pd.DataFrame:
 
 
 def missing_rows(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
-    """The rows where `column` was not measured; to be reported, never filled in."""
+    """The rows where `column` was not measured; report them, never fill them in."""
     return table[table[column].isna()]
 
 
 def _size(row: Any) -> str:
-    """A row's name for its shape but the patch size; of a network without depth or width its own name, seeds aside."""
+    """The name of a row's size; for a network without depth or width, the cell's name without its seed."""
     if pd.isna(row.depth) or pd.isna(row.width):
         return re.sub(r"-seed\d+", "", row.name)
     return size_name(int(row.depth), int(row.width))
@@ -217,7 +217,7 @@ def _sorted(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def _read_if_there(path: Path, columns: Mapping[str, Column], *order: str) -> pd.DataFrame:
-    """A CSV file as `read_csv` reads it, sorted; without the file no rows."""
+    """A CSV file as `read_csv` reads it, sorted; no rows if there is no file."""
     return _sorted(read_csv(path, columns), *order) if path.exists() else pd.DataFrame(columns=list(columns))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message; the name of its class where it has none."""
+    """The first line of an error's message; without a message, the name of its class."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -20,8 +20,8 @@ class CellFailedError(RuntimeError):
 
 
 class NonFiniteLossError(CellFailedError):
-    """The loss became infinite or no number."""
+    """The loss became infinite or NaN."""
 
 
 class DiskFullError(OSError):
-    """A file could not be written for want of space (or of quota); what stood in its place before is untouched."""
+    """A file could not be written because the disk or the quota is full; an older file in its place is untouched."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and JSON that counts as not written when it is torn."""
+"""Files that are whole or absent: atomic writes, and JSON that counts as absent when it is torn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error means that the disk, or the quota, is full; safetensors passes it on as text only."""
+    """Whether an error means that the disk or the quota is full; of an error from safetensors only the text tells."""
     if not isinstance(error, OSError):
         return False
     return isinstance(error, DiskFullError) or error.errno in _FULL or os.strerror(errno.ENOSPC) in str(error)
@@ -52,8 +52,8 @@ def write_atomic(
 ) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place: whole or not at all.
 
-    Without `durable` nothing waits for the disk: a power cut (but no kill) may leave the file empty. `put` replaces
-    the renaming; with `put_new` a file that is there already stays.
+    Without `durable` nothing waits for the disk: a power cut (but not a kill) may leave the file empty. `put` replaces
+    the rename; with `put_new` an existing file stays.
 
     Raises:
         DiskFullError: there is no space for it.
@@ -119,7 +119,7 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object of a file; None when it is absent, torn or no object (then it counts as not written)."""
+    """The JSON object of a file; None when the file is absent, torn or not an object: all count as not written."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -134,7 +134,7 @@ def file_hash(path: Path) -> str:
 
 
 def large_file_hash(path: Path) -> str:
-    """As `file_hash`; as long as size and time of the file stay, it is read once."""
+    """As `file_hash`, but reads the file again only after its size or time changed."""
     status = path.stat()
     return _known_hash(path, status.st_mtime_ns, status.st_size)
 
@@ -145,7 +145,7 @@ def _known_hash(path: Path, modified: int, size: int) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Make what a file holds last, or the renames and links in a folder."""
+    """Make the content of a file durable, or the renames and links in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -155,9 +155,9 @@ def fsync(path: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _clock_offset(folder: Path, minute: int) -> float:
-    """What the file system's clock is ahead of the monotonic one; this machine's own clock where it cannot be asked.
+    """By how much the file system's clock is ahead of the monotonic one; if no file can be written, this machine's own.
 
-    An unnamed file (where there are none, one that is removed at once) carries the file server's time.
+    The time of a new temporary file is the file server's.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -171,7 +171,7 @@ def _clock_offset(folder: Path, minute: int) -> float:
 def file_clock(folder: Path) -> float:
     """Now, by the clock that stamps the files of `folder` (s since 1970), however wrong this machine's clock is.
 
-    Asked once a minute; in between the monotonic clock counts.
+    It is read once a minute; in between, the monotonic clock counts on.
     """
     moment = time.monotonic()
     return _clock_offset(folder, int(moment / 60)) + moment

@@ -1,4 +1,4 @@
-"""Which process is which, whether it lives, and that only one of them does a piece of work."""
+"""Identify processes, tell whether they live, and let only one of them do a piece of work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def now() -> str:
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """What tells one boot of a machine from another; pids mean nothing across boots."""
+    """Identifies one boot of a machine; pids mean nothing across boots."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -65,7 +65,7 @@ def _pid_namespace() -> str | None:
 
 
 def _ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot: unlike the time of day it stays when the clock is set."""
+    """When a process started, in clock ticks since the boot; setting the clock does not change it."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -177,7 +177,7 @@ def _note_no_locks(folder: Path, reason: str) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path, work: str) -> Iterator[None]:
-    """Hold `folder` (made if need be) against other processes, and remove the half-written files of a killed one.
+    """Lock `folder` (made if need be) against other processes, and remove the half-written files of a killed one.
 
     Raises:
         HeldError: another process holds it.

@@ -1,4 +1,4 @@
-"""A sweep file (TOML) and the grid of cells it describes. Pure: no torch, no I/O beyond the file itself."""
+"""A sweep file (TOML) and the grid of cells it describes. No torch; reads only the file and what it names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Fields:
-    """The fields that a sweep may set, which the networks that it names decide.
+    """The fields that a sweep may set; they depend on the networks that it names.
 
     Attributes:
         sections: names of the fields of each section of a cell.
@@ -62,7 +62,7 @@ class _Fields:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> _Fields:
-        """The fields of this document; those of all its networks where it names several."""
+        """The fields for this document; if it names several networks, the fields of all of them."""
         grid = _table(document, "grid")
         tables = [_table(document, "model"), grid]
         tables += [
@@ -133,11 +133,11 @@ class Sweep:
     axes: Mapping[str, tuple[_Setting, ...]]
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...]
     evaluations: tuple[Evaluation, ...]
-    origins: tuple[Origin, ...]  # of the evaluations
+    origins: tuple[Origin, ...]  # one per evaluation
     protocols: Mapping[str, Protocol]
     recording: Recording
     resources: Resources
-    extensions: tuple[Extension, ...] = ()  # the user's own files that it names
+    extensions: tuple[Extension, ...] = ()  # the user's own files that the sweep names
 
     def cells(self) -> Iterator[NamedCell]:
         """The cells of the grid, lazily, the last axis fastest.
@@ -160,15 +160,15 @@ class Sweep:
             yield NamedCell(_readable_name(cell, varying), cell)
 
     def evaluations_of(self, cell: Cell) -> tuple[Evaluation, ...]:
-        """The evaluations owed for a cell, extractors filled in."""
+        """The evaluations of a cell, with their extractors filled in."""
         return tuple(evaluation.resolved(cell.data) for evaluation in self.evaluations)
 
 
 def study_name(argument: str) -> str:
-    """A study's name, from a sweep file (its stem) or as given.
+    """The name of a study: the stem of a sweep file, or the argument itself.
 
     Raises:
-        InputError: the name is not a plain name (it becomes a folder).
+        InputError: the name cannot be the name of a folder.
     """
     name = Path(argument).stem if argument.endswith(".toml") else argument
     if not STUDY_NAME.fullmatch(name) or name == RESERVED_NAME:
@@ -238,7 +238,7 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
 
 
 def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
-    """The user's own files, loaded; what they define can be named from here on."""
+    """Load the user's own files; the sweep can then name what they define."""
     if not isinstance(names, list) or not all(isinstance(name, str) and name.endswith(".py") for name in names):
         raise InputError(f'extend: should be a list of Python files, for example ["my_block.py"] (got {names!r})')
     found = []
@@ -298,7 +298,7 @@ def _exclusion(rule: dict[str, Any], number: int, fields: _Fields) -> dict[str, 
 def _evaluations(
     tables: list[dict[str, Any]], known: Mapping[str, Protocol]
 ) -> tuple[tuple[Evaluation, ...], tuple[Origin, ...]]:
-    """The evaluations of the sweep, and where each was asked for."""
+    """The evaluations of the sweep, and where the file asks for each."""
     evaluations: list[Evaluation] = []
     origins: list[Origin] = []
     for i, table in enumerate(tables or [{}], 1):
@@ -313,7 +313,7 @@ def _evaluations(
 
 
 def _check_cells(sweep: Sweep) -> None:
-    """Enumerate once, so that no run starts before every cell is known to be valid."""
+    """Check every cell, so that no run starts while one of them is invalid."""
     names: dict[str, str] = {}
     longest = 0
     for name, cell in sweep.cells():
@@ -332,7 +332,7 @@ def _check_cells(sweep: Sweep) -> None:
 
 
 def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
-    """Check that a cell can be measured so.
+    """Check that an evaluation fits a cell.
 
     Args:
         key: what messages call the evaluation.
@@ -348,7 +348,7 @@ def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
 
 
 def _evaluation_problems(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
-    """Why a cell cannot be measured so, one line each: the field, what is wrong, and what is allowed."""
+    """Why an evaluation does not fit a cell, one line each: the field, what is wrong, and what is allowed."""
     guidance = evaluation.guidance
     try:
         cell.diffusion.check_sampling(evaluation.sampler, evaluation.sampling_steps)
@@ -367,7 +367,7 @@ def _evaluation_problems(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
 
 
 def warnings(sweep: Sweep) -> list[str]:
-    """What is allowed but should be known before the sweep is started, one line each."""
+    """What is allowed but should be known before the sweep starts, one line each."""
     lines = []
     sources = {cell.data for _, cell in sweep.cells()}
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):

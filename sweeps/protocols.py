@@ -1,4 +1,4 @@
-"""Protocols, named sets of an evaluation's fields, and the evaluations that a table of fields asks for."""
+"""Protocols (named sets of an evaluation's fields), and the evaluations that a table of fields asks for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BUILT_IN = Path(__file__).with_name("protocols.toml")
 
 @dataclass(frozen=True)
 class Protocol:
-    """Fields of an evaluation under a name, and what it is meant for.
+    """A named set of an evaluation's fields, and what it is meant for.
 
     Attributes:
-        name: as evaluations give it.
+        name: as the field `protocol` of an evaluation gives it.
         fields: by name; a list stands for several values.
         data: data sets that it is meant for; empty: any.
         vae: name of the autoencoder that it is meant for; None: any.
@@ -34,7 +34,7 @@ class Protocol:
     vae: str | None = None
 
     def strays(self, data: Data) -> Iterator[str]:
-        """What of this data the protocol is not meant for, one line each."""
+        """Why the protocol is not meant for this data, one line each."""
         if self.data and data.name not in self.data:
             yield f"protocol {self.name} is meant for {', '.join(self.data)}, not for {data.name}"
         vae = data.vae
@@ -44,7 +44,7 @@ class Protocol:
 
 
 class Origin(NamedTuple):
-    """Where an evaluation was asked for."""
+    """Where a sweep asks for an evaluation."""
 
     key: str  # "evaluation 2", as in messages
     protocol: Protocol | None
@@ -64,7 +64,7 @@ def protocols(own: Mapping[str, Any]) -> dict[str, Protocol]:
 
 
 def _protocol(name: str, table: Any) -> Protocol:
-    """A protocol from its table; whether the fields make evaluations is checked."""
+    """A protocol from its table; its fields are checked to make valid evaluations."""
     key = f"protocol.{name}"
     if not isinstance(table, dict):
         raise InputError(f"{key}: should be a table [{key}] (got {table!r})")
@@ -92,8 +92,8 @@ def named(name: Any, known: Mapping[str, Protocol], key: str) -> Protocol:
 def evaluations(fields: Mapping[str, Any], key: str) -> list[Evaluation]:
     """The evaluations of a table of fields.
 
-    A field with a list of values (other than `at`) stands for one evaluation a value; several such fields stand for
-    their product, the last one fastest.
+    A field with a list of values (other than `at`) gives one evaluation per value; several such fields give their
+    product, the last one fastest.
 
     Raises:
         InputError: one line naming `key`, the field and what is allowed.

@@ -1,4 +1,4 @@
-"""What the distance itself is worth: its dependence on the number of samples, and signs of memorisation."""
+"""How far the distance can be trusted: its dependence on the number of samples, and signs of memorisation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> 
 
 
 def _spread_out(counts: list[int]) -> list[int]:
-    """The counts whose labels do not touch on an axis of 1/N from the smallest count to infinity, largest first."""
+    """Counts whose labels do not overlap on an axis of 1/N from the smallest count to infinity; largest first."""
     kept: list[int] = []
     least = 0.09 / min(counts)
     for count in counts:

@@ -32,7 +32,7 @@ def all_metrics(
         models: those of one step, with gmacs.
         names: column to printed name; columns without a value are left out.
         caption: how they were measured.
-        correlations: per column, of the metric with the models' compute; the semi-log r is printed.
+        correlations: by column, the correlation of the metric with the models' compute; the semi-log r is printed.
 
     Raises:
         InputError: rows that were measured differently.

@@ -1,4 +1,4 @@
-"""How good the fits are: residuals by size and patch size, and errors on models a form has not seen."""
+"""How good the fits are: residuals by size and patch size, and errors on unseen models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
     """Residuals in percent by size and patch size, one map per form; a pattern shows what the form cannot describe.
 
     Args:
-        rows: one per model, columns size, depth, width, patch_size, in the order of the residuals.
+        rows: one per model, in the order of the residuals; columns size, depth, width, patch_size.
         residuals: up to four forms.
         metric: printed name of the metric.
         caption: how it was measured.

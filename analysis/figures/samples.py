@@ -21,8 +21,8 @@ Image8 = npt.NDArray[np.uint8]
 def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
     """Which picture in `folder`/samples shows which cell.
 
-    A picture belongs to the cell whose id is in its file's name, or else to the one whose name is the file's stem. Of
-    several pictures of a cell the last in order of name is taken. Pictures of no known cell are left out.
+    A picture belongs to the cell whose id is in the file name, or else to the cell whose name is the file's stem. Of
+    several pictures of a cell, the last by name is taken. Pictures of unknown cells are left out.
 
     Args:
         folder: of a study.
@@ -42,7 +42,7 @@ def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
 
 @styled
 def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str) -> Figure:
-    """The pictures as a grid of sizes by patch sizes where each place has one at most, as a labelled list otherwise.
+    """The pictures as a grid of sizes by patch sizes if each place has at most one, otherwise as a labelled list.
 
     Args:
         pictures: cell id to PNG file, see `find_samples`.
@@ -92,7 +92,7 @@ def _label(row: Any, shown: pd.DataFrame) -> str:
 
 
 def _show(axes: Axes, image: Image8, left: float, top: float, aspect: float) -> None:
-    """The picture in a place of width 0.98 and height 0.98 * aspect, as large as it fits."""
+    """Draw the picture as large as fits into a place of width 0.98 and height 0.98 * aspect."""
     height, width = image.shape[:2]
     scale = 0.98 * min(1 / width, aspect / height)
     left, right = left + (0.98 - scale * width) / 2, left + (0.98 + scale * width) / 2
@@ -101,7 +101,7 @@ def _show(axes: Axes, image: Image8, left: float, top: float, aspect: float) -> 
 
 
 def _read(path: Path) -> Image8 | None:
-    """A picture as bytes, [h, w] or [h, w, 3]; None where the file is no picture."""
+    """A picture as uint8, [h, w] or [h, w, 3]; None if the file is not a picture."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -36,9 +36,9 @@ def metric_against_gflops(
         table: comparable rows with gmacs, size, depth, width, patch_size and the metric, in its own unit.
         metric: printed name of the metric.
         caption: how it was measured (N, extractor, ...).
-        fit: its line and 95 % prediction band are drawn; the metric axis is log for a power law, linear otherwise.
-        correlation: its r is stated beside the line, the semi-log one on a linear axis.
-        column: of the metric. Of a distance, the floor (`frechet_floor`) is drawn where it was measured.
+        fit: drawn as a line with a 95 % prediction band; the metric axis is log for a power law, linear otherwise.
+        correlation: its r is printed; on a linear axis that is the semi-log r.
+        column: of the metric. For a distance, the floor (`frechet_floor`) is drawn if it was measured.
 
     Raises:
         InputError: rows that were measured differently.
@@ -68,7 +68,7 @@ def metric_against_gflops(
     style.log_scale(axes, "x")
     if log_metric:
         style.log_scale(axes, "y")
-    elif column == METRIC:  # a distance has a zero worth showing; a loss has not
+    elif column == METRIC:  # zero means something for a distance, not for a loss
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set(xlabel=style.GFLOPS, ylabel=f"{metric} (lower is better)")
     axes.set_title("\n".join(notes), loc="left", fontsize=8)
@@ -206,19 +206,18 @@ def baselines(model: pd.DataFrame, others: pd.DataFrame, metric: str, caption: s
 
 @style.styled
 def sampling_compute(table: pd.DataFrame, metric: str, caption: str) -> Figure:
-    """Metric against the compute of sampling one image, gmacs times sampler steps (paper's Figure 10), twice that with
-    guidance.
+    """Metric against the compute of sampling one image (paper's Figure 10): gmacs * sampler steps, doubled by guidance.
 
     Seeds are averaged: a point is their mean, a bar one standard deviation to either side.
 
     Args:
-        table: rows of one training step that are comparable but for sampling_steps, with gmacs, block, size,
-            patch_size and the metric.
+        table: rows of one training step that differ in sampling_steps but are otherwise comparable, with gmacs, block,
+            size, patch_size and the metric.
         metric: printed name of the metric.
         caption: how it was measured.
 
     Raises:
-        InputError: rows that were measured differently in more than the sampler steps.
+        InputError: rows that were measured differently in other ways than the sampler steps.
         CannotDrawError: fewer than two values of the sampling compute.
     """
     rows = table[table[METRIC].notna()]
@@ -278,7 +277,7 @@ def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, key: style.Shape
 
 
 def error_bars(axes: Axes, x: Any, mean: Any, deviation: Any, ink: str) -> None:
-    """One standard deviation to either side of the points that have one, never down to zero."""
+    """Bars of one standard deviation to either side of the points that have one; they never reach zero."""
     have = np.asarray(deviation, float) > 0
     if have.any():
         x, mean, deviation = (np.asarray(values, float)[have] for values in (x, mean, deviation))

@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours, markers, captions, and how a figure becomes bytes that never change."""
+"""What all figures share: fonts, colours, markers, captions, and files with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from harness.files import write_bytes
 WIDTH = 6.0  # inches: a text column, and 900 pixels at 150 dpi
 DPI = 150
 MAX_PNG_BYTES = 300_000
-_MOST_NAMES = 10  # of one kind in a legend
+_MOST_NAMES = 10  # names of one kind in a legend
 
-#: Okabe and Ito's palette, told apart with any colour vision; the yellow is left out, it is too light for lines.
+#: Okabe and Ito's palette, which suits any colour vision; without its yellow, which is too light for lines.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
-GREY = "#555555"  # of lines and markers that stand for all sizes
+GREY = "#555555"  # for lines and markers that stand for all sizes
 
 GFLOPS = "Gflops (GMACs, one forward pass)"
 TRAINING_COMPUTE = "Training compute, Gflops (3 × GMACs × batch × steps)"
@@ -50,7 +50,7 @@ class CannotDrawError(ValueError):
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under the common style, leaving matplotlib's global settings as they were."""
+    """Draw in the common style; matplotlib's global settings do not change."""
 
     @wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -61,7 +61,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def or_reason(draw: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> Figure | str:
-    """What `draw` draws, or why it cannot, as a line of text: for notebooks that run on any study."""
+    """The figure, or one line that says why it cannot be drawn: for notebooks that run on any study."""
     try:
         return draw(*args, **kwargs)
     except CannotDrawError as error:
@@ -85,7 +85,7 @@ def log_scale(axes: Axes, *which: Literal["x", "y"], narrow: bool = False) -> No
 
 
 def _log_ticks(axis: Any, narrow: bool = False) -> None:
-    """Plain numbers on a log axis, ticks at 1, 2, 5 where its range is short and the axis is not."""
+    """Plain numbers on a log axis; ticks at 1, 2, 5 if its range is short, unless the axis is narrow."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else 10
     subs: tuple[float, ...] = (
@@ -125,7 +125,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def in_legend(names: Sequence[str]) -> list[str]:
-    """The names that a legend has room for: all, or of more than the palette has, some along the even scale."""
+    """The names that a legend has room for: all, or some along the even scale if the palette has too few colours."""
     if len(names) <= _MOST_NAMES:
         return list(names)
     return [names[i] for i in np.linspace(0, len(names) - 1, len(PALETTE)).round().astype(int)]
@@ -162,12 +162,12 @@ class ShapeKey:
 
 
 def legend_entry(label: str, **look: Any) -> Line2D:
-    """An entry of a legend: a line or a marker that is drawn nowhere else."""
+    """A legend entry: a line or marker that is not in the plot."""
     return Line2D([], [], label=label, **look)
 
 
 def line_style(index: int) -> Any:
-    """The style of the line of this number; after the last style the first one follows."""
+    """The line style with this index; after the last style the first one follows."""
     return LINES[index % len(LINES)]
 
 
@@ -177,13 +177,13 @@ def style_entries(names: Sequence[str]) -> list[Line2D]:
 
 
 def finish(figure: Figure, heading: str, caption: str, handles: Sequence[Any] = ()) -> Figure:
-    """Title above, beneath the axes how the values were measured, and a legend to the right, so that it covers no data.
+    """Add the title above, the caption beneath the axes, and a legend to the right, where it covers no data.
 
     Args:
-        figure: its axes are drawn.
+        figure: with its axes drawn.
         heading: its title.
         caption: how the values were measured (N, extractor, ...).
-        handles: entries of the legend; none without.
+        handles: entries of the legend; without them there is no legend.
     """
     if handles:
         figure.legend(handles=list(handles), loc="outside right upper", borderaxespad=0.2, handletextpad=0.5)
@@ -196,7 +196,7 @@ def finish(figure: Figure, heading: str, caption: str, handles: Sequence[Any] = 
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `folder`/name.png (150 dpi, less where it would pass 300 kB) and name.svg; equal figures, equal bytes.
+    """Write `folder`/name.png (150 dpi, or less to stay below 300 kB) and name.svg; equal figures give equal bytes.
 
     Returns:
         The two paths.
@@ -222,7 +222,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure in 256 colours, which flat figures do not exceed visibly: half the bytes in page and git."""
+    """The figure as a PNG of 256 colours: no visible loss for flat figures, and half the bytes."""
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()  # savefig would draw everything twice
     picture, png = Image.fromarray(np.asarray(canvas.buffer_rgba())), io.BytesIO()

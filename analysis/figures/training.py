@@ -26,7 +26,7 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
         table: comparable rows of one shape, batch size and step, two or more blocks.
         metric: printed name of the metric.
         caption: how it was measured, and the shape and step.
-        comparisons: their compute multipliers are written behind the values.
+        comparisons: their compute multipliers are printed after the values.
 
     Raises:
         InputError: rows that were measured differently.
@@ -70,8 +70,8 @@ def over_steps(
 
     Cells with a value at a single step are not drawn.
 
-    Colour tells the sizes apart (the patch sizes where each size has a panel), or the blocks where there is one size
-    only; the line style tells the columns apart, or else the blocks.
+    Colour shows the size (the patch size if each size has a panel), or the block if there is only one size. The line
+    style shows the column, or else the block.
 
     Args:
         table: rows with cell, step, size, depth, width, block, patch_size and the columns; one value per cell and step.
@@ -79,11 +79,11 @@ def over_steps(
         ylabel: label of the value axis, with its unit.
         heading: title of the figure.
         caption: how the values were measured.
-        log_axes: logarithms on both axes, so that the early steps and the late values show.
+        log_axes: two log axes, which show the early steps and the late values.
         panel: "patch_size", or "size" for one panel per size.
 
     Raises:
-        CannotDrawError: no cell has a value at more than one step, or there is no more than one size or too many.
+        CannotDrawError: no cell has a value at more than one step; or, for a panel per size, one size only or too many.
     """
     rows = table.dropna(subset=list(columns), how="all")
     rows = rows[rows["step"] > 0] if log_axes else rows
@@ -174,7 +174,7 @@ def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], dict[str, str]]:
-    """The column colours stand for, its values' printed names, and their colours."""
+    """The column that the colours show, the printed names of its values, and their colours."""
     if panel == "size":
         names = {str(patch): patch_name(patch) for patch in patch_order(rows)}
         return "patch_size", names, style.colours(list(names))
@@ -186,6 +186,6 @@ def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], di
 
 
 def _block_colours(rows: pd.DataFrame) -> dict[str, str]:
-    """A block keeps its colour whichever others are shown."""
+    """The colours of the blocks; a block has the same colour in every figure."""
     known = [*BLOCK_NAMES, *sorted(set(rows["block"]) - set(BLOCK_NAMES))]
     return {block: colour for block, colour in style.colours(known).items() if block in set(rows["block"])}

@@ -1,4 +1,4 @@
-"""Hierarchical bootstrap: draw models again, then their training seeds, then their sampling seeds."""
+"""Hierarchical bootstrap: resample models, then their training seeds, then their sampling seeds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Bootstrap:
 
     interval: Pair
     resamples: int
-    levels: tuple[str, ...]  #: what was drawn again, outermost first
+    levels: tuple[str, ...]  #: what was resampled, outermost first
 
 
 @dataclass(frozen=True)
 class _Draws:
-    """Models drawn again: which (rows of `models`) and their ln y, both [b, n]."""
+    """Resampled models: their indices (`models`) and their ln y, both [b, n]."""
 
     models: pd.DataFrame
     drawn: npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ class _Draws:
     levels: tuple[str, ...]
 
     def coefficients(self, design: Array) -> Array:
-        """Least-squares coefficients of the draws, design [n, k] -> [k, b]; NaN where a draw cannot tell them apart."""
+        """Least-squares coefficients of the draws, design [n, k] -> [k, b]; NaN if a draw does not determine them."""
         picked = design[self.drawn]
         found = np.einsum("bkn,bn->bk", np.linalg.pinv(picked), self.log_y)
         found[np.linalg.matrix_rank(picked) < design.shape[1]] = np.nan
@@ -46,10 +46,10 @@ class _Draws:
 
 
 def bootstrap_exponent(table: pd.DataFrame, metric: str = METRIC, resamples: int = 4000, seed: int = 0) -> Bootstrap:
-    """Bootstrap a power law's exponent over models, then training seeds, then sampling seeds, as far as they repeat.
+    """Bootstrap a power law's exponent over models, and over training and sampling seeds if they repeat.
 
-    With one seed per model this is the pairs bootstrap. Its coverage at 12 models is .905 rather than .95: quote the t
-    interval; this one shows how much the fit rests on single models.
+    With one seed per model this is the pairs bootstrap. Its coverage at 12 models is .905 rather than .95. So quote the
+    t interval; this one shows how much the fit depends on single models.
 
     Args:
         table: comparable rows with gmacs, block, size, patch_size, seed, sampling_seed and the metric > 0.
@@ -120,7 +120,7 @@ def _draws(table: pd.DataFrame, metric: str, least: int, resamples: int, seed: i
 
 
 def _nested_means(runs: list[Array], count: int, rng: np.random.Generator) -> Array:
-    """`count` means over runs drawn again, each a mean over its samples drawn again; shape [count]."""
+    """`count` means over resampled runs, each of them a mean over its resampled samples; shape [count]."""
     chosen = rng.integers(len(runs), size=(count, len(runs)))
     means = np.empty(chosen.shape)
     for index, samples in enumerate(runs):

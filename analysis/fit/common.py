@@ -1,4 +1,4 @@
-"""What all fits share: the error, the checks before a fit, the flags that follow from the data, the wild bootstrap."""
+"""What all fits share: the error, checks of the data, flags that follow from the data, the wild bootstrap."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WILD_RESAMPLES = 999
 
 
 class CannotFitError(ValueError):
-    """The data cannot carry this fit; the message is the reason, and can be printed."""
+    """The data do not suffice for this fit; the message is the reason, fit to print."""
 
 
 def pair(values: Any) -> Pair:
@@ -47,7 +47,7 @@ def checked(x: Array, y: Array, least: int, what: str = "compute", logarithm: bo
         logarithm: the fit takes ln y, so y must be positive too.
 
     Raises:
-        CannotFitError: too few points, a missing value, one without a logarithm, or a constant x or y.
+        CannotFitError: too few points, a missing value, a value without a logarithm, or a constant x or y.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < least:
@@ -87,7 +87,7 @@ def wild_intervals(design: Array, response: Array, resamples: int = WILD_RESAMPL
     Args:
         design: shape [n, k].
         response: shape [n].
-        resamples: number of draws; always the same ones.
+        resamples: number of draws; the draws are always the same.
 
     Returns:
         k intervals. They allow for noise that differs between models; for their coverage see docs/analysis.md.

@@ -1,4 +1,4 @@
-"""Power law with a floor, by robust non-linear least squares from many starts."""
+"""Power law with a floor, fitted by robust non-linear least squares from many starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FloorFit:
     floor: float
     floor_interval: Pair  #: floors that a likelihood-ratio test at 5 % does not reject
     identified: bool  #: the data tell the floor from 0 and from the largest value measured
-    exponent_t: Pair  #: 95 % interval, Student t, first order; given the floor where that sits on its bound
+    exponent_t: Pair  #: 95 % interval, Student t, first order; with the floor fixed if it sits on its bound
     exponent_hc3: Pair  #: the same with HC3 standard errors
     exponent_wild: Pair  #: 95 % interval, wild bootstrap
     floor_wild: Pair  #: 95 % interval, wild bootstrap
@@ -45,7 +45,7 @@ class FloorFit:
         return "power law with floor"
 
     def fitted(self, rows: pd.DataFrame) -> Array:
-        """The curve at rows with gmacs, shape [n], in the unit of the metric."""
+        """The curve at the gmacs of the rows, shape [n], in the unit of the metric."""
         return self.predict(floats(rows, "gmacs"))
 
     def band(self, x: Array) -> pd.DataFrame:
@@ -70,9 +70,9 @@ def fit_floor(
         x: compute, shape [n], positive.
         y: the metric, shape [n], positive.
         huber: residual of ln y from which the loss is linear; by default 1.5 robust standard deviations of the plain
-            fit's residuals (once seeds exist: 1 to 2 seed standard deviations).
-        profile: also find which floors fit as well, and the wild bootstrap; without it these intervals are NaN and
-            nothing is called identified.
+            fit's residuals (if there are seeds, take 1 to 2 seed standard deviations).
+        profile: also find the interval of the floor and the wild bootstrap's; without it these intervals are NaN, and
+            the floor does not count as identified.
         resamples: refits of the wild bootstrap.
 
     Raises:
@@ -116,12 +116,12 @@ def fit_floor(
 
 
 def refit_floors(log_x: Array, log_y: Array, start: Array, huber: float = np.inf) -> Array:
-    """Fit rows of points, all at once: projected Levenberg-Marquardt.
+    """Fit all rows of points at once, by projected Levenberg-Marquardt.
 
     Args:
         log_x: rows of points, shape [b, n].
         log_y: shape [b, n].
-        start: ln coefficient, exponent and floor, shape [3] (a bootstrap's: the fit of the original points) or [b, 3].
+        start: ln coefficient, exponent and floor, shape [3] (in a bootstrap: the fit of the original points) or [b, 3].
         huber: residual of ln y from which the loss is linear.
 
     Returns:
@@ -244,7 +244,7 @@ def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, hube
 
 
 def _deviance(log_x: Array, log_y: Array, floor: float, best: Array) -> float:
-    """What fixing the floor costs against the best parameters: n times the logarithm of the squared errors' ratio."""
+    """The cost of fixing the floor, against the best parameters: n times the log of the ratio of squared errors."""
     from scipy.optimize import least_squares
 
     def residuals(line: Array) -> Array:

@@ -16,7 +16,7 @@ class Correlation:
     """How closely a metric y follows compute x over n models."""
 
     n: int
-    semilog: float  #: Pearson r(y, ln x); the correlation quoted with the paper's Figure 8
+    semilog: float  #: Pearson r(y, ln x); the paper's Figure 8 quotes this one
     loglog: float  #: Pearson r(ln y, ln x)
     linear: float  #: Pearson r(y, x)
     spearman: float  #: rank correlation
@@ -85,14 +85,15 @@ class LineFit:
         return f"{metric} = {self.intercept:.5g} {'+' if self.slope >= 0 else '−'} {abs(self.slope):.4g} ln G"
 
     def fitted(self, rows: pd.DataFrame) -> Array:
-        """The line at rows with gmacs, shape [n], in the unit of the metric."""
+        """The line at the gmacs of the rows, shape [n], in the unit of the metric."""
         value = self.intercept + self.slope * np.log(floats(rows, "gmacs"))
         return np.asarray(np.exp(value) if self.log_response else value)
 
     def predict(self, x: Array) -> pd.DataFrame:
-        """The line at x, shape [k]: columns mean, mean_low, mean_high (of the line), low, high (of a new model), 95 %.
+        """The line at x, shape [k], with 95 % intervals, in the unit of the metric.
 
-        In the unit of the metric; of a power law "mean" is the median.
+        The columns are mean, mean_low, mean_high (of the line), and low, high (of a new model). For a power law "mean"
+        is the median.
         """
         frame = self._model.get_prediction(_line_design(np.asarray(x, float))).summary_frame(alpha=1 - CONFIDENCE)
         out: pd.DataFrame = frame[["mean", "mean_ci_lower", "mean_ci_upper", "obs_ci_lower", "obs_ci_upper"]]

@@ -1,4 +1,4 @@
-"""Residuals of a fit by model, size and patch size: they show where a law is wrong systematically."""
+"""Residuals of a fit by model, size and patch size: they show where a law is systematically wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fit_residuals(fit: Fit, rows: pd.DataFrame, metric: str = METRIC) -> Residua
     """Residuals of a fit on the rows it was fitted to.
 
     Args:
-        fit: of these rows.
+        fit: fitted to these rows.
         rows: one per model, columns name, size, depth, width, patch_size, gmacs, params, tokens and the metric.
         metric: its column.
     """

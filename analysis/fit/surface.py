@@ -32,7 +32,7 @@ class InteractionFit:
         return "params and tokens"
 
     def fitted(self, rows: pd.DataFrame) -> Array:
-        """The form at rows with params and tokens, shape [n], in the unit of the metric."""
+        """The form at the params and tokens of the rows, shape [n], in the unit of the metric."""
         return self.predict(floats(rows, "params"), floats(rows, "tokens"))
 
 

@@ -11,7 +11,7 @@ from analysis.table import load_table
 
 
 def study_table(folder: str | None = None) -> pd.DataFrame:
-    """The table of a study: of a folder in the project's, by default what DIT_STUDY names, or else the paper's numbers.
+    """The table of a study; by default of the one that DIT_STUDY names, or else the paper's numbers.
 
     Raises:
         InputError: as `analysis.table.load_table`.

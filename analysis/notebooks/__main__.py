@@ -1,6 +1,6 @@
 """Execute the notebooks: `python -m analysis.notebooks` writes NAME.ipynb beside every NAME.py.
 
-The study is the environment variable DIT_STUDY, by default results/paper. An error in a cell ends it with exit code 1.
+The study is the environment variable DIT_STUDY, by default results/paper. An error in a cell gives exit code 1.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 
 
 def blocks(page: Page, table: pd.DataFrame) -> None:
-    """The block designs side by side, at every shape and step where the baseline was measured too."""
+    """The block designs side by side, at every shape and step where the baseline was also measured."""
     section = page.section("blocks", "Block designs")
     page.fits["blocks"], page.fits["block slopes"] = [], []
     if table["block"].nunique() < 2:

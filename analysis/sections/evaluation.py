@@ -1,4 +1,4 @@
-"""What the distances are worth: bias, spread and floor, dependence on the number of samples, signs of memorisation."""
+"""How far the distances can be trusted: bias, spread, floor, dependence on N, signs of memorisation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEMORY = {
 
 
 def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
-    """The slice with most models: what its distances are worth, and whether its models copy their training images."""
+    """The slice with most models: how far its distances can be trusted, and whether its models copy training images."""
     section = page.section("evaluation", "What the distances are worth")
     pieces = scaling_slices(table)
     if not pieces:

@@ -1,4 +1,4 @@
-"""The compute-optimal frontier of every slice that has checkpoints enough."""
+"""The compute-optimal frontier of every slice with enough checkpoints."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def paper_tables(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> None:
 
 
 def _models(runs: pd.DataFrame) -> Table:
-    """Table 1, with the Gflops of Table 4: the paper’s own gives them at one patch size."""
+    """Table 1, with the Gflops of Table 4: the paper’s Table 1 has them for one patch size only."""
     rows = []
     models = runs[(runs["resolution"] == 256) & (runs["block"] == "adaln-zero")].drop_duplicates(["size", "patch_size"])
     for size, cells in models.groupby("size", sort=False):

@@ -12,9 +12,9 @@ from analysis.printed import row_table
 from analysis.table import missing_rows
 from harness.runs.columns import ATTEMPT_COLUMNS, RESULT_COLUMNS, printed_title
 
-_MOST_PICTURES = 36  # on the contact sheet; where there are more, one seed per model
+_MOST_PICTURES = 36  # on the contact sheet; if there are more, one seed per model is shown
 
-#: The first columns of the table of results; every other one of results.csv that has a title follows.
+#: The first columns of the table of results; all other titled columns of results.csv follow.
 _FIRST = (
     "name", "source", "size", "patch_size", "block", "tokens", "params_m", "gmacs", "seed", "step", "train_gmacs",
     METRIC, "kid", "precision", "recall", "inception_score", "sfid", "loss_train", "loss_heldout",
@@ -22,7 +22,7 @@ _FIRST = (
 
 
 def results(page: Page, table: pd.DataFrame) -> None:
-    """Every row of the table, group by group, and which rows have no metric."""
+    """Every row of the table, group by group; and the rows without a metric."""
     section = page.section("results", "Results")
     text = "Values within one table were measured alike and compare; values of different tables do not."
     section.paragraphs.append(f"{text} Empty: not measured.")
@@ -70,7 +70,7 @@ def samples(page: Page, table: pd.DataFrame) -> None:
 
 
 def costs(page: Page, table: pd.DataFrame) -> None:
-    """Time and compute of every cell, and in all."""
+    """Time and compute of every cell, and their totals."""
     section = page.section("costs", "Costs")
     cells = table.groupby("cell", sort=False).agg(
         name=("name", "last"),
@@ -90,7 +90,7 @@ def costs(page: Page, table: pd.DataFrame) -> None:
 
 
 def attempts(page: Page, table: pd.DataFrame) -> None:
-    """Every attempt, failures with their reasons, and what it ran on."""
+    """Every attempt: its machine, and the reason of a failure."""
     section = page.section("attempts", "Attempts")
     if table.empty:
         page.omit("The attempts and what they ran on", "there is no attempts.csv, or it has no rows")

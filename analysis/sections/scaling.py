@@ -1,4 +1,4 @@
-"""What compute buys: fits and figures of the metric and of the held-out loss against compute."""
+"""Fits and figures of the metric and of the held-out loss against compute."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.runs.columns import printed_title
 
 
 def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
-    """Fits and figures of a metric against compute, for every slice that can carry them, the largest always."""
+    """Fits and figures of a metric against compute, for the largest slice and all others that have enough rows."""
     is_loss = column == LOSS
     section = page.section("loss" if is_loss else "scaling", "The held-out loss" if is_loss else "What compute buys")
     key = "loss slices" if is_loss else "slices"
@@ -40,12 +40,12 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
         _figures(page, section, found, f"-{index + 1}" if index else "")
         _tables(section, found)
         page.fits[key].append(printed.slice_values(found))
-        if piece.group.label == pieces[0].group.label:  # the tables show the other ways of measuring
+        if piece.group.label == pieces[0].group.label:  # tables show the other ways of measuring
             _summary(page, found)
 
 
 def _note_absent(page: Page, piece: Slice) -> None:
-    """Name the cells of the slice's block that have no value at its step, or one without a logarithm."""
+    """Name the cells of the slice's block without a value at its step, and those whose value has no logarithm."""
     cells = piece.group.table[piece.group.table["block"] == piece.block]
     for cell in cells[~cells["cell"].isin(piece.table["cell"])].drop_duplicates("cell").itertuples():
         page.omit(f"{cell.name} in the scaling fit", f"it has no {piece.metric} at step {piece.step:,}")
@@ -84,7 +84,7 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
             lambda: metric_against_gflops(rows, metric, label, law, correlation, column),
         )  # fmt: skip
     if suffix:
-        return  # the other slices have their tables, and these two figures
+        return  # the other slices have only these two figures, and tables
     if column == METRIC:
         page.draw(
             section, f"bubbles{suffix}",

@@ -13,7 +13,7 @@ from analysis.page import Page
 
 
 def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> None:
-    """The metric and the losses over training steps. `curves` is None where there can be none (published numbers)."""
+    """The metric and the losses over training steps. `curves` is None for the published numbers, which have none."""
     section = page.section("training", "Over training")
     groups = comparable_groups(table)
     for index, group in enumerate(groups):
@@ -68,7 +68,7 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
 
 
 def sampling(page: Page, table: pd.DataFrame) -> None:
-    """The metric against sampling compute, where cells were sampled with several numbers of steps."""
+    """The metric against sampling compute, if cells were sampled with several numbers of steps."""
     section = page.section("sampling", "Sampling compute")
     count = 0
     for group in comparable_groups(table, vary=["sampling_steps"]):

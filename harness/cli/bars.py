@@ -1,4 +1,4 @@
-"""How far work is: bars in a terminal, lines in a pipe."""
+"""Progress: bars in a terminal, lines in a pipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINE_SECONDS = 15.0
 
 
 class _Bars(progress.Progress):
-    """A bar for each thing at work: its name, how much is done, a note, and a clock."""
+    """A bar for each thing in progress: its name, how much is done, a note, and a clock."""
 
     def __init__(self, console: Console, clock: progress.ProgressColumn) -> None:
         super().__init__(
@@ -51,7 +51,7 @@ class _Bars(progress.Progress):
 
 
 def _note(loss: float | None, images_per_s: float | None, seconds_left: float | None = None) -> str:
-    """Loss, speed and time left, those that are known."""
+    """Loss, speed and time left, as far as they are known."""
     known = (
         f"loss {loss:.4f}" if loss is not None else "",
         f"{images_per_s:.0f} images/s" if images_per_s else "",
@@ -61,14 +61,14 @@ def _note(loss: float | None, images_per_s: float | None, seconds_left: float | 
 
 
 class WorkBar(_Bars):
-    """The bar of work that is no cell, in stages; in a pipe a line now and then."""
+    """The bar of work other than cells, in stages; in a pipe a line now and then."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console, progress.TimeRemainingColumn())
         self._stage, self._begun, self._begun_at, self._printed = "", 0.0, 0, 0.0
 
     def report(self, value: Report) -> None:
-        """Show how far a stage is: `stage`, `done`, `total`, and `loss` and `images_per_s` where they are known."""
+        """Show the progress of a stage."""
         moment, stage, done, total = time.monotonic(), value["stage"], value["done"], value["total"]
         if stage != self._stage:
             self._stage, self._begun, self._begun_at, self._printed = stage, moment, done, moment
@@ -81,7 +81,7 @@ class WorkBar(_Bars):
 
 
 class LaunchView:
-    """A line whenever a cell begins or ends; in a terminal, below them, a bar for the sweep and each cell at work."""
+    """A line when a cell begins or ends; in a terminal, below the lines, a bar for the sweep and each running cell."""
 
     def __init__(self, console: Console, items: list[CellRun]) -> None:
         self._bars = _Bars(console, progress.TimeElapsedColumn())
@@ -112,7 +112,7 @@ class LaunchView:
         self.tick([])
 
     def tick(self, items: list[CellRun]) -> None:
-        """Draw how far the sweep is, and the cells at work."""
+        """Draw the progress of the sweep and of the running cells."""
         self._bars.show("", "[bold]sweep", self._done, self._total, "")
         for item in (item for item in items if item.now.state in ACTIVE):
             at = item.now.progress or Progress(stage="starting", done=0)

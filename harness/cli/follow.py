@@ -1,4 +1,4 @@
-"""What happens now, followed live: `status --watch` and `logs --follow`. Both only read."""
+"""Live views: `status --watch` and `logs --follow`. Both only read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG_SECONDS = 0.5
 def watch(console: Console, title: str, items: list[CellRun], seconds: float) -> None:
     """Show the states as they change, until nothing is queued or running. Reads only; Ctrl-C ends the watching.
 
-    In a terminal a table, redrawn every `seconds`; in a pipe a line whenever a cell changes its state, then the table.
+    In a terminal: a table, redrawn every `seconds`. In a pipe: a line when a cell changes its state, then the table.
     """
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     known = {item.cell.id: State.DONE for item in items if item.now.state is State.DONE}
@@ -51,7 +51,7 @@ def _picture(console: Console, title: str, items: list[CellRun]) -> Group:
     """The table, cut to the height of the terminal, and what went wrong."""
     causes = [Text(str(trouble), style="red") for trouble in tables.troubles(items)]
     lines = sum(1 + len(text) // console.width for text in causes)
-    # a title, two lines of head, two of counts; a cell with a long message takes more, and then the end is cut
+    # a title, two lines of head, two of counts; long messages take more lines, and then the end is cut
     most = max(3, console.height - 6 - lines)
     return Group(tables.status_table(title, [tables.status_row(item) for item in items], most), *causes)
 
@@ -59,7 +59,7 @@ def _picture(console: Console, title: str, items: list[CellRun]) -> Group:
 def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[str], object]) -> None:
     """Pass on what a cell's jobs print, until the cell has ended: done, failed, cancelled or interrupted.
 
-    Waits, and says so, while there is nothing yet; a log that was replaced or cut is read from its beginning.
+    Waits while there is no log yet, and says so; a log that was replaced or cut is read from its beginning.
 
     Args:
         item: the cell.
@@ -70,10 +70,10 @@ def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[st
         log: TextIO | None = None
         waiting = False
         while True:
-            # a cell that was never launched is waited for: all of a sweep but those in the slots look like that
+            # also waits for a cell never launched: one that waits for a slot looks the same
             ended = item.refresh().state not in (*ACTIVE, State.MISSING)
             if ended:
-                time.sleep(LOG_SECONDS)  # its last line is written just after its end is on record
+                time.sleep(LOG_SECONDS)  # the last line is written just after the end is recorded
             if log is None or _replaced(item, log):
                 files.close()
                 log = None
@@ -92,7 +92,7 @@ def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[st
 
 
 def _replaced(item: CellRun, log: TextIO) -> bool:
-    """Whether the open file is no longer the log, or became shorter than what was read of it."""
+    """Whether the log was replaced by another file, or became shorter than what was read."""
     mine = os.fstat(log.fileno())
     try:
         there = item.run.log.stat()

@@ -39,9 +39,9 @@ def launch(
     Locally it stays in the foreground. Ctrl-C lets the running cells write a checkpoint and stop; the same command goes
     on. On Slurm it submits and returns; with --wait it follows, and Ctrl-C ends the following only.
 
-    A cell that is too large or too slow for one GPU is trained by several ranks (--ranks, on Slurm also --nodes), which
-    divide its global batch, and in pieces that fit (--micro-batch). Neither changes what is trained: the same cell on
-    another number of ranks agrees up to the order of float summation, and one rank can finish what two began.
+    If a cell is too large or too slow for one GPU, several ranks (--ranks, on Slurm also --nodes) can share its global
+    batch, and --micro-batch splits a rank's share into pieces that fit. Neither changes what is trained: the same cell
+    on another number of ranks agrees up to the order of float summation, and one rank can finish what two began.
     """
     from harness.runs.state import RETRIED
 
@@ -69,9 +69,9 @@ def evaluate(
 ) -> None:
     """Measure kept weights again, with other samplers, steps, guidance, seeds, labels, references or protocols.
 
-    Trains nothing, and may run beside a training; --slots counts only the cells that are measured. What has no weights
-    kept is named and left out; what is measured already is not measured again. The rows are in results.csv beside the
-    others. A cell is measured with the CPU threads it was trained with, whatever --threads says.
+    Trains nothing, and may run beside a training; --slots counts only the cells that are measured. Cells without
+    kept weights are named and left out, and nothing is measured twice. The rows are in results.csv beside the others. A
+    cell is measured with the CPU threads it was trained with, whatever --threads says.
     """
     from harness.cli.words import cost_line, evaluation_lines
     from harness.launch import remeasure
@@ -79,7 +79,7 @@ def evaluate(
     from harness.spec.resources import EXECUTORS
 
     sweep, folder = cli.resolve(study, results, given)
-    everything = cli.items_of(sweep, folder)  # with the sweep's own evaluations, which the tables put first
+    everything = cli.items_of(sweep, folder)  # with the sweep's own evaluations, which come first in the tables
     sweep = remeasure.with_evaluations(sweep, protocol, {field: given[field] for field in _EVALUATION})
     chosen = [cli.find_cell(everything, name, folder) for name in dict.fromkeys(cell)] if cell else everything
     selection = remeasure.select(sweep, chosen, None if at is None else remeasure.values(at, "at"))
@@ -101,10 +101,10 @@ def evaluate(
 def _run(
     sweep: Sweep, study: Study, items: list[CellRun], *, retry: bool, wait: bool, chosen: list[CellRun] | None = None
 ) -> list[CellRun]:
-    """Launch behind a view of these cells, and return them as they ended.
+    """Launch with a view of these cells, and return them as they ended.
 
     Raises:
-        Exit: with code 0 once all is submitted, without `wait`, where jobs go on by themselves; with 130 after Ctrl-C.
+        Exit: with code 0 once all is submitted, if jobs go on by themselves and without `wait`; with 130 after Ctrl-C.
     """
     from harness.cli.bars import LaunchView
     from harness.launch.launch import launch as run_all
@@ -136,7 +136,7 @@ def _print_results(
     again: str,
     owed: set[tuple[str, str]] | None = None,
 ) -> None:
-    """Write the tables of all cells; print the results and what is not done.
+    """Write the tables of all cells; print the results, and the cells that are not done.
 
     Args:
         sweep: what was asked for.
@@ -144,7 +144,7 @@ def _print_results(
         everything: all cells of the study.
         ended: those that were launched.
         again: the command that goes on, without `dit-harness`.
-        owed: cells and records to print the results of; None: all.
+        owed: the cells and records whose results are printed; None: all.
 
     Raises:
         Exit: with code 1, when something is not done.

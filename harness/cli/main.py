@@ -1,4 +1,4 @@
-"""The command `dit-harness`: parse, call, print. A verb imports what is heavy when it runs."""
+"""The command `dit-harness`: parse, call, print. A verb imports heavy modules only when it runs."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ app = typer.Typer(
     Exit codes: 0 all well, 1 some cells failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C.""",
 )
 
-#: In the order of the help; an underscore stands for a dash, and a last one keeps a name from being a keyword.
+#: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 for verb in (plan, train_vae, encode, launch, evaluate, status, cancel, logs, collect, report, export, import_):
     app.command(verb.__name__.strip("_").replace("_", "-"))(verb)
 
 
 def main() -> None:
-    """Run the command; bad input and missing permission are one line and exit code 2, a full disk is one and 1.
+    """Run the command. Bad input and missing permission give one line and exit code 2, a full disk one line and code 1.
 
-    What a library has to say through `logging` is a line on stderr, too.
+    Messages of libraries through `logging` are lines on stderr, too.
     """
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:

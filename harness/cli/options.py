@@ -1,7 +1,7 @@
 """Options and arguments that several verbs share, and what every verb does first.
 
-An option about resources or evaluations is a field of a spec: name, type, bounds, allowed names and help are read from
-there. The specs are read when a verb's options are needed, and not for the list of the verbs, which takes half as long.
+An option about resources or evaluations is a field of a spec, which gives its name, type, bounds, allowed names and
+help. The specs are imported only when the options of a verb are needed: the list of verbs then takes half the time.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ RESULTS = Path("results")
 #: Panel of the options that are fields of an evaluation.
 EVALUATION = "Evaluation (several values with commas between: their product)"
 
-#: Options that have another name than their field.
+#: Options whose name differs from that of their field.
 _FLAGS = {"data_download": "--download"}
 
 
 def takes_fields(*, resources: tuple[str, ...] = (), evaluation: tuple[str, ...] = ()) -> Callable[[VerbT], VerbT]:
-    """Give a verb an option for each of these fields of `Resources`, and of `Evaluation`, there as lists.
+    """Give a verb an option for each of these fields of `Resources` and `Evaluation`; the latter take lists.
 
-    The verb takes them as `**given`: by the field's name what was given, or None.
+    The verb receives them as `**given`: the field's name to the value given, or None.
     """
 
     def mark(verb: VerbT) -> VerbT:
@@ -66,7 +66,7 @@ def takes_fields(*, resources: tuple[str, ...] = (), evaluation: tuple[str, ...]
 
 
 class Verbs(TyperGroup):
-    """The verbs; one gets its options of `takes_fields` when it is asked for."""
+    """The verbs; a verb gets its options of `takes_fields` when it is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The name of the verb, its command, and the other arguments."""
@@ -90,7 +90,7 @@ class Verbs(TyperGroup):
 
 
 def _option(field: FieldFacts, *, several: bool = False) -> inspect.Parameter:
-    """The parameter that typer makes a field's option of. Bounds are shown here and checked by the spec."""
+    """The parameter from which typer makes the option of a field. Bounds are only shown; the spec checks them."""
     kind = field.types[0]
     panel = str(field.marks["executor"]).capitalize() if "executor" in field.marks else None
     metavar = "<path>" if "format" in field.marks else None
@@ -108,7 +108,7 @@ def _option(field: FieldFacts, *, several: bool = False) -> inspect.Parameter:
 
 
 def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None) -> tuple[Sweep, Study]:
-    """The sweep, with the resources that are given in place of its own, and the study that an argument names."""
+    """The sweep and the study that an argument names; given resources replace the sweep's own."""
     from harness.launch.executor import Schedulers
     from harness.runs.study import Study
     from sweeps.grid import load_sweep, study_name
@@ -127,7 +127,7 @@ def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None
 
 
 def _with_resources(sweep: Sweep, given: Mapping[str, Any]) -> Sweep:
-    """The sweep with the resources that are given in place of its own, validated as in the file."""
+    """The sweep with the given resources in place of its own; they are validated as in the file."""
     from dataclasses import replace
 
     from harness.spec.identity import validated
@@ -160,7 +160,7 @@ def find_cell(items: list[CellRun], cell: str, study: Study) -> CellRun:
 
 
 def print_warnings(sweep: Sweep) -> None:
-    """Print what is allowed but should be known before the sweep is started."""
+    """Print warnings about the sweep: what is allowed but should be known before it starts."""
     from sweeps.grid import warnings
 
     for line in warnings(sweep):

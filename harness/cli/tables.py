@@ -1,4 +1,4 @@
-"""How plans, states and launches look in a terminal."""
+"""Plans, states and results as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.runs.columns import PROTOCOL_COLUMNS, metric_name
 from harness.runs.layout import EVALUATING
 from harness.runs.state import State
 
-#: The colours of the states, those where something happens first.
+#: The colours of the states; the active states come first.
 _COLOURS = {
     State.RUNNING: "cyan",
     State.FAILED: "red",
@@ -39,7 +39,7 @@ _TROUBLED = (State.FAILED, State.INTERRUPTED, State.PARTIAL)
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, the text of a row in it, and where that stands."""
+    """A column: its title, the text of a row in it, and its alignment."""
 
     title: str
     text: Callable[[Row], str]
@@ -47,7 +47,7 @@ class Column:
 
 
 def _left(title: str, key: str = "", show: Callable[[Any], str] = str) -> Column:
-    """A column of the value under `key`, by default the title, in words."""
+    """A left-aligned column of the value under `key` (by default the title), as text."""
     return Column(title, lambda row: show(row[key or title]))
 
 
@@ -150,7 +150,7 @@ def status_row(item: CellRun) -> StatusRow:
 
 
 def _measuring(item: CellRun) -> str:
-    """That `evaluate` works on the cell's kept weights, and how far it is."""
+    """A note that `evaluate` is measuring the cell's kept weights, and its progress."""
     run = item.run.on(EVALUATING)
     if run.live() is None:
         return ""
@@ -185,7 +185,7 @@ _STATUS_COLUMNS = (
 
 
 def status_table(title: str, rows: Sequence[StatusRow], most: int | None = None) -> Table:
-    """The state of every cell; of more than `most`, those where something happens, in the order of the grid."""
+    """The state of every cell, in the order of the grid; at most `most` cells, preferably active ones."""
     lively = sorted(rows, key=lambda row: [*_COLOURS].index(State(row["state"])))
     shown = {row["id"] for row in lively[:most]}
     counts = {state: sum(row["state"] == state for row in rows) for state in State}
@@ -210,8 +210,8 @@ _CONDITIONS = {column: column.replace("_", " ") for column in PROTOCOL_COLUMNS} 
 def results_table(title: str, rows: Sequence[Row]) -> Table:
     """One row a cell, step and protocol, ordered by GMACs; the distance carries its metric's name.
 
-    Over several sampling seeds: mean and standard deviation, never the best. Where rows were measured differently, what
-    differs has columns of its own, and the caption warns.
+    Over several sampling seeds: mean and standard deviation, never the best. If rows were measured differently, each
+    difference has its own column, and the caption warns.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     order = ("gmacs", "name", "step", "samples", "sampling_steps", "guidance", "protocol")
@@ -235,7 +235,7 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
 
 
 def _over_seeds(group: list[Row]) -> Row:
-    """One row of the rows of several sampling seeds: the measures in words, the time of all of them."""
+    """One row for several sampling seeds: each measure as text, and the sum of their times."""
     measured = {column: _mean([row[column] for row in group]) for column in ("frechet", *_MEASURES)}
     seconds = (group[0]["train_seconds"] or 0) + sum(row["sample_seconds"] for row in group)
     return {**group[0], **measured, "seeds": len(group), "seconds": seconds}
@@ -250,7 +250,7 @@ def _mean(values: list[float | None]) -> str:
 
 
 def _results_caption(row: Row, varying: list[str], seeds: int) -> str:
-    """What all rows share, and what may not be compared."""
+    """What all rows share, and a warning if they do not compare."""
     shared = {
         "samples": f"{row['samples']:,} samples",
         "reference": f"against {row['reference']}",

@@ -26,7 +26,7 @@ def size_of(count: int | None) -> str:
 
 
 def _in_largest(value: float, **units: float) -> str:
-    """A value in the first of the units, which fall in size, that it reaches; empty when it reaches none."""
+    """A value in the largest unit that is not above it (units fall in size); empty if all are."""
     return next((f"{value / size:.1f} {unit}" for unit, size in units.items() if value >= size), "")
 
 
@@ -36,7 +36,7 @@ def number(value: float | None) -> str:
 
 
 def state_line(item: CellRun) -> str:
-    """A cell, its state, and what explains it."""
+    """A cell, its state, and the message that explains it."""
     return f"{item.name}: {item.now.state}{f': {item.now.message}' if item.now.message else ''}"
 
 
@@ -44,7 +44,7 @@ _LABELS = {"uniform": "classes drawn evenly", "balanced": "classes in turn", "tr
 
 
 def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
-    """What is measured, a line each, sampling seeds together. `when` replaces the training steps."""
+    """One line for each evaluation; sampling seeds share a line. `when` replaces the training steps."""
     sources = [cell.data for _, cell in sweep.cells()]
     lines: dict[tuple[str, str], list[int]] = {}
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
@@ -61,7 +61,7 @@ def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
 
 
 def cost_line(cost: Cost, cells: int) -> str:
-    """What `evaluate` is about to do."""
+    """What `evaluate` will do, and its cost."""
     many = "s" * (cells != 1)
     if cost.done == cost.total:
         return f"{cost.total} evaluations of {cells} cell{many}, all of them done already"
@@ -73,7 +73,7 @@ def cost_line(cost: Cost, cells: int) -> str:
 
 
 def sampling_text(evaluation: Evaluation, *, labelled: bool = True) -> str:
-    """How samples are made, in words, without their seed."""
+    """The sampling in words, without the seed."""
     guidance = "no guidance" if evaluation.guidance == 1 else f"guidance {evaluation.guidance:g}"
     if evaluation.guidance != 1 and evaluation.guidance_channels != "as-published":
         guidance += f" on {evaluation.guidance_channels} channels"

@@ -1,7 +1,7 @@
 """The folder of the autoencoder that a data set names, and whether it fits. Imports no torch.
 
 An autoencoder is a folder as diffusers writes it: `config.json` and `diffusion_pytorch_model.safetensors`. One trained
-here has a `card.json` too, written last. It is known by its recipe or hub name, and by the hash of its weights.
+here also has a `card.json`, written last. Its recipe or hub name and the hash of its weights identify it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ CONFIG, WEIGHTS, CARD = "config.json", "diffusion_pytorch_model.safetensors", "c
 def science(data: Data) -> Data:
     """The part of `data` that decides the moments.
 
-    Labels, flips and scaling are no part of it: they are applied when the moments are read. So an autoencoder and the
-    latents that it makes have the same id.
+    Labels, flips and scaling are not: they are applied when the moments are read. So an autoencoder and its latents
+    have the same id.
     """
     assert data.vae is not None
     vae = data.vae
@@ -42,7 +42,7 @@ def recipe_id(data: Data) -> str:
 
 
 def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path:
-    """The folder of the autoencoder that `data` names, once its files are checked against the data.
+    """The folder of the autoencoder that `data` names; its files are checked against the data.
 
     Args:
         data: names an autoencoder.

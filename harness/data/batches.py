@@ -27,13 +27,13 @@ class Batches(Protocol):
     labels: Tensor  # (N,) int64, on the device
 
     def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
-        """The model's clean input, float32 (n, C, S, S) on the device, of these images or of their mirror images.
+        """The model's clean input from these images or their mirror images, float32 (n, C, S, S) on the device.
 
         Args:
             indices: (N,), which images.
             mirror: (N,), which of them mirrored; None: none.
             posterior: draws the noise of sampled latents; pixels draw nothing.
-            part: which n of the N are wanted; an image is the same in any part.
+            part: which n of the N to return; an image does not depend on the part.
         """
 
 
@@ -57,7 +57,7 @@ class PixelBatches:
     def __init__(self, split: Images, device: str) -> None:
         self.labels = torch.from_numpy(split.labels).to(device)
         self._device = device
-        # an array stays on the device; files are decoded when they are needed
+        # an array is kept on the device; files are decoded when needed
         images: Any = split.images
         self._images = torch.from_numpy(images).to(device) if isinstance(images, np.ndarray) else images
 

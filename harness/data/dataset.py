@@ -21,12 +21,12 @@ from harness.spec.data import Data, InputShape
 from harness.spec.identity import ID_DIGITS
 from harness.spec.resources import Resources
 
-#: A function that is called with the number of things done so far, and of all; it may raise to stop.
+#: Called with the number of things done so far and the number of all; may raise an error to stop the work.
 Progress = Callable[[int, int], None]
 
 
 class ImageArray(Protocol):
-    """Images that are indexed like a uint8 array (N, H, W, C), whether they are in memory or decoded on demand."""
+    """Images with the indexing of a uint8 array (N, H, W, C), in memory or decoded on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,7 +36,7 @@ class ImageArray(Protocol):
         """N."""
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Images (n, H, W, C) for an array of n numbers."""
+        """Images (n, H, W, C) for an array of n indices."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Source:
     """Where the files of a data set are.
 
     Attributes:
-        folder: the only place that is searched; None: wherever the data set usually is.
+        folder: the only place to search; None: where the data set usually is.
         download: whether missing files may be downloaded into `folder`.
-        cache: folder for the results of checking files, so that each file is read once; None: they are not kept.
+        cache: folder that keeps the results of file checks, so that each file is read once; None: they are not kept.
         progress: is called while files are checked.
     """
 
@@ -99,14 +99,14 @@ class Source:
 class DataSet(ABC):
     """A data set: it finds its files, loads them, and knows what they must hold.
 
-    `shape`, `extractor`, `needs` and `images` are for data sets in a user's file; a built-in data set has them in its
+    `shape`, `extractor`, `needs` and `images` are for data sets in a user's file; for a built-in one they are in its
     line of `harness.spec.data`.
 
     Attributes:
         shape: of its images, see `harness.spec.data.DataSetFacts`.
         extractor: name of the feature extractor that fits it.
         needs: fields of `Data` that a sweep must set.
-        images: how many it has, where that is known without its files.
+        images: how many it has; None if that depends on the files.
         fingerprint: the hash that its content must have; None: that of `Data.fingerprint`, if set.
     """
 
@@ -117,14 +117,14 @@ class DataSet(ABC):
     fingerprint: str | None = None
 
     def check(self, data: Data, source: Source) -> None:  # noqa: B027  # a data set in a package has nothing to find
-        """Check that `load` will find the data; reads names and file headers alone.
+        """Check that `load` will find the data; reads only names and file headers.
 
         Raises:
             InputError: data is missing; one line that says how to get it.
         """
 
     def check_content(self, data: Data, source: Source) -> None:  # noqa: B027  # what loads quickly, every job checks
-        """Check the content once for all jobs of a launch, where that takes long; keep the result in `source.cache`.
+        """Check content that takes long to check, once for all jobs of a launch; keep the result in `source.cache`.
 
         Raises:
             InputError: the content is not what `data` says.
@@ -132,16 +132,16 @@ class DataSet(ABC):
 
     @abstractmethod
     def load(self, data: Data, source: Source) -> LoadedData:
-        """Read both splits, always in the same order; `loaded` checks what they hold.
+        """Read both splits, always in the same order; call `loaded` to check them.
 
         Raises:
-            InputError: files are missing or damaged, or hold other images than those of this data set.
+            InputError: files are missing or damaged, or hold images of another data set.
         """
 
     def loaded(self, data: Data, train: Images, heldout: Images, hint: str = "") -> LoadedData:
         """Check shape and fingerprint of both splits; returns the splits with the fingerprint.
 
-        `hint` ends the message of a wrong fingerprint: what the images may be instead.
+        `hint` ends the message about a wrong fingerprint: what the images may be instead.
 
         Raises:
             InputError: the shape or the fingerprint differs from what `data` says.

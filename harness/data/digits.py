@@ -30,7 +30,7 @@ class Digits(DataSet):
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
-        # 17 levels, 0..16; np.rint so that no level depends on truncation.
+        # 17 levels, 0..16; np.rint, so that truncation changes no level.
         images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
         labels = bunch.target.astype(np.int64)
         # The legacy generator: its stream is guaranteed never to change between numpy releases.

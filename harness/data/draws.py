@@ -1,9 +1,9 @@
-"""The random draws: which sample, noise, timestep, flip and label dropout each step and each sample has.
+"""The random draws: images, noise, timesteps, flips and label dropout of every step, labels and noise of every sample.
 
-Training keeps no random state: everything is a function of (seed, step) over the whole global batch, to be sliced by
-rank. Sampling is a function of (seed, sample index), so it depends neither on batch size nor on the number of GPUs.
-They are drawn by numpy's counter-based Philox, keyed by 128 bits of sha256 over the stream's name and numbers:
-torch's CPU generator keeps only 32 bits of a seed, in which 50,000 samples would collide.
+Training keeps no random state. Its draws are a function of (seed, step) for the whole global batch; each rank takes its
+slice. The draws of sampling are a function of (seed, sample index), so they depend on neither batch size nor number of
+GPUs. The generator is numpy's counter-based Philox; its key is 128 bits of sha256 over the stream's name and numbers.
+torch's CPU generator keeps only 32 bits of a seed: the seeds of 50,000 samples would collide.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def step_draws(
     draw_t: Callable[[np.random.Generator, int], NDArray[Any]],
     label_dropout: float,
 ) -> StepDraws:
-    """What chance decides at `step`. Each kind has a stream of its own, so that none shifts another.
+    """The random draws of `step`. Each kind has its own stream, so that a change of one shifts no other.
 
-    `draw_t` draws so many times from a generator; the objective says how.
+    `draw_t` draws the diffusion times (`Objective.draw`).
     """
     n = shape[0]
     return StepDraws(
@@ -71,7 +71,7 @@ def step_draws(
 class SampleStreams:
     """Label, initial noise and sampling noise of the samples `first` .. `first + count - 1` of one sampling seed.
 
-    Every sample draws from a stream of its own, so a sample is the same in any batch.
+    Every sample has its own stream, so it is the same in any batch.
     """
 
     def __init__(self, seed: int, first: int, count: int, shape: tuple[int, int, int]) -> None:
@@ -84,8 +84,8 @@ class SampleStreams:
 
         Args:
             classes: number of classes.
-            rule: as `Evaluation.labels`; uniform: drawn evenly, as in the paper's protocol; balanced: the classes in
-                turn, whatever the seed, so that any first samples are balanced as well as can be; training: drawn in
+            rule: as `Evaluation.labels`. uniform: drawn evenly, as in the paper's protocol. balanced: the classes in
+                turn for any seed, so that the first n samples are as balanced as possible. training: drawn in
                 proportion to `counts`.
             counts: (classes,), images of each class in the train split.
         """

@@ -31,7 +31,7 @@ _SIDE = 28
 
 _IDX_UINT8 = 0x08
 
-_IDX_LARGEST = 2**30  # bytes; a damaged header must not ask for more memory than there is
+_IDX_LARGEST = 2**30  # bytes; a damaged header must not allocate more memory than there is
 
 
 class FashionMnist(DataSet):
@@ -69,7 +69,7 @@ def _find(source: Source) -> Path | None:
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"resources.data_folder: {folder} is not a folder")
     # torchvision keeps its downloads in FashionMNIST/raw below the folder it is given.
-    # A folder the user names is the only place to look: other data must not slip in when its name is misspelt.
+    # If the user names a folder, only that one is searched: a misspelt name must not load other data.
     candidates = [DEBIAN_FOLDER] if folder is None else [folder, folder / "FashionMNIST" / "raw"]
     for candidate in candidates:
         missing = [name for name in _FILES if _idx_file(candidate, name) is None]
@@ -163,7 +163,7 @@ def _read_idx(file: Path) -> NDArray[np.uint8]:
         expected = math.prod(shape)
         if expected > _IDX_LARGEST:
             raise ValueError(f"its header says {expected} bytes of content")
-        content = stream.read(expected + 1)  # one more than it should hold, to notice what is too long
+        content = stream.read(expected + 1)  # one byte more, to notice a file that is too long
         if len(content) != expected:
             found = "more" if len(content) > expected else str(len(content))
             raise ValueError(f"its header says {expected} bytes of content, it holds {found}")

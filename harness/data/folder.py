@@ -1,4 +1,4 @@
-"""A folder of the user's own images, one subfolder a class; `data.fingerprint` says what it must hold."""
+"""A folder of the user's own images, one subfolder per class; `data.fingerprint` is checked against the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012; Russakovsky et al. 2015), sorted into one folder a class in train/ and val/."""
+"""ImageNet (ILSVRC 2012; Russakovsky et al. 2015), one folder per class in train/ and in val/."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Folders of images, one subfolder a class: ImageNet's train/val layout, or a tree of the user's own. Imports no torch.
+"""Folders of images, one subfolder per class: ImageNet's train/val layout, or the user's own tree. Imports no torch.
 
 Images are decoded on demand and cropped as Dhariwal & Nichol 2021 do for ImageNet (the ADM crop). A folder is read once
-to hash every byte and to find files that are no images; the result is kept beside the studies until a file's size or
-time changes.
+to hash every byte and to find files that are not images. The result is kept beside the studies until the size or time
+of a file changes.
 
     python -m harness.data.images FOLDER     prints the number of classes and the fingerprint for a sweep file
 """
@@ -35,13 +35,13 @@ _LOG = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
-#: More unreadable files than this, or than this share of all, and the folder is refused.
+#: A folder with more unreadable files than this, or than this share of all, is refused.
 UNREADABLE_FILES, UNREADABLE_SHARE = 10, 0.001
 
-#: How many unreadable files are named.
+#: How many unreadable files a message names.
 _NAMED = 5
 
-#: A tree without train/ and val/: one image of so many in every class is held out.
+#: In a tree without train/ and val/, one of this many images in every class is held out.
 _HELDOUT_OF = 10
 
 #: Files checked between two reports.
@@ -54,9 +54,9 @@ class Tree:
 
     Attributes:
         root: the folder.
-        classes: names of the classes, sorted; their positions are the labels.
+        classes: names of the classes, sorted; a label is the index of a name.
         train: (path below root, label) of every training file, sorted by class and name.
-        heldout: the same of the files that the model never sees.
+        heldout: the same for the held-out files.
     """
 
     root: Path
@@ -67,11 +67,11 @@ class Tree:
 
 @dataclass(frozen=True)
 class Scan:
-    """What reading every file showed.
+    """The result of reading every file.
 
     Attributes:
         fingerprint: first 12 hex digits of sha256 over splits, names, classes and content.
-        unreadable: paths below the root of the files that are no images; loading leaves them out.
+        unreadable: paths, below the root, of the files that are not images; loading leaves them out.
     """
 
     fingerprint: str
@@ -93,7 +93,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Images (n, S, S, 3) for an array of n numbers."""
+        """Images (n, S, S, 3) for an array of n indices."""
         chosen = [read_image(self.root / self.paths[i], self.size) for i in index]
         return np.stack(chosen) if chosen else np.zeros((0, *self.shape[1:]), np.uint8)
 
@@ -102,7 +102,7 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     """Decode a file to RGB and crop it: uint8 (size, size, 3).
 
     Raises:
-        InputError: the file is no image that Pillow can read.
+        InputError: Pillow cannot read the file as an image.
     """
     try:
         with Image.open(path) as image:
@@ -114,8 +114,9 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
 def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """The ADM crop of an RGB image: uint8 (size, size, 3).
 
-    Halved with a box filter while the short side is at least twice `size`, then the short side is brought to `size`
-    with a bicubic filter (enlarging a smaller image), then the middle square is cut out, the odd pixel at the far end.
+    A box filter halves the image while its short side is at least twice `size`. A bicubic filter then brings the short
+    side to `size` (a smaller image is enlarged). Last, the middle square is cut out; of an odd border, the extra pixel
+    is at the far end.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -252,7 +253,7 @@ def scan(tree: Tree, cache: Path | None = None, progress: Progress | None = None
 
 
 def warning(tree: Tree, found: Scan) -> str | None:
-    """One line that names what is left out; None when every file can be read."""
+    """One line that names the files left out; None if every file can be read."""
     total = len(tree.train) + len(tree.heldout)
     return f"{tree.root}: {_unreadable(found.unreadable, total)}; left out" if found.unreadable else None
 
@@ -274,7 +275,7 @@ def _listing(tree: Tree, files: list[tuple[str, int]]) -> str:
 def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -> dict[str, Any]:
     digest = hashlib.sha256("\0".join(tree.classes).encode())
     unreadable = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and decoding let go of the interpreter
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and decoding release the interpreter lock
         for first in range(0, len(files), _CHUNK):
             chunk = files[first : first + _CHUNK]
             results = pool.map(_check, [tree.root / path for path, _ in chunk])
@@ -294,7 +295,7 @@ def _check(path: Path) -> tuple[str, bool]:
         digest = hashlib.sha256(content).hexdigest()
         with Image.open(io.BytesIO(content)) as image:
             image.convert("RGB")
-    except Exception:  # the system's, or one of the many kinds that Pillow's decoders raise on damaged files
+    except Exception:  # from the system, or one of the many kinds that Pillow raises on damaged files
         return digest, False
     return digest, True
 

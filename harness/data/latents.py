@@ -5,8 +5,8 @@
              train-labels.npy               int64 (N,)
              heldout-00000.npy ...
 
-The autoencoder maps an image to a normal distribution; what the model learns is *sampled* from it at every step
-(`LatentSplit.moments`, then mean + std * noise) and multiplied by the scaling, so that it has about unit variance. An
+The autoencoder maps an image to a normal distribution. At every step a latent is *sampled* from it
+(`LatentSplit.moments`, then mean + std * noise) and multiplied by the scaling, which gives about unit variance. An
 interrupted encoding continues after its last whole shard and ends with the same bytes.
 """
 
@@ -31,23 +31,23 @@ from harness.files import read_json, write_atomic, write_json
 from harness.runs.study import Shared
 from harness.spec.data import Data, TrainedVae
 
-#: Images a shard; an interrupted encoding loses at most as many.
+#: Images per shard; an interrupted encoding loses at most one shard.
 SHARD = 1024
 
-#: Images the autoencoder sees at once; a part of the arithmetic, so it is fixed.
+#: Images that the autoencoder encodes at once; fixed, because it changes the last bits.
 BATCH = 32
 
-#: Beside the manifest: how well the autoencoder decodes what it encoded (see `harness.evaluation.reconstruction`).
+#: File beside the manifest: how well the autoencoder reconstructs images (see `harness.evaluation.reconstruction`).
 RECONSTRUCTION = "reconstruction.json"
 
 _FORMAT = 1
 
-#: uint8 images (n, H, W, channels) -> float32 moments (n, 2, C, S, S): mean and standard deviation.
+#: Maps uint8 images (n, H, W, channels) to float32 moments (n, 2, C, S, S): mean and standard deviation.
 Encoder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class LatentSplit:
-    """The moments of one split; every shard is checked against its checksum when it is first read."""
+    """The moments of one split; each shard is checked against its checksum when it is first read."""
 
     def __init__(self, folder: Path, name: str, entry: dict[str, Any]) -> None:
         self._folder, self._shards, self._size = folder, entry["shards"], int(entry["shard_size"])
@@ -69,7 +69,7 @@ class LatentSplit:
     def moments(
         self, indices: NDArray[np.int64], mirror: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean and standard deviation, each (n, C, S, S), of these images or of their mirror images.
+        """Mean and standard deviation of these images or their mirror images, each (n, C, S, S).
 
         Raises:
             InputError: a shard is missing or damaged.
@@ -156,7 +156,7 @@ def encode(
     sweep: str,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Encode both splits, but for shards that are there and whole. The caller holds the folder.
+    """Encode both splits, except shards that are there and whole. The caller holds the folder.
 
     Args:
         data: names the images and the autoencoder.
@@ -164,7 +164,7 @@ def encode(
         encoder: gives the moments of a batch of images.
         shared: the folder of all latents.
         weights: hash of the autoencoder's weights.
-        conditions: what decides the bits, for the record.
+        conditions: what decides the last bits, for the record.
         sweep: the sweep, for the commands that error messages name.
         progress: is called with the number of images done so far, and of all.
 
@@ -246,7 +246,7 @@ def _write_shard(path: Path, moments: NDArray[np.float32]) -> dict[str, Any]:
     if not np.isfinite(moments).all():
         raise InputError(f"{path}: the autoencoder gives values that are not finite; take another, or train it anew")
     checksum = _save_array(path, moments.astype("<f4"))
-    plain = moments[:, 0].astype(np.float64)  # the measured scaling leaves mirror images out
+    plain = moments[:, 0].astype(np.float64)  # mirror images do not count for the measured scaling
     mean, std = plain[:, 0], plain[:, 1]
     return {
         "file": path.name,
@@ -258,7 +258,7 @@ def _write_shard(path: Path, moments: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def _measured_scaling(manifest: dict[str, Any]) -> float:
-    """1 / standard deviation of the sampled latents, computed exactly: of the mixture of all their normals."""
+    """1 / standard deviation of the sampled latents, exact: that of the mixture of all their normal distributions."""
     n, first, second = (
         math.fsum(values) for values in zip(*(s["sums"] for s in manifest["splits"]["train"]["shards"]), strict=True)
     )
@@ -269,7 +269,7 @@ def _save_array(path: Path, array: NDArray[Any]) -> str:
     """Write the file atomically; returns its checksum."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # a name would get .npy appended
+        with temporary.open("wb") as file:  # numpy would append .npy to a name
             np.save(file, array, allow_pickle=False)
 
     write_atomic(path, write)

@@ -1,4 +1,4 @@
-"""Between stored pixels (uint8, 0 to 255) and the values a network sees ([-1, 1])."""
+"""Conversion between stored pixels (uint8, 0 to 255) and the values a network sees ([-1, 1])."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-#: What `to_uint8` does, for records: other rules give other FIDs.
+#: The rule of `to_uint8`, for records: another rule gives another FID.
 UINT8_RULE = "127.5 x + 128, clamped to 0..255, the fraction dropped"
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as bytes of the same shape, by the rule above."""
+    """Images in [-1, 1] to uint8 of the same shape, by the rule above."""
     return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)

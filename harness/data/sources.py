@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.data.dataset import DataSet, LoadedData, Source
 from harness.spec.data import DATA_SETS, Data
 
-#: Wherever a data set usually is; nothing is downloaded.
+#: Where a data set usually is; nothing is downloaded.
 ANYWHERE = Source()
 
 
@@ -13,13 +13,13 @@ def load(data: Data, source: Source = ANYWHERE) -> LoadedData:
     """Read a data set.
 
     Raises:
-        InputError: the data is missing, a file is damaged, or the content is not that of the named data set.
+        InputError: the data is missing, a file is damaged, or it is another data set.
     """
     return data_set(data).load(data, source)
 
 
 def check_available(data: Data, source: Source = ANYWHERE) -> None:
-    """Check that `load` will find the data; reads names and file headers alone.
+    """Check that `load` will find the data; reads only names and file headers.
 
     Raises:
         InputError: data is missing; one line that says how to get it.

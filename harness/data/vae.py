@@ -1,4 +1,4 @@
-"""The autoencoder at work: built from its recipe or its folder, encoding and decoding."""
+"""The autoencoder: building it from a recipe, loading it from a folder, encoding and decoding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.errors import InputError, first_line
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
 
-#: Latents decoded at once: a 512 px image takes the decoder about a GB. A part of the arithmetic, so it is fixed.
+#: Latents decoded at once: a 512 px image takes about 1 GB. Fixed, because it changes the last bits.
 DECODE_BATCH = 25
 
 
@@ -32,7 +32,7 @@ class Autoencoder:
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Autoencoder:
-        """Read a diffusers folder (safetensors only, nothing is unpickled).
+        """Read a diffusers folder, from safetensors only: nothing is unpickled.
 
         Raises:
             InputError: it cannot be read.
@@ -67,7 +67,7 @@ def _architecture() -> Any:
 
 
 def decoder(data: Data, shared: Shared, device: str) -> Callable[[Tensor], Tensor]:
-    """A function from the model's output, pixels or latents of `data`, to images.
+    """A function that turns the model's output, pixels or latents of `data`, into images.
 
     Raises:
         InputError: the autoencoder is missing, or another one made the latents.
@@ -87,7 +87,7 @@ def build(spec: TrainedVae, shape: InputShape) -> Any:
     """The untrained network of a recipe: residual blocks of convolutions, no attention. The seed decides the weights.
 
     It has `width` channels at full resolution, and twice as many after every halving. At full resolution each group of
-    the group norms holds four channels: a group of one channel would lose that channel's mean, the brightness.
+    a group norm has four channels: a group of one would lose the mean of its channel, the brightness.
     """
     levels = int(math.log2(spec.factor)) + 1
     with torch.random.fork_rng(devices=[]):  # diffusers draws from the global generator

@@ -53,14 +53,14 @@ def hybrid_loss(output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor
     """
     predicted, v = output.float().chunk(2, dim=1)
     squared_error = (predicted - noise).square()
-    # Both means are the same combination of x_t and x_0, so they differ by a multiple of the error of the noise. With
+    # Both means combine x_t and x_0 with the same weights, so they differ by a multiple of the noise error. With
     # d = log p-variance - log q-variance = half_range * (1 + v): 2 KL = d - 1 + e^-d + ratio * error^2 * e^-d.
     _, _, half_range, ratio = schedule.coefficients(t)
     d = torch.addcmul(half_range, half_range, v)
     shrink = torch.expm1(-d)
     kl = 0.5 * (d + shrink + ratio * squared_error.detach() * (shrink + 1))
     first = t == 0
-    if t.is_cuda or first.any():  # rarely true; on a GPU, asking would cost more than the arithmetic
+    if t.is_cuda or first.any():  # rarely true; on a GPU the check costs more than the arithmetic
         kl = torch.where(first[:, None, None, None], _decoder_nll(predicted.detach(), v, x0, xt, schedule), kl)
     return HybridLoss(mse=squared_error.flatten(1).mean(1), vb=kl.flatten(1).mean(1) / math.log(2))
 
@@ -110,7 +110,7 @@ def ddim(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, ste
 
 
 def _predicted(denoise: Denoise, x: Tensor, schedule: Schedule, i: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x_0, noise and v that the network sees in x at step i of the schedule, (N, C, S, S) each."""
+    """x_0, noise and v that the network predicts from x at step i of the schedule, (N, C, S, S) each."""
     t = torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
     predicted, v = denoise(x, t).float().chunk(2, dim=1)
     alpha_bar = float(schedule.alphas_bar[i])

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.errors import InputError
 from harness.spec.data import InputShape
 
-#: Maps noised images (N, C, S, S) and timesteps (N,) to what the objective asks for, (N, outputs * C, S, S).
+#: Maps noised images (N, C, S, S) and timesteps (N,) to what the objective predicts, (N, outputs * C, S, S).
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -20,7 +20,7 @@ class Conditional(Protocol):
 
     @property
     def shape(self) -> InputShape:
-        """Of its input."""
+        """The shape of its input."""
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """(N, C, S, S), (N,), (N,) -> (N, outputs * C, S, S)."""
@@ -36,8 +36,8 @@ def guided(network: Conditional, y: Tensor | None, scale: float, channels: int |
         network: the network.
         y: labels (N,) int64; None for a model without classes.
         scale: 1 means no guidance and costs one forward pass; any other value costs two, done as one batch of 2N.
-        channels: how many leading channels are guided, the others staying conditional; None: all C. The
-            published results guide the first 3 of 4.
+        channels: how many channels are guided, counted from the first; None: all C. The published results guide
+            the first 3 of 4.
 
     Raises:
         InputError: guidance of a model without classes, or `channels` out of range.

@@ -24,7 +24,7 @@ Sampler = Callable[[Any, Denoise, Tensor, int, StepNoise], Iterator[Tensor]]
 
 
 class Objective(ABC):
-    """A forward process with a loss and samplers. A subclass stands in a file of its own and in a line of `OBJECTIVES`.
+    """A forward process with a loss and samplers. Each subclass has its own file and a line in `OBJECTIVES`.
 
     Shapes: N images, C channels, S positions a side.
     """
@@ -33,7 +33,7 @@ class Objective(ABC):
     samplers: ClassVar[Mapping[str, Sampler]]
     #: Values that the network predicts for each value of its input.
     outputs: ClassVar[int] = 1
-    #: Time has `spec.timesteps` steps, and sampling takes at most as many; else time is continuous.
+    #: Time has `spec.timesteps` steps, and sampling takes at most as many; if false, time is continuous.
     discrete: ClassVar[bool] = False
 
     def __init__(self, spec: Diffusion) -> None:
@@ -41,18 +41,18 @@ class Objective(ABC):
 
     @abstractmethod
     def draw(self, generator: np.random.Generator, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[Any]:
-        """Draw times (count,), as the network reads them, between the shares `low` and `high` of the way to noise."""
+        """Draw times (count,), as the network reads them, between `low` and `high`; 0 is clean, 1 is all noise."""
 
     @abstractmethod
     def variances(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images and of noise in x_t at times t (N,): two tensors (N,), float64, on the device of t.
+        """Variances of image and noise in x_t at times t (N,): two tensors (N,), float64, on the device of t.
 
         x_t = sqrt(first) * x_0 + sqrt(second) * noise.
         """
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor) -> Tensor:
-        """What the first C channels of the output should be, of clean images and noise (N, C, S, S); linear in both."""
+        """What the first C output channels should be for clean images and noise (N, C, S, S); linear in both."""
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Noise images x0 (N, C, S, S) to times t (N,) with standard normal noise (N, C, S, S); returns x_t."""
@@ -60,7 +60,7 @@ class Objective(ABC):
         return torch.addcmul(signal * x0, sigma, noise)
 
     def error(self, output: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error (N,) of the first C channels of an output; what is measured, bin by bin of time."""
+        """Mean squared error (N,) of the first C channels of an output; it is measured per bin of time."""
         predicted = output[:, : x0.shape[1]].float()
         return (predicted - self.target(x0, noise)).square().flatten(1).mean(1)
 
@@ -93,7 +93,7 @@ class Objective(ABC):
             denoise: the network with its labels bound, see `guided`.
             noise: x_T, standard normal, (N, C, S, S).
             steps: number of sampling steps.
-            step_noise: where a sampler that draws noise on the way has it from.
+            step_noise: gives the noise of each step, for samplers that add noise.
             progress: called after every step with the number of steps done.
 
         Returns:

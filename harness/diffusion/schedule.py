@@ -22,7 +22,7 @@ class Schedule:
 
     Attributes:
         betas: variance added in each step.
-        timesteps: (T,) int64, the step of the training schedule that each step is: what the network reads.
+        timesteps: (T,) int64, each step's number in the training schedule: what the network reads.
         alphas_bar: alpha_bar_t: the share of signal variance left after step t.
         alphas_bar_previous: alpha_bar_{t-1}; 1 before the first step.
         posterior_mean_x0: weight of x_0 in the mean of q(x_{t-1} | x_t, x_0) (Ho et al., equation 7).
@@ -57,7 +57,7 @@ class Schedule:
         return len(self.betas)
 
     def respaced(self, steps: int) -> Schedule:
-        """Return the same process seen at `steps` of its T steps (Nichol & Dhariwal 2021, section 4).
+        """Return the same process at `steps` of its T steps (Nichol & Dhariwal 2021, section 4).
 
         The steps lie evenly from the first to the last, round(i * (T - 1) / (steps - 1)), ties to the even step; a
         single step is the last, T - 1, where x_t is all noise. Each new beta spans the gap to the step before.

@@ -1,8 +1,8 @@
-"""The files of the ADM evaluation suite (Dhariwal & Nichol 2021), which the paper evaluates with. Imports no torch.
+"""The files of the ADM evaluation suite (Dhariwal & Nichol 2021), which the paper uses. Imports no torch.
 
-A reference: an npz with `mu`, `sigma` (pool_3 features of the whole training set), `mu_s`, `sigma_s` (spatial features,
-for sFID) and `arr_0`, some of the images, against which precision and recall are measured. Samples: an npz with `arr_0`
-uint8 (N, H, W, 3), and here `arr_1`, their labels. Nothing in a file is unpickled.
+A reference is an npz with `mu`, `sigma` (pool_3 features of the whole training set), `mu_s`, `sigma_s` (spatial
+features, for sFID) and `arr_0`, some of the images, for precision and recall. A file of samples is an npz with `arr_0`,
+uint8 (N, H, W, 3), and here also `arr_1`, their labels. Nothing in a file is unpickled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SPATIAL_DIM = 7 * 17 * 17
 
 _POOL_DIM = 2048
 
-#: Shapes of the statistics of a reference; its images are beside them.
+#: Shapes of the statistics of a reference.
 STATISTICS: dict[str, tuple[int, ...]] = {
     "mu": (_POOL_DIM,),
     "sigma": (_POOL_DIM, _POOL_DIM),
@@ -36,13 +36,13 @@ STATISTICS: dict[str, tuple[int, ...]] = {
 
 IMAGES, LABELS = "arr_0", "arr_1"
 
-#: Images that are written at once.
+#: Images written at once.
 _WRITTEN = 256
 
 
 @dataclass(frozen=True)
 class AdmReference:
-    """A reference file whose headers were checked; arrays are read on demand.
+    """A reference file with checked headers; arrays are read on demand.
 
     Attributes:
         path: the npz.
@@ -92,7 +92,7 @@ def find(configured: str | None, size: int) -> AdmReference:
         size: pixels per side of the images to be compared.
 
     Raises:
-        InputError: no file is named or there; it is damaged, lacks a key, or has another shape or resolution.
+        InputError: no file is named; or the file is missing, damaged, lacks a key, or has another shape or resolution.
     """
     key = "resources.adm_reference"
     if configured is None:
@@ -148,7 +148,7 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 def write_samples(path: Path, images: ImageArray, labels: NDArray[np.int64]) -> None:
     """Write samples in the format of the ADM suite, atomically: `arr_0` uint8 (N, H, W, C), `arr_1` their labels.
 
-    A few hundred images at a time are in memory.
+    Only a few hundred images are in memory at a time.
     """
 
     def write(temporary: Path) -> None:

@@ -1,4 +1,4 @@
-"""Feature extractors that are small classifiers of the data at hand; their weights ship with this package."""
+"""Feature extractors for small data sets: small classifiers, whose weights ship with this package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Architecture:
     """How the classifiers differ.
 
     Attributes:
-        data: the data set on which it was trained, and whose images it takes.
+        data: the data set it was trained on; it takes images of this data set.
         widths: channels of the convolution at each resolution, from the input's down to 4x4.
     """
 
@@ -74,11 +74,11 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Weights:
-    """A trained extractor as read from its file.
+    """A trained extractor, read from its file.
 
     Attributes:
         tensors: state of `Classifier`.
-        card: what it is, how it was made and what was measured (see `train_extractor.py`).
+        card: what it is, how it was trained and what was measured (see `train_extractor.py`).
         content_hash: sha256 of the tensors' bytes in the order of their sorted names, 64 hex digits.
     """
 
@@ -100,7 +100,7 @@ def load_weights(name: str) -> Weights:
     """Read an extractor's weights and card.
 
     Raises:
-        InputError: unknown name; missing or damaged file; a content hash other than the card's.
+        InputError: unknown name; missing or damaged file; a content hash that differs from the card's.
     """
     find(name)
     return read_weights(WEIGHTS_FOLDER / f"{name}.safetensors")
@@ -110,7 +110,7 @@ def read_weights(path: Path) -> Weights:
     """Read a weights file as `train_extractor.py` writes it.
 
     Raises:
-        InputError: missing or damaged file; a content hash other than the card's.
+        InputError: missing or damaged file; a content hash that differs from the card's.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -137,10 +137,10 @@ def build(name: str) -> Classifier:
 
 
 def infer(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and logits of stored images, the same for any caller's precision settings.
+    """Features and logits of stored images; the caller's precision settings do not change them.
 
-    The network runs in float32. What it returns is float64: torch-fidelity computes means, kernels and distances in
-    the type it is given.
+    The network runs in float32. The result is float64, because torch-fidelity computes means, kernels and distances in
+    the type of its input.
 
     Args:
         network: a classifier in evaluation mode.
@@ -149,7 +149,7 @@ def infer(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Features float64 (N, 64), logits float64 (N, classes).
     """
-    # The strides of a slice of repeated channels make the convolution take another path, with other last bits.
+    # The strides of a slice of repeated channels select another convolution kernel, with other last bits.
     x = to_model_range(images.clone(memory_format=torch.contiguous_format))
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False), exact_convolutions():
         features, logits = network(x)
@@ -166,7 +166,7 @@ def extract(
 
 
 class ClassifierExtractor(Extractor):
-    """A classifier as an extractor. The images of its data set are in no order, so the first ones are a fair sample."""
+    """A classifier as an extractor. The images of its data set are not sorted, so the first ones are a fair sample."""
 
     evenly = False
 
@@ -174,7 +174,7 @@ class ClassifierExtractor(Extractor):
         self._name = name
 
     def weights_hash(self, weights: str | None) -> str:
-        """See `Extractor`: of the values of its tensors."""
+        """See `Extractor`: the hash of its tensors."""
         return load_weights(self._name).content_hash
 
     def build(self, device: str, weights: str | None) -> Network:

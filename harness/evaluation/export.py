@@ -1,4 +1,4 @@
-"""What `dit-harness export` and `dit-harness import` do: weights and samples to other people's formats, and back."""
+"""`dit-harness export` and `dit-harness import`: weights and samples in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def export(
         output: the file or folder to make; must not exist.
         format: "official" or "diffusers".
         ema: the averaged weights; False: the plain ones.
-        step: of which kept step; by default the last.
+        step: a step whose weights are kept; by default the last.
         vae: folder of the `AutoencoderKL` for a pipeline that decodes latents; by default the one that the cell names.
         shared: the folder of autoencoders and latents.
         sweep: the sweep, for messages that name a command.
@@ -109,9 +109,9 @@ def export_samples(
     Args:
         item: the cell and its run folder.
         output: the file to make; must not exist.
-        step: of which step; by default the last.
-        evaluation: the beginning of an evaluation's id; may be left out where there is one.
-        count: how many, from the first on; by default all.
+        step: the step they were sampled at; by default the last.
+        evaluation: the beginning of an evaluation's id; not needed if there is only one.
+        count: how many, from the first; by default all.
 
     Returns:
         One line that says what was written.
@@ -157,7 +157,7 @@ def _samples_key(run: Run, step: int, evaluation: str | None) -> str:
 
 
 def _decoder(cell: Cell, vae: Path | None, shared: Shared, sweep: str) -> tuple[Decoder | None, str]:
-    """The autoencoder for a pipeline, or None and the reason."""
+    """The autoencoder for a pipeline; or None, and the reason why there is none."""
     spec = cell.data.vae
     if spec is None:
         reason = "since the cell learns pixels: load its transformer and scheduler by themselves"
@@ -174,7 +174,7 @@ def _decoder(cell: Cell, vae: Path | None, shared: Shared, sweep: str) -> tuple[
 
 
 def import_weights(source: Path, output: Path, *, heads: int | None = None, ema: bool = True) -> Imported:
-    """Read an official checkpoint (a file) or a diffusers folder, and write it as one of this harness's weights files.
+    """Convert an official checkpoint (a file) or a diffusers folder to a weights file of this harness.
 
     `harness.evaluation.generate.load_weights` reads such files. The same weights stand under `model.` and `ema.`; the
     metadata names the model, the shape of the input, and the source.
@@ -182,8 +182,8 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
     Args:
         source: a `.pt` file, or the folder of a `DiTTransformer2DModel` or a `DiTPipeline`.
         output: the `.safetensors` file to make; must not exist.
-        heads: attention heads; an official checkpoint of a published size needs none.
-        ema: of the official training script's checkpoints, the averaged weights; False: the plain ones.
+        heads: attention heads; not needed for an official checkpoint of a published size.
+        ema: read the averaged weights of the official training script's checkpoints; False: the plain ones.
 
     Raises:
         InputError: `output` exists, or anything `harness.model.formats` refuses; nothing is written.

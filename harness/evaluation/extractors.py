@@ -1,4 +1,4 @@
-"""What a feature extractor is: it turns images into the features in which distances are measured.
+"""The interface of a feature extractor, which turns images into features; distances are measured between features.
 
 Each extractor has a file of its own in this folder, and a line in `harness.spec.evaluation`.
 """
@@ -22,12 +22,12 @@ from harness.spec.evaluation import EXTRACTORS
 
 @dataclass(frozen=True)
 class Features:
-    """What the metrics are made of, of n images.
+    """The features of n images, from which the metrics are computed.
 
     Attributes:
         pool: (n, d), for the distances.
-        logits: (n, classes), for the inception score; None: the extractor knows no classes.
-        spatial: (n, 2023), for sFID; None from extractors other than Inception.
+        logits: (n, classes), for the inception score; None: the extractor has no classes.
+        spatial: (n, 2023), for sFID; None for extractors other than Inception.
     """
 
     pool: Tensor
@@ -35,24 +35,24 @@ class Features:
     spatial: Tensor | None = None
 
 
-#: Images uint8 (n, C, H, W) on the device to their features: (n, d) alone, or more of them.
+#: Maps images uint8 (n, C, H, W) on the device to features: (n, d) alone, or a `Features`.
 Network = Callable[[Tensor], Tensor | Features]
 
 
 class Extractor(ABC):
     """A feature extractor.
 
-    The first five attributes are for extractors in a user's file; a built-in extractor has them in its line of
+    The first five attributes are for extractors in a user's file; for a built-in one they are in its line of
     `harness.spec.evaluation`.
 
     Attributes:
         channels: of the images it reads.
         size: pixels a side that it reads; None: any.
-        dims: how many features it gives.
-        references: published statistics of its features that images can be compared with.
-        external: whether its weights are not part of a package, so that a launch checks that they are there.
+        dims: how many features it gives per image.
+        references: published statistics of its features, to compare images with.
+        external: whether its weights come from outside the package; a launch then checks that they are there.
         batch: images in one call of the network; the last bits of the features may depend on it.
-        slow: whether its features are kept in files, so that interrupted scoring continues after them.
+        slow: whether its features are kept in files, from which interrupted scoring continues.
         evenly: whether precision and recall take real images at even distances; False: the first ones.
     """
 
@@ -67,7 +67,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def build(self, device: str, weights: str | None) -> Network:
-        """Build the network on a device, which is the current one. The global random state is restored afterwards.
+        """Build the network on a device, which is the current one. The caller restores the global random state.
 
         Args:
             device: "cpu", "cuda" or "cuda:<index>".
@@ -78,7 +78,7 @@ class Extractor(ABC):
         """
 
     def weights_hash(self, weights: str | None) -> str | None:
-        """Hash of the weights, 8 hex digits at least; None: that of the file in which the extractor is defined."""
+        """Hash of the weights, at least 8 hex digits; None: that of the file that defines the extractor."""
         return None
 
     def check(self, weights: str | None) -> None:  # noqa: B027  # nothing to find: the weights are in a package

@@ -1,7 +1,7 @@
-"""Features of images, part by part, under the conditions that fix their bits.
+"""Features of images, part by part, under conditions that fix their last bits.
 
-A part is a few hundred images. Parts do not depend on each other, so ranks share them, and their features can be kept
-in files: interrupted scoring continues after the last whole file.
+A part is a few hundred images. Parts are independent: ranks share them, and their features can be kept in files, so
+that interrupted scoring continues after the last whole file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harness.evaluation.extractors import Features, Network, exact_convolutions
 from harness.training import checkpoint
 from harness.training.ranks import Ranks
 
-#: Images a part. A part of the arithmetic with Inception, whose last bits may depend on the batch.
+#: Images per part; fixed, because the last bits of Inception's features may depend on the batch.
 PART = 500
 
 #: What the first rank sends to the others when scoring is done.
@@ -34,7 +34,7 @@ _DONE = "done"
 
 
 class Extraction:
-    """A feature extractor on a device; its network is built when it is first needed.
+    """A feature extractor on a device; its network is built at the first use.
 
     Attributes:
         name: as in `Evaluation.extractor`.
@@ -57,7 +57,7 @@ class Extraction:
             name: the extractor.
             device: where it runs.
             weights: the file that `resources.inception_weights` names, if any.
-            ranks: who shares the parts of the first rank; the others call `assist`. None: nobody.
+            ranks: the ranks that share the parts; all but the first call `assist`. None: this process alone.
             writing: what features are written in, see `harness.training.hooks.Hooks`.
 
         Raises:
@@ -102,13 +102,13 @@ class Extraction:
         progress: Progress = lambda done, total: None,
         chosen: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[NDArray[np.uint8], Features]]:
-        """Images and features of consecutive parts; at most one part a rank is in memory.
+        """Images and features of consecutive parts; at most one part per rank is in memory.
 
         Args:
             images: uint8 (N, H, W, C).
-            cache: file for the features of the part that begins at an index; kept ones are not made again.
-            progress: is called after every part.
-            chosen: (n,), indices of some of the images; None: all.
+            cache: gives the file for the features of the part that begins at an index; kept features are read from it.
+            progress: called after every part.
+            chosen: (n,), indices of the images to use; None: all.
         """
         chosen = np.arange(len(images)) if chosen is None else chosen
         starts = list(range(0, len(chosen), PART))
@@ -132,7 +132,7 @@ class Extraction:
     def _turn(
         self, starts: list[int], parts: list[NDArray[np.uint8]], cache: Callable[[int], Path] | None
     ) -> list[Features]:
-        """Features of at most as many parts as there are ranks: read from their files, or extracted, a part a rank."""
+        """Features of at most one part per rank, read from its file or extracted by a rank."""
         paths = [cache(first) if cache else None for first in starts]
         found = [self._kept(path, len(part)) for path, part in zip(paths, parts, strict=True)]
         todo = [number for number, features in enumerate(found) if features is None]
@@ -161,12 +161,12 @@ class Extraction:
 
 
 def _joined(*pieces: Tensor | None) -> Any:
-    """The values of all batches, on the CPU; None of an extractor that gives none."""
+    """The values of all batches, on the CPU; None if the extractor gives none."""
     return None if pieces[0] is None else torch.cat([piece.cpu() for piece in pieces if piece is not None])
 
 
 def _on(device: str) -> AbstractContextManager[object]:
-    """Make the device the current one; some networks know "the current GPU" only."""
+    """Make the device the current one: some networks only use the current GPU."""
     if device == "cpu":
         return nullcontext()
     if torch.device(device).type != "cuda" or not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Frechet distance between two Gaussians (Dowson & Landau 1982; for images: Heusel et al. 2017), in float64.
 
-Also its bias of first order at a finite number of samples, and its extrapolation to infinitely many.
+Also its first-order bias at a finite number of samples, and its extrapolation to infinitely many.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ASYMMETRY = 1e-6
 
 _NEGATIVE = 1e-6
 
-#: A line needs this many points before its spread says anything.
+#: A line needs at least this many points for an error estimate.
 _LEAST_PREFIXES = 3
 
-#: Samples a feature dimension from which on the distance is a line in 1 / N.
+#: From this many samples per feature dimension on, the distance is a line in 1 / N.
 SAMPLES_PER_DIMENSION = 5
 
 
@@ -51,7 +51,7 @@ class Terms:
         mean: |mu1 - mu2|^2.
         covariance: tr(S1 + S2 - 2 (S1 S2)^(1/2)), never negative.
         trace: tr(S2), of the samples.
-        roots: (rank of S1,), square roots of the eigenvalues of S1 S2 that are not 0 by necessity.
+        roots: (rank of S1,), square roots of the eigenvalues of S1 S2, without those that must be 0.
     """
 
     mean: float
@@ -65,7 +65,7 @@ class Terms:
         return self.mean + self.covariance
 
     def bias(self, samples: int) -> float:
-        """By how much `samples` images drawn from the second Gaussian score higher than the Gaussian itself.
+        """How much higher `samples` images drawn from the second Gaussian score than the Gaussian itself.
 
         To first order in 1 / N and for Gaussian features: (1/N) (tr S2 + 1/2 sum_ij si sj / (si + sj) + 1/4 sum_i si)
         with s the roots above. The first term is the noise of the mean; the others come from the second derivative of
@@ -77,10 +77,11 @@ class Terms:
 
 
 class FrechetTarget:
-    """A Gaussian to which others are compared; the root of its covariance is computed once.
+    """A Gaussian that others are compared with; the root of its covariance is computed once.
 
-    The trace of the root is that of (R S2 R)^(1/2) with R = S1^(1/2): symmetric, so two symmetric eigenvalue problems
-    give it exactly even for singular covariances, where a general matrix root returns noise or complex values.
+    The trace of the root equals that of (R S2 R)^(1/2) with R = S1^(1/2), which is symmetric. So two symmetric
+    eigenvalue problems give it, even for singular covariances, where a general matrix root gives noise or complex
+    values.
     """
 
     def __init__(self, mu: ArrayLike, sigma: ArrayLike) -> None:
@@ -92,11 +93,11 @@ class FrechetTarget:
         self.mu, self.sigma = _checked(mu, sigma, 1)
         values, vectors = np.linalg.eigh(self.sigma)
         values = _nonnegative(values, "sigma1")
-        kept = values > 0  # a singular covariance has a narrow root
+        kept = values > 0  # the root of a singular covariance has fewer columns
         self._root = vectors[:, kept] * np.sqrt(values[kept])  # (d, rank), root @ root.T = S1
 
     def terms(self, mu: ArrayLike, sigma: ArrayLike) -> Terms:
-        """The distance of another Gaussian.
+        """The distance to another Gaussian.
 
         Raises:
             ValueError: as `frechet_distance`.
@@ -110,7 +111,7 @@ class FrechetTarget:
         return Terms(float(difference @ difference), max(float(covariance), 0.0), float(np.trace(s2)), roots)
 
     def terms_of(self, moments: Moments) -> Terms:
-        """The distance of samples, by their moments."""
+        """The distance to the Gaussian of samples, from their moments."""
         return self.terms(moments.mean, moments.covariance)
 
 
@@ -138,8 +139,8 @@ class Extrapolation:
 
     Attributes:
         limit: its value at 1 / N = 0.
-        standard_error: of the limit, as least squares has it; nested prefixes share samples, so it says how straight
-            the line is and not how far another set of samples would fall.
+        standard_error: of the limit, by least squares. Nested prefixes share samples, so it tells how straight the line
+            is, not how much another set of samples would differ.
     """
 
     limit: float
@@ -147,15 +148,15 @@ class Extrapolation:
 
 
 def extrapolate(counts: Sequence[int], distances: Sequence[float], dims: int) -> Extrapolation | None:
-    """The distance at infinitely many samples, from those of nested prefixes.
+    """The distance at infinitely many samples, from the distances of nested prefixes.
 
     Args:
         counts: N of each prefix.
-        distances: as many.
-        dims: of the features; prefixes below 5 samples a dimension are left out: they are on no line.
+        distances: of each prefix.
+        dims: of the features; prefixes with fewer than 5 samples per dimension are left out: they are not on the line.
 
     Returns:
-        None when fewer than three prefixes are left.
+        None if fewer than three prefixes are left.
     """
     kept = [(1 / n, d) for n, d in zip(counts, distances, strict=True) if n >= SAMPLES_PER_DIMENSION * dims]
     if len(kept) < _LEAST_PREFIXES:

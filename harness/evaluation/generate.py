@@ -1,4 +1,4 @@
-"""Sampling of one evaluation, in parts that are each a pure function of (weights, evaluation, sample indices)."""
+"""Sampling of one evaluation, in parts; each part is a pure function of (weights, evaluation, sample indices)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from harness.training import checkpoint
 from harness.training.hooks import Hooks, StoppedError
 from harness.training.ranks import Ranks
 
-#: Model output (N, C, S, S) to images (N, channels, H, W) in [-1, 1].
+#: Maps model output (N, C, S, S) to images (N, channels, H, W) in [-1, 1].
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -65,7 +65,7 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
 
 @dataclass(frozen=True)
 class Generator:
-    """Makes the samples of an evaluation, each a pure function of the weights, the evaluation and its index.
+    """Makes the samples of an evaluation. Each is a pure function of the weights, the evaluation and its index.
 
     Attributes:
         network: as `load_weights` gives it.
@@ -121,20 +121,20 @@ class Generator:
 def generate(
     generator: Generator, run: Run, key: str, *, batch: int, hooks: Hooks, ranks: Ranks | None = None
 ) -> tuple[Samples, NDArray[np.int64]] | None:
-    """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
+    """Images (N, H, W, channels) and labels (N,) of an evaluation; finished parts are not made again.
 
-    Each rank makes a part at a time; the first one writes all parts and returns the result, the others return None.
+    Each rank makes one part at a time. The first rank writes all parts and returns the result; the others return None.
 
     Args:
         generator: see `Generator`.
         run: where the parts are kept.
         key: name of the parts' folder.
-        batch: samples of a part.
+        batch: samples per part.
         hooks: see `Hooks`.
-        ranks: who shares the work.
+        ranks: the ranks that share the work.
 
     Raises:
-        StoppedError: any rank was asked to stop; the finished parts are kept.
+        StoppedError: a rank was asked to stop; finished parts are kept.
     """
     ranks, evaluation = ranks or Ranks(), generator.evaluation
     counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
@@ -172,7 +172,7 @@ def generate(
 
 
 class Samples:
-    """The generated images of an evaluation, an `ImageArray`; one part at a time is read from disk into memory."""
+    """The generated images of an evaluation, an `ImageArray`; only one part at a time is in memory."""
 
     def __init__(self, run: Run, key: str, count: int, batch: int) -> None:
         self._run, self._key, self._count, self._batch = run, key, count, batch
@@ -187,7 +187,7 @@ class Samples:
         return self._count
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Images (n, H, W, channels) for an array of n numbers.
+        """Images (n, H, W, channels) for an array of n indices.
 
         Raises:
             CellFailedError: a part is missing or damaged.
@@ -211,7 +211,7 @@ class Samples:
 
 
 def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64]) -> None:
-    """A picture of samples, one row a class; the same noise and labels in every cell of a study."""
+    """Write a picture of samples, one row per class; noise and labels are the same in every cell of a study."""
     classes = np.unique(labels)
     if len(classes) > 1:
         rows = [np.flatnonzero(labels == c)[:GRID_COLUMNS] for c in classes[:GRID_ROWS]]

@@ -1,7 +1,7 @@
 """The Inception network behind FID: where its weights are, and whether they are the published ones.
 
-The network is torch-fidelity's `inception-v3-compat`, a port of the TensorFlow graph of 2015 that the literature's FIDs
-rest on. Its weights are not shipped here.
+The network is torch-fidelity's `inception-v3-compat`, a port of the TensorFlow graph of 2015 that published FIDs use.
+Its weights are not part of this package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.files import large_file_hash
 from harness.runs.columns import PUBLISHED_INCEPTION
 from harness.spec.evaluation import INCEPTION as NAME
 
-#: The published weights: first 8 hex digits of the file's sha256, which its own name carries.
+#: First 8 hex digits of the sha256 of the published weights file; the file's name contains them.
 PUBLISHED = PUBLISHED_INCEPTION.rpartition("@")[2]
 
 #: First 8 hex digits of sha256 over the sorted lines `name shape` of the network's tensors.
@@ -41,7 +41,7 @@ class Inception(Extractor):
     slow = True
 
     def weights_hash(self, weights: str | None) -> str:
-        """See `Extractor`: of the file."""
+        """See `Extractor`: the hash of the file."""
         return large_file_hash(find_weights(weights))
 
     def check(self, weights: str | None) -> None:
@@ -51,8 +51,8 @@ class Inception(Extractor):
     def build(self, device: str, weights: str | None) -> Network:
         """See `Extractor`.
 
-        The spatial features are what sFID compares (Nash et al. 2021, as in the ADM suite): the first 7 channels of
-        mixed_6/conv, which here is the 1x1 branch of Mixed_6d, 17 x 17, flattened in the order row, column, channel.
+        The spatial features are for sFID (Nash et al. 2021, as in the ADM suite): the first 7 channels of mixed_6/conv,
+        17 x 17, flattened in the order row, column, channel. Here mixed_6/conv is the 1x1 branch of Mixed_6d.
         """
         path = find_weights(weights)
         check_weights(path)
@@ -78,7 +78,7 @@ INCEPTION = Inception()
 
 
 def find_weights(configured: str | None) -> Path:
-    """The weights file: the one configured (`resources.inception_weights`), else where torch keeps what it downloads.
+    """The weights file: the configured one (`resources.inception_weights`), or else the one in torch's download folder.
 
     Raises:
         InputError: it is not there; the message says where to get it.
@@ -101,7 +101,7 @@ def find_weights(configured: str | None) -> Path:
 def check_weights(path: Path) -> None:
     """Check that the file holds the network's weights and nothing that would be executed.
 
-    torch-fidelity unpickles any file, so this check is made before.
+    torch-fidelity unpickles any file, so this check comes first.
 
     Raises:
         InputError: a pickle that carries code, a damaged file, or other tensors.

@@ -1,4 +1,4 @@
-"""One evaluation of a checkpoint from start to end: sample, score, record."""
+"""One evaluation of a checkpoint: sample, score, record."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from harness.training.ranks import Ranks
 
 @dataclass(frozen=True)
 class Subject:
-    """A cell whose checkpoints are measured, and what measuring needs.
+    """A cell whose checkpoints are measured, and what the measuring needs.
 
     Attributes:
         cell: the cell.
@@ -43,9 +43,9 @@ class Subject:
         dataset: its data, loaded.
         shared: the folder of autoencoders, latents and references.
         resources: names the files of Inception's weights and of the reference adm.
-        loss_images: images of each split on which the optimal denoiser is measured, as in `Recording`.
-        conditions: what decides the bits; device and sampling batch are taken from it, and the record holds them all.
-        hooks: ask whether to stop, and report progress.
+        loss_images: images per split that the optimal denoiser is measured on, as in `Recording`.
+        conditions: what decides the last bits, device and sampling batch among it; the record holds it.
+        hooks: tell when to stop, and take the progress.
         ranks: the processes that share the work.
     """
 
@@ -75,7 +75,7 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
 
     Raises:
         CellFailedError: the weights are gone or damaged, or nothing can be measured.
-        StoppedError: asked to stop; what is done is kept.
+        StoppedError: asked to stop; finished work is kept.
     """
     begun = time.monotonic()
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)

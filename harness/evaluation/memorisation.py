@@ -1,6 +1,6 @@
-"""Whether a model copies: the nearest training images of its samples, and the loss of a pure memoriser.
+"""Whether a model copies its training images: the distance to the nearest ones, and the loss of a pure memoriser.
 
-On small data a falling Frechet distance may mean copying: a copy of the training set scores best of all.
+On small data a falling Frechet distance may mean copying: copies of the training set score best.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from harness.spec.cell import Cell
 from harness.spec.identity import canonical_json
 from harness.training.losses import LOSS_BINS, measure_losses
 
-#: A sample is a copy when its nearest training image is nearer than this share of the distance to the second nearest
+#: A sample is a copy if its distance to the nearest training image is below this share of that to the second nearest
 #: (Yoon, Choi, Kwon & Ryu 2023, "Diffusion probabilistic models generalize when they fail to memorize").
 COPY_RATIO = 1 / 3
 
-#: The optimal denoiser compares every input with every training image; its loss is not measured on more images than
-#: this (mirror images count).
+#: The optimal denoiser compares every input with every training image. With more images than this (mirror images
+#: count) its loss is not measured.
 MOST_IMAGES = 100_000
 
-#: Nor on more values than this: it holds the training images in memory, 2 GB at most.
+#: Nor with more values than this: it holds all training images in memory, 2 GB at most.
 _MOST_VALUES = 2**29
 
 _FORMAT = 1
 
-#: Distances that are in memory at once.
+#: Distances in memory at once.
 _CHUNK_VALUES = 2**22
 
-#: Training images that the optimal denoiser weighs at once.
+#: Training images that the optimal denoiser takes at once.
 _POINTS = 4096
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """How near samples lie to training images.
+    """How near samples are to training images.
 
     Attributes:
-        ratio: median over the samples of the distance to the nearest over that to the second nearest.
-        copies: share of the samples with a ratio below 1/3, or that lie on a training image.
+        ratio: median over the samples of: distance to the nearest divided by distance to the second nearest.
+        copies: share of the samples that have a ratio below 1/3 or equal a training image.
     """
 
     ratio: float
@@ -59,37 +59,37 @@ class Nearest:
 
 
 def nearest(samples: Tensor, train: Tensor) -> Nearest:
-    """Compare the features of samples (N, d) with those of all training images (M, d), M at least 2."""
+    """Compare the features of samples (N, d) with those of all training images (M, d); M is at least 2."""
     found = []
     reference = train.double()
     rows = max(1, _CHUNK_VALUES // len(train))
     for start in range(0, len(samples), rows):
         some = samples[start : start + rows].double()
         near = torch.cdist(some, reference).topk(2, largest=False).indices  # (rows, 2)
-        # measured again by differences: cdist multiplies matrices, which leaves a copy 1e-6 away from itself
+        # computed again from differences: cdist multiplies matrices, which puts a copy 1e-6 away from itself
         found.append((some[:, None] - reference[near]).norm(dim=2))
     first, second = torch.cat(found).sort(dim=1).values.unbind(1)
-    ratio = torch.where(first > 0, first / second, 0.0)  # of two equal training images, each is a copy of the other
+    ratio = torch.where(first > 0, first / second, 0.0)  # 0 / 0 if two training images equal the sample
     return Nearest(float(ratio.median()), float((ratio < COPY_RATIO).double().mean()))
 
 
 class OptimalDenoiser:
-    """The prediction of least error on the training images themselves, in closed form: a pure memoriser.
+    """The prediction with the least error on the training images, in closed form: a pure memoriser.
 
     With x_t = sqrt(a) x_0 + sqrt(b) noise, image i has the weight w_i ~ exp(-|x_t - sqrt(a) x_i|^2 / (2 b)); the best
-    x_0 is the weighted mean, and the noise follows from it. With labels, only images of the input's class count.
+    x_0 is the weighted mean, and the noise follows from it. With labels, only images of the same class count.
 
     Args:
         images: float32 (M, C, S, S), as the network sees them.
         labels: (M,); None without classes.
-        objective: what is predicted, and at which noise.
+        objective: gives the target and the noise levels.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, objective: Objective) -> None:
         self._images, self._labels, self._objective = images, labels, objective
 
     def __call__(self, xt: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The objective's target (N, C, S, S), as xt (N, C, S, S) at times t (N,) of labels y (N,) lets expect it."""
+        """The expected target (N, C, S, S) of the objective, given xt (N, C, S, S), times t (N,) and labels y (N,)."""
         x = xt.double().flatten(1)  # (N, D)
         share, rest = (variance[:, None] for variance in self._objective.variances(t))  # (N, 1) each
         largest = x.new_full((len(x), 1), -torch.inf)
@@ -101,12 +101,12 @@ class OptimalDenoiser:
             if self._labels is not None and y is not None:
                 logits = logits.masked_fill(self._labels[start : start + _POINTS] != y[:, None], -torch.inf)
             new = torch.maximum(largest, logits.amax(1, keepdim=True))
-            new_or_0 = torch.where(new > -torch.inf, new, 0.0)  # no image of the class so far
+            new_or_0 = torch.where(new > -torch.inf, new, 0.0)  # no image of this class so far
             before, now = (largest - new_or_0).exp(), (logits - new_or_0).exp()
             weights = before * weights + now.sum(1, keepdim=True)
             weighted = before * weighted + now @ points
             largest = new
-        x0 = weighted / weights.clamp_min(1.0)  # below 1 only where no image has the label, and then 0
+        x0 = weighted / weights.clamp_min(1.0)  # below 1 only if no image has the label; then it is 0
         noise = (x - share.sqrt() * x0) / rest.sqrt()
         return self._objective.target(x0, noise).reshape(xt.shape).float()
 
@@ -119,20 +119,20 @@ def optimal_losses(
     shared: Shared | None = None,
     wait: Progress = lambda done, total: None,
 ) -> dict[str, float | None]:
-    """Loss of the optimal denoiser of the training images on both splits, as `measure_losses` measures them.
+    """Loss of the optimal denoiser of the training images on both splits, measured as by `measure_losses`.
 
-    They are the same for every cell with the same data and diffusion, so they are kept beside the references.
+    Cells with the same data and diffusion share it, so it is kept beside the references.
 
     Args:
         cell: for its data and diffusion.
         dataset: its images.
-        loss_images: images of each split, as in `Recording`.
+        loss_images: images per split, as in `Recording`.
         device: where it is computed.
-        shared: where the losses are kept; None: nowhere.
+        shared: where the result is kept; None: nowhere.
         wait: see `references.once`.
 
     Returns:
-        `loss_optimal_train` and `loss_optimal_heldout`; None for latents, which are drawn anew at every step, and for
+        `loss_optimal_train` and `loss_optimal_heldout`. None for latents, which are drawn anew at every step, and for
         more than 100,000 images or 2 GB of them.
     """
     count = len(dataset.train.labels) * (2 if cell.data.horizontal_flips else 1)
@@ -162,7 +162,7 @@ def optimal_losses(
 
 
 def _points(cell: Cell, train: Batches) -> tuple[Tensor, Tensor | None]:
-    """The training images as the model sees them, mirror images too where it sees those, and their labels."""
+    """The training images as the model sees them (with mirror images if it flips), and their labels."""
     indices, draws = np.arange(len(train.labels)), stream("unused")
     images, labels = train.x0(indices, None, draws), train.labels
     if cell.data.horizontal_flips:

@@ -49,19 +49,19 @@ _KID_SUBSET = 1000
 
 _IS_CHUNK = 5000
 
-_PRC_BATCH = 250  # of 50,000 images, 1000 rows of distances would take 0.7 GB more
+_PRC_BATCH = 250  # with 50,000 images, 1000 rows of distances would take 0.7 GB more
 
 _SEED = 2020
 
 
 @dataclass(frozen=True)
 class _Generated:
-    """The generated images as the metrics need them: sums for the distances, features for the rest."""
+    """What the metrics need of the generated images: sums for the distances, features for the rest."""
 
     pool: Tensor  # (N, d)
     logits: Tensor | None  # (N, classes)
     blocks: Blocks
-    spatial: Blocks  # empty where the extractor gives no spatial features
+    spatial: Blocks  # empty if the extractor gives no spatial features
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Setup:
     Attributes:
         device: "cpu", "cuda" or "cuda:<index>"; where the extractor runs.
         resources: names the files of Inception's weights and of the reference adm.
-        shared: where references are kept; None: they are made anew.
-        cache: gives the file for the features of the part of `features.PART` images that begins at an index; for slow
-            extractors alone. None: features are not kept.
-        progress: is called with the number of images done so far, and of all; may raise to stop.
-        ranks: the processes that share the work by `Extraction.assist`; this one is the first. None: there is no other.
+        shared: where references are kept; None: they are not kept.
+        cache: gives the file for the features of the part of `features.PART` images that begins at an index; used for
+            slow extractors only. None: features are not kept.
+        progress: called with the number of images done so far and of all; may raise an error to stop.
+        ranks: this process, the first rank, and those that help by `Extraction.assist`. None: this process alone.
         writing: what features are written in, see `harness.training.hooks.Hooks`.
     """
 
@@ -103,32 +103,36 @@ def score(
 ) -> dict[str, Any]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
-    The same images give the same numbers, and the caller's random state is left alone. Of the images one part at a time
-    is in memory; of 50,000 images at d = 2048 the features take 0.4 GB, the sums of ten blocks 0.34 GB, and everything
-    less than 2 GB beside the extractor (`python -m tests.bench_memory` measures it).
+    The same images give the same numbers, and the caller's random state does not change. Only one part of the images is
+    in memory at a time. For 50,000 images at d = 2048 the features take 0.4 GB and the sums of ten blocks 0.34 GB; the
+    total without the extractor is below 2 GB (`python -m tests.bench_memory` measures it).
 
     Args:
         images: generated, uint8 (N, H, W, C), levels 0..255, in the order of the samples.
         evaluation: names extractor and reference; its `samples` must be N.
         data: the data set the images imitate.
         dataset: the same, loaded.
-        setup: where features are made and kept; by default on the CPU, and nowhere.
+        setup: where features are computed and kept; by default they are computed on the CPU and not kept.
 
     Returns:
-        Under the names of the columns, None where it cannot be computed: `samples`, `extractor`, `reference`;
-        `frechet`, its two terms, its predicted bias, its extrapolation to infinitely many samples, mean and standard
-        deviation over five disjoint folds, and the floor, see `frechet` and `references.Reference.floor`;
-        `frechet_train` and `frechet_heldout`, to both splits, and what `memorisation.nearest` says of the training
-        images (not with ADM); `sfid` (Inception);
-        `kid` (mean over 10 to 100 subsets of at most 1000 images), `precision` and `recall` (k = 3, against
-        the first 10,000 real images at most, or as many taken evenly, see `Extractor.evenly`), `inception_score` (mean
-        over chunks of at least 5000 images, on the extractor's own classes). And `nested`, the distance at every tenth
-        of the samples, and `warnings`, a list of lines.
+        Values by column name; None where one cannot be computed:
+
+        - `samples`, `extractor`, `reference`;
+        - `frechet`, its two terms, its predicted bias, its extrapolation to infinitely many samples, its mean and
+          standard deviation over five disjoint folds (see `frechet`), and its floor (`references.Reference.floor`);
+        - `frechet_train` and `frechet_heldout`, the distances to both splits, and how near the training images are
+          (`memorisation.nearest`); not with an ADM reference;
+        - `sfid` (Inception only);
+        - `kid`, the mean over 10 to 100 subsets of at most 1000 images;
+        - `precision` and `recall`, with k = 3, against at most 10,000 real images: the first ones, or taken evenly (see
+          `Extractor.evenly`);
+        - `inception_score`, the mean over chunks of at least 5000 images, on the extractor's own classes;
+        - `nested`, the distance at every tenth of the samples, and `warnings`, a list of lines.
 
     Raises:
-        InputError: images of another type, shape or number; an extractor or a reference that does not fit the data,
-            or whose file is not there.
-        CellFailedError: all images are the same, so that there is no distribution to measure.
+        InputError: images of a wrong type, shape or number; an extractor or reference that does not fit the data or
+            whose file is missing.
+        CellFailedError: all images are the same, so no metric is defined.
     """
     setup, evaluation = setup or Setup(), evaluation.resolved(data)
     check_fits(evaluation, data)
@@ -145,7 +149,7 @@ def score(
     reference = adm_reference(batch, extraction, setup.shared, setup.progress) if batch else own(evaluation.reference)
     record: dict[str, Any] = {"samples": len(images), "extractor": extraction.label, "reference": reference.label}
     record |= _frechet(generated, reference, setup.progress)
-    setup.progress(len(images), len(images))  # between what takes minutes with many images
+    setup.progress(len(images), len(images))  # a chance to stop: with many images each step takes minutes
     record |= _other_metrics(generated, reference)
     setup.progress(len(images), len(images))
     record |= dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
@@ -201,7 +205,7 @@ def _put(values: Tensor | None, into: Tensor | None, n: int, at: int) -> Tensor 
 def _frechet(generated: _Generated, reference: Reference, progress: Progress) -> dict[str, Any]:
     """The distance and its uncertainty."""
     target = reference.target
-    # besides those of the blocks, one d x d matrix of sums is in memory at a time
+    # beside the sums of the blocks, only one d x d matrix is in memory at a time
     nested = [
         (moments.count, target.terms_of(moments)) for moments in generated.blocks.prefixes() if moments.count >= 2
     ]
@@ -232,7 +236,7 @@ def _memorisation(
 ) -> dict[str, Any]:
     """Distances to both splits, and how near the samples are to the training images.
 
-    `known`: the distances that are measured already, by split.
+    `known` holds the distances already measured, by split.
     """
     found: dict[str, Any] = {}
     for split, images, key in (("train", dataset.train, "train"), ("held-out", dataset.heldout, "heldout")):
@@ -252,7 +256,7 @@ def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any
     """KID, precision, recall and inception score, by torch-fidelity."""
     n, real = len(generated.pool), reference.features
     subset = min(_KID_SUBSET, n, len(real))
-    # enough to use every generated image about once; torch-fidelity's 100 would take longer than all the rest
+    # every generated image is used about once; torch-fidelity's 100 would take longer than all the rest
     subsets = min(100, max(10, n // subset))
     options = {"kid_subset_size": subset, "kid_subsets": subsets, "rng_seed": _SEED, "verbose": False}
     kid = kid_features_to_metric(generated.pool, real, **options)
@@ -270,7 +274,7 @@ def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any
 
 
 def _inception_score(logits: Tensor) -> float:
-    """As torch-fidelity shuffles and splits, but a chunk at a time: it makes float64 copies of all it is given."""
+    """Shuffles and splits as torch-fidelity does, but calls it per chunk: it copies all of its input to float64."""
     n, chunks = len(logits), max(1, len(logits) // _IS_CHUNK)
     order = torch.from_numpy(np.random.RandomState(_SEED).permutation(n))
     scores = [
@@ -284,7 +288,7 @@ def _warnings(record: dict[str, Any], reference: Reference, generated: _Generate
     lines = []
     n, dims = generated.pool.shape
     name, enough = metric_name(str(record["extractor"])), SAMPLES_PER_DIMENSION * dims
-    own = reference.moments is not None  # how many images an ADM batch's statistics are of, it does not say
+    own = reference.moments is not None  # an ADM batch does not say how many images its statistics are from
     for count, what in ((n, "generated"), (reference.count if own else enough, "real")):
         if count < enough:
             lines.append(

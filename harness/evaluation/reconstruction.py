@@ -1,4 +1,4 @@
-"""What an autoencoder alone costs: errors and distances of decoded held-out images."""
+"""The error of an autoencoder alone: errors and distances of reconstructed held-out images."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def reconstruction(
     hooks: Hooks,
     inception_weights: str | None = None,
 ) -> dict[str, Any]:
-    """How well held-out images survive encoding (to the mean) and decoding: a bound on what any model can reach.
+    """How well held-out images survive encoding (to the mean) and decoding: a bound for any model of the latents.
 
     Returns:
-        `samples`; `mean_absolute_error` in levels of 0..255; `psnr` in dB; `distances`: by extractor label, the
-        Frechet distance of the reconstructions to their own originals (`held-out`, usually called rFD or rFID) and to
-        the training images (`train`), and of the originals to the training images (`floor`).
+        `samples`; `mean_absolute_error` in levels of 0..255; `psnr` in dB; `distances`, by extractor label: the
+        Frechet distance of the reconstructions to their originals (`held-out`, usually called rFD or rFID), that of the
+        reconstructions to the training images (`train`), and that of the originals to the training images (`floor`).
     """
     images: Images = dataset.heldout
     rebuilt, absolute, squared, total = [], 0.0, 0.0, len(images.images)

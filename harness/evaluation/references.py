@@ -1,12 +1,12 @@
 """The real images that generated ones are compared with: their statistics, computed once and kept.
 
     results/_references/<data>-<split>-<extractor>-<key>/
-      reference.safetensors   moments of all images, features of some; with a checksum, made anew when damaged
+      reference.safetensors   moments of all images, features of some; has a checksum, and is made anew if damaged
       card.json               what the key is a hash of
-      floors.json             by N, the distance of N real images to the rest
+      floors.json             N -> distance of N real images to the others
 
-The key hashes the data's fingerprint, the split, the transform of the images and the extractor's weights, so a
-reference of another data set, resolution or extractor is never taken by mistake.
+The key is a hash of the data's fingerprint, the split, the transform of the images and the extractor's weights, so a
+reference of another data set, resolution or extractor is never used by mistake.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from harness.runs.study import Shared
 from harness.spec.data import Data
 from harness.training import checkpoint
 
-#: Real images of precision and recall at most, as the ADM suite; the cost grows with the square.
+#: Most real images for precision and recall, as in the ADM suite; the cost grows with the square.
 NEIGHBOUR_IMAGES = 10_000
 
-#: Feature values of a data set that are all kept; of a larger one, those of 10,000 images taken evenly.
+#: Up to this many feature values all are kept; of a larger data set, those of 10,000 images taken evenly.
 _KEPT_VALUES = 2**25
 
 _FORMAT = 1
@@ -61,16 +61,16 @@ class Reference:
     """Statistics and features of real images in one feature space.
 
     Attributes:
-        label: what they are, for records.
-        count: how many images are behind the statistics; of an ADM batch, as many as it shows.
-        mu: (d,), and `sigma` (d, d), of all images.
-        spatial: mean and covariance of the spatial features; None where the extractor has none.
-        features: (kept, d), of all images or of some.
-        complete: whether `features` are those of all images, in their order.
+        label: its name in records.
+        count: number of images behind the statistics; for an ADM batch, of the images in the file.
+        mu: (d,), the mean, and `sigma` (d, d), the covariance, of all images.
+        spatial: mean and covariance of the spatial features; None if the extractor has none.
+        features: (kept, d), of all or some images.
+        complete: whether `features` holds all images, in their order.
         evenly: whether precision and recall take images at even distances; False: the first ones.
         moments: of all images; None for an ADM batch.
         folder: where floors are kept; None: nowhere.
-        draw: gives the features of the images of these indices, in pieces; None for an ADM batch.
+        draw: gives the features of the images with these indices, in pieces; None for an ADM batch.
     """
 
     label: str
@@ -87,20 +87,20 @@ class Reference:
 
     @property
     def neighbours(self) -> Tensor:
-        """The features that precision and recall compare with, of at most 10,000 images."""
+        """The features for precision and recall, of at most 10,000 images."""
         step = max(1, len(self.features) // NEIGHBOUR_IMAGES) if self.evenly else 1
         return self.features[::step][:NEIGHBOUR_IMAGES]
 
     @functools.cached_property
     def target(self) -> FrechetTarget:
-        """The Gaussian to which Frechet distances are measured."""
+        """The Gaussian that Frechet distances are measured to."""
         return FrechetTarget(self.mu, self.sigma)
 
     def floor(self, samples: int, progress: Progress = lambda done, total: None) -> float | None:
         """Frechet distance of `samples` real images, drawn at random, to all the others: what a perfect model scores.
 
-        The mean of five draws, since one draw varies by a fifth; a single draw where each needs the extractor. None
-        where the others would be fewer than `samples`, or are unknown (ADM). Measured once where references are kept.
+        It is the mean of five draws, since one draw varies by a fifth; if the extractor must run for it, a single draw.
+        None if the others would be fewer than `samples`, or are unknown (ADM). The result is kept in `folder`.
         """
         moments, draw = self.moments, self.draw
         if moments is None or draw is None or self.count < 2 * samples or samples < 2:
@@ -139,8 +139,8 @@ def reference_of(
         split: which of its images.
         data: the same, as the spec names it.
         extraction: gives the features.
-        shared: where references are kept; None: this one is not.
-        progress: is called while this or another process makes the reference; may raise to stop.
+        shared: where references are kept; None: this one is not kept.
+        progress: called while this or another process makes the reference; may raise an error to stop.
 
     Raises:
         InputError: the split has fewer than two images.
@@ -231,15 +231,15 @@ def once(
     write: Callable[[Path, _T], object],
     wait: Progress,
 ) -> _T:
-    """A result that is kept in a folder: read from there, or made and written by one process while others wait.
+    """A result that is kept in a folder: it is read, or one process makes and writes it while others wait.
 
     Args:
-        folder: where the result is kept, held while it is made; None: the result is made and not kept.
-        work: what is done, for messages.
+        folder: where the result is kept; locked while it is made. None: the result is not kept.
+        work: the work, for messages.
         read: reads the result; None when it is missing or damaged.
         make: makes the result.
         write: writes it.
-        wait: is called while another process makes it; may raise to stop.
+        wait: called while another process makes it; may raise an error to stop.
     """
     if folder is None:
         return make()
@@ -260,7 +260,7 @@ def once(
 def _kept(
     prefix: str, card: dict[str, Any], shared: Shared | None, make: Callable[[], dict[str, Tensor]], progress: Progress
 ) -> tuple[dict[str, Tensor], Path | None]:
-    """The tensors that `make` gives, and the folder in which they are kept, named by a hash of the card."""
+    """The tensors that `make` gives, and the folder where they are kept; a hash of the card is in its name."""
     key = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{prefix}-{card['extractor'].partition('@')[0]}-{key}"
 
@@ -284,7 +284,7 @@ def _kept(
 
 
 def _extract(images: ImageArray, extraction: Extraction, progress: Progress) -> dict[str, Tensor]:
-    """Moments of all images, and the features of all or of some, in one pass."""
+    """Moments of all images and features of all or some, in one pass."""
     pool, spatial = Blocks([len(images)]), Blocks([len(images)])
     kept: list[Tensor] = []
     step = 1

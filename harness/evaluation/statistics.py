@@ -1,7 +1,7 @@
 """Mean and covariance of features that come in pieces, from their count, sum and sum of outer products in float64.
 
-The mean of the first block, the shift, is subtracted from the features before they are summed, so that no large numbers
-cancel. Pieces of different shifts merge exactly: ranks and parts of a run add up to the result of a single pass.
+The mean of the first block, the shift, is subtracted from the features before the summing, so that no large numbers
+cancel. Pieces with different shifts merge exactly: ranks and parts of a run add up to the result of a single pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: Rows that are centred and multiplied at once.
+#: Rows centred and multiplied at once.
 _BLOCK = 4096
 
 
@@ -36,7 +36,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: ArrayLike, shift: NDArray[np.float64] | None = None) -> Self:
-        """The sums of features (n, d), n at least 1, any real type; by default the shift is their own mean.
+        """The sums of features (n, d) of any real type, n at least 1; by default the shift is their mean.
 
         Raises:
             ValueError: not two axes, no rows, or values that are not finite.
@@ -47,7 +47,7 @@ class Moments:
         if shift is None:
             shift = x[:_BLOCK].mean(axis=0, dtype=np.float64)
         total, outer = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
-        with np.errstate(invalid="ignore"):  # of infinities, which are refused below
+        with np.errstate(invalid="ignore"):  # infinities are refused below
             for start in range(0, len(x), _BLOCK):
                 block = x[start : start + _BLOCK].astype(np.float64)
                 block -= shift
@@ -58,7 +58,7 @@ class Moments:
         return cls(len(x), shift, total, outer)
 
     def __add__(self, other: Moments) -> Moments:
-        """The sums of both, with this one's shift.
+        """The sums of both, with the shift of `self`.
 
         Raises:
             ValueError: features of another dimension.
@@ -67,7 +67,7 @@ class Moments:
         return Moments(self.count + other.count, self.shift, self.total + total, self.outer + outer)
 
     def __sub__(self, part: Moments) -> Moments:
-        """The sums of the features without those of `part`, which must be among them.
+        """The sums without the features of `part`, which must be among these.
 
         Raises:
             ValueError: features of another dimension, or none is left.
@@ -104,12 +104,12 @@ class Moments:
         return (covariance + covariance.T) / 2
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """The fields as arrays by name, to be written to a file; `from_arrays` reads them."""
+        """The fields as arrays by name, for a file; `from_arrays` reads them."""
         return {prefix + name: np.asarray(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Self:
-        """The moments from the arrays that `arrays` gave.
+        """The moments from the arrays that the method `arrays` gave.
 
         Raises:
             KeyError: an array is missing.
@@ -119,7 +119,7 @@ class Moments:
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
-    """The sums of all parts, at least one."""
+    """The sums of all parts; at least one part is needed."""
     first, *rest = parts
     return sum(rest, first)
 
@@ -127,7 +127,7 @@ def merged(parts: Iterable[Moments]) -> Moments:
 class Blocks:
     """The moments of consecutive blocks of samples, filled in the order of the samples' indices.
 
-    They add up to the moments of nested prefixes and of disjoint folds, in one pass over the features.
+    One pass over the features gives the moments of nested prefixes and of disjoint folds.
     """
 
     def __init__(self, bounds: list[int]) -> None:
@@ -161,11 +161,11 @@ class Blocks:
         return merged(self._whole())
 
     def prefixes(self) -> Iterator[Moments]:
-        """Moments of the first `bounds[0]`, `bounds[1]`, ... samples, one at a time; the last is of all."""
+        """Moments of the first `bounds[0]`, `bounds[1]`, ... samples, one at a time, up to all samples."""
         return itertools.accumulate(self._whole())
 
     def folds(self, size: int) -> Iterator[Moments]:
-        """Moments of disjoint folds, of `size` consecutive blocks each; blocks that fill no fold are left out."""
+        """Moments of disjoint folds of `size` consecutive blocks; blocks that do not fill a fold are left out."""
         blocks = self._whole()
         return (merged(blocks[i : i + size]) for i in range(0, len(blocks) - size + 1, size))
 

@@ -2,10 +2,10 @@
 
 A plain classifier learns to ignore noise and blur, which do not change the class; an extractor must notice them. So
 half of the training images are corrupted, and a second head, dropped after training, predicts the strength of noise and
-blur from the same 64 features. A third term of the loss pulls the features towards zero mean and unit covariance, so
-that distances depend on all of them and not on the few that separate the classes best.
+blur from the same 64 features. A third term of the loss pulls the features towards zero mean and unit covariance:
+distances then depend on all of them, not only on the few that separate the classes best.
 
-Training gives the same bits on one torch version and one kind of processor; elsewhere the same quality.
+The same torch version on the same kind of processor gives the same bits; others give the same quality.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Recipe:
 
     Attributes:
         steps: optimiser steps.
-        batch_size: images a step, drawn with replacement.
-        learning_rate: the highest rate, after a warm-up over a tenth of the steps.
+        batch_size: images per step, drawn with replacement.
+        learning_rate: the highest rate, reached after a warm-up over a tenth of the steps.
         weight_decay: AdamW's.
         dropout: share of the features set to 0 before the two heads.
         noise: highest standard deviation of the added noise, in units of the model's range [-1, 1].
@@ -67,18 +67,18 @@ RECIPES: dict[str, Recipe] = {
 
 
 def train(name: str, dataset: LoadedData, recipe: Recipe) -> Classifier:
-    """Train a classifier on the train split, on one CPU thread, leaving the caller's RNG and threads as they were.
+    """Train a classifier on the train split, on one CPU thread; the caller's RNG and threads are restored.
 
     Args:
         name: of the extractor.
         dataset: its data set.
-        recipe: how.
+        recipe: how to train it.
 
     Returns:
         The classifier in evaluation mode.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums are split by thread: their number decides the last bits
+    torch.set_num_threads(1)  # sums are split by thread, so the number of threads decides the last bits
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -158,7 +158,7 @@ def make_card(name: str, network: Classifier, dataset: LoadedData, recipe: Recip
     """Measure a classifier and describe it.
 
     Returns:
-        The card; `floors` holds Frechet distances between real images, the lowest that generated images can be
+        The card. Its `floors` are Frechet distances between real images: the lowest that generated images can be
         expected to reach at these numbers of images.
     """
     train_features, _ = extract(network, dataset.train.array())
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / f"{name}.safetensors"
     save_file(network.state_dict(), file, {"card": json.dumps(card, sort_keys=True)})
-    file.chmod(0o644)  # safetensors writes files that only their owner reads
+    file.chmod(0o644)  # safetensors writes files that only the owner can read
     print(json.dumps(card, indent=2))
 
 

@@ -1,7 +1,7 @@
 """What a model costs: parameters, and multiply-adds of one forward pass of one image, without guidance.
 
 The paper's "Gflops" are multiply-adds (macs) in units of 1e9; floating-point operations are twice that. Every network
-is traced with fvcore, as the paper did; `Network` says what fvcore cannot see.
+is traced with fvcore, as in the paper; a `Network` gives handles for operators that fvcore does not count.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from harness.spec.data import InputShape
 from harness.spec.identity import canonical_json
 from harness.spec.model import NETWORKS, ModelSpec
 
-#: Operators with any of these in their name multiply matrices; none may be left uncounted.
+#: An operator with one of these in its name multiplies matrices; all of them must be counted.
 _MATMUL_LIKE = ("mm", "matmul", "mv", "dot", "linear", "einsum", "conv", "attention", "outer", "cdist")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters (count, the fixed positions left out) and multiply-adds of one forward pass of one image."""
+    """Number of parameters (without the fixed positions), and multiply-adds of one forward pass of one image."""
 
     params: int
     macs: int
 
 
 def count(model: ModelSpec, shape: InputShape, outputs: int = 2) -> Cost:
-    """Count a network by tracing it, or the smaller ones that its cost is made of (see `Network.cost_parts`).
+    """Count a network by tracing it, or smaller ones whose costs add up to its own (`Network.cost_parts`).
 
-    LayerNorm, softmax and elementwise operators are left out, as in the published numbers. Results are kept, so
+    LayerNorm, softmax and elementwise operators are left out, as in the published numbers. Results are cached:
     a grid costs one trace per distinct shape (less than 0.1 s).
 
     Args:
         model: its spec.
         shape: of its input.
-        outputs: values predicted for each value of the input, as the objective says.
+        outputs: values predicted for each value of the input; the objective says how many.
 
     Raises:
         RuntimeError: the network contains a matrix product that fvcore does not count.
@@ -61,7 +61,7 @@ def count_cell(cell: Cell) -> Cost:
 def _traced(model: ModelSpec, shape: InputShape, outputs: int, identity: str) -> Cost:
     """Count one network as it is, on the meta device: no memory, no arithmetic.
 
-    `identity` is the canonical JSON of `model`, in which a name of a user's file has a hash of its content.
+    `identity` is the canonical JSON of `model`, for the cache: it holds the content hash of a user's file.
     """
     with warnings.catch_warnings():
         # fvcore rests on torch.jit, which is deprecated and says so on import and in every trace.

@@ -24,7 +24,7 @@ from harness.spec.model import DiTSpec
 
 _WEIGHTS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
-#: What else a configuration must say for the weights to be those of this model, with diffusers' own defaults.
+#: The other settings of this model in a configuration. They are diffusers' defaults, so they may be absent.
 _CONFIG = {
     "norm_type": "ada_norm_zero",
     "activation_fn": "gelu-approximate",
@@ -35,14 +35,14 @@ _CONFIG = {
 
 @dataclass(frozen=True)
 class Decoder:
-    """The autoencoder of a latent model: the folder of its `AutoencoderKL`, and what its latents were multiplied by."""
+    """The autoencoder of a latent model: the folder of its `AutoencoderKL`, and the scaling of its latents."""
 
     folder: Path
     scaling: float
 
 
 def to_diffusers(dit: DiT) -> State:
-    """The state dict of diffusers' `DiTTransformer2DModel`, every tensor on its own (no shared memory).
+    """The state dict of diffusers' `DiTTransformer2DModel`; no two tensors share memory.
 
     Raises:
         InputError: see `check_exportable`; or an MLP of another size than 4 times the width.
@@ -78,7 +78,7 @@ def diffusers_config(model: DiTSpec, shape: InputShape) -> dict[str, Any]:
 
 
 def from_diffusers(state: Mapping[str, Tensor], config: Mapping[str, Any], source: str = "transformer") -> Imported:
-    """Read state dict and configuration of a `DiTTransformer2DModel` (or of the `Transformer2DModel` it once was).
+    """Read state dict and configuration of a `DiTTransformer2DModel` (or of a `Transformer2DModel`, its former name).
 
     Raises:
         InputError: another architecture; missing, extra or misshapen tensors (all of them named); embeddings that
@@ -139,10 +139,10 @@ def write_diffusers(dit: DiT, folder: Path, diffusion: Diffusion, vae: Decoder |
         dit: the model.
         folder: where to; made when missing.
         diffusion: the forward process it was trained with.
-        vae: what decodes its latents; without one the pipeline has none, and can be loaded by parts only.
+        vae: decodes its latents; without one only the parts of the pipeline can be loaded.
 
     Raises:
-        InputError: as `to_diffusers`; a folder that holds no `AutoencoderKL`, or one of other channels.
+        InputError: as `to_diffusers`; or `vae` has no `AutoencoderKL`, or its channels do not fit.
     """
     diffusers: Any = import_module("diffusers")  # takes seconds, and its classes have no types
 
@@ -160,7 +160,7 @@ def write_diffusers(dit: DiT, folder: Path, diffusion: Diffusion, vae: Decoder |
                 f"{vae.folder}: latents of {decoder.config.latent_channels} channels do not fit the model's "
                 f"{dit.shape.channels}"
             )
-        decoder.register_to_config(scaling_factor=vae.scaling)  # the pipeline divides by what stands there
+        decoder.register_to_config(scaling_factor=vae.scaling)  # the pipeline divides by it
     with torch.device("meta"):
         transformer = diffusers.DiTTransformer2DModel(**config)
     transformer.load_state_dict(to_diffusers(dit), assign=True)
@@ -184,7 +184,7 @@ def match_timesteps(transformer: Any) -> None:
 
 
 def _diffusers_names(depth: int) -> Iterator[tuple[str, Sequence[tuple[str, ...]]]]:
-    """Our name of every weight, and its copies there: each the names of the parts it is split into, by rows."""
+    """Our name of every weight, and its copies in diffusers: for each copy, the names of the parts it is split into."""
     for ours, _, theirs in formats.ENDS:
         places = [f"transformer_blocks.{i}{theirs[1:]}" for i in range(depth)] if theirs[0] == "*" else [theirs]
         yield from ((f"{ours}.{kind}", [(f"{place}.{kind}",) for place in places]) for kind in formats.kinds(ours))

@@ -16,7 +16,7 @@ from harness.spec.model import BLOCKS, DiTSpec, ModelSpec
 
 
 class DiT(Network):
-    """Predicts noise and variance (or what else the objective asks for) of noised images from timestep and label.
+    """Predicts noise and variance (or what the objective asks for) from noised images, timestep and label.
 
     Shapes in the comments: N images, C channels, S positions a side, p patch size, T = (S / p)^2 tokens, D width,
     K condition vectors (2 with labels, 1 without).
@@ -45,7 +45,7 @@ class DiT(Network):
 
         self.patch_embedding = PatchEmbedding(channels, p, width)
         self.timestep_embedding = TimestepEmbedding(width)
-        self.label_embedding = nn.Embedding(classes + 1, width) if classes else None  # the last row: no label
+        self.label_embedding = nn.Embedding(classes + 1, width) if classes else None  # the last row means "no label"
         self.blocks = nn.ModuleList(block(model) for _ in range(model.depth))
         self.final = FinalLayer(width, p * p * outputs * channels, self.adaptive)
         self.register_buffer("positions", sincos_positions(size // p, width), persistent=False)
@@ -68,7 +68,7 @@ class DiT(Network):
         return unpatchify(x, self.model.patch_size)  # (N, outputs*C, S, S)
 
     def condition(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Embed timestep and label: their sum (N, D) for adaptive blocks, else the sequence (N, K, D)."""
+        """Embed timestep and label: their sum (N, D) for adaptive blocks, otherwise the sequence (N, K, D)."""
         if (y is None) != (self.label_embedding is None):
             wanted = "needs labels y (N,)" if y is None else "takes no labels: pass y = None"
             raise InputError(f"a model of {self.shape.classes} classes {wanted}")
@@ -83,12 +83,12 @@ class DiT(Network):
         """Overwrite every parameter with the published initialisation, decided by `seed` alone.
 
         - Biases 0; LayerNorm scales 1.
-        - The final Linear, the final modulation, and what a block's `starts_at_zero` names: 0, so that an adaLN-Zero
-          block starts as the identity and the model starts by predicting 0.
+        - The final Linear, the final modulation, and what a block's `starts_at_zero` names: 0. So an adaLN-Zero block
+          starts as the identity, and the model starts by predicting 0.
         - Label table and both weights of the timestep MLP: normal, mean 0, standard deviation 0.02.
         - Every other matrix: Xavier uniform (see `xavier_uniform`).
 
-        The draws come from a generator of their own: patches, timestep, labels, blocks from first to last.
+        The draws come from their own generator, in this order: patches, timestep, labels, blocks from first to last.
         """
         generator = torch.Generator().manual_seed(seed)
         fill(self.patch_embedding, xavier_uniform(generator))
@@ -107,7 +107,7 @@ class DiT(Network):
 
 
 class FinalLayer(nn.Module):
-    """LayerNorm and Linear to the pixels of a patch; the LayerNorm adapts to c where the blocks do."""
+    """LayerNorm and Linear to the pixels of a patch; the LayerNorm adapts to c if the blocks do."""
 
     def __init__(self, width: int, outputs: int, adaptive: bool) -> None:
         super().__init__()

@@ -18,9 +18,9 @@ FREQUENCIES = 256
 class PatchEmbedding(nn.Module):
     """Cuts images into p x p patches and projects each to the model's width: (N, C, S, S) -> (N, T, D).
 
-    The weight has the shape of a convolution with kernel = stride = p, (D, C, p, p), as in published checkpoints, but
-    is applied as one matrix product: the same numbers, and fvcore can trace it on the meta device, as it cannot a
-    convolution. Tokens run row by row.
+    The weight has the shape of a convolution with kernel = stride = p, (D, C, p, p), as in published checkpoints. It is
+    applied as one matrix product: the numbers are the same, and fvcore can trace it on the meta device, where it cannot
+    trace a convolution. Tokens run row by row.
     """
 
     def __init__(self, channels: int, patch_size: int, width: int) -> None:

@@ -1,23 +1,23 @@
 """Weights between this DiT, the official PyTorch code's checkpoints, and diffusers' `DiTTransformer2DModel`.
 
-All three compute the same adaLN-Zero model (Peebles & Xie 2023) under other names, so conversion changes no value. The
-other blocks and models without labels exist in neither, and are refused.
+All three compute the same adaLN-Zero model (Peebles & Xie 2023) under different names, so conversion changes no value.
+The other two formats have neither the other blocks nor models without labels; these are refused.
 
 Traps, and what is done about each:
 
-- Official checkpoints hold the fixed positions (`pos_embed`): they are compared with ours and dropped on reading, and
-  written anew on writing. They do not hold the number of heads: for other than the published sizes, `--heads` says it.
-- Checkpoints of the official training script hold weights, averaged weights, optimizer and arguments: the averaged
+- Official checkpoints hold the fixed positions (`pos_embed`). Reading compares them with ours and drops them; writing
+  adds them. They do not hold the number of heads: for an unpublished size, `--heads` gives it.
+- Checkpoints of the official training script hold weights, averaged weights, optimizer and arguments. The averaged
   weights are read unless the plain ones are asked for.
-- diffusers splits qkv in three, and keeps a copy of timestep and label embedding in every block: on reading, copies
-  that differ are refused, since here there is one for all.
-- diffusers spaces the 128 timestep frequencies with exponent i/127, the paper's code and this one with i/128. A loaded
-  `DiTTransformer2DModel` therefore gives another output (up to some percent) until `match_timesteps` is called on it;
-  the setting is no part of its configuration and cannot be saved.
-- diffusers' default norm_eps, 1e-5, is not the model's 1e-6, which the configuration says. Its MLPs are always 4 times
-  as wide as the model; others are refused.
-- `DiTPipeline` drops the predicted variance and takes 1000 for the null class whatever the model: it cannot repeat
-  the paper's DDPM sampling, and a model of other than 1000 classes must be called with guidance_scale <= 1.
+- diffusers splits qkv in three, and keeps a copy of the timestep and label embeddings in every block. Here all blocks
+  share one, so copies that differ are refused.
+- diffusers spaces the 128 timestep frequencies with exponent i/127, the paper's code and this one with i/128. So the
+  output of a loaded `DiTTransformer2DModel` differs by up to some percent until `match_timesteps` is called on it. Its
+  configuration cannot hold this setting, so it cannot be saved.
+- The model's norm_eps is 1e-6 and diffusers' default is 1e-5; an exported configuration says 1e-6. In diffusers an MLP
+  is always 4 times as wide as the model; other widths are refused.
+- `DiTPipeline` drops the predicted variance, so it cannot repeat the paper's DDPM sampling. It always takes 1000 for
+  the null class, so a model with another number of classes must be called with guidance_scale <= 1.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ENDS = (
     ("final.linear", "final_layer.linear", "proj_out_2"),
 )
 
-#: Modules of a block; the three of diffusers' attention stand in the order of the rows of qkv.
+#: Modules of a block; the three of diffusers' attention are in the order of the rows of qkv.
 BLOCK: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("attention.qkv", "attn.qkv", ("attn1.to_q", "attn1.to_k", "attn1.to_v")),
     ("attention.projection", "attn.proj", ("attn1.to_out.0",)),
@@ -78,7 +78,7 @@ class Imported:
         with torch.device("meta"):
             dit = DiT(self.model, self.shape)
         dit.load_state_dict(self.state, assign=True)
-        # the two buffers are constants, which no file of ours holds
+        # the two buffers are constants and not in the file
         dit.positions = sincos_positions(self.shape.size // self.model.patch_size, self.model.width)
         dit.timestep_embedding.frequencies = TimestepEmbedding(1).frequencies
         return dit.eval().requires_grad_(False)
@@ -88,7 +88,7 @@ def check_exportable(model: ModelSpec, shape: InputShape, outputs: int = 2) -> N
     """Check that the official and the diffusers format can hold a model.
 
     Raises:
-        InputError: no DiT, another block than adaLN-Zero, no variance beside the noise, or no labels.
+        InputError: the model is not a DiT, its block is not adaLN-Zero, or it has no learned variance or no labels.
     """
     if not isinstance(model, DiTSpec):
         raise InputError(f"a network {model.network} cannot be exported: official code and diffusers know DiTs only")
@@ -118,7 +118,7 @@ def model_of(source: str, depth: int, width: int, heads: int, patch_size: int, h
         InputError: there is no such model.
     """
     ratio = hidden / width
-    if int(ratio * width) < hidden:  # a rounding error below; DiT takes the floor
+    if int(ratio * width) < hidden:  # rounded down; DiT takes the floor
         ratio = math.nextafter(ratio, math.inf)
     try:
         return DiTSpec(depth=depth, width=width, heads=heads, patch_size=patch_size, mlp_ratio=ratio)
@@ -133,7 +133,7 @@ def shapes_of(model: DiTSpec, shape: InputShape) -> dict[str, tuple[int, ...]]:
 
 
 def require(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """All or nothing: every missing, extra and misshapen tensor in one message."""
+    """Refuse weights that do not fit; one message names every missing, extra and misshapen tensor."""
     problems = []
     if missing := [name for name in expected if name not in state]:
         problems.append(f"missing: {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""What a network is to the rest of the harness: built from its spec, called with x, t, y, and counted by fvcore."""
+"""The interface of a network: it is built from its spec, called with x, t, y, and counted by fvcore."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.spec.model import NETWORKS, ModelSpec
 
 
 class CostPart(NamedTuple):
-    """A model whose cost, `times` over, is a part of the cost of another."""
+    """A model whose cost, multiplied by `times`, is a part of the cost of another model."""
 
     times: int
     model: ModelSpec
@@ -24,8 +24,8 @@ class CostPart(NamedTuple):
 class Network(nn.Module, ABC):
     """Predicts `outputs` values for each value of its input.
 
-    A subclass stands in a file of its own and in a line of `NETWORKS`, and has `Spec` as its attribute where a user's
-    file defines it. It holds no random state: a caller that wants label dropout passes `null_class`.
+    Each subclass has its own file and a line in `NETWORKS`; in a user's file it has the attribute `Spec` instead of the
+    line. It holds no random state: for label dropout the caller passes `null_class`.
 
     Args:
         model: its spec.
@@ -35,7 +35,7 @@ class Network(nn.Module, ABC):
 
     #: Its spec, a subclass of `ModelSpec`.
     Spec: ClassVar[type[ModelSpec]]
-    #: Handles for operators of its own that fvcore does not count: name -> (inputs, outputs) -> multiply-adds.
+    #: Handles for its operators that fvcore does not count: name -> (inputs, outputs) -> multiply-adds.
     op_handles: ClassVar[Mapping[str, Callable[[list[Any], list[Any]], int]]] = {}
 
     def __init__(self, model: ModelSpec, shape: InputShape, outputs: int = 2) -> None:
@@ -49,10 +49,10 @@ class Network(nn.Module, ABC):
         Args:
             x: noised images (N, C, S, S).
             t: timesteps (N,), integer or float, in steps of the training schedule.
-            y: labels (N,) int64, `null_class` where dropped; None in a network without classes, and only there.
+            y: labels (N,) int64, `null_class` where dropped; None if and only if the network has no classes.
 
         Returns:
-            (N, outputs * C, S, S): C channels of the first value, then of the next.
+            (N, outputs * C, S, S): C channels of the first predicted value, then C of the next.
         """
 
     @property
@@ -81,6 +81,6 @@ class Network(nn.Module, ABC):
 
 
 def build(model: ModelSpec, shape: InputShape, outputs: int) -> Network:
-    """The network that a spec names, with torch's own weights; `initialise` gives it those of a seed."""
+    """The network that a spec names, with torch's default weights; `initialise` sets them from a seed."""
     network: Network = NETWORKS.load(model.network)(model, shape, outputs)
     return network

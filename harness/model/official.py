@@ -18,7 +18,7 @@ from harness.model.formats import Imported, State
 from harness.spec.data import InputShape
 from harness.spec.model import SIZES, DiTSpec
 
-#: The fixed positions, among the tensors of an official checkpoint.
+#: Name of the fixed positions in an official checkpoint.
 POSITIONS = "pos_embed"
 
 
@@ -39,11 +39,11 @@ def from_official(state: Mapping[str, Tensor], heads: int | None = None, source:
 
     Args:
         state: its tensors by name.
-        heads: attention heads, which no tensor shows; may be left out for the published sizes.
+        heads: attention heads, which the tensors do not show; not needed for the published sizes.
         source: what a message calls it.
 
     Raises:
-        InputError: missing, extra or misshapen tensors (all of them named), other positions, or unknown heads.
+        InputError: missing, extra or misshapen tensors (all of them named), positions that differ, or unknown heads.
     """
     model, shape = _shape_of_official(state, heads, source)
     expected = {theirs: want for name, theirs, want in _expected_official(model, shape)}
@@ -104,7 +104,7 @@ def _expected_official(model: DiTSpec, shape: InputShape) -> Iterator[tuple[str,
 
 
 def _shape_of_official(state: Mapping[str, Tensor], heads: int | None, source: str) -> tuple[DiTSpec, InputShape]:
-    """What the tensors say about the model; the block is adaLN-Zero or `require` says what is missing."""
+    """The model as its tensors show it. The block is taken to be adaLN-Zero; `require` refuses any other."""
     anchors = ("x_embedder.proj.weight", POSITIONS, "y_embedder.embedding_table.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in anchors if name not in state]
     if missing:

@@ -21,19 +21,19 @@ class InputShape(NamedTuple):
 #: Classes of ImageNet (ILSVRC 2012).
 IMAGENET_CLASSES = 1000
 
-#: In a shape: the sweep says it, by `data.resolution` or `data.classes`.
+#: In a shape: a value that the sweep sets, by `data.resolution` or `data.classes`.
 ASKED = 0
 
 
 class DataSetFacts(NamedTuple):
-    """Where a data set is, and what it feeds the model.
+    """Where the code of a data set is, and what it feeds the model.
 
     Attributes:
         at: the data set, an object of `harness.data`.
-        shape: of its images; `ASKED` where the sweep says it.
+        shape: of its images; `ASKED` where the sweep sets it.
         extractor: the feature extractor that fits it, unless the evaluation names another.
         needs: fields of `Data` that it cannot do without.
-        images: how many it has, both splits together; None where only the files tell.
+        images: how many it has, both splits together; None where that depends on the files.
     """
 
     at: str
@@ -76,7 +76,7 @@ Factor = Annotated[int, Field(gt=1), AfterValidator(_power_of_two)]
 class PretrainedVae(Spec):
     """An autoencoder trained elsewhere: a diffusers `AutoencoderKL`, by its hub name or the name of a local folder.
 
-    The place of the folder is no part of its identity; the records hold the hash of the weights.
+    Its id does not depend on where the folder is; the records hold the hash of the weights.
     """
 
     kind: Literal["pretrained"] = Field(description="where the autoencoder is from")
@@ -91,7 +91,7 @@ class PretrainedVae(Spec):
 
 
 class TrainedVae(Spec):
-    """An autoencoder that `dit-harness train-vae` makes of the data at hand. Its recipe is its identity.
+    """An autoencoder that `dit-harness train-vae` trains on the sweep's own images. Its recipe is its identity.
 
     Its latents are scaled by the measured 1 / std over the train split.
     """
@@ -113,10 +113,10 @@ Vae = PretrainedVae | TrainedVae
 
 
 class Data(Spec):
-    """What is learned. The place of the files is a resource and no part of the id."""
+    """What is learned. The location of the files is a resource, not a part of the id."""
 
     name: Annotated[str, DATA_SETS] = Field(default="digits", description="data set")
-    labels: bool = Field(default=True, description="train on the classes, too; false: without any")
+    labels: bool = Field(default=True, description="train with class labels; false: without")
     horizontal_flips: bool = Field(default=False, description="mirror half of the training images at random")
     resolution: int | None = Field(
         default=None, gt=0, description="imagenet, folder: pixels a side that images are cropped to"

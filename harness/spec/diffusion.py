@@ -12,11 +12,11 @@ from harness.spec.kinds import Kind
 
 
 class ObjectiveFacts(NamedTuple):
-    """Where an objective is, and what must be known of it before torch is imported.
+    """Where the code of an objective is, and what must be known about it before torch is imported.
 
     Attributes:
         at: its class, a `harness.diffusion.objective.Objective`.
-        samplers: names of the samplers that go with it.
+        samplers: names of its samplers.
         outputs: values that the network predicts for each value of its input.
         discrete: time has `timesteps` steps, and sampling takes at most as many; else time is continuous.
     """
@@ -55,7 +55,7 @@ class Diffusion(Spec):
         return OBJECTIVES.facts(self.objective).outputs
 
     def check_sampling(self, sampler: str, steps: int) -> None:
-        """Check that the objective has this sampler, and allows so many sampling steps.
+        """Check that the objective has this sampler and allows this number of sampling steps.
 
         Raises:
             ValueError: it does not; one line that begins with the field and says what is allowed.

@@ -13,15 +13,15 @@ from harness.spec.kinds import Kind
 
 
 class ExtractorFacts(NamedTuple):
-    """Where an extractor is, and what must be known of it before anything is measured.
+    """Where the code of an extractor is, and what must be known about it before anything is measured.
 
     Attributes:
         at: the extractor.
         channels: of the images it reads.
         size: pixels a side that it reads; None: any.
-        dims: how many features it gives.
+        dims: how many features it gives per image.
         references: published statistics of its features, besides the data set's own splits.
-        external: whether its weights are not part of this package, so that a launch checks that they are there.
+        external: whether its weights come from outside this package; a launch then checks that they are there.
     """
 
     at: str
@@ -53,7 +53,7 @@ def fitting(shape: InputShape) -> list[str]:
 
 
 class Evaluation(Spec):
-    """How a checkpoint is measured. Its id leaves `at` out: the record of one step is `<id>@<step>`."""
+    """How a checkpoint is measured. The id leaves out `at`; the record of one step is `<id>@<step>`."""
 
     samples: int = Field(
         default=50_000, ge=2, description="images to generate, N; values at different N do not compare"
@@ -86,16 +86,16 @@ class Evaluation(Spec):
     at: tuple[int, ...] = Field(default=(), strict=False, description="training steps to measure at, besides the last")
 
     def resolved(self, data: Data) -> Evaluation:
-        """The same evaluation with the extractor filled in, where the data set has one of its own."""
+        """The same evaluation; an extractor that is left out becomes the data set's own, if it has one."""
         if self.extractor is not None:
             return self
         return self.model_copy(update={"extractor": DATA_SETS.facts(data.name).extractor})
 
     def guided_channels(self, channels: int) -> int:
-        """How many leading noise channels of a model of so many channels are guided.
+        """How many of a model's noise channels are guided, counted from the first.
 
         Raises:
-            ValueError: the first three of fewer.
+            ValueError: the first three are asked for, and the model has fewer.
         """
         if self.guidance_channels == "first-three" and channels < 3:
             raise ValueError(f"first-three needs at least 3 channels, the model has {channels}")
@@ -113,15 +113,15 @@ class Evaluation(Spec):
 
 
 def check_fits(evaluation: Evaluation, data: Data, key: str = "evaluation") -> None:
-    """Check that an evaluation's extractor reads the images of `data`, and that its reference has such features.
+    """Check that an evaluation's extractor reads the images of `data`, and that its reference fits the extractor.
 
     Args:
         evaluation: with the extractor filled in, see `Evaluation.resolved`.
-        data: what the generated images imitate.
-        key: where the evaluation stands, for messages.
+        data: what the model learns.
+        key: the key of the evaluation, for messages.
 
     Raises:
-        InputError: otherwise; the message lists what is allowed.
+        InputError: it does not; the message lists what is allowed.
     """
     name, reference = evaluation.extractor, evaluation.reference
     if name is None:

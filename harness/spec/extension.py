@@ -1,4 +1,4 @@
-"""Files of the user's own that a sweep names (`extend`): what they define is used like what is built in."""
+"""The user's own files that a sweep names (`extend`). What they define is used like what is built in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.spec.kinds import Kind
 
 @dataclass(frozen=True)
 class Extension:
-    """A Python file: as the sweep names it, and its content."""
+    """A Python file: its name as in the sweep, and its content."""
 
     name: str
     text: str
@@ -28,14 +28,14 @@ class Extension:
         return hashlib.sha256(self.text.encode()).hexdigest()[:ID_DIGITS]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Load it where it is unpickled, for what is unpickled next may be of a class that it defines."""
+        """Unpickling loads the file: what is unpickled next may be an instance of a class that it defines."""
         return _unpickled, (self.name, self.text)
 
     def load(self) -> None:
-        """Run the file, and take up what its dicts BLOCKS, NETWORKS, OBJECTIVES, ... define. Twice is as good as once.
+        """Run the file and register what its dicts BLOCKS, NETWORKS, OBJECTIVES, ... define. It may be called twice.
 
         Raises:
-            InputError: it does not run, defines nothing, defines a name that is built in, or an object lacks a fact.
+            InputError: it fails, defines nothing or a name that is built in, or one of its objects lacks a fact.
         """
         module = ModuleType(f"dit_harness_extension_{self.content_hash}")
         module.__file__ = self.name
@@ -64,11 +64,11 @@ class Extension:
                 if missing := Kind.tables[table].missing(value):
                     raise InputError(f"extend: {self.name}: {table}: {name!r} lacks {', '.join(missing)}")
                 Kind.tables[table].add(name, value, self.content_hash)
-        spec_id.cache_clear()  # the same name may stand for other content now
+        spec_id.cache_clear()  # a name may stand for another content now
 
 
 def _unpickled(name: str, text: str) -> Extension:
     extension = Extension(name, text)
-    with contextlib.suppress(InputError):  # said where it is loaded on purpose
+    with contextlib.suppress(InputError):  # an explicit `load` reports the error
         extension.load()
     return extension

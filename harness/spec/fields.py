@@ -21,14 +21,14 @@ class FieldFacts:
 
     Attributes:
         name: as in a sweep file.
-        types: of its values, or of the values of its list; `str` where names are chosen; a spec where it is a table.
+        types: of its value, or of the items of a list; `str` for a choice of names; a spec for a table.
         many: whether it is a list.
         required: whether it has no default.
-        default: None where it is required, or where leaving it out has a meaning of its own.
-        bounds: of a number, for example "x>=1"; else empty.
-        allowed: the names that can be chosen; empty where any text is allowed.
+        default: None for a required field, and for one whose absence has its own meaning.
+        bounds: of a number, for example "x>=1"; otherwise empty.
+        allowed: the names to choose from; empty if any text is allowed.
         help: what it means.
-        marks: what else the spec says of it: `format` ("path"), `executor` (the one that reads it).
+        marks: what else the spec says about it: `format` ("path"), `executor` (the one that reads it).
     """
 
     name: str
@@ -65,7 +65,7 @@ def _facts(name: str, field: FieldInfo) -> FieldFacts:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """What an annotation is made of: types, texts of `Literal`, and marks; None is left out."""
+    """The parts of an annotation: types, texts of `Literal`, and marks; without None."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         yield from inner
@@ -81,7 +81,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 
 def _bounds(parts: list[Any], *, whole: bool) -> str:
-    """The bounds among the parts of a field, as "x>=0, x<1"; a whole number above 0 is at least 1."""
+    """The bounds of a field from its parts, as "x>=0, x<1"; for a whole number "x>0" is written "x>=1"."""
     found = []
     for key, sign in _SIGNS.items():
         for limit in (value for part in parts if (value := getattr(part, key, None)) is not None):

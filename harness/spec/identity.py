@@ -55,7 +55,7 @@ def canonical_json(spec: BaseModel) -> str:
     return json.dumps(_differences(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-@lru_cache(maxsize=100_000)  # a sweep asks many times for the ids of its cells, and for the same evaluation with each
+@lru_cache(maxsize=100_000)  # a sweep needs the id of a cell often, and that of an evaluation for every cell
 def spec_id(spec: BaseModel) -> str:
     """First 12 hex digits of sha256 over `canonical_json`."""
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:ID_DIGITS]
@@ -83,7 +83,7 @@ def validated(spec: type[SpecT], table: Mapping[str, Any], key: str) -> SpecT:
     """A spec from a table of its fields.
 
     Raises:
-        InputError: one line with every key, below `key`, what is wrong, and what is allowed.
+        InputError: one line with every wrong key below `key`, what is wrong, and what is allowed.
     """
     try:
         return spec.model_validate(table)

@@ -1,8 +1,8 @@
-"""What can be more than one and is chosen by name: blocks, networks, objectives, data sets, extractors, executors.
+"""Registries of what a sweep chooses by name: blocks, networks, objectives, data sets, extractors, executors.
 
-A built-in one is a line in its spec: its name, where it is, and what must be known of it before torch is imported. A
-sweep may also name files of the user's own (see `harness.spec.extension`): what stands there in a dict of the kind's
-name is used like a built-in one.
+A built-in object has one line in its spec: its name, where its code is, and what must be known about it before torch is
+imported. A sweep may also name the user's own files (see `harness.spec.extension`). The objects in their dicts, such as
+BLOCKS, are used like the built-in ones.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Facts(Protocol):
-    """What the spec knows of a built-in one."""
+    """What the spec knows about a built-in object."""
 
     @property
     def at(self) -> str:
-        """Where it is: "package.module:attribute"."""
+        """Where its code is: "package.module:attribute"."""
 
 
 FactsT = TypeVar("FactsT", bound=Facts)
 
 
 class Kind(Generic[FactsT]):
-    """One kind of thing; `Annotated[str, KIND]` is the type of a field that names one.
+    """The registry of one kind; `Annotated[str, KIND]` is the type of a field that names an object of it.
 
     Args:
         table: name of the dict in a user's file.
-        built_in: facts by name. An object of a user's file has the same facts as its attributes, `at` excepted.
-        noun: what messages call one; pydantic's own words by default.
+        built_in: facts by name. An object in a user's file has the same facts, except `at`, as attributes.
+        noun: what messages call such an object; by default pydantic's own words.
     """
 
     #: All kinds, by `table`.
@@ -41,7 +41,7 @@ class Kind(Generic[FactsT]):
         self.table = table
         self.built_in = built_in
         self._noun = noun
-        self._added: dict[str, tuple[Any, str]] = {}  # of users' files: the object, and the hash of its file
+        self._added: dict[str, tuple[Any, str]] = {}  # by users' files: the object, and the hash of its file
         Kind.tables[table] = self
 
     @property
@@ -50,31 +50,31 @@ class Kind(Generic[FactsT]):
         return (*self.built_in, *self._added)
 
     def missing(self, value: Any) -> list[str]:
-        """Names of the facts that `value`, of a user's file, lacks."""
+        """Names of the facts that `value`, an object in a user's file, lacks."""
         facts = dict.fromkeys(name for known in self.built_in.values() for name in type(known).__annotations__)
         return [name for name in facts if name != "at" and not hasattr(value, name)]
 
     def add(self, name: str, value: Any, content_hash: str) -> None:
-        """Take up what a user's file defines."""
+        """Register an object of a user's file."""
         self._added[name] = (value, content_hash)
 
     def facts(self, name: str) -> FactsT:
-        """What is known of it without importing it."""
+        """Its facts; imports nothing."""
         return cast(FactsT, self._added[name][0]) if name in self._added else self.built_in[name]
 
     def load(self, name: str) -> Any:
-        """The thing itself; imports its module."""
+        """The object itself; imports its module."""
         if name in self._added:
             return self._added[name][0]
         module, _, attribute = self.built_in[name].at.partition(":")
         return getattr(import_module(module), attribute)
 
     def identity(self, name: str | None) -> str | None:
-        """What stands for the name in an id: of a user's file, the content too."""
+        """What an id holds for the name: the name, and the content hash of a user's file."""
         return f"{name}#{self._added[name][1]}" if name in self._added else name
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
-        """Accept the known names, and say which they are."""
+        """Accept the known names; an error lists them."""
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
     def _known(self, name: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""The shape of a network: what every spec of one says, and that of the Diffusion Transformer."""
+"""The shape of a network: the base of every spec of a network, and the spec of the Diffusion Transformer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.spec.kinds import Kind
 
 
 class BlockFacts(NamedTuple):
-    """Where a block is."""
+    """Where the code of a block is."""
 
     at: str
 
@@ -42,27 +42,27 @@ def nearest_heads(width: int) -> int:
 
 
 class NetworkFacts(NamedTuple):
-    """Where a network is, and its spec."""
+    """Where the code of a network is, and its spec."""
 
     at: str
     Spec: type[ModelSpec]
 
 
-_BUILT_IN: dict[str, NetworkFacts] = {}  # filled below, where the specs are
+_BUILT_IN: dict[str, NetworkFacts] = {}  # filled below, after the specs
 
 NETWORKS = Kind("NETWORKS", _BUILT_IN)
 
 
 class ModelSpec(Spec):
-    """Base of every network's spec: what sweeps, plans and tables must know of it without torch."""
+    """Base of every network's spec: what sweeps, plans and tables need to know without torch."""
 
     network: Annotated[str, NETWORKS] = Field(default="dit", description="what predicts; it decides the other fields")
 
     #: Named sizes: the fields that each one sets.
     sizes: ClassVar[Mapping[str, Mapping[str, int]]] = MappingProxyType({})
-    #: Fields that `readable_name` says.
+    #: Fields that `readable_name` contains.
     named: ClassVar[frozenset[str]] = frozenset()
-    #: Fields that say nothing more where another one, the value, varies with them.
+    #: Fields that the name of a cell leaves out if their axis also sets another field: field -> other field.
     follows: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @property
@@ -77,20 +77,20 @@ class ModelSpec(Spec):
 
     @property
     def layers(self) -> int:
-        """Layers one after another, each of which costs some time however small it is."""
+        """Number of consecutive layers; each costs some time, however small it is."""
         return 1
 
     @property
     def in_columns(self) -> frozenset[str]:
-        """Fields that the columns of a table say already."""
+        """Fields that the columns of a table already show."""
         return frozenset()
 
     def tokens(self, shape: InputShape) -> int:
-        """Positions that it works on at its finest: length of a transformer's sequence."""
+        """Number of positions at its finest resolution: the length of a transformer's sequence."""
         return shape.size**2
 
     def macs_proxy(self, shape: InputShape) -> float:
-        """About how many multiply-adds one forward pass of one image takes, to order a queue by."""
+        """A rough count of the multiply-adds of one forward pass of one image, to order a queue by."""
         return float(self.tokens(shape))
 
     def check_fits(self, shape: InputShape, source: str) -> None:
@@ -123,7 +123,7 @@ class DiTSpec(ModelSpec):
 
     depth: int = Field(gt=0, description="transformer blocks")
     width: int = Field(gt=0, description="hidden size D")
-    #: Left out, it follows from the width (see `_fill_heads`). No spec holds the 0, so that heads count in every id.
+    #: By default it follows from the width (see `_fill_heads`). No spec holds the 0, so heads are part of every id.
     heads: int = Field(
         default=0, gt=0, description="attention heads", json_schema_extra={"default": "about 64 channels a head"}
     )
@@ -139,7 +139,7 @@ class DiTSpec(ModelSpec):
     @classmethod
     def _fill_heads(cls, values: Any) -> Any:
         if isinstance(values, dict) and "heads" not in values:
-            width = values.get("width")  # where it is no valid width, the message is about the width alone
+            width = values.get("width")  # if invalid, one head: the only error is then about the width
             heads = nearest_heads(width) if isinstance(width, int) and width > 0 else 1
             return {**values, "heads": heads}
         return values
@@ -164,7 +164,7 @@ class DiTSpec(ModelSpec):
 
     @property
     def in_columns(self) -> frozenset[str]:
-        """The heads too, where they follow from the width."""
+        """Includes the heads if they follow from the width."""
         implied = self.size is not None or self.heads == nearest_heads(self.width)
         return self.named | {"block"} | ({"heads"} if implied else frozenset())
 
@@ -173,7 +173,7 @@ class DiTSpec(ModelSpec):
         return int((shape.size // self.patch_size) ** 2)
 
     def macs_proxy(self, shape: InputShape) -> float:
-        """Of the blocks alone, without what conditions them."""
+        """The multiply-adds of the blocks alone, without their conditioning."""
         T, D = self.tokens(shape), self.width
         return float(self.depth * T * D * (D * (4 + 2 * self.mlp_ratio) + 2 * T))
 
@@ -209,5 +209,5 @@ def _of_its_network(value: Any) -> ModelSpec:
     return spec.model_validate(value)
 
 
-#: Type of a field that holds the spec of any network; the field `network` says of which.
+#: Type of a field that holds the spec of any network; its field `network` says which.
 AnyModel = Annotated[SerializeAsAny[ModelSpec], PlainValidator(_of_its_network)]

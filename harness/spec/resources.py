@@ -38,14 +38,14 @@ class Recording(Spec):
 _SLURM = Field(json_schema_extra={"executor": "slurm"})
 _PATH = Field(json_schema_extra={"format": "path"})
 
-#: One printable word, so that it stays one line of a script.
+#: One printable word: a line break would add a line to the script.
 _SlurmWord = Annotated[
     str | None, _SLURM, Field(pattern=r"^[!-~]+$", description="a name or expression, as sbatch takes it")
 ]
 
 
 class ExecutorFacts(NamedTuple):
-    """Where an executor is, and whether its jobs go on without the launch that started them."""
+    """Where the code of an executor is, and whether its jobs go on without the launch that started them."""
 
     at: str
     detached: bool
@@ -95,7 +95,7 @@ class Resources(Spec):
     adm_reference: Annotated[str | None, _PATH] = Field(
         default=None, description='file behind reference = "adm": an .npz with mu, sigma and arr_0'
     )
-    # what one cell asks of Slurm, as a job of its own or a slot of a job
+    # what Slurm gives one cell, which is a job or a slot of a job
     partition: _SlurmWord = None
     account: _SlurmWord = None
     qos: _SlurmWord = None

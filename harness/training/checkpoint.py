@@ -17,11 +17,11 @@ from harness.files import write_atomic
 
 _LOG = logging.getLogger(__name__)
 
-_KEY = "harness"  # one key: with several, their order in the file would vary from run to run
+_KEY = "harness"  # one key: the order of several would vary from run to run
 
 
 class CorruptCheckpointError(RuntimeError):
-    """The file is no whole checkpoint; use an older one."""
+    """The checkpoint is damaged; use an older one."""
 
 
 class Loaded(NamedTuple):
@@ -80,7 +80,7 @@ def load(path: Path) -> Loaded:
 def newest(paths: Sequence[Path], is_wanted: Callable[[Path, dict[str, Any]], bool]) -> Loaded | None:
     """The first whole checkpoint of `paths` (newest first) that is wanted, by its meta; corrupt ones are removed.
 
-    The job's log says what is removed.
+    What is removed is logged.
     """
     for i, path in enumerate(paths):
         try:

@@ -18,7 +18,7 @@ class NumericConditions(TypedDict):
 
 
 def numeric_conditions(threads: int, sampling_batch: int, device: str) -> NumericConditions:
-    """The conditions of this process, with so many CPU threads and images a sampling batch, on "cpu" or "cuda"."""
+    """The conditions of this process; `sampling_batch` is in images, `device` is "cpu" or "cuda"."""
     name = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
     version = torch.__version__
     return NumericConditions(

@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 
 
 class StoppedError(Exception):
-    """The job was asked to stop; everything needed to go on is written."""
+    """The job was asked to stop; all that a resumption needs is written."""
 
 
 class Report(TypedDict):
@@ -29,8 +29,8 @@ class Hooks:
     Attributes:
         writing: what every write happens in; raises, before it, when this job must not write any more. It cannot be
             entered twice at once.
-        should_stop: true once the job was asked to stop.
-        report: takes where the work is; called often, so it thins by itself.
+        should_stop: returns True once the job was asked to stop.
+        report: records the progress; it is called often, so it skips most calls.
     """
 
     writing: Callable[[], AbstractContextManager[None]] = nullcontext

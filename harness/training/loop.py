@@ -1,7 +1,7 @@
-"""Training of one cell: set-up, then one loop with named cadences; exact suspend and resume through `TrainState`.
+"""Training of one cell: set-up, then one loop. A resumed training gives the same bits, through `TrainState`.
 
 The loop is the same on one rank and on several (see `harness.training.ranks`): every rank draws the whole global batch
-and works on its slice of it, and the first one writes.
+and works on its own slice; the first rank writes.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from harness.training.state import TrainState, ema_decay
 
 _LOG = logging.getLogger(__name__)
 
-#: At most about this many rows of training loss a run, so that the log stays small enough to commit.
+#: About the most rows of training loss per run, so that the log is small enough to commit.
 LOG_ROWS = 200
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a training runs on and what it leaves; none of it is part of the cell.
+    """What a training runs on and what it writes; none of it is part of the cell.
 
     Attributes:
         device: "cpu" or "cuda".
         keep: steps whose weights are kept for evaluation, the last step among them.
         recording: when the denoising loss is measured.
-        checkpoint_seconds: time between states; 0 writes one every step.
-        micro_batch: images of a rank that pass at once, their gradients added up; None: its whole share.
+        checkpoint_seconds: time between saved states; 0 saves one at every step.
+        micro_batch: images that a rank passes at once; their gradients add up. None: its whole share.
     """
 
     device: str
@@ -71,11 +71,11 @@ def train(
         run: the run folder; a state in it is resumed.
         options: see `Options`.
         hooks: see `Hooks`.
-        ranks: who shares the work; every one of them calls this. None: nobody.
+        ranks: the ranks that share the work; each of them calls this. None: this process alone.
 
     Raises:
         NonFiniteLossError: the loss became non-finite; the step is named.
-        StoppedError: any rank was asked to stop; the state is written.
+        StoppedError: a rank was asked to stop; the state is written.
     """
     recipe, ranks = cell.training, ranks or Ranks()
     state = TrainState.initial(cell, options.device)
@@ -105,12 +105,12 @@ def train(
 
     if ranks.is_first:
         with hooks.writing():
-            for path in run.state_files():  # the kept weights are all that is needed from here on
+            for path in run.state_files():  # from here on only the kept weights are needed
                 path.unlink(missing_ok=True)
 
 
 def _newest_state(run: Run, cell: Cell, keep: list[int], hooks: Hooks) -> checkpoint.Loaded | None:
-    """The cell's newest whole state from which every step of `keep` that has no weights yet is still to come."""
+    """The cell's newest whole state that is not past any step of `keep` whose weights are missing."""
     latest = min((step for step in keep if not run.has_weights(step)), default=cell.training.steps)
 
     def is_wanted(path: Path, meta: dict[str, Any]) -> bool:
@@ -124,7 +124,7 @@ def _newest_state(run: Run, cell: Cell, keep: list[int], hooks: Hooks) -> checkp
 
 
 class _Log:
-    """Writes the losses to `train.jsonl`: the training loss thinned, the denoising loss at chosen steps."""
+    """Writes the losses to `train.jsonl`: means of the training loss, and the denoising loss at chosen steps."""
 
     def __init__(self, state: TrainState, cell: Cell, run: Run, hooks: Hooks, options: Options, data: Splits) -> None:
         self._state, self._cell, self._data, self._hooks = state, cell, data, hooks
@@ -206,7 +206,7 @@ class Trainer:
         cell: the recipe, the objective and the seed.
         data: the train split.
         options: device and micro-batch.
-        ranks: who shares the work.
+        ranks: the ranks that share the work.
     """
 
     def __init__(self, state: TrainState, cell: Cell, data: Batches, options: Options, ranks: Ranks) -> None:
@@ -216,7 +216,7 @@ class Trainer:
         self._model = self._averaging()
 
     def step(self) -> float:
-        """One step of AdamW and of the averaged weights; returns the loss, over the global batch on every rank.
+        """One step of AdamW and of the averaged weights; returns the loss over the global batch, on every rank.
 
         Raises:
             NonFiniteLossError: the loss is not finite; nothing has changed.
@@ -268,8 +268,8 @@ class Trainer:
         """The network as the ranks train it together.
 
         DistributedDataParallel sorts the gradients into its buffers after the first backward pass, and the order of its
-        sums depends on them. So one pass is thrown away here, and every step sums alike, the first after a resume too
-        (without it, three ranks that were interrupted end with other bits than three that were not).
+        sums depends on them. So one pass is thrown away here, and all steps sum in the same order. Without it, three
+        ranks that were interrupted would end with other bits than three that were not.
         """
         network = self._state.network
         model = self._ranks.averaging(network)

@@ -1,4 +1,4 @@
-"""Losses measured on fixed draws, whole and by time."""
+"""Losses measured on fixed draws: their mean, and per bin of time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from harness.spec.cell import Cell
 #: Bins of time of the measured error, equally wide from clean to noise.
 LOSS_BINS = 8
 
-#: Noisy input, times and labels to what the objective asks for, (N, outputs * C, S, S).
+#: Maps noisy input, times and labels to what the objective predicts, (N, outputs * C, S, S).
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @torch.inference_mode()
 def measure_losses(network: Denoiser, cell: Cell, data: Splits, count: int) -> dict[str, Any]:
-    """The objective's error per bin of time on both splits, the same noise for every cell.
+    """The objective's error per bin of time on both splits, with the same noise for every cell.
 
     Args:
         network: what predicts.
@@ -51,7 +51,7 @@ def measure_losses(network: Denoiser, cell: Cell, data: Splits, count: int) -> d
 def _bin_error(
     network: Denoiser, objective: Objective, split: Batches, labels: Tensor | None, count: int, number: int
 ) -> float:
-    draws = stream("denoising-loss", number)  # the same for both splits, so that their gap is not the noise's
+    draws = stream("denoising-loss", number)  # the same for both splits: noise must not cause a gap between them
     x0 = split.x0(np.arange(count), None, stream("denoising-loss-posterior", number))
     t = torch.from_numpy(objective.draw(draws, count, number / LOSS_BINS, (number + 1) / LOSS_BINS)).to(x0.device)
     noise = torch.from_numpy(draws.standard_normal(tuple(x0.shape), dtype=np.float32)).to(x0.device)

@@ -1,11 +1,11 @@
 """The ranks, processes that train one cell together: who this one is, and what they exchange.
 
-Each rank takes an equal slice of the global batch; the first one alone reads and writes the run folder, and sends the
-others what they need. Gradients are averaged by torch's DistributedDataParallel, over NCCL between GPUs. All the
-rest, a few numbers a step, goes over gloo between CPUs: that may wait for as long as the first rank writes or scores,
-and it notices at once when a process has died. One rank needs none of this, and nothing is set up for it.
+Each rank takes an equal slice of the global batch. Only the first one reads and writes the run folder; it sends the
+others what they need. torch's DistributedDataParallel averages the gradients, over NCCL between GPUs. All the rest, a
+few numbers a step, goes over gloo between CPUs. gloo can wait for as long as the first rank writes or scores, and it
+notices at once when a process has died. One rank needs none of this, and nothing is set up for it.
 
-torch's own environment variables say who is who: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
+torch's own environment variables identify the ranks: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from harness.training.checkpoint import Loaded
 
 T = TypeVar("T")
 
-#: How long all ranks may take to start, and a step's gradients to be averaged.
+#: Time limit for all ranks to start, and for the averaging of a step's gradients.
 MEETING = timedelta(minutes=10)
 
-#: How long the others wait while the first rank writes or scores. A rank that dies is noticed at once all the same.
+#: How long the others wait while the first rank writes or scores. A dead rank is still noticed at once.
 PATIENCE = timedelta(days=1)
 
 _FAILURE = "failure"  # key of the store under which a rank says why it leaves
 
 
 class LostRankError(RuntimeError):
-    """Another rank has ended without a word, or never came: this attempt is over, and the next one may do better."""
+    """Another rank died or did not start. This attempt is over; the next one may succeed."""
 
 
 class RankFailedError(CellFailedError):
     """Another rank failed.
 
     Attributes:
-        trouble: what it said of its error (see `harness.runs.triage.describe`).
+        trouble: its description of the error (see `harness.runs.triage.describe`).
     """
 
     def __init__(self, message: str, trouble: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ class RankFailedError(CellFailedError):
 
 
 class Ranks:
-    """One rank, which does everything; `Group` is several."""
+    """A single rank, which does everything; for several see `Group`."""
 
     rank = 0
     world = 1
@@ -66,7 +66,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """The slice of this rank among `count` things, of which each rank has as many."""
+        """The slice of this rank among `count` things, which the ranks share equally."""
         each = count // self.world
         return slice(self.rank * each, (self.rank + 1) * each)
 
@@ -75,11 +75,11 @@ class Ranks:
         return model
 
     def without_averaging(self, model: nn.Module) -> AbstractContextManager[object]:
-        """In here, the backward pass of a model from `averaging` keeps this rank's own gradients."""
+        """A context in which the backward pass of a model from `averaging` keeps this rank's own gradients."""
         return nullcontext()
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank. No rank goes on before all have called this."""
+        """Whether the flag is set on any rank. Waits until all ranks have called it."""
         return flag
 
     def barrier(self) -> None:
@@ -87,33 +87,33 @@ class Ranks:
         self.any_rank(False)
 
     def mean(self, value: float) -> float:
-        """Mean over the ranks; not finite when it is not finite on any."""
+        """Mean over the ranks; not finite if the value of any rank is not finite."""
         return value
 
     def on_first(self, find: Callable[[], T]) -> T:
-        """What `find` returns on the first rank, on every rank; the others do not call it."""
+        """Call `find` on the first rank only; every rank gets the result."""
         return find()
 
     def load_on_first(self, read: Callable[[], Loaded | None]) -> Loaded | None:
-        """What `read` returns on the first rank, on every rank, tensors on the CPU; the others do not call it."""
+        """Call `read` on the first rank only; every rank gets the result, tensors on the CPU."""
         return read()
 
     def gather(self, value: T) -> list[T]:
-        """On the first rank the values of all, in order; nothing on the others."""
+        """The values of all ranks, in order, on the first rank; an empty list on the others."""
         return [value]
 
     def scatter(self, values: list[T]) -> T:
-        """Each rank's own of the first rank's values, one a rank in order; what the others give does not count."""
+        """Send each rank one of the first rank's values, in order; what the other ranks pass is ignored."""
         return values[0]
 
     @contextmanager
     def one_by_one(self) -> Iterator[None]:
-        """The first rank goes before the others, so that it alone makes what they then find."""
+        """The first rank runs the block before the others, so that they find what it has made."""
         yield
 
 
 class Group(Ranks):
-    """Several ranks that have met."""
+    """Several ranks, connected."""
 
     def __init__(self, rank: int, world: int, local_rank: int) -> None:
         self.rank, self.world, self.local_rank = rank, world, local_rank
@@ -187,11 +187,11 @@ class Group(Ranks):
 
 @contextmanager
 def meet() -> Iterator[Ranks]:
-    """The ranks that torch's environment variables name, once all have come; they leave together when all goes well.
+    """The ranks that torch's environment variables name, once all are connected; without an error they leave together.
 
     Raises:
-        LostRankError: one did not come, or ended without a word.
-        RankFailedError: on the first rank, when another one failed.
+        LostRankError: a rank did not start, or died.
+        RankFailedError: on the first rank, if another one failed.
     """
     rank, world, local_rank = (int(os.environ.get(key, "0")) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     try:

@@ -1,4 +1,4 @@
-"""The state of a training: network, optimiser and how far it is; for a cell, the averaged weights too."""
+"""The state of a training: network, optimiser and step; for a cell, the averaged weights too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.training import checkpoint
 
 @dataclass
 class State:
-    """Everything that changes while training: a checkpoint holds it, and a resumed run goes on bit for bit."""
+    """Everything that changes during training. A checkpoint holds it all, so a resumed run gives the same bits."""
 
     network: Any  # an nn.Module; diffusers' have no types
     optimizer: torch.optim.AdamW
@@ -101,8 +101,8 @@ class TrainState(State):
 def ema_decay(cell: Cell, step: int) -> float:
     """Decay of the averaged weights at `step` (the first is 1).
 
-    Constant as in the paper, or for a window w: 1 - 1/(1 + w*step), an average over about the last share w of the run
-    so far, whatever its length (the idea of power-function EMA, Karras et al. 2024, section 3.1).
+    Constant as in the paper. Or, for a window w, 1 - 1/(1 + w*step): an average over about the last share w of the
+    steps so far (the idea of power-function EMA, Karras et al. 2024, section 3.1).
     """
     window = cell.training.ema_window
     return cell.training.ema_decay if window is None else 1 - 1 / (1 + window * step)

@@ -1,7 +1,7 @@
-"""A small trainer of autoencoders for the data at hand.
+"""A small trainer of autoencoders for a sweep's own images.
 
 The networks are diffusers' `AutoencoderKL` (Rombach et al. 2022, section 3.1; here without adversary and perceptual
-loss). Training is exact in resuming, as that of a cell is: everything random is a function of (seed, step).
+loss). As for a cell, a resumed training gives the same bits: everything random is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ def train_vae(
 ) -> dict[str, Any]:
     """Train the autoencoder that `data` names and leave a diffusers folder with a card; the caller holds the folder.
 
-    AdamW with a rate that falls to 0 along a cosine; loss: mean absolute error a value, plus `kl_weight` times the mean
-    Kullback-Leibler divergence a latent value. Half of the images are mirrored, as both ways are encoded.
+    The optimiser is AdamW; its rate falls to 0 along a cosine. The loss is the mean absolute error per pixel value plus
+    `kl_weight` times the mean Kullback-Leibler divergence per latent value. Half of the images are mirrored, because
+    mirror images are encoded too.
 
     Args:
         data: names a `TrainedVae`.
         dataset: the images.
         folder: where it goes; a state in it is resumed.
         device: "cpu" or "cuda".
-        conditions: what decides the bits; for the card.
+        conditions: what decides the last bits; for the card.
         measure: how well the trained autoencoder reconstructs; for the card.
         checkpoint_seconds: time between states.
         hooks: see `harness.training.hooks.Hooks`.

@@ -11,8 +11,8 @@ from harness.spec.model import DiTSpec
 class AdaLNBlock(Block):
     """A ViT block whose LayerNorms are shifted and scaled by vectors regressed from the condition.
 
-    The vectors are shift and scale for attention, then for the MLP. The paper does not say how the modulation starts:
-    here like any other Linear, for at zero the block would start without its condition, yet with its branches on.
+    The vectors are shift and scale for attention, then for the MLP. The paper does not say how the modulation is
+    initialised. Here it is like any other Linear: from zero, the block would start by ignoring its condition.
     """
 
     adaptive = True

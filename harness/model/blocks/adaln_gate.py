@@ -1,4 +1,4 @@
-"""adaLN-Zero's gates without its start at zero; not in the paper, whose step from adaLN to adaLN-Zero adds both."""
+"""adaLN-Zero's gates without its zero initialisation. Not in the paper, where adaLN-Zero adds both to adaLN."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from harness.model.blocks.adaln_zero import AdaLNZeroBlock
 
 
 class AdaLNGateBlock(AdaLNZeroBlock):
-    """adaLN-Zero's block, whose modulation starts like any other Linear."""
+    """adaLN-Zero's block, but its modulation is initialised like any other Linear."""
 
     starts_at_zero: ClassVar[tuple[str, ...]] = ()

@@ -1,9 +1,9 @@
-"""What a transformer block of a DiT is, and the parts that the designs share (paper, section 3.2, Figure 3).
+"""The base of the transformer blocks of a DiT, and the parts that the designs share (paper, section 3.2, Figure 3).
 
-A design is a subclass of `Block` in a file of its own, and a line of `BLOCKS` in `harness.spec.model`. What the paper
-leaves open, and the choice here (it gives the published parameter counts and Gflops): LayerNorm has eps 1e-6
-everywhere. It has a learned scale and shift in the in-context and cross-attention designs, as in a plain ViT, and none
-in the adaLN designs, where the regressed ones take their place.
+Each design is a subclass of `Block` in its own file, with a line in `BLOCKS` in `harness.spec.model`. Where the paper
+leaves it open, the choice here gives the published parameter counts and Gflops: LayerNorm has eps 1e-6 everywhere. It
+has a learned scale and shift in the in-context and cross-attention designs, as in a plain ViT, and none in the adaLN
+designs, where the regressed ones take their place.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """A transformer block: built from a `DiTSpec`, called with tokens (N, T, D) and a condition, returns (N, T, D)."""
 
-    #: The condition is the sum of the embeddings of timestep and label, (N, D), and the final layer adapts to it too.
-    #: Else it is their sequence (N, K, D): timestep, then label; K = 1 in a model without labels.
+    #: True: the condition is the sum of the embeddings of timestep and label, (N, D), and the final layer adapts to it.
+    #: False: it is their sequence (N, K, D): timestep, then label; K = 1 in a model without labels.
     adaptive: ClassVar[bool] = False
-    #: The condition also joins the tokens as K extra ones, from before the first block until after the last.
+    #: The condition also joins the sequence as K extra tokens, from before the first block until after the last.
     in_context: ClassVar[bool] = False
     #: Submodules whose matrices start at 0; every other matrix starts Xavier uniform.
     starts_at_zero: ClassVar[tuple[str, ...]] = ()
@@ -108,7 +108,7 @@ def fill(module: nn.Module, draw: Callable[[Tensor], Tensor], zero: tuple[str, .
 
 
 def xavier_uniform(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Draws +-sqrt(6 / (fan in + fan out)); a fused qkv counts as one matrix, the patch weight as (D, C*p*p)."""
+    """Draws within +-sqrt(6 / (fan in + fan out)); a fused qkv is one matrix, the patch weight is (D, C*p*p)."""
 
     def draw(matrix: Tensor) -> Tensor:
         bound = math.sqrt(6 / sum(matrix.flatten(1).shape))

@@ -8,7 +8,7 @@ from harness.model.blocks.block import Block
 
 
 class InContextBlock(Block):
-    """A plain ViT block. The extra tokens stand after the image tokens, without positions."""
+    """A plain ViT block. The extra tokens come after the image tokens and have no positions."""
 
     in_context = True
 
