@@ -112,8 +112,8 @@ class Diffusion(Spec):
         if left < math.log(_LEAST_SIGNAL):
             raise ValueError(
                 f"diffusion.timesteps {self.timesteps} with betas from {self.beta_start} to {self.beta_end} leave "
-                f"1e{left / math.log(10):.0f} of the signal at the last step, which samplers cannot divide by; allowed: "
-                f"at least {_LEAST_SIGNAL}, by fewer timesteps or smaller betas"
+                f"1e{left / math.log(10):.0f} of the signal at the last step, which samplers cannot divide by; "
+                f"allowed: at least {_LEAST_SIGNAL}, by fewer timesteps or smaller betas"
             )
 
     @property
@@ -140,6 +140,6 @@ class Diffusion(Spec):
             if left < math.log(_MARGIN):
                 raise ValueError(
                     f"sampling_steps: {steps} are too few for diffusion.timesteps {self.timesteps} with betas up to "
-                    f"{max(self.beta_start, self.beta_end)}: one step leaves 1e{left / math.log(10):.0f} of the signal; "
+                    f"{max(self.beta_start, self.beta_end)}: one leaves 1e{left / math.log(10):.0f} of the signal; "
                     f"allowed: at least {_MARGIN}, by more steps or smaller betas"
                 )

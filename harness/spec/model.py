@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
@@ -37,7 +38,8 @@ def nearest_heads(width: int) -> int:
 
     All published sizes but XL have 64 channels a head. A tie goes to more heads.
     """
-    divisors = [h for h in range(1, width + 1) if width % h == 0]
+    small = [h for h in range(1, math.isqrt(width) + 1) if width % h == 0]
+    divisors = {*small, *(width // h for h in small)}
     return min(divisors, key=lambda h: (abs(width / h - 64), -h))
 
 
@@ -178,7 +180,12 @@ class DiTSpec(ModelSpec):
         return float(self.depth * T * D * (D * (4 + 2 * self.mlp_ratio) + 2 * T))
 
     def check_fits(self, shape: InputShape, source: str) -> None:
-        """See `ModelSpec`: patches tile the input."""
+        """See `ModelSpec`: patches tile the input, and the MLP has a hidden unit."""
+        if int(self.mlp_ratio * self.width) < 1:
+            raise ValueError(
+                f"model.mlp_ratio {self.mlp_ratio} leaves no hidden unit at width {self.width}; "
+                f"allowed: at least {1 / self.width:.3g}"
+            )
         if shape.size % self.patch_size:
             allowed = ", ".join(str(p) for p in range(1, shape.size + 1) if shape.size % p == 0)
             raise ValueError(
