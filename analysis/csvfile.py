@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,12 @@ import pandas as pd
 
 from harness.errors import InputError
 from harness.runs.columns import Column
+
+#: What programs put between fields instead of a comma, by what it is called.
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+#: Largest whole number of a table: all up to it are floats too.
+_MOST = 2**53
 
 
 def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
@@ -36,8 +44,11 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
             try:
                 values[name].append(_value(columns[name], text))
             except ValueError:
+                point = " with a point, not a comma" if re.fullmatch(r"\s*-?\d+,\d+\s*", text) else ""
                 place = f"{path}: row {number}, column {name}"
-                raise InputError(f"{place}: {text!r} is not allowed; allowed: {_allowed(columns[name])}") from None
+                raise InputError(
+                    f"{place}: {reprlib.repr(text)} is not allowed; allowed: {_allowed(columns[name], point)}"
+                ) from None
     count = len(values[header[0]])
     for name, column in columns.items():
         values.setdefault(name, [_empty(column)] * count)
@@ -47,13 +58,22 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
 def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a CSV file as text."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            _check_separator(path, file.readline())
+            file.seek(0)
             lines = list(csv.reader(file, strict=True))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; `dit-harness collect` writes a study's tables") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from None
     return (lines[0], lines[1:]) if lines else ([], [])
+
+
+def _check_separator(path: Path, line: str) -> None:
+    """Refuse what a spreadsheet saves with other separators, by its first line."""
+    for mark, name in _SEPARATORS.items():
+        if line.count(mark) > line.count(","):
+            raise InputError(f"{path}: is saved with {name} between its fields; allowed: commas, and points in numbers")
 
 
 def _check_header(path: Path, header: list[str], columns: Mapping[str, Column]) -> None:
@@ -85,12 +105,12 @@ def _value(column: Column, text: str) -> str | bool | float | None:
         raise ValueError(text)
     if column.type == "number":
         return number
-    if column.type != "integer" or number < 0 or number != int(number):
+    if column.type != "integer" or not 0 <= number <= _MOST or number != int(number):
         raise ValueError(text)
     return int(number)
 
 
-def _allowed(column: Column) -> str:
+def _allowed(column: Column, point: str = "") -> str:
     """What a column's values may be, in words."""
     words = {
         "text": "a text",
@@ -98,7 +118,7 @@ def _allowed(column: Column) -> str:
         "integer": f"a whole number of at least {0 if column.may_be_zero else 1}",
         "number": "a finite number" if column.may_be_zero else "a number above 0",
     }
-    return words[column.type] + ("" if column.required else ", or empty where not measured")
+    return words[column.type] + point + ("" if column.required else ", or empty where not measured")
 
 
 def _dtype(column: Column) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,14 +185,15 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
     """
     study = study or study_name(str(path) if path.suffix == ".toml" else f"{path}.toml")
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also thousands of digits, or of brackets
         raise InputError(f"{path}: not valid TOML: {error}") from None
     try:
+        _check_numbers(document)
         sweep = _sweep(path, study, document)
         _check_cells(sweep)
     except InputError as error:
@@ -234,16 +236,28 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     )
 
 
+def _check_numbers(value: Any, key: str = "") -> None:
+    """TOML's whole numbers have 64 bits, Python's any number of digits."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_numbers(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_numbers(inner, key)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{key}: {reprlib.repr(value)}; allowed: whole numbers of 64 bits")
+
+
 def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
     """The user's own files, loaded; what they define can be named from here on."""
     if not isinstance(names, list) or not all(isinstance(name, str) and name.endswith(".py") for name in names):
         raise InputError(f'extend: should be a list of Python files, for example ["my_block.py"] (got {names!r})')
     found = []
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or name.startswith("~") or ".." in Path(name).parts:
             raise InputError(f"extend: {name}; allowed: files below the sweep file's folder")
         try:
-            found.append(Extension(name, (folder / name).read_text(encoding="utf-8")))
+            found.append(Extension(name, (folder / name).read_text(encoding="utf-8-sig")))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"extend: {folder / name} cannot be read: {error}") from None
         found[-1].load()

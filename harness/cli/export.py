@@ -17,11 +17,15 @@ RawOption = Annotated[bool, typer.Option("--raw", help="The plain weights instea
 def export(
     study: cli.StudyArgument,
     cell: cli.CellArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to make; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=cli.home, help="The file or folder to make; must not exist.")
+    ],
     format: Annotated[str, typer.Option(help="official (.pt file), diffusers (folder) or npz (samples).")] = "official",
     raw: RawOption = False,
     step: Annotated[int | None, typer.Option(min=1, help="A kept step. Default: the last.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="diffusers: another folder of its AutoencoderKL.")] = None,
+    vae: Annotated[
+        Path | None, typer.Option(callback=cli.home, help="diffusers: another folder of its AutoencoderKL.")
+    ] = None,
     evaluation: Annotated[str | None, typer.Option(help="npz: beginning of its id, if there are several.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="npz: the first so many. Default: all.")] = None,
     results: cli.ResultsOption = cli.RESULTS,
@@ -58,9 +62,14 @@ def export(
 
 def import_(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A .pt file, or a folder of DiTTransformer2DModel or DiTPipeline.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", callback=cli.home, help="A .pt file, or a folder of DiTTransformer2DModel or DiTPipeline."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to make; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=cli.home, help="The .safetensors file to make; must not exist.")
+    ],
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where an official file needs it.")] = None,
     raw: RawOption = False,
 ) -> None:

@@ -21,7 +21,7 @@ class TrainLog:
         rows = []
         with contextlib.suppress(FileNotFoundError):
             for line in self._path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
+                with contextlib.suppress(ValueError, RecursionError):
                     rows.append(json.loads(line))
         return rows
 

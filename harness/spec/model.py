@@ -33,6 +33,10 @@ BLOCKS = Kind(
 )
 
 
+#: Widest model: sizes of its matrices stay numbers of 64 bits.
+_MOST_WIDTH = 1_000_000
+
+
 def nearest_heads(width: int) -> int:
     """Number of attention heads when none is given: the divisor of `width` that brings a head nearest to 64 channels.
 
@@ -124,14 +128,14 @@ class DiTSpec(ModelSpec):
     """
 
     depth: int = Field(gt=0, description="transformer blocks")
-    width: int = Field(gt=0, description="hidden size D")
+    width: int = Field(gt=0, le=_MOST_WIDTH, description="hidden size D")
     #: Left out, it follows from the width (see `_fill_heads`). No spec holds the 0, so that heads count in every id.
     heads: int = Field(
         default=0, gt=0, description="attention heads", json_schema_extra={"default": "about 64 channels a head"}
     )
     patch_size: int = Field(gt=0, description="side p of a square patch; tokens T = (size / p)^2")
     block: Annotated[str, BLOCKS] = Field(default="adaln-zero", description="how timestep and label condition a block")
-    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP, as a multiple of width")
+    mlp_ratio: float = Field(default=4.0, gt=0, le=1000, description="hidden size of the MLP, as a multiple of width")
 
     sizes = SIZES
     named = frozenset({"depth", "width", "patch_size"})
@@ -142,7 +146,7 @@ class DiTSpec(ModelSpec):
     def _fill_heads(cls, values: Any) -> Any:
         if isinstance(values, dict) and "heads" not in values:
             width = values.get("width")  # where it is no valid width, the message is about the width alone
-            heads = nearest_heads(width) if isinstance(width, int) and width > 0 else 1
+            heads = nearest_heads(width) if isinstance(width, int) and 0 < width <= _MOST_WIDTH else 1
             return {**values, "heads": heads}
         return values
 
