@@ -44,11 +44,8 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
             try:
                 values[name].append(_value(columns[name], text))
             except ValueError:
-                point = " with a point, not a comma" if re.fullmatch(r"\s*-?\d+,\d+\s*", text) else ""
-                place = f"{path}: row {number}, column {name}"
-                raise InputError(
-                    f"{place}: {reprlib.repr(text)} is not allowed; allowed: {_allowed(columns[name], point)}"
-                ) from None
+                place = f"{path}: row {number}, column {name}: {reprlib.repr(text)}"
+                raise InputError(f"{place} is not allowed; allowed: {_allowed(columns[name], text)}") from None
     count = len(values[header[0]])
     for name, column in columns.items():
         values.setdefault(name, [_empty(column)] * count)
@@ -110,15 +107,18 @@ def _value(column: Column, text: str) -> str | bool | float | None:
     return int(number)
 
 
-def _allowed(column: Column, point: str = "") -> str:
-    """What a column's values may be, in words."""
+def _allowed(column: Column, text: str) -> str:
+    """What a column's values may be, in words, where `text` is not allowed."""
     words = {
         "text": "a text",
         "boolean": "True or False",
         "integer": f"a whole number of at least {0 if column.may_be_zero else 1}",
         "number": "a finite number" if column.may_be_zero else "a number above 0",
     }
-    return words[column.type] + point + ("" if column.required else ", or empty where not measured")
+    allowed = words[column.type]
+    if column.type == "number" and re.fullmatch(r"\s*-?\d+,\d+\s*", text):
+        allowed += " with a point, not a comma"
+    return allowed + ("" if column.required else ", or empty where not measured")
 
 
 def _dtype(column: Column) -> Any:

@@ -22,7 +22,8 @@ class TrainLog:
         with contextlib.suppress(FileNotFoundError):
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError, RecursionError):
-                    rows.append(json.loads(line))
+                    if isinstance(row := json.loads(line), dict):
+                        rows.append(row)
         return rows
 
     def rewind(self, step: int) -> Self:
