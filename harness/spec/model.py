@@ -33,8 +33,9 @@ BLOCKS = Kind(
 )
 
 
-#: Widest model: sizes of its matrices stay numbers of 64 bits.
+#: Widest model, and most values of a tensor: torch counts bytes with 64 bits.
 _MOST_WIDTH = 1_000_000
+_MOST_VALUES = 2**55
 
 
 def nearest_heads(width: int) -> int:
@@ -184,7 +185,14 @@ class DiTSpec(ModelSpec):
         return float(self.depth * T * D * (D * (4 + 2 * self.mlp_ratio) + 2 * T))
 
     def check_fits(self, shape: InputShape, source: str) -> None:
-        """See `ModelSpec`: patches tile the input, and the MLP has a hidden unit."""
+        """See `ModelSpec`: patches tile the input, the MLP has a hidden unit, and sizes stay numbers of 64 bits."""
+        pixels = min(self.patch_size, shape.size) ** 2
+        rows = (shape.channels * pixels, self.tokens(shape), shape.classes, self.mlp_ratio * self.width)
+        if (largest := max(self.width * max(rows), shape.channels * shape.size**2)) > _MOST_VALUES:
+            raise ValueError(
+                f"model: a tensor of {largest:.1g} values, from width {self.width} and {source} ({shape.size} a side, "
+                f"{shape.channels} channels, {shape.classes} classes); allowed: up to {_MOST_VALUES:.1g}"
+            )
         if int(self.mlp_ratio * self.width) < 1:
             raise ValueError(
                 f"model.mlp_ratio {self.mlp_ratio} leaves no hidden unit at width {self.width}; "

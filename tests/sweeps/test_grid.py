@@ -30,6 +30,13 @@ sampling_steps = 5
 """
 
 
+VAE = """
+[data.vae]
+kind = "trained"
+factor = 2
+"""
+
+
 def write(folder: Path, text: str, name: str = "study.toml") -> Path:
     path = folder / name
     path.write_text(text)
@@ -166,6 +173,10 @@ def test_noise_that_cannot_be_trained_or_sampled_is_refused_at_the_start(
         ("width = 32", "width = 32\nmlp_ratio = 0.01", "model.mlp_ratio 0.01 leaves no hidden unit at width 32;"),
         ("width = 32", f"width = {10**9}", "model.width: .*less than or equal to 1000000"),
         ("width = 32", "width = 32\nmlp_ratio = 1e300", "model.mlp_ratio: .*less than or equal to 1000"),
+        ("[training]", f"[data]\nname = 'imagenet'\nresolution = {10**9}\n[training]", "model: a tensor of 3e.18"),
+        ("[training]", f"[data]\nname = 'imagenet'\nresolution = {10**18 + 1}\n[training]", "model: a tensor of "),
+        ("width = 32", f"width = 32\nheads = {2**62}", "model: width 32 is not divisible by heads 4"),
+        ("[training]", f"{VAE}channels = {10**18}\n[training]", "model: a tensor of "),
         ("depth = [2, 4]", f"depth = [{2**63}]", r"grid\.depth: 9223372036854775808; allowed: whole numbers"),
         ("steps = 10", f"steps = {10**4000}", r"training\.steps: 10+\.\.\.0+; allowed: whole numbers of 64 bits"),
         ("steps = 10", f"steps = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
