@@ -14,6 +14,7 @@ from harness.errors import InputError
 from harness.files import at_home, read_json, write_json
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
+from harness.runs.study import Shared
 from harness.spec.data import Data
 from harness.training import checkpoint
 
@@ -72,3 +73,11 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/somewhere")
     given = ("~", "~/x", "~nobody-of-this-name/x", "./~/x", "a~", "")
     assert [at_home(path) for path in given] == ["/somewhere", "/somewhere/x", *given[2:]]
+
+
+def test_an_autoencoder_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "vae").mkdir()
+    data = Data.model_validate({"vae": {"kind": "pretrained", "name": "~/vae", "factor": 2}})
+    with pytest.raises(InputError, match=rf"data\.vae\.name ~/vae: {tmp_path}/vae holds no config\.json"):
+        autoencoders.find(data, Shared(tmp_path / "results"), "s.toml")

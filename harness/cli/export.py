@@ -76,9 +76,9 @@ def import_(
     """Read an official DiT checkpoint or a diffusers DiT into a weights file of this harness.
 
     Nothing in the file is executed: a pickle that carries code is refused. Weights that do not fit are refused too,
-    with every missing, unknown and misshapen tensor named, and so are values that are not finite. The result holds the weights (under model. and ema., as the
-    weights files of runs do) and, as metadata, the model's shape. It belongs to no study: which data, batch and steps
-    made it is not known here.
+    with every missing, unknown and misshapen tensor named, and so are values that are not finite. The result holds the
+    weights (under model. and ema., as the weights files of runs do) and, as metadata, the model's shape. It belongs to
+    no study: which data, batch and steps made it is not known here.
     """
     from harness.evaluation.export import import_weights
 
