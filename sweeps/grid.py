@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import reprlib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -25,6 +23,7 @@ from harness.spec.resources import Recording, Resources
 from harness.spec.training import Training
 from sweeps.protocols import Origin, Protocol, named, protocols
 from sweeps.protocols import evaluations as asked
+from sweeps.toml import read_toml
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -184,16 +183,8 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
         InputError: one line naming file, key, what is wrong and what is allowed.
     """
     study = study or study_name(str(path) if path.suffix == ".toml" else f"{path}.toml")
+    document = read_toml(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such sweep file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:  # also thousands of digits, or of brackets
-        raise InputError(f"{path}: not valid TOML: {error}") from None
-    try:
-        _check_numbers(document)
         sweep = _sweep(path, study, document)
         _check_cells(sweep)
     except InputError as error:
@@ -234,18 +225,6 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
         resources=validated(Resources, _table(document, "resources"), "resources"),
         extensions=extensions,
     )
-
-
-def _check_numbers(value: Any, key: str = "") -> None:
-    """TOML's whole numbers have 64 bits, Python's any number of digits."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _check_numbers(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_numbers(inner, key)
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InputError(f"{key}: {reprlib.repr(value)}; allowed: whole numbers of 64 bits")
 
 
 def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
