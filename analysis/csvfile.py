@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,12 @@ import pandas as pd
 
 from harness.errors import InputError
 from harness.runs.columns import Column
+
+#: What programs put between fields instead of a comma, by what it is called.
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+#: Largest whole number of a table: all up to it are floats too.
+_MOST = 2**53
 
 
 def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
@@ -36,8 +44,8 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
             try:
                 values[name].append(_value(columns[name], text))
             except ValueError:
-                place = f"{path}: row {number}, column {name}"
-                raise InputError(f"{place}: {text!r} is not allowed; allowed: {_allowed(columns[name])}") from None
+                place = f"{path}: row {number}, column {name}: {reprlib.repr(text)}"
+                raise InputError(f"{place} is not allowed; allowed: {_allowed(columns[name], text)}") from None
     count = len(values[header[0]])
     for name, column in columns.items():
         values.setdefault(name, [_empty(column)] * count)
@@ -47,13 +55,22 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
 def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a CSV file as text."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            _check_separator(path, file.readline())
+            file.seek(0)
             lines = list(csv.reader(file, strict=True))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; `dit-harness collect` writes a study's tables") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from None
     return (lines[0], lines[1:]) if lines else ([], [])
+
+
+def _check_separator(path: Path, line: str) -> None:
+    """Refuse what a spreadsheet saves with other separators, by its first line."""
+    for mark, name in _SEPARATORS.items():
+        if line.count(mark) > line.count(","):
+            raise InputError(f"{path}: is saved with {name} between its fields; allowed: commas, and points in numbers")
 
 
 def _check_header(path: Path, header: list[str], columns: Mapping[str, Column]) -> None:
@@ -85,20 +102,23 @@ def _value(column: Column, text: str) -> str | bool | float | None:
         raise ValueError(text)
     if column.type == "number":
         return number
-    if column.type != "integer" or number < 0 or number != int(number):
+    if column.type != "integer" or not 0 <= number <= _MOST or number != int(number):
         raise ValueError(text)
     return int(number)
 
 
-def _allowed(column: Column) -> str:
-    """The allowed values of a column, in words."""
+def _allowed(column: Column, text: str) -> str:
+    """What a column's values may be, in words, where `text` is not allowed."""
     words = {
         "text": "a text",
         "boolean": "True or False",
         "integer": f"a whole number of at least {0 if column.may_be_zero else 1}",
         "number": "a finite number" if column.may_be_zero else "a number above 0",
     }
-    return words[column.type] + ("" if column.required else ", or empty where not measured")
+    allowed = words[column.type]
+    if column.type == "number" and re.fullmatch(r"\s*-?\d+,\d+\s*", text):
+        allowed += " with a point, not a comma"
+    return allowed + ("" if column.required else ", or empty where not measured")
 
 
 def _dtype(column: Column) -> Any:

@@ -131,7 +131,7 @@ def _figures_before(folder: Path) -> set[str]:
     try:
         names = json.loads((folder / "fits.json").read_text(encoding="utf-8"))["figures"]
         return {str(name) for name in names if "/" not in str(name) and "\\" not in str(name)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 

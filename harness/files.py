@@ -119,12 +119,25 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object of a file; None when the file is absent, torn or not an object: all count as not written."""
+    """The JSON object of a file; None when it is absent, torn or no object (then it counts as not written).
+
+    A byte order mark is skipped. What Python cannot read, such as a number of thousands of digits, is torn.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def at_home(path: str) -> str:
+    """A path as a user writes it, with the home for a leading `~`; that of an unknown user stays, and is not there."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        return path
 
 
 def file_hash(path: Path) -> str:

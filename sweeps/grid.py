@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +23,7 @@ from harness.spec.resources import Recording, Resources
 from harness.spec.training import Training
 from sweeps.protocols import Origin, Protocol, named, protocols
 from sweeps.protocols import evaluations as asked
+from sweeps.toml import read_toml
 
 #: The folder beside the studies that holds the runs of all of them.
 RESERVED_NAME = "runs"
@@ -186,14 +186,7 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
         InputError: one line naming file, key, what is wrong and what is allowed.
     """
     study = study or study_name(str(path) if path.suffix == ".toml" else f"{path}.toml")
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such sweep file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
+    document = read_toml(path)
     try:
         sweep = _sweep(path, study, document)
         _check_cells(sweep)
@@ -243,10 +236,10 @@ def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
         raise InputError(f'extend: should be a list of Python files, for example ["my_block.py"] (got {names!r})')
     found = []
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or name.startswith("~") or ".." in Path(name).parts:
             raise InputError(f"extend: {name}; allowed: files below the sweep file's folder")
         try:
-            found.append(Extension(name, (folder / name).read_text(encoding="utf-8")))
+            found.append(Extension(name, (folder / name).read_text(encoding="utf-8-sig")))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"extend: {folder / name} cannot be read: {error}") from None
         found[-1].load()

@@ -17,4 +17,4 @@ def study_table(folder: str | None = None) -> pd.DataFrame:
         InputError: as `analysis.table.load_table`.
     """
     root = next(place for place in (Path.cwd(), *Path.cwd().parents) if (place / "analysis").is_dir())
-    return load_table(root / (folder or os.environ.get("DIT_STUDY", "results/paper")))
+    return load_table(root / Path(folder or os.environ.get("DIT_STUDY", "results/paper")).expanduser())

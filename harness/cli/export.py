@@ -17,11 +17,15 @@ RawOption = Annotated[bool, typer.Option("--raw", help="The plain weights instea
 def export(
     study: cli.StudyArgument,
     cell: cli.CellArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to make; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=cli.home, help="The file or folder to make; must not exist.")
+    ],
     format: Annotated[str, typer.Option(help="official (.pt file), diffusers (folder) or npz (samples).")] = "official",
     raw: RawOption = False,
     step: Annotated[int | None, typer.Option(min=1, help="A kept step. Default: the last.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="diffusers: another folder of its AutoencoderKL.")] = None,
+    vae: Annotated[
+        Path | None, typer.Option(callback=cli.home, help="diffusers: another folder of its AutoencoderKL.")
+    ] = None,
     evaluation: Annotated[str | None, typer.Option(help="npz: beginning of its id, if there are several.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="npz: the first so many. Default: all.")] = None,
     results: cli.ResultsOption = cli.RESULTS,
@@ -58,18 +62,23 @@ def export(
 
 def import_(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A .pt file, or a folder of DiTTransformer2DModel or DiTPipeline.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", callback=cli.home, help="A .pt file, or a folder of DiTTransformer2DModel or DiTPipeline."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to make; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=cli.home, help="The .safetensors file to make; must not exist.")
+    ],
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where an official file needs it.")] = None,
     raw: RawOption = False,
 ) -> None:
     """Read an official DiT checkpoint or a diffusers DiT into a weights file of this harness.
 
     Nothing in the file is executed: a pickle that carries code is refused. Weights that do not fit are refused too,
-    with every missing, unknown and misshapen tensor named. The result holds the weights (under model. and ema., as the
-    weights files of runs do) and, as metadata, the model's shape. It belongs to no study: which data, batch and steps
-    made it is not known here.
+    with every missing, unknown and misshapen tensor named, and so are values that are not finite. The result holds the
+    weights (under model. and ema., as the weights files of runs do) and, as metadata, the model's shape. It belongs to
+    no study: which data, batch and steps made it is not known here.
     """
     from harness.evaluation.export import import_weights
 

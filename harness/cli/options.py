@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness.errors import InputError
+from harness.files import at_home
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,12 +30,21 @@ if TYPE_CHECKING:
 
 VerbT = TypeVar("VerbT", bound=Callable[..., None])
 
-StudyArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file (.toml), or the name of a study.")]
+
+def home(path: Any) -> Any:
+    """A path, or None, in which `~` is the user's home; shells leave `--results=~/x` and what is quoted alone."""
+    return path if path is None else type(path)(at_home(str(path)))
+
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="SWEEP", callback=home, help="A sweep file (.toml), or the name of a study.")
+]
 
 CellArgument = Annotated[str, typer.Argument(help="Name of the cell, or the beginning of its id.")]
 
 ResultsOption = Annotated[
-    Path, typer.Option("--results", envvar="DIT_HARNESS_RESULTS", help="The folder that holds the studies.")
+    Path,
+    typer.Option("--results", envvar="DIT_HARNESS_RESULTS", callback=home, help="The folder that holds the studies."),
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

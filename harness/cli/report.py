@@ -21,7 +21,10 @@ def collect(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS) 
 
 
 def report(
-    study: Annotated[str, typer.Argument(help="A sweep file, a study's name, or a folder of tables (results/paper).")],
+    study: Annotated[
+        str,
+        typer.Argument(callback=cli.home, help="A sweep file, a study's name, or a folder of tables (results/paper)."),
+    ],
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
     """Draw the figures (PNG and SVG), fit the laws (fits.json) and write one self-contained report.html."""

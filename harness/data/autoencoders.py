@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, first_line
-from harness.files import file_hash, read_json
+from harness.files import at_home, file_hash, read_json
 from harness.runs.study import Shared
 from harness.spec.data import Data, PretrainedVae, TrainedVae
 from harness.spec.identity import ID_DIGITS, spec_id
@@ -69,7 +69,7 @@ def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path
 
 def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> Path:
     mine = shared.vae_folder(name)
-    for folder in (mine, Path(name)):
+    for folder in (mine, Path(at_home(name))):
         if folder.is_dir():
             for file in (CONFIG, WEIGHTS):
                 if not (folder / file).is_file():
@@ -103,7 +103,7 @@ def check_fits(folder: Path, data: Data) -> None:
     """
     assert data.vae is not None
     config = read_json(folder / CONFIG)
-    if not isinstance(config, dict) or "latent_channels" not in config:
+    if config is None or "latent_channels" not in config or not isinstance(config.get("block_out_channels", []), list):
         raise InputError(f"{folder / CONFIG}: no configuration of a diffusers AutoencoderKL")
     for what, value, wanted in (
         ("images' channels", config.get("in_channels", 3), data.image_shape.channels),

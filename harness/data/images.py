@@ -27,7 +27,7 @@ from PIL import Image
 
 from harness.data.dataset import DataSet, Images, LoadedData, Progress, Source
 from harness.errors import InputError
-from harness.files import read_json, write_json
+from harness.files import at_home, read_json, write_json
 from harness.spec.data import Data
 from harness.spec.identity import ID_DIGITS
 
@@ -303,7 +303,7 @@ def _check(path: Path) -> tuple[str, bool]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Say what a folder of images holds, as the [data] of a sweep file.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=lambda text: Path(at_home(text)))
     options = parser.parse_args(arguments)
     try:
         tree = find_tree(options.folder)

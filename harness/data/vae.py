@@ -16,6 +16,7 @@ from harness.data import autoencoders
 from harness.data.latents import open_latents
 from harness.data.pixels import to_model
 from harness.errors import InputError, first_line
+from harness.model.formats import require_finite
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
 
@@ -35,13 +36,14 @@ class Autoencoder:
         """Read a diffusers folder, from safetensors only: nothing is unpickled.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it cannot be read, or holds values that are not finite.
         """
         read = _architecture().from_pretrained
         try:
             network = read(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
         except Exception as error:  # diffusers raises errors of many kinds
             raise InputError(f"{folder}: no readable AutoencoderKL ({first_line(error)})") from error
+        require_finite(network.state_dict(), str(folder))
         return cls(network.float(), device)
 
     @torch.inference_mode()

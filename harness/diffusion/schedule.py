@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.errors import InputError
-from harness.spec.diffusion import Diffusion
+from harness.spec.diffusion import Diffusion, respaced_steps
 
 Array = NDArray[np.float64]
 
@@ -59,8 +59,7 @@ class Schedule:
     def respaced(self, steps: int) -> Schedule:
         """Return the same process at `steps` of its T steps (Nichol & Dhariwal 2021, section 4).
 
-        The steps lie evenly from the first to the last, round(i * (T - 1) / (steps - 1)), ties to the even step; a
-        single step is the last, T - 1, where x_t is all noise. Each new beta spans the gap to the step before.
+        Which steps, `respaced_steps` says. Each new beta spans the gap to the step before.
 
         Raises:
             InputError: `steps` is not in 1..T.
@@ -68,7 +67,7 @@ class Schedule:
         T = len(self)
         if not 1 <= steps <= T:
             raise InputError(f"sampling_steps {steps}: must be in 1..{T}, the timesteps of the training schedule")
-        kept = [round(i * (T - 1) / (steps - 1)) for i in range(steps)] if steps > 1 else [T - 1]
+        kept = respaced_steps(T, steps)
         alphas_bar = self.alphas_bar[kept]
         betas = 1 - alphas_bar / np.concatenate(([1.0], alphas_bar[:-1]))
         return Schedule(betas, self.timesteps[kept])

@@ -116,7 +116,9 @@ def read_weights(path: Path) -> Weights:
         with safe_open(path, "pt") as file:
             card = json.loads(file.metadata()["card"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(card, dict):
+            raise TypeError(f"its card is a {type(card).__name__}")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no readable extractor weights ({error})") from error
     found = content_hash(tensors)
     if found != card.get("content_hash"):

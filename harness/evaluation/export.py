@@ -17,7 +17,7 @@ from harness.evaluation.generate import Samples, load_weights
 from harness.files import file_hash, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.dit import DiT
-from harness.model.formats import Imported, check_exportable
+from harness.model.formats import Imported, check_exportable, require_finite
 from harness.model.official import read_official, write_official
 from harness.runs.cellruns import CellRun, split_key
 from harness.runs.state import Run
@@ -81,6 +81,7 @@ def export(
         raise InputError(f"{error}; the file is damaged") from None
     except CellFailedError as error:
         raise InputError(str(error)) from None
+    require_finite(network.state_dict(), str(run.weights_file(step)))
     assert isinstance(network, DiT)  # by `check_exportable`
     if format == "official":
         write_atomic(output, lambda temporary: write_official(network, temporary))

@@ -22,8 +22,9 @@ from harness.evaluation.references import once
 from harness.files import read_json, write_json
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
+from harness.spec.diffusion import LOSS_BINS
 from harness.spec.identity import canonical_json
-from harness.training.losses import LOSS_BINS, measure_losses
+from harness.training.losses import measure_losses
 
 #: A sample is a copy if its distance to the nearest training image is below this share of that to the second nearest
 #: (Yoon, Choi, Kwon & Ryu 2023, "Diffusion probabilistic models generalize when they fail to memorize").

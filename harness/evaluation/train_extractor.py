@@ -30,6 +30,7 @@ from harness.data.pixels import channels_first, to_model_range
 from harness.data.sources import load
 from harness.evaluation.classifier import ARCHITECTURES, FEATURE_DIM, WEIGHTS_FOLDER, Classifier, content_hash, extract
 from harness.evaluation.frechet import frechet_distance, statistics
+from harness.files import at_home
 from harness.spec.data import Data
 
 
@@ -197,8 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train a feature extractor and write its weights with a card.")
     parser.add_argument("name", choices=sorted(ARCHITECTURES))
-    parser.add_argument("--data-folder", type=Path, help="folder with the data set's files")
-    parser.add_argument("--output", type=Path, default=WEIGHTS_FOLDER, help="folder to write NAME.safetensors into")
+    parser.add_argument("--data-folder", type=lambda text: Path(at_home(text)), help="folder with the data set's files")
+    parser.add_argument(
+        "--output",
+        type=lambda text: Path(at_home(text)),
+        default=WEIGHTS_FOLDER,
+        help="folder to write NAME.safetensors into",
+    )
     options = parser.parse_args(arguments)
     name: str = options.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.model import formats
 from harness.model.dit import DiT
 from harness.model.formats import Imported, State
@@ -33,6 +34,10 @@ _CONFIG = {
 }
 
 
+#: Most that a whole number of a configuration may be: far above any model.
+_MOST = 16_384
+
+
 @dataclass(frozen=True)
 class Decoder:
     """The autoencoder of a latent model: the folder of its `AutoencoderKL`, and the scaling of its latents."""
@@ -45,10 +50,12 @@ def to_diffusers(dit: DiT) -> State:
     """The state dict of diffusers' `DiTTransformer2DModel`; no two tensors share memory.
 
     Raises:
-        InputError: see `check_exportable`; or an MLP of another size than 4 times the width.
+        InputError: see `check_exportable`; an MLP of another size than 4 times the width, or weights that are not
+            finite.
     """
     _check_mlp(dit.model, dit.shape, dit.outputs)
     ours = dit.state_dict()
+    formats.require_finite(ours, "the weights cannot be exported")
     state: State = {}
     for name, theirs in _diffusers_names(dit.model.depth):
         parts = ours[name].chunk(len(theirs[0]))
@@ -81,10 +88,12 @@ def from_diffusers(state: Mapping[str, Tensor], config: Mapping[str, Any], sourc
     """Read state dict and configuration of a `DiTTransformer2DModel` (or of a `Transformer2DModel`, its former name).
 
     Raises:
-        InputError: another architecture; missing, extra or misshapen tensors (all of them named); embeddings that
-            differ from block to block.
+        InputError: another architecture; missing, extra or misshapen tensors (all of them named); values that are not
+            finite; embeddings that differ from block to block.
     """
+    state = formats.weights_of(state, source)
     model, shape = _shape_of_config(config, source)
+    _check_holds(state, model, shape, source)
     ours = formats.shapes_of(model, shape)
     names = list(_diffusers_names(model.depth))
     expected: dict[str, tuple[int, ...]] = {}
@@ -92,6 +101,7 @@ def from_diffusers(state: Mapping[str, Tensor], config: Mapping[str, Any], sourc
         rows, *rest = ours[name]
         expected.update({key: (rows // len(copy), *rest) for copy in copies for key in copy})
     formats.require(state, expected, source)
+    formats.require_finite(state, source)
     differing = [
         copy[0] for _, copies in names for copy in copies[1:] if not torch.equal(state[copy[0]], state[copies[0][0]])
     ]
@@ -112,11 +122,13 @@ def read_diffusers(folder: Path) -> Imported:
     """
     folder = folder / "transformer" if (folder / "transformer").is_dir() else folder
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{folder}: no config.json; allowed: the folder of a DiTTransformer2DModel") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / 'config.json'}: cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'}: holds a {type(config).__name__}; allowed: a table of settings")
     path = next((folder / name for name in _WEIGHTS_FILES if (folder / name).exists()), None)
     if path is None:
         raise InputError(f"{folder}: no weights; allowed: {' or '.join(_WEIGHTS_FILES)}")
@@ -153,13 +165,14 @@ def write_diffusers(dit: DiT, folder: Path, diffusion: Diffusion, vae: Decoder |
             decoder = diffusers.AutoencoderKL.from_pretrained(
                 vae.folder, local_files_only=True, low_cpu_mem_usage=False
             )
-        except (OSError, ValueError) as error:
-            raise InputError(f"{vae.folder}: no folder of an AutoencoderKL: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # a damaged configuration fails in any way
+            raise InputError(f"{vae.folder}: no folder of an AutoencoderKL: {first_line(error)}") from None
         if decoder.config.latent_channels != dit.shape.channels:
             raise InputError(
                 f"{vae.folder}: latents of {decoder.config.latent_channels} channels do not fit the model's "
                 f"{dit.shape.channels}"
             )
+        formats.require_finite(decoder.state_dict(), str(vae.folder))
         decoder.register_to_config(scaling_factor=vae.scaling)  # the pipeline divides by it
     with torch.device("meta"):
         transformer = diffusers.DiTTransformer2DModel(**config)
@@ -201,19 +214,42 @@ def _check_mlp(model: DiTSpec, shape: InputShape, outputs: int = 2) -> None:
         raise InputError(f"mlp_ratio {model.mlp_ratio} cannot be exported to diffusers; allowed: 4.0")
 
 
+def _check_holds(state: State, model: DiTSpec, shape: InputShape, source: str) -> None:
+    """Refuse sizes that the tensors cannot hold, before the model of these sizes is built and every misfit is named.
+
+    Every block has a tensor, and one tensor maps patches to the width, another the width to itself.
+    """
+    values = sum(tensor.numel() for tensor in state.values())
+    if model.depth > len(state) or model.width * max(model.width, shape.channels * model.patch_size**2) > values:
+        raise InputError(
+            f"{source}: config.json: num_layers {model.depth}, width {model.width}, patch_size {model.patch_size} and "
+            f"in_channels {shape.channels} are more than {len(state)} tensors of {values} values can hold"
+        )
+
+
 def _shape_of_config(config: Mapping[str, Any], source: str) -> tuple[DiTSpec, InputShape]:
     wrong = [
-        f"{key} {config[key]!r}, not {value!r}" for key, value in _CONFIG.items() if config.get(key, value) != value
+        f"{key} {reprlib.repr(config[key])}, not {value!r}"
+        for key, value in _CONFIG.items()
+        if config.get(key, value) != value
     ]
-    keys = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "sample_size", "in_channels")
-    wrong += [f"{key} missing" for key in (*keys, "out_channels", "num_embeds_ada_norm") if not config.get(key)]
+    keys = (
+        *("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "sample_size", "in_channels"),
+        *("out_channels", "num_embeds_ada_norm"),
+    )
+    for key in keys:
+        value = config.get(key)
+        if not value:
+            wrong.append(f"{key} missing")
+        elif not isinstance(value, int | float) or value not in range(1, _MOST + 1):
+            wrong.append(f"{key} {reprlib.repr(value)}, not a whole number from 1 to {_MOST}")
     if not wrong and config["out_channels"] != 2 * config["in_channels"]:
         wrong.append(f"out_channels {config['out_channels']}, not twice in_channels {config['in_channels']}")
     if wrong:
         raise InputError(f"{source}: config.json is not that of a DiT with adaLN-Zero: {', '.join(wrong)}")
-    depth, heads, head_width, patch_size, size, channels = (int(config[key]) for key in keys)
+    depth, heads, head_width, patch_size, size, channels, _, classes = (int(config[key]) for key in keys)
     width = heads * head_width
     model = formats.model_of(source, depth, width, heads, patch_size, 4 * width)
     if size % patch_size:
         raise InputError(f"{source}: config.json: patch_size {patch_size} does not divide sample_size {size}")
-    return model, InputShape(channels, size, int(config["num_embeds_ada_norm"]))
+    return model, InputShape(channels, size, classes)

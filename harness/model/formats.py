@@ -8,7 +8,9 @@ Traps, and what is done about each:
 - Official checkpoints hold the fixed positions (`pos_embed`). Reading compares them with ours and drops them; writing
   adds them. They do not hold the number of heads: for an unpublished size, `--heads` gives it.
 - Checkpoints of the official training script hold weights, averaged weights, optimizer and arguments. The averaged
-  weights are read unless the plain ones are asked for.
+  weights are read unless the plain ones are asked for, also where a file holds no others.
+- A training may have wrapped the model; the prefixes that this adds to names (`module.`, `_orig_mod.`) are dropped.
+- Values that are not finite are refused, in both directions.
 - diffusers splits qkv in three, and keeps a copy of the timestep and label embeddings in every block. Here all blocks
   share one, so copies that differ are refused.
 - diffusers spaces the 128 timestep frequencies with exponent i/127, the paper's code and this one with i/128. So the
@@ -26,6 +28,7 @@ import argparse
 import math
 import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +47,12 @@ from harness.spec.identity import describe_validation_error
 from harness.spec.model import BLOCKS, DiTSpec, ModelSpec
 
 State = dict[str, Tensor]
+
+#: What DistributedDataParallel and torch.compile put between the parts of a name.
+_WRAPPERS = ("module", "_orig_mod")
+
+#: Tensors that a message names.
+_NAMED = 3
 
 #: Modules outside the blocks: ours, official, diffusers ("*": a copy in every block).
 ENDS = (
@@ -147,6 +156,46 @@ def require(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
         problems.append(f"misshapen: {', '.join(misshapen)}")
     if problems:
         raise InputError(f"{source}: does not fit, nothing was loaded; {'; '.join(problems)}")
+
+
+def weights_of(document: object, source: str) -> State:
+    """The tensors that a file holds, by their names without the prefixes of wrapped models, wherever these stand.
+
+    Raises:
+        InputError: no state dict of floats (a view of few values that claims many is none), or a name that stands twice
+            without the prefixes.
+    """
+    if not isinstance(document, Mapping):
+        raise InputError(f"{source}: holds a {type(document).__name__}; allowed: a state dict of tensors")
+    if bad := [str(name) for name, value in document.items() if not (isinstance(name, str) and _is_weight(value))]:
+        raise InputError(f"{source}: not a state dict of weights: {', '.join(bad)}; allowed: tensors of floats")
+    plain = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in document}
+    if twice := [name for name, times in Counter(plain.values()).items() if times > 1]:
+        raise InputError(f"{source}: with and without {' or '.join(_WRAPPERS)}, these stand twice: {', '.join(twice)}")
+    return {plain[name]: tensor for name, tensor in document.items()}
+
+
+def _is_weight(value: object) -> bool:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
+        return False
+    return not value.is_meta and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+
+
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Check that every value is finite as float32.
+
+    Raises:
+        InputError: some are not; how many of how many, and in which tensors.
+    """
+    counts = {name: int((~torch.isfinite(tensor.detach().float())).sum()) for name, tensor in state.items()}
+    if not (bad := {name: count for name, count in counts.items() if count}):
+        return
+    named = [f"{name} ({count} of {state[name].numel()})" for name, count in list(bad.items())[:_NAMED]]
+    more = f" and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
+    total = sum(tensor.numel() for tensor in state.values())
+    raise InputError(
+        f"{source}: {sum(bad.values())} of {total} values are not finite (NaN or infinite), in {', '.join(named)}{more}"
+    )
 
 
 def load_pickle(path: Path) -> Any:

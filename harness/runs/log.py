@@ -21,8 +21,9 @@ class TrainLog:
         rows = []
         with contextlib.suppress(FileNotFoundError):
             for line in self._path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    rows.append(json.loads(line))
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(row := json.loads(line), dict):
+                        rows.append(row)
         return rows
 
     def rewrite(self, rows: list[dict[str, Any]]) -> None:

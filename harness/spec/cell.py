@@ -28,7 +28,8 @@ class Cell(Spec):
     )
 
     @model_validator(mode="after")
-    def _model_fits_the_data(self) -> Self:
+    def _can_be_trained(self) -> Self:
+        self.diffusion.check_training()
         self.model.check_fits(self.data.shape, f"{'latents' if self.data.vae else 'input'} of {self.data.name}")
         return self
 

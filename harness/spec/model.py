@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
@@ -32,12 +33,18 @@ BLOCKS = Kind(
 )
 
 
+#: Widest model, and most values of a tensor: torch counts bytes with 64 bits.
+_MOST_WIDTH = 1_000_000
+_MOST_VALUES = 2**55
+
+
 def nearest_heads(width: int) -> int:
     """Number of attention heads when none is given: the divisor of `width` that brings a head nearest to 64 channels.
 
     All published sizes but XL have 64 channels a head. A tie goes to more heads.
     """
-    divisors = [h for h in range(1, width + 1) if width % h == 0]
+    small = [h for h in range(1, math.isqrt(width) + 1) if width % h == 0]
+    divisors = {*small, *(width // h for h in small)}
     return min(divisors, key=lambda h: (abs(width / h - 64), -h))
 
 
@@ -122,14 +129,14 @@ class DiTSpec(ModelSpec):
     """
 
     depth: int = Field(gt=0, description="transformer blocks")
-    width: int = Field(gt=0, description="hidden size D")
-    #: By default it follows from the width (see `_fill_heads`). No spec holds the 0, so heads are part of every id.
+    width: int = Field(gt=0, le=_MOST_WIDTH, description="hidden size D")
+    #: Left out, it follows from the width (see `_fill_heads`). No spec holds the 0, so that heads count in every id.
     heads: int = Field(
         default=0, gt=0, description="attention heads", json_schema_extra={"default": "about 64 channels a head"}
     )
     patch_size: int = Field(gt=0, description="side p of a square patch; tokens T = (size / p)^2")
     block: Annotated[str, BLOCKS] = Field(default="adaln-zero", description="how timestep and label condition a block")
-    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden size of the MLP, as a multiple of width")
+    mlp_ratio: float = Field(default=4.0, gt=0, le=1000, description="hidden size of the MLP, as a multiple of width")
 
     sizes = SIZES
     named = frozenset({"depth", "width", "patch_size"})
@@ -140,7 +147,7 @@ class DiTSpec(ModelSpec):
     def _fill_heads(cls, values: Any) -> Any:
         if isinstance(values, dict) and "heads" not in values:
             width = values.get("width")  # if invalid, one head: the only error is then about the width
-            heads = nearest_heads(width) if isinstance(width, int) and width > 0 else 1
+            heads = nearest_heads(width) if isinstance(width, int) and 0 < width <= _MOST_WIDTH else 1
             return {**values, "heads": heads}
         return values
 
@@ -178,7 +185,19 @@ class DiTSpec(ModelSpec):
         return float(self.depth * T * D * (D * (4 + 2 * self.mlp_ratio) + 2 * T))
 
     def check_fits(self, shape: InputShape, source: str) -> None:
-        """See `ModelSpec`: patches tile the input."""
+        """See `ModelSpec`: patches tile the input, the MLP has a hidden unit, and sizes stay numbers of 64 bits."""
+        pixels = min(self.patch_size, shape.size) ** 2
+        rows = (shape.channels * pixels, self.tokens(shape), shape.classes, self.mlp_ratio * self.width)
+        if (largest := max(self.width * max(rows), shape.channels * shape.size**2)) > _MOST_VALUES:
+            raise ValueError(
+                f"model: a tensor of {largest:.1g} values, from width {self.width} and {source} ({shape.size} a side, "
+                f"{shape.channels} channels, {shape.classes} classes); allowed: up to {_MOST_VALUES:.1g}"
+            )
+        if int(self.mlp_ratio * self.width) < 1:
+            raise ValueError(
+                f"model.mlp_ratio {self.mlp_ratio} leaves no hidden unit at width {self.width}; "
+                f"allowed: at least {1 / self.width:.3g}"
+            )
         if shape.size % self.patch_size:
             allowed = ", ".join(str(p) for p in range(1, shape.size + 1) if shape.size % p == 0)
             raise ValueError(

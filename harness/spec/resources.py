@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from harness.files import at_home
 from harness.spec.identity import Spec
 from harness.spec.kinds import Kind
 
@@ -38,7 +39,10 @@ class Recording(Spec):
 _SLURM = Field(json_schema_extra={"executor": "slurm"})
 _PATH = Field(json_schema_extra={"format": "path"})
 
-#: One printable word: a line break would add a line to the script.
+#: The name of a file or folder, in which `~` is the user's home.
+_Path = Annotated[str, AfterValidator(at_home)]
+
+#: One printable word, so that it stays one line of a script.
 _SlurmWord = Annotated[
     str | None, _SLURM, Field(pattern=r"^[!-~]+$", description="a name or expression, as sbatch takes it")
 ]
@@ -87,12 +91,12 @@ class Resources(Spec):
     sampling_batch: int = Field(
         default=250, gt=0, description="images sampled at once; interrupted sampling goes on after the last whole batch"
     )
-    data_folder: Annotated[str | None, _PATH] = Field(default=None, description="folder with the data set's files")
+    data_folder: Annotated[_Path | None, _PATH] = Field(default=None, description="folder with the data set's files")
     data_download: bool = Field(default=False, description="download missing data (torchvision)")
-    inception_weights: Annotated[str | None, _PATH] = Field(
+    inception_weights: Annotated[_Path | None, _PATH] = Field(
         default=None, description="file with the weights of inception-v3-compat"
     )
-    adm_reference: Annotated[str | None, _PATH] = Field(
+    adm_reference: Annotated[_Path | None, _PATH] = Field(
         default=None, description='file behind reference = "adm": an .npz with mu, sigma and arr_0'
     )
     # what Slurm gives one cell, which is a job or a slot of a job

@@ -70,9 +70,9 @@ def load(path: Path) -> Loaded:
         with safetensors.safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
         raise CorruptCheckpointError(f"{path}: {error}") from error
-    if _checksum(tensors) != meta.pop("crc32", None):
+    if not isinstance(meta, dict) or _checksum(tensors) != meta.pop("crc32", None):
         raise CorruptCheckpointError(f"{path}: checksum differs")
     return Loaded(tensors, meta)
 

@@ -13,9 +13,7 @@ from harness.data.batches import Batches, Splits
 from harness.data.draws import stream
 from harness.diffusion.objective import Objective, build
 from harness.spec.cell import Cell
-
-#: Bins of time of the measured error, equally wide from clean to noise.
-LOSS_BINS = 8
+from harness.spec.diffusion import LOSS_BINS
 
 #: Maps noisy input, times and labels to what the objective predicts, (N, outputs * C, S, S).
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]

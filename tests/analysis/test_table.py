@@ -1,8 +1,10 @@
 """Reading tables: what passes, what is refused and how, and what compares with what."""
 
+import csv
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -90,6 +92,49 @@ def test_columns_are_checked(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read as CSV"):
         load_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")], ids=["semicolon", "tab", "bar"]
+)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL], ids=["bare", "quoted"])
+def test_what_a_spreadsheet_saves_is_named(tmp_path: Path, mark: str, name: str, quoting: Any) -> None:
+    path = write_results(tmp_path, [result_row(), result_row(4)]) / "results.csv"
+    rows = list(csv.reader(path.open(newline="")))
+    rows[1:] = [[re.sub(r"^(\d+)\.(\d+)$", r"\1,\2", text) for text in row] for row in rows[1:]]  # decimal commas
+    for first in ("", f"sep={mark}\n"):
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            file.write(first)
+            csv.writer(file, delimiter=mark, quoting=quoting).writerows(rows)
+        with pytest.raises(InputError, match=rf"results\.csv: is saved with {name} between its fields; allowed: "):
+            load_study(tmp_path)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(
+        InputError, match=r"params_m: '0,036864' is not allowed; allowed: a finite number with a point, not a comma,"
+    ):
+        load_study(tmp_path)
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL], ids=["bare", "quoted"])
+def test_a_byte_order_mark_is_skipped(tmp_path: Path, quoting: Any) -> None:
+    path = write_results(tmp_path, [result_row(), result_row(4)]) / "results.csv"
+    before, rows = load_study(tmp_path), list(csv.reader(path.open(newline="")))
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, quoting=quoting).writerows(rows)
+    pd.testing.assert_frame_equal(load_study(tmp_path), before)
+    text = (PAPER / "published.csv").read_text()
+    (tmp_path / "published.csv").write_text(text, encoding="utf-8-sig")
+    assert len(load_published(tmp_path)) == len(load_published(PAPER))
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "9" * 300, "1e300", str(2**63)])
+@pytest.mark.parametrize("column", ["params", "step"])
+def test_numbers_too_large_for_a_table_are_one_line(tmp_path: Path, column: str, value: str) -> None:
+    write_results(tmp_path, [result_row() | {column: value}])
+    with pytest.raises(InputError, match=rf"row 2, column {column}: .* not allowed; allowed: a whole number") as caught:
+        load_study(tmp_path)
+    assert len(str(caught.value)) < 300
 
 
 def test_duplicates(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.diffusion.ddpm import DdpmHybrid
 from harness.diffusion.schedule import Schedule
 from harness.errors import InputError
-from harness.spec.diffusion import Diffusion
+from harness.spec.diffusion import LOSS_BINS, OBJECTIVES, Diffusion, ObjectiveFacts, respaced_steps
 
 PAPER = Schedule.of(Diffusion())
 
@@ -56,6 +60,23 @@ def test_respacing_ten_steps(steps: int, kept: list[int]) -> None:
     assert Schedule.of(Diffusion(timesteps=10)).respaced(steps).timesteps.tolist() == kept
 
 
+def test_respacing_adds_the_stride_up_as_the_published_code_does() -> None:
+    """27 steps take 499 in the middle, not 500: the sum of strides is a rounding error below 499.5."""
+    assert PAPER.respaced(27).timesteps[12:15].tolist() == [461, 499, 538]
+    differ = 0
+    for steps in range(2, 1001):
+        kept, at, stride = [], 0.0, 999 / (steps - 1)
+        for _ in range(steps):
+            kept.append(round(at))
+            at += stride
+        assert respaced_steps(1000, steps) == kept
+        assert (len(set(kept)), kept[-1]) == (steps, 999)
+        differ += kept != [round(i * 999 / (steps - 1)) for i in range(steps)]
+    assert differ == 283
+    common = (4, 10, 20, 25, 50, 100, 250, 1000)
+    assert all(respaced_steps(1000, n) == [round(i * 999 / (n - 1)) for i in range(n)] for n in common)
+
+
 @given(timesteps=st.integers(2, 1000), data=st.data())
 def test_respacing_keeps_the_noise_levels(timesteps: int, data: st.DataObject) -> None:
     schedule = Schedule.of(Diffusion(timesteps=timesteps))
@@ -95,3 +116,73 @@ def test_q_sample() -> None:
     for n, step in enumerate(t.tolist()):
         share = float(np.prod(1 - PAPER.betas[: step + 1]))
         torch.testing.assert_close(xt[n], x0[n] * share**0.5 + noise[n] * (1 - share) ** 0.5)
+
+
+# what a spec refuses before the start, and what it lets run
+
+
+def outcome(diffusion: Diffusion, sampler: str, steps: int) -> str:
+    """Where a training step, the measured loss or the sampler fails, or "ok"; the network predicts at random."""
+    objective, generator = DdpmHybrid(diffusion), torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(4, 1, 2, 2, generator=generator) for _ in range(2))
+    t = torch.tensor([0, 1, len(objective.schedule) // 2, len(objective.schedule) - 1])
+    output = torch.randn(4, 2, 2, 2, generator=generator)
+    if not torch.isfinite(objective.loss(output, x0, objective.noised(x0, t, noise), t, noise)).all():
+        return "loss"
+    try:
+        for i in range(LOSS_BINS):
+            objective.draw(np.random.default_rng(0), 4, i / LOSS_BINS, (i + 1) / LOSS_BINS)
+    except ValueError:
+        return "bins"
+    x = objective.sample(sampler, lambda x, t: torch.cat((x, torch.sin(x)), 1) * 0.9, noise, steps, lambda _: noise)
+    return "ok" if torch.isfinite(x).all() else "samples"
+
+
+def _check(diffusion: Diffusion, sampler: str, steps: int) -> None:
+    diffusion.check_training()
+    diffusion.check_sampling(sampler, steps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "key", "fails"),
+    [
+        *(({"timesteps": T}, 2, f"diffusion.timesteps {T}", "bins") for T in range(2, 8)),
+        ({"timesteps": 20_000}, 20, "diffusion.timesteps 20000", "samples"),
+        ({"timesteps": 100_000}, 20, "diffusion.timesteps 100000", "loss"),
+        ({"beta_end": 0.99}, 50, "diffusion.timesteps 1000 with betas", "loss"),
+        ({"beta_start": 1e-17}, 50, "diffusion.beta_start 1e-17", "loss"),
+        ({"beta_start": 1e-17, "beta_end": 1e-17, "timesteps": 10}, 5, "diffusion.beta_start 1e-17", "loss"),
+        ({"timesteps": 4000}, 1, "sampling_steps: 1 are too few", "samples"),
+        ({"timesteps": 4000}, 2, "sampling_steps: 2 are too few", "samples"),
+        ({"timesteps": 10_000}, 4, "sampling_steps: 4 are too few", "samples"),
+        ({"beta_end": 0.1}, 2, "sampling_steps: 2 are too few", "samples"),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_what_must_fail_is_refused(changes: dict[str, Any], steps: int, key: str, fails: str, sampler: str) -> None:
+    diffusion = Diffusion(**changes)
+    with np.errstate(all="ignore"):
+        assert outcome(diffusion, sampler, steps) == fails
+    with pytest.raises(ValueError, match=rf"^{re.escape(key)}.* allowed: "):
+        _check(diffusion, sampler, steps)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("timesteps", [8, 9, 12, 17, 1000, 4000])
+@pytest.mark.parametrize("betas", [(1e-4, 2e-2), (0.5, 0.5), (1e-12, 1e-6), (0.9, 1e-3), (1e-6, 0.999)])
+def test_what_is_let_through_does_not_fail(sampler: str, timesteps: int, betas: tuple[float, float]) -> None:
+    diffusion = Diffusion(timesteps=timesteps, beta_start=betas[0], beta_end=betas[1])
+    for steps in (1, 2, 3, 5, 8):
+        try:
+            _check(diffusion, sampler, steps)
+        except ValueError:
+            continue
+        assert outcome(diffusion, sampler, steps) == "ok"
+
+
+def test_continuous_time_needs_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = ObjectiveFacts("", ("euler",))
+    monkeypatch.setitem(OBJECTIVES.built_in, "flow", flow)
+    diffusion = Diffusion(objective="flow", timesteps=4, beta_end=0.999)
+    diffusion.check_training()
+    diffusion.check_sampling("euler", 2000)

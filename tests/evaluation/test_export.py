@@ -205,3 +205,38 @@ def test_a_damaged_weights_file_is_said(sweep: Path, capsys: pytest.CaptureFixtu
     source.weights_file(7).write_bytes(data)
     assert run("export", sweep, name, "-o", "x") == 2
     assert "checksum differs; the file is damaged" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_go_neither_out_nor_in(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, _, source = cell_of(sweep)
+    assert run("export", sweep, name, "-o", "good.pt") == 0
+    state = torch.load("good.pt", weights_only=True)
+    torch.save({key: value.fill_(float("nan")) for key, value in state.items()}, "nan.pt")
+    total = sum(value.numel() for value in state.values())
+    assert run("import", "nan.pt", "-o", "x", "--heads", 2) == 2
+    assert f"error: nan.pt: {total} of {total} values are not finite" in capsys.readouterr().err
+    tensors, meta = checkpoint.load(source.weights_file(7))
+    tensors["ema.blocks.0.mlp.0.bias"][2] = float("inf")
+    checkpoint.save(source.weights_file(7), tensors, meta)
+    for format in ("official", "diffusers"):
+        assert run("export", sweep, name, "-o", "x", "--format", format) == 2
+        assert "weights-00000007.safetensors: 1 of" in (line := capsys.readouterr().err)
+        assert "in blocks.0.mlp.0.bias (1 of 64)" in line
+    assert run("export", sweep, name, "-o", "x", "--raw") == 0  # the plain ones are whole
+    assert not list(Path().glob(".*"))
+
+
+def test_home_folders_are_meant_by_a_tilde(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    Path("home").mkdir()
+    sweep.rename("home/study.toml")
+    Path("results").rename("home/results")
+    assert run("export", "~/study.toml", ZERO, "--results=~/results", "--output=~/dit.pt") == 0
+    assert run("import", "~/dit.pt", "-o", "~/in.safetensors", "--heads", 2) == 0
+    assert {path.name for path in Path("home").iterdir()} == {"study.toml", "results", "dit.pt", "in.safetensors"}
+    monkeypatch.setenv("DIT_HARNESS_RESULTS", "~/results")
+    assert run("export", "~/study.toml", ZERO, "-o", "~nobody-of-this-name/x.pt", "--step", 5) == 2
+    assert "home/results" in capsys.readouterr().err  # found there
+    assert not Path("~").exists()

@@ -30,6 +30,13 @@ sampling_steps = 5
 """
 
 
+VAE = """
+[data.vae]
+kind = "trained"
+factor = 2
+"""
+
+
 def write(folder: Path, text: str, name: str = "study.toml") -> Path:
     path = folder / name
     path.write_text(text)
@@ -135,6 +142,72 @@ def test_each_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, e
     assert message.startswith(str(path))
     assert expected in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("[diffusion]\ntimesteps = 4", "diffusion.timesteps 4: .* allowed: 8 to 1000000 "),
+        ("[diffusion]\ntimesteps = 7", "diffusion.timesteps 7: .* allowed: 8 to 1000000 "),
+        ("[diffusion]\ntimesteps = 2000000", "diffusion.timesteps 2000000: "),
+        ("[diffusion]\nbeta_end = 0.99", "diffusion.timesteps 1000 with .* leave 1e-415 of the signal at the last"),
+        (
+            "[diffusion]\ntimesteps = 10000",
+            r"evaluation 1\.sampling_steps: 5 are too few for diffusion",
+        ),
+        ("[diffusion]\ntimesteps = 4.0", "diffusion.timesteps: Input should be a valid integer"),
+    ],
+)
+def test_noise_that_cannot_be_trained_or_sampled_is_refused_at_the_start(
+    tmp_path: Path, change: str, expected: str
+) -> None:
+    with pytest.raises(InputError, match=rf"study\.toml: {expected}") as caught:
+        load_sweep(write(tmp_path, GOOD + change))
+    assert "\n" not in str(caught.value)
+    load_sweep(write(tmp_path, GOOD + "[diffusion]\ntimesteps = 8"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("width = 32", "width = 32\nmlp_ratio = 0.01", "model.mlp_ratio 0.01 leaves no hidden unit at width 32;"),
+        ("width = 32", f"width = {10**9}", "model.width: .*less than or equal to 1000000"),
+        ("width = 32", "width = 32\nmlp_ratio = 1e300", "model.mlp_ratio: .*less than or equal to 1000"),
+        ("[training]", f"[data]\nname = 'imagenet'\nresolution = {10**9}\n[training]", "model: a tensor of 3e.18"),
+        ("[training]", f"[data]\nname = 'imagenet'\nresolution = {10**18 + 1}\n[training]", "model: a tensor of "),
+        ("width = 32", f"width = 32\nheads = {2**62}", "model: width 32 is not divisible by heads 4"),
+        ("[training]", f"{VAE}channels = {10**18}\n[training]", "model: a tensor of "),
+        ("depth = [2, 4]", f"depth = [{2**63}]", r"grid\.depth: 9223372036854775808; allowed: whole numbers"),
+        ("steps = 10", f"steps = {10**4000}", r"training\.steps: 10+\.\.\.0+; allowed: whole numbers of 64 bits"),
+        ("steps = 10", f"steps = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
+        ("depth = [2, 4]", f"depth = {'[' * 5000}{']' * 5000}", "not valid TOML: maximum recursion depth"),
+        ('title = "t"', 'extend = ["~/block.py"]', "extend: ~/block.py; allowed: files below the sweep file"),
+    ],
+)  # fmt: skip
+def test_sizes_and_texts_that_cannot_be_read_are_one_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    with pytest.raises(InputError, match=rf"study\.toml: {expected}") as caught:
+        load_sweep(write(tmp_path, GOOD.replace(old, new)))
+    assert len(str(caught.value)) < 400
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("NETWORKS = {}\nBLOCKS = {}\nEXTRACTORS = {'bad': 1}\n", encoding="utf-8-sig")
+    path = tmp_path / "study.toml"
+    path.write_text(GOOD.lstrip(), encoding="utf-8-sig")
+    assert len(list(load_sweep(path).cells())) == 4
+    path.write_text('extend = ["own.py"]\n' + GOOD, encoding="utf-8-sig")
+    with pytest.raises(InputError, match=r"own\.py: EXTRACTORS: 'bad' lacks channels"):  # it was run
+        load_sweep(path)
+
+
+def test_a_tilde_is_the_home_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keys = ("data_folder", "inception_weights", "adm_reference")
+    text = GOOD + "[resources]\n" + "\n".join(f'{key} = "~/{key}"' for key in keys)
+    found = load_sweep(write(tmp_path, text)).resources
+    assert [getattr(found, key) for key in keys] == [f"{tmp_path}/{key}" for key in keys]
+    found = load_sweep(write(tmp_path, GOOD + '[resources]\ndata_folder = "./a~b"')).resources
+    assert found.data_folder == "./a~b"
 
 
 def test_missing_file(tmp_path: Path) -> None:
