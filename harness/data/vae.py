@@ -35,13 +35,15 @@ class Autoencoder:
         """Read a diffusers folder (safetensors only, nothing is unpickled).
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it cannot be read, or its weights are not finite.
         """
         read = _architecture().from_pretrained
         try:
             network = read(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
         except Exception as error:  # diffusers raises errors of many kinds
             raise InputError(f"{folder}: no readable AutoencoderKL ({first_line(error)})") from error
+        if odd := [name for name, value in network.state_dict().items() if not torch.isfinite(value).all()]:
+            raise InputError(f"{folder}: weights that are not finite ({len(odd)} tensors, for example {odd[0]})")
         return cls(network.float(), device)
 
     @torch.inference_mode()

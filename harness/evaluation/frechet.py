@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.errors import NonFiniteError
 from harness.evaluation.statistics import Moments
 
 _ASYMMETRY = 1e-6
@@ -180,7 +181,8 @@ def _checked(
         raise ValueError(f"covariances must have shape {square}, got {s.shape}")
     for name, array in ((f"mu{number}", m), (f"sigma{number}", s)):
         if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds values that are not finite")
+            bad = np.count_nonzero(~np.isfinite(array))
+            raise NonFiniteError(f"{name} holds values that are not finite ({bad} of {array.size})")
     if np.abs(s - s.T).max(initial=0.0) > _ASYMMETRY * np.abs(s).max(initial=0.0):
         raise ValueError(f"sigma{number} is not symmetric")
     return m, s

@@ -15,10 +15,10 @@ from PIL import Image
 
 from harness.data.dataset import ImageArray
 from harness.data.draws import SampleStreams
-from harness.data.pixels import to_uint8
+from harness.data.pixels import require_finite_values, to_uint8
 from harness.diffusion.guidance import guided
 from harness.diffusion.objective import build as build_objective
-from harness.errors import CellFailedError
+from harness.errors import CellFailedError, non_finite_in
 from harness.files import write_atomic
 from harness.model.network import Network, build
 from harness.runs.state import Run
@@ -42,11 +42,15 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
     Raises:
         CorruptCheckpointError: the file is torn; on the first rank.
         CellFailedError: it holds the weights of another network.
+        NonFiniteError: its values are not finite.
     """
 
     def read() -> checkpoint.Loaded:
         tensors, meta = checkpoint.load(run.weights_file(step))
-        return checkpoint.Loaded(checkpoint.part(tensors, "ema." if ema else "model."), meta)
+        wanted = checkpoint.part(tensors, "ema." if ema else "model.")
+        with non_finite_in(str(run.weights_file(step))):
+            checkpoint.require_finite(wanted)
+        return checkpoint.Loaded(wanted, meta)
 
     found = (ranks or Ranks()).load_on_first(read)
     assert found is not None
@@ -84,6 +88,9 @@ class Generator:
         """Samples `first` .. `first + count - 1`: `images` (count, H, W, channels) uint8 and `labels` (count,) int64.
 
         Without labels in the data, all labels are 0.
+
+        Raises:
+            NonFiniteError: samples hold values that are not finite.
         """
         evaluation, shape = self.evaluation, self.cell.data.shape
         streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
@@ -104,7 +111,10 @@ class Generator:
             lambda _: torch.from_numpy(streams.noise()).to(self.device),
             progress,
         )
-        return {"images": to_uint8(self.decode(x0)).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
+        with non_finite_in(f"samples {first} to {first + count - 1} of {evaluation.samples}"):
+            require_finite_values(x0, "samples", first)
+            images = to_uint8(self.decode(x0), "decoded samples", first)
+        return {"images": images.permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
 
 
 def generate(
@@ -123,6 +133,7 @@ def generate(
         ranks: who shares the work.
 
     Raises:
+        NonFiniteError: samples hold values that are not finite.
         StoppedError: any rank was asked to stop; the finished parts are kept.
     """
     ranks, evaluation = ranks or Ranks(), generator.evaluation
@@ -132,8 +143,9 @@ def generate(
     def missing() -> list[int]:
         for first, count in counts.items():
             with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
-                part, _ = checkpoint.load(run.samples_part(key, first))
-                if len(part["images"]) == count:
+                part, meta = checkpoint.load(run.samples_part(key, first))
+                # a part of an older version may hold values that are not finite, as black or white: it is made again
+                if len(part["images"]) == count and meta.get("finite"):
                     labels[first] = part["labels"].numpy()
         return [first for first in counts if first not in labels]
 
@@ -149,7 +161,8 @@ def generate(
         for first, part in zip(now, ranks.gather(mine), strict=False):
             if part is not None:
                 hooks.before_write()
-                checkpoint.save(run.samples_part(key, first), part, {"first": first, "evaluation": evaluation.id})
+                meta = {"first": first, "evaluation": evaluation.id, "finite": True}
+                checkpoint.save(run.samples_part(key, first), part, meta)
                 labels[first] = part["labels"].numpy()
     if not ranks.is_first:
         return None

@@ -16,7 +16,7 @@ from harness.data.batches import batches
 from harness.data.dataset import Images, LoadedData
 from harness.data.draws import stream
 from harness.data.latents import check_ready, encode, open_latents
-from harness.errors import InputError
+from harness.errors import InputError, NonFiniteError
 from harness.files import write_json
 from harness.runs.study import Shared
 from harness.spec.data import Data
@@ -241,7 +241,9 @@ def test_latents_of_other_data_are_refused(shared: Shared) -> None:
 
 
 def test_values_that_are_not_finite_are_refused(shared: Shared) -> None:
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(
+        NonFiniteError, match="digits, train images: 32 of 32 latents .* not finite"
+    ):
         go(shared, lambda images: moments(images) * np.float32("nan"))
 
 
