@@ -21,8 +21,8 @@ def require_finite(finite: NDArray[np.bool_], what: str, first: int = 0) -> None
     """
     if finite.all():
         return
-    bad: NDArray[np.bool_] = ~finite.reshape(len(finite), -1).all(axis=1)
+    bad = np.flatnonzero(np.logical_not(finite).reshape(len(finite), -1).any(axis=1))
     raise NonFiniteError(
-        f"{bad.sum()} of {len(bad)} {what} are not finite "
-        f"({finite.size - finite.sum()} of {finite.size} values; the first is number {first + int(bad.argmax())})"
+        f"{len(bad)} of {len(finite)} {what} are not finite "
+        f"({finite.size - finite.sum()} of {finite.size} values; the first is number {first + int(bad[0])})"
     )

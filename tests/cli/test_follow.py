@@ -98,10 +98,6 @@ def test_failures_are_grouped_under_the_status(tmp_path: Path) -> None:
     (trouble,) = troubles(items)
     assert str(trouble).startswith("2 cells: non-finite (d1, d2): the loss became nan at step 3")
     assert [status_row(found)["cause"] for found in items] == ["non-finite", "non-finite", None]
-        "non-finite",
-        "non-finite",
-        None,
-    ]  # as older versions wrote
 
 
 def test_the_log_of_a_waiting_cell_is_waited_for(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from harness.data.dataset import Source
-from harness.data.images import ImageFiles, centre_crop, find_tree, read_image, scan, warning
+from harness.data.images import ImageFiles, centre_crop, read_image, scan, warning
 from harness.data.sources import check_available, load
+from harness.data.trees import find_tree
 from harness.errors import InputError
 from harness.spec.data import Data
 

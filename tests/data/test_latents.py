@@ -241,9 +241,7 @@ def test_latents_of_other_data_are_refused(shared: Shared) -> None:
 
 
 def test_values_that_are_not_finite_are_refused(shared: Shared) -> None:
-    with pytest.raises(
-        NonFiniteError, match="digits, train images: 32 of 32 latents .* not finite"
-    ):
+    with pytest.raises(NonFiniteError, match=r"digits, train images: 32 of 32 latents .* not finite"):
         go(shared, lambda images: moments(images) * np.float32("nan"))
 
 

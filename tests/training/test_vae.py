@@ -292,7 +292,8 @@ def test_a_folder_is_held_by_one_process_and_let_go_by_a_dead_one(tmp_path: Path
 
 def test_images_of_any_folder_can_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are decoded when asked for go through the encoder as arrays do."""
-    from harness.data.images import find_tree, scan
+    from harness.data.images import scan
+    from harness.data.trees import find_tree
 
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
