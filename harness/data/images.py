@@ -42,6 +42,9 @@ UNREADABLE_FILES, UNREADABLE_SHARE = 10, 0.001
 #: Of the checks on a file: a result of an older one does not count.
 _FORMAT = 2
 
+#: Stands for the content of a file that the system does not read.
+_UNREAD = "unreadable"
+
 #: Files checked between two reports.
 _CHUNK = 200
 
@@ -89,6 +92,8 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             return centre_crop(to_rgb(image), size)
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files
         raise InputError(f"{path}: no readable image ({error})") from None
 
@@ -160,7 +165,8 @@ def scan(tree: Tree, cache: Path | None = None, progress: Progress | None = None
     known = None if record is None else read_json(record)
     if known is None:
         known = _scan(tree, files, progress)
-        if record is not None:
+        # what the system could not read today, by permission or a fault of the disk, it may read tomorrow
+        if not known.pop("unread") and record is not None:
             write_json(record, {"folder": str(tree.root.resolve()), **known})
     found = Scan(known["fingerprint"], known["unreadable"])
     if (count := len(found.unreadable)) > max(UNREADABLE_FILES, UNREADABLE_SHARE * len(files)) or count == len(files):
@@ -199,6 +205,7 @@ def _listing(tree: Tree, files: list[tuple[str, int]]) -> str:
 def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -> dict[str, Any]:
     digest = hashlib.sha256("\0".join(tree.classes).encode())
     unreadable: dict[str, str] = {}
+    unread = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and decoding let go of the interpreter
         for first in range(0, len(files), _CHUNK):
             chunk = files[first : first + _CHUNK]
@@ -206,24 +213,27 @@ def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -
             for (path, label), (content, trouble) in zip(chunk, results, strict=True):
                 digest.update(f"\n{path}\0{label}\0{content}".encode())
                 unreadable |= {} if trouble is None else {path: trouble}
+                unread += content == _UNREAD
             if progress is not None:
                 progress(first + len(chunk), len(files))
-    return {"fingerprint": digest.hexdigest()[:ID_DIGITS], "unreadable": unreadable}
+    return {"fingerprint": digest.hexdigest()[:ID_DIGITS], "unreadable": unreadable, "unread": unread}
 
 
 def _check(path: Path) -> tuple[str, str | None]:
     """Hash of a file's bytes, and why it is no image; None where it is one, empty where Pillow cannot say more."""
-    digest = "unreadable"
     try:
         content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        return _UNREAD, error.strerror or ""
+    digest = hashlib.sha256(content).hexdigest()
+    try:
         with Image.open(io.BytesIO(content)) as image:
             to_rgb(image)
+    except MemoryError:  # says nothing of the file
+        raise
     except PixelModeError as error:
         return digest, str(error)
-    except PermissionError:
-        return digest, "no permission"
-    except Exception:  # the system's, or one of the many kinds that Pillow's decoders raise on damaged files
+    except Exception:  # Pillow's decoders raise errors of many kinds on damaged files
         return digest, ""
     return digest, None
 

@@ -112,6 +112,7 @@ def check_ready(data: Data, shared: Shared, sweep: str) -> None:
     if not manifest["complete"]:
         done = sum(shard["count"] for split in manifest["splits"].values() for shard in split["shards"])
         raise InputError(f"data.vae: only {done} images are encoded; go on with: {again}")
+    scaling(data, manifest)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             path = folder / shard["file"]
@@ -143,7 +144,7 @@ def scaling(data: Data, manifest: dict[str, Any]) -> float:
     """The scaling that `data` asks for: fixed, or 1 / standard deviation of the sampled training latents.
 
     Raises:
-        NonFiniteError: the manifest holds none above 0.
+        InputError: the manifest holds none above 0.
     """
     assert data.vae is not None
     fixed = "measured" if isinstance(data.vae, TrainedVae) else data.vae.scaling
@@ -151,7 +152,7 @@ def scaling(data: Data, manifest: dict[str, Any]) -> float:
         return float(fixed)
     measured = float(manifest["measured_scaling"])
     if not (math.isfinite(measured) and measured > 0):
-        raise NonFiniteError(f"the measured scaling of the latents is {measured}; allowed: a finite number above 0")
+        raise InputError(f"the measured scaling of the latents is {measured}; allowed: a finite number above 0")
     return measured
 
 

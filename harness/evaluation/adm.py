@@ -85,6 +85,8 @@ class AdmReference:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 damaged = archive.testzip()  # reads a piece at a time
+        except MemoryError:  # says nothing of the file
+            raise
         except Exception as error:  # a damaged archive fails in many ways
             raise _damaged(self.path, error) from None
         if damaged is not None:
@@ -184,6 +186,8 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
                 shape, _, dtype = getattr(np.lib.format, reader)(file)
                 _check_size(member, file.tell() + math.prod(shape) * dtype.itemsize, dtype)
                 found[member.filename.removesuffix(".npy")] = (shape, dtype)
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
     return found
@@ -222,6 +226,8 @@ def _read(path: Path, name: str) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             array: NDArray[Any] = file[name]
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
     return array
