@@ -184,8 +184,10 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     """
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if any("\ud800" <= letter <= "\udfff" for letter in entry.name):
-                raise InputError(f"{shown(folder / entry.name)}: the name is not UTF-8; rename it")
+            try:
+                entry.name.encode()
+            except UnicodeEncodeError:
+                raise InputError(f"{shown(folder / entry.name)}: the name is not UTF-8; rename it") from None
             yield entry
 
 
