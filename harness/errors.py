@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message; without a message, the name of its class."""
@@ -19,8 +22,20 @@ class CellFailedError(RuntimeError):
     """A cell cannot go on. The others are left alone; exit code 1."""
 
 
-class NonFiniteLossError(CellFailedError):
-    """The loss became infinite or NaN."""
+class NonFiniteError(CellFailedError, ValueError):
+    """A value became infinite or no number. The message says how many of how many, and where.
+
+    It is never written as a pixel, a latent, a statistic, a weight or a metric.
+    """
+
+
+@contextlib.contextmanager
+def non_finite_in(where: str) -> Iterator[None]:
+    """Say where a value that is not finite was found: `where` comes before the message of a `NonFiniteError`."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{where}: {error}") from error
 
 
 class DiskFullError(OSError):

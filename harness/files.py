@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -15,7 +16,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.errors import DiskFullError
+from harness.errors import DiskFullError, NonFiniteError
+
+#: How many of the numbers that are not finite are named.
+_NAMED = 5
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -114,8 +118,26 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write JSON atomically; NaN is refused. For `durable` see `write_atomic`."""
+    """Write JSON atomically. For `durable` see `write_atomic`.
+
+    Raises:
+        NonFiniteError: a number is not finite; its keys are named, and nothing is written.
+    """
+    if odd := list(_not_finite(value)):
+        raise NonFiniteError(f"{path.name}: {len(odd)} numbers are not finite: {', '.join(odd[:_NAMED])}")
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", durable=durable)
+
+
+def _not_finite(value: Any, key: str = "") -> Iterator[str]:
+    """The keys of the numbers in a JSON value that are not finite."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _not_finite(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _not_finite(inner, f"{key}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key} is {value}"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

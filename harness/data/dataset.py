@@ -52,8 +52,15 @@ class Images:
     labels: NDArray[np.int64]
 
     def array(self) -> NDArray[np.uint8]:
-        """All images at once, in memory."""
-        return np.asarray(self.images[np.arange(len(self.images))], dtype=np.uint8)
+        """All images at once, in memory.
+
+        Raises:
+            InputError: they are no uint8, so that their range is unknown.
+        """
+        images: NDArray[Any] = np.asarray(self.images[np.arange(len(self.images))])
+        if images.dtype != np.uint8:
+            raise InputError(f"images must be uint8 levels 0..255, got {images.dtype}")
+        return images
 
 
 @dataclass(frozen=True)
@@ -139,19 +146,31 @@ class DataSet(ABC):
         """
 
     def loaded(self, data: Data, train: Images, heldout: Images, hint: str = "") -> LoadedData:
-        """Check shape and fingerprint of both splits; returns the splits with the fingerprint.
+        """Check shape, labels and fingerprint of both splits; returns the splits with the fingerprint.
 
         `hint` ends the message about a wrong fingerprint: what the images may be instead.
 
         Raises:
-            InputError: the shape or the fingerprint differs from what `data` says.
+            InputError: the shape or the fingerprint differs from what `data` says, or the images are no uint8, or the
+                labels no numbers of classes, or a class has no image to learn from.
         """
-        channels, size, _ = data.image_shape
+        channels, size, classes = data.image_shape
         for split in (train, heldout):
             if split.images.shape[1:] != (size, size, channels):
                 raise InputError(
                     f"data.name {data.name}: images of shape {split.images.shape[1:]}, expected {size, size, channels}"
                 )
+            labels = split.labels
+            whole = labels.shape == (len(split.images),) and labels.dtype.kind in "iu"
+            if not whole or (classes and len(labels) and not 0 <= labels.min() <= labels.max() < classes):
+                raise InputError(
+                    f"data.name {data.name}: labels must be whole numbers from 0 to {classes - 1}, one an image"
+                )
+        if empty := sorted({*range(classes)} - {*train.labels.tolist()}):
+            raise InputError(
+                f"data.name {data.name}: {len(empty)} of {classes} classes have no image to learn from, for example "
+                f"{empty[0]}"
+            )
         found, wanted = fingerprint_of(train, heldout), self.fingerprint or data.fingerprint
         if wanted not in (None, found):
             raise InputError(

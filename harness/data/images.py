@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data.dataset import DataSet, Images, LoadedData, Progress, Source
+from harness.data.decode import PixelModeError, to_rgb
+from harness.data.trees import Tree, find_tree, listed, named, shown
 from harness.errors import InputError
 from harness.files import at_home, read_json, write_json
 from harness.spec.data import Data
@@ -33,36 +36,17 @@ from harness.spec.identity import ID_DIGITS
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-
-#: A folder with more unreadable files than this, or than this share of all, is refused.
+#: More unreadable files than this, or than this share of all, and the folder is refused.
 UNREADABLE_FILES, UNREADABLE_SHARE = 10, 0.001
 
-#: How many unreadable files a message names.
-_NAMED = 5
+#: Of the checks on a file: a result of an older one does not count.
+_FORMAT = 2
 
-#: In a tree without train/ and val/, one of this many images in every class is held out.
-_HELDOUT_OF = 10
+#: Stands for the content of a file that the system does not read.
+_UNREAD = "unreadable"
 
 #: Files checked between two reports.
 _CHUNK = 200
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The files of a folder of images, before any of them is opened.
-
-    Attributes:
-        root: the folder.
-        classes: names of the classes, sorted; a label is the index of a name.
-        train: (path below root, label) of every training file, sorted by class and name.
-        heldout: the same for the held-out files.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    train: tuple[tuple[str, int], ...]
-    heldout: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -71,11 +55,12 @@ class Scan:
 
     Attributes:
         fingerprint: first 12 hex digits of sha256 over splits, names, classes and content.
-        unreadable: paths, below the root, of the files that are not images; loading leaves them out.
+        unreadable: paths below the root of the files that are no images; loading leaves them out. With the reason,
+            which is empty where Pillow finds no whole image.
     """
 
     fingerprint: str
-    unreadable: tuple[str, ...]
+    unreadable: dict[str, str]
 
 
 class ImageFiles:
@@ -106,7 +91,9 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            return centre_crop(image.convert("RGB"), size)
+            return centre_crop(to_rgb(image), size)
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files
         raise InputError(f"{path}: no readable image ({error})") from None
 
@@ -147,157 +134,109 @@ class ImageFolder(DataSet):
         found = scan(tree, source.cache, source.progress)
         if data.fingerprint is not None and found.fingerprint != data.fingerprint:
             raise InputError(
-                f"{tree.root}: this is other data (fingerprint {found.fingerprint}, "
+                f"{shown(tree.root)}: this is other data (fingerprint {found.fingerprint}, "
                 f"data.fingerprint is {data.fingerprint})"
             )
         if line := warning(tree, found):
             _LOG.warning(line)
-        out = set(found.unreadable)
+        kept = tree.without(found.unreadable)
 
         def split(files: tuple[tuple[str, int], ...]) -> Images:
-            kept = [(path, label) for path, label in files if path not in out]
-            images = ImageFiles(tree.root, [path for path, _ in kept], data.image_shape.size)
-            return Images(images, np.array([label for _, label in kept], dtype=np.int64))
+            images = ImageFiles(tree.root, [path for path, _ in files], data.image_shape.size)
+            return Images(images, np.array([label for _, label in files], dtype=np.int64))
 
-        return LoadedData(data.name, split(tree.train), split(tree.heldout), found.fingerprint)
+        return LoadedData(data.name, split(kept.train), split(kept.heldout), found.fingerprint)
 
     def _tree(self, data: Data, source: Source) -> Tree:
         key = f"data.name {data.name}"
         tree = find_tree(source.folder, key, own_split=self._own_split)
         if len(tree.classes) != (expected := data.image_shape.classes):
-            raise InputError(f"{tree.root}: {len(tree.classes)} classes (subfolders), but {key} says {expected}")
+            raise InputError(f"{shown(tree.root)}: {len(tree.classes)} classes (subfolders), but {key} says {expected}")
         return tree
-
-
-def find_tree(folder: Path | None, key: str = "FOLDER", *, own_split: bool = True) -> Tree:
-    """List a folder of images: train/ and val/ (ImageNet's layout), or one subfolder a class.
-
-    Without train/ and val/ a tenth of every class is held out, chosen by the hash of the path.
-
-    Args:
-        folder: where the images are (`resources.data_folder`).
-        key: what needs the folder, for messages.
-        own_split: False: train/ and val/ must be there.
-
-    Raises:
-        InputError: no such folder, no classes, no images, or classes that differ between train and val.
-    """
-    if folder is None:
-        raise InputError(f"{key}: set resources.data_folder (or --data-folder) to the folder with the images")
-    if not folder.is_dir():
-        raise InputError(f"resources.data_folder: {folder} is not a folder")
-    if (folder / "train").is_dir():
-        if not (folder / "val").is_dir():
-            raise InputError(f"{folder}: has train/ and no val/; the held-out images belong there, sorted as in train/")
-        classes = _classes(folder / "train")
-        if odd := sorted({*classes} ^ {*_classes(folder / "val")}):
-            raise InputError(
-                f"{folder}: train/ and val/ have different classes ({len(odd)} differ, for example {odd[0]}); sort the "
-                "images of val/ into one subfolder a class, named as in train/"
-            )
-        train = _files(folder, "train/", classes)
-        heldout = _files(folder, "val/", classes)
-    elif not own_split:
-        raise InputError(f"{folder}: has no train/ and val/, as ImageNet's layout has, one subfolder a class in each")
-    else:
-        classes = _classes(folder)
-        train, heldout = _hold_out(_files(folder, "", classes), len(classes))
-    for split, files in (("training", train), ("held-out", heldout)):
-        if not files:
-            raise InputError(f"{folder}: no {split} images; allowed: {', '.join(SUFFIXES)}")
-    return Tree(folder, classes, tuple(train), tuple(heldout))
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise InputError(f"{folder}: no classes; it should hold one subfolder a class, with the images inside")
-    return tuple(classes)
-
-
-def _files(root: Path, prefix: str, classes: tuple[str, ...]) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-    for label, name in enumerate(classes):
-        with os.scandir(root / prefix / name) as entries:
-            images = sorted(e.name for e in entries if e.is_file() and e.name.lower().endswith(SUFFIXES))
-        found += [(f"{prefix}{name}/{image}", label) for image in images if not image.startswith(".")]
-    return found
-
-
-def _hold_out(files: list[tuple[str, int]], classes: int) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    chosen: set[str] = set()
-    for label in range(classes):
-        paths = sorted((p for p, c in files if c == label), key=lambda p: hashlib.sha256(p.encode()).digest())
-        chosen.update(paths[: max(len(paths) // _HELDOUT_OF, 1)] if len(paths) > 1 else [])
-    return [f for f in files if f[0] not in chosen], [f for f in files if f[0] in chosen]
 
 
 def scan(tree: Tree, cache: Path | None = None, progress: Progress | None = None) -> Scan:
     """Read and decode every file, or take the result from the folder `cache`, where an earlier scan kept it.
 
     Raises:
-        InputError: too many files are no images; the first few are named.
+        InputError: too many files are no images, and the first few are named; or a class has none left.
     """
     files = [*tree.train, *tree.heldout]
     record = None if cache is None else cache / f"{_listing(tree, files)}.json"
     known = None if record is None else read_json(record)
     if known is None:
         known = _scan(tree, files, progress)
-        if record is not None:
+        # what the system could not read today, by permission or a fault of the disk, it may read tomorrow
+        if not known.pop("unread") and record is not None:
             write_json(record, {"folder": str(tree.root.resolve()), **known})
-    unreadable = tuple(known["unreadable"])
-    if len(unreadable) > max(UNREADABLE_FILES, UNREADABLE_SHARE * len(files)) or len(unreadable) == len(files):
-        raise InputError(f"{tree.root}: {_unreadable(unreadable, len(files))}; replace or remove them")
-    return Scan(known["fingerprint"], unreadable)
+    found = Scan(known["fingerprint"], known["unreadable"])
+    if (count := len(found.unreadable)) > max(UNREADABLE_FILES, UNREADABLE_SHARE * len(files)) or count == len(files):
+        raise InputError(f"{shown(tree.root)}: {_unreadable(found, len(files))}; replace or remove them")
+    tree.without(found.unreadable)
+    return found
 
 
 def warning(tree: Tree, found: Scan) -> str | None:
-    """One line that names the files left out; None if every file can be read."""
-    total = len(tree.train) + len(tree.heldout)
-    return f"{tree.root}: {_unreadable(found.unreadable, total)}; left out" if found.unreadable else None
+    """One line that counts and names what is left out; None when nothing is."""
+    parts = []
+    if found.unreadable:
+        parts.append(f"{_unreadable(found, len(tree.train) + len(tree.heldout))}; left out")
+    if tree.left_out:
+        parts.append(f"left out: {listed(tree.left_out)}")
+    return f"{shown(tree.root)}: {'; '.join(parts)}" if parts else None
 
 
-def _unreadable(paths: tuple[str, ...], total: int) -> str:
-    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return f"{len(paths)} of {total} files are no readable images: {', '.join(paths[:_NAMED])}{more}"
+def _unreadable(found: Scan, total: int) -> str:
+    names = [f"{path} ({reason})" if reason else path for path, reason in found.unreadable.items()]
+    return f"{len(names)} of {total} files are no readable images: {named(names)}"
 
 
 def _listing(tree: Tree, files: list[tuple[str, int]]) -> str:
     """A hash that changes with any file's name, size or time; reads no file."""
-    digest = hashlib.sha256(str(tree.root.resolve()).encode())
+    digest = hashlib.sha256(f"{_FORMAT} {tree.root.resolve()}".encode(errors="surrogateescape"))
     for path, label in files:
-        stat = (tree.root / path).stat()
+        try:
+            stat = (tree.root / path).stat()
+        except OSError as error:
+            raise InputError(f"{shown(tree.root / path)}: cannot be read ({error.strerror})") from None
         digest.update(f"{path}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -> dict[str, Any]:
     digest = hashlib.sha256("\0".join(tree.classes).encode())
-    unreadable = []
+    unreadable: dict[str, str] = {}
+    unread = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and decoding release the interpreter lock
         for first in range(0, len(files), _CHUNK):
             chunk = files[first : first + _CHUNK]
             results = pool.map(_check, [tree.root / path for path, _ in chunk])
-            for (path, label), (content, whole) in zip(chunk, results, strict=True):
+            for (path, label), (content, trouble) in zip(chunk, results, strict=True):
                 digest.update(f"\n{path}\0{label}\0{content}".encode())
-                unreadable += [] if whole else [path]
+                unreadable |= {} if trouble is None else {path: trouble}
+                unread += content == _UNREAD
             if progress is not None:
                 progress(first + len(chunk), len(files))
-    return {"fingerprint": digest.hexdigest()[:ID_DIGITS], "unreadable": unreadable}
+    return {"fingerprint": digest.hexdigest()[:ID_DIGITS], "unreadable": unreadable, "unread": unread}
 
 
-def _check(path: Path) -> tuple[str, bool]:
-    """Hash of a file's bytes, and whether Pillow can read them."""
-    digest = "unreadable"
+def _check(path: Path) -> tuple[str, str | None]:
+    """Hash of a file's bytes, and why it is no image; None where it is one, empty where Pillow cannot say more."""
     try:
         content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        return _UNREAD, error.strerror or ""
+    digest = hashlib.sha256(content).hexdigest()
+    try:
         with Image.open(io.BytesIO(content)) as image:
-            image.convert("RGB")
-    except Exception:  # from the system, or one of the many kinds that Pillow raises on damaged files
-        return digest, False
-    return digest, True
+            to_rgb(image)
+    except MemoryError:  # says nothing of the file
+        raise
+    except PixelModeError as error:
+        return digest, str(error)
+    except Exception:  # Pillow's decoders raise errors of many kinds on damaged files
+        return digest, ""
+    return digest, None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -305,16 +244,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Say what a folder of images holds, as the [data] of a sweep file.")
     parser.add_argument("folder", type=lambda text: Path(at_home(text)))
     options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")  # Pillow's, of odd metadata in files that it reads all the same
     try:
         tree = find_tree(options.folder)
         found = scan(tree)
+        kept = tree.without(found.unreadable)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if line := warning(tree, found):
         print(f"warning: {line}", file=sys.stderr)
     print(f'name = "folder"\nclasses = {len(tree.classes)}\nfingerprint = "{found.fingerprint}"')
-    print(f"# {len(tree.train)} images to learn from, {len(tree.heldout)} held out")
+    print(f"# {len(kept.train)} images to learn from, {len(kept.heldout)} held out")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from harness.data import autoencoders
 from harness.data.dataset import ImageArray, LoadedData, Progress
+from harness.data.finite import require_finite
 from harness.data.sources import data_set
-from harness.errors import InputError
+from harness.errors import InputError, NonFiniteError, non_finite_in
 from harness.files import read_json, write_atomic, write_json
 from harness.runs.study import Shared
 from harness.spec.data import Data, TrainedVae
@@ -111,6 +112,7 @@ def check_ready(data: Data, shared: Shared, sweep: str) -> None:
     if not manifest["complete"]:
         done = sum(shard["count"] for split in manifest["splits"].values() for shard in split["shards"])
         raise InputError(f"data.vae: only {done} images are encoded; go on with: {again}")
+    scaling(data, manifest)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             path = folder / shard["file"]
@@ -139,10 +141,19 @@ def reconstruction_distance(data: Data, shared: Shared, metrics: dict[str, Any])
 
 
 def scaling(data: Data, manifest: dict[str, Any]) -> float:
-    """The scaling that `data` asks for: fixed, or 1 / standard deviation of the sampled training latents."""
+    """The scaling that `data` asks for: fixed, or 1 / standard deviation of the sampled training latents.
+
+    Raises:
+        InputError: the manifest holds none above 0.
+    """
     assert data.vae is not None
     fixed = "measured" if isinstance(data.vae, TrainedVae) else data.vae.scaling
-    return float(manifest["measured_scaling"]) if fixed == "measured" else float(fixed)
+    if fixed != "measured":
+        return float(fixed)
+    measured = float(manifest["measured_scaling"])
+    if not (math.isfinite(measured) and measured > 0):
+        raise InputError(f"the measured scaling of the latents is {measured}; allowed: a finite number above 0")
+    return measured
 
 
 def encode(
@@ -173,6 +184,7 @@ def encode(
 
     Raises:
         InputError: the folder holds latents of other data or of another autoencoder.
+        NonFiniteError: the autoencoder gives a value that is not finite, or latents without variance.
         OSError: the disk is full; finished shards stay, and the next call continues after them.
     """
     folder, manifest = _found(data, shared)
@@ -209,7 +221,8 @@ def encode(
                 entry["shards"].append(kept[file])
                 report(count)
             else:
-                moments = _shard(split.images, first, count, encoder, report)
+                with non_finite_in(f"{data.name}, {name} images"):
+                    moments = _shard(split.images, first, count, encoder, report)
                 entry["shards"].append(_write_shard(folder / file, moments))
                 write_json(folder / "manifest.json", manifest)
             done += count
@@ -238,13 +251,12 @@ def _shard(
         batch = np.asarray(images[np.arange(start, min(start + BATCH, first + count))])
         mirrored = np.ascontiguousarray(batch[:, :, ::-1])
         parts.append(np.stack([encoder(batch), encoder(mirrored)], axis=1))  # (n, 2, 2, C, S, S)
+        require_finite(np.isfinite(parts[-1]), "latents of the autoencoder", start)
         progress(start + len(batch) - first)
     return np.concatenate(parts)
 
 
 def _write_shard(path: Path, moments: NDArray[np.float32]) -> dict[str, Any]:
-    if not np.isfinite(moments).all():
-        raise InputError(f"{path}: the autoencoder gives values that are not finite; take another, or train it anew")
     checksum = _save_array(path, moments.astype("<f4"))
     plain = moments[:, 0].astype(np.float64)  # mirror images do not count for the measured scaling
     mean, std = plain[:, 0], plain[:, 1]
@@ -262,7 +274,10 @@ def _measured_scaling(manifest: dict[str, Any]) -> float:
     n, first, second = (
         math.fsum(values) for values in zip(*(s["sums"] for s in manifest["splits"]["train"]["shards"]), strict=True)
     )
-    return 1 / math.sqrt(second / n - (first / n) ** 2)
+    variance = second / n - (first / n) ** 2
+    if not (math.isfinite(variance) and variance > 0):
+        raise NonFiniteError(f"the latents have the variance {variance}: no scaling brings it to 1")
+    return 1 / math.sqrt(variance)
 
 
 def _save_array(path: Path, array: NDArray[Any]) -> str:

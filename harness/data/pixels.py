@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.data.finite import require_finite
+
 
 def to_model_range(images: Tensor) -> Tensor:
     """Map levels 0..255 to float32 in [-1, 1] (x / 127.5 - 1), any shape.
@@ -29,10 +31,23 @@ def channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-#: The rule of `to_uint8`, for records: another rule gives another FID.
+def require_finite_values(x: Tensor, what: str, first: int = 0) -> None:
+    """As `finite.require_finite`, of values (N, ...) on any device."""
+    finite = torch.isfinite(x)
+    if not finite.all():
+        require_finite(finite.cpu().numpy(), what, first)
+
+
+#: What `to_uint8` does, for records: other rules give other FIDs.
 UINT8_RULE = "127.5 x + 128, clamped to 0..255, the fraction dropped"
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8 of the same shape, by the rule above."""
+def to_uint8(x: Tensor, what: str = "images", first: int = 0) -> Tensor:
+    """Images (N, ...) in [-1, 1] as bytes of the same shape, by the rule above.
+
+    Raises:
+        NonFiniteError: a value is infinite or no number, and no level stands for it; `what` they are and the number of
+            the `first` are for the message.
+    """
+    require_finite_values(x, what, first)
     return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)

@@ -36,7 +36,7 @@ class Autoencoder:
         """Read a diffusers folder, from safetensors only: nothing is unpickled.
 
         Raises:
-            InputError: it cannot be read, or holds values that are not finite.
+            InputError: it cannot be read, or its weights are not finite.
         """
         read = _architecture().from_pretrained
         try:

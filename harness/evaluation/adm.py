@@ -7,8 +7,9 @@ uint8 (N, H, W, 3), and here also `arr_1`, their labels. Nothing in a file is un
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from harness.data.dataset import ImageArray
 from harness.errors import InputError, first_line
+from harness.evaluation.frechet import require_covariance
 from harness.files import large_file_hash, write_atomic
 from harness.spec.evaluation import INCEPTION
 
@@ -36,7 +38,19 @@ STATISTICS: dict[str, tuple[int, ...]] = {
 
 IMAGES, LABELS = "arr_0", "arr_1"
 
-#: Images written at once.
+#: More images than any published batch holds; a file that says so would fill the memory.
+_LEAST_IMAGES, _MOST_IMAGES = 2, 100_000
+
+#: No images compress better than so many to one, and no npz has so many arrays.
+_MOST_RATIO, _MOST_ARRAYS = 200, 1000
+
+#: Bytes of the largest statistics in float64, twice over: a smaller array is no danger.
+_LARGE = 2 * 8 * _POOL_DIM**2
+
+#: Bytes in which an array's header ends, with room to spare.
+_HEADER = 16_384
+
+#: Images that are written at once.
 _WRITTEN = 256
 
 
@@ -62,6 +76,28 @@ class AdmReference:
         """`adm/<file stem>(<images>)@<first 8 hex digits of the file's sha256>`: identifies it in records."""
         return f"adm/{self.path.stem}({self.count})@{self.content_hash[:8]}"
 
+    def check(self) -> None:
+        """Check what `find` leaves open: that the file is whole, and that its statistics are those of a Gaussian.
+
+        Raises:
+            InputError: it is damaged, or holds values that are not finite, or a matrix that is no covariance.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                damaged = archive.testzip()  # reads a piece at a time
+        except MemoryError:  # says nothing of the file
+            raise
+        except Exception as error:  # a damaged archive fails in many ways
+            raise _damaged(self.path, error) from None
+        if damaged is not None:
+            raise InputError(f"{self.path}: no whole npz (Bad CRC-32 of {damaged}); get the file again")
+        for spatial in (False, True):
+            _, sigma = self.statistics(spatial)
+            try:
+                require_covariance(sigma, "sigma_s" if spatial else "sigma")
+            except ValueError as error:
+                raise InputError(f"{self.path}: {error}") from None
+
     def statistics(self, spatial: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean (d,) and covariance (d, d) of the pool_3 features, or of the spatial ones.
 
@@ -71,8 +107,8 @@ class AdmReference:
         suffix = "_s" if spatial else ""
         mu, sigma = (_read(self.path, name + suffix).astype(np.float64) for name in ("mu", "sigma"))
         for name, array in ((f"mu{suffix}", mu), (f"sigma{suffix}", sigma)):
-            if not np.isfinite(array).all():
-                raise InputError(f"{self.path}: {name} holds values that are not finite")
+            if bad := np.count_nonzero(~np.isfinite(array)):
+                raise InputError(f"{self.path}: {name} holds values that are not finite ({bad} of {array.size})")
         return mu, sigma
 
     def images(self) -> NDArray[np.uint8]:
@@ -122,27 +158,48 @@ def find(configured: str | None, size: int) -> AdmReference:
             f"{path}: {IMAGES} is {dtype} {shape}, wanted uint8 (N, {size}, {size}, 3): a reference of another "
             "resolution"
         )
+    if not _LEAST_IMAGES <= shape[0] <= _MOST_IMAGES:
+        raise InputError(
+            f"{path}: {IMAGES} says it holds {shape[0]} images; allowed: {_LEAST_IMAGES} to {_MOST_IMAGES}"
+        )
     return AdmReference(path, shape[0])
 
 
 def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type of every array of an npz, from its headers.
+    """Shape and type of every array of an npz, from its headers; a small part of each array is read.
 
     Raises:
-        InputError: not a whole npz.
+        InputError: not a whole npz; or an array that is larger than its header says, or unpacks to far more than it
+            takes in the file.
     """
     found = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
-                    shape, _, dtype = getattr(np.lib.format, reader)(file)
-                found[member.removesuffix(".npy")] = (shape, dtype)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            members = archive.infolist()
+            if len(members) > _MOST_ARRAYS:
+                raise ValueError(f"{len(members)} arrays; allowed: at most {_MOST_ARRAYS}")
+            for member in members:
+                with archive.open(member) as packed:
+                    file = io.BytesIO(packed.read(_HEADER))
+                version = np.lib.format.read_magic(file)
+                reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+                shape, _, dtype = getattr(np.lib.format, reader)(file)
+                _check_size(member, file.tell() + math.prod(shape) * dtype.itemsize, dtype)
+                found[member.filename.removesuffix(".npy")] = (shape, dtype)
+    except MemoryError:  # says nothing of the file
+        raise
+    except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
     return found
+
+
+def _check_size(member: zipfile.ZipInfo, wanted: int, dtype: np.dtype[Any]) -> None:
+    """Check that an array has as many bytes as its header asks for, and that it is no zip bomb."""
+    name, size = member.filename, member.file_size
+    if size != wanted and not dtype.hasobject:
+        raise ValueError(f"{name} has {size} bytes, its header asks for {wanted}")
+    if size > _MOST_RATIO * member.compress_size and size > _LARGE:
+        raise ValueError(f"{name} unpacks {member.compress_size} bytes to {size}: no images or statistics do")
 
 
 def write_samples(path: Path, images: ImageArray, labels: NDArray[np.int64]) -> None:
@@ -169,7 +226,9 @@ def _read(path: Path, name: str) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             array: NDArray[Any] = file[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:  # says nothing of the file
+        raise
+    except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
     return array
 

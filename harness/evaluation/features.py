@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.data.dataset import ImageArray, Progress
-from harness.data.pixels import channels_first
-from harness.errors import InputError
+from harness.data.pixels import channels_first, require_finite_values
+from harness.errors import InputError, NonFiniteError, non_finite_in
 from harness.evaluation import extractors
 from harness.evaluation.extractors import Features, Network, exact_convolutions
 from harness.training import checkpoint
@@ -80,7 +80,7 @@ class Extraction:
         """Features, on the CPU, of uint8 images (n, H, W, C).
 
         Raises:
-            InputError: the weights give values that are not finite.
+            NonFiniteError: the network gives values that are not finite.
         """
         batch = self._extractor.batch
         pieces = []
@@ -90,9 +90,10 @@ class Extraction:
                 found = self._network(x.to(self._device))
                 pieces.append(Features(found) if isinstance(found, Tensor) else found)
         features = Features(*map(_joined, *((piece.pool, piece.logits, piece.spatial) for piece in pieces)))
-        for values in (features.pool, features.logits):
-            if values is not None and not torch.isfinite(values).all():
-                raise InputError(f"{self.label}: the weights give features that are not finite")
+        with non_finite_in(f"{self.label}: the weights give features that are not finite"):
+            for name, values in vars(features).items():
+                if values is not None:
+                    require_finite_values(values, f"images' {name} features")
         return features
 
     def parts(
@@ -140,15 +141,19 @@ class Extraction:
             idle = [None] * (self._ranks.world - len(todo))
             mine = self._ranks.scatter([*(parts[number] for number in todo), *idle])
             assert mine is not None  # the first rank's
-            for number, features in zip(todo, self._ranks.gather(self.features_of(mine)), strict=False):
+            with non_finite_in(f"images {starts[todo[0]]} to {starts[todo[0]] + len(mine) - 1}"):
+                extracted = self.features_of(mine)
+            for number, features in zip(todo, self._ranks.gather(extracted), strict=False):
                 self._keep(paths[number], features)
                 found[number] = features
         return [features for features in found if features is not None]
 
     def _kept(self, path: Path | None, count: int) -> Features | None:
         if path is not None:
-            with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
+            # those of an older version may not be finite: they are made again
+            with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError, NonFiniteError):
                 tensors, meta = checkpoint.load(path)
+                checkpoint.require_finite(tensors)
                 if meta == {"extractor": self.label} and len(tensors["pool"]) == count:
                     return Features(tensors["pool"], tensors.get("logits"), tensors.get("spatial"))
         return None

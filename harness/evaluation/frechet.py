@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.errors import NonFiniteError
 from harness.evaluation.statistics import Moments
 
 _ASYMMETRY = 1e-6
@@ -181,10 +182,25 @@ def _checked(
         raise ValueError(f"covariances must have shape {square}, got {s.shape}")
     for name, array in ((f"mu{number}", m), (f"sigma{number}", s)):
         if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds values that are not finite")
-    if np.abs(s - s.T).max(initial=0.0) > _ASYMMETRY * np.abs(s).max(initial=0.0):
-        raise ValueError(f"sigma{number} is not symmetric")
+            bad = np.count_nonzero(~np.isfinite(array))
+            raise NonFiniteError(f"{name} holds values that are not finite ({bad} of {array.size})")
+    _require_symmetric(s, f"sigma{number}")
     return m, s
+
+
+def require_covariance(sigma: NDArray[np.float64], name: str) -> None:
+    """Check that a matrix (d, d) of finite values is a covariance: symmetric and positive semidefinite.
+
+    Raises:
+        ValueError: it is not; the message has its `name`.
+    """
+    _require_symmetric(sigma, name)
+    _nonnegative(np.asarray(np.linalg.eigvalsh(sigma), dtype=np.float64), name)
+
+
+def _require_symmetric(sigma: NDArray[np.float64], name: str) -> None:
+    if np.abs(sigma - sigma.T).max(initial=0.0) > _ASYMMETRY * np.abs(sigma).max(initial=0.0):
+        raise ValueError(f"{name} is not symmetric")
 
 
 def _nonnegative(eigenvalues: NDArray[np.float64], name: str) -> NDArray[np.float64]:

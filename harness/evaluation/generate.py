@@ -15,10 +15,10 @@ from PIL import Image
 
 from harness.data.dataset import ImageArray
 from harness.data.draws import SampleStreams
-from harness.data.pixels import to_uint8
+from harness.data.pixels import require_finite_values, to_uint8
 from harness.diffusion.guidance import guided
 from harness.diffusion.objective import build as build_objective
-from harness.errors import CellFailedError
+from harness.errors import CellFailedError, non_finite_in
 from harness.files import write_atomic
 from harness.model.network import Network, build
 from harness.runs.layout import belongs
@@ -43,6 +43,7 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
     Raises:
         CorruptCheckpointError: the file is torn; on the first rank.
         CellFailedError: it holds the weights of another network.
+        NonFiniteError: its values are not finite.
     """
 
     def read() -> checkpoint.Loaded:
@@ -50,7 +51,10 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
         if not belongs(meta, cell.id, step):
             whose = f"cell {meta.get('cell')} at step {meta.get('step')}"
             raise CellFailedError(f"{run.weights_file(step)}: weights of {whose}; allowed: {cell.id} at step {step}")
-        return checkpoint.Loaded(checkpoint.part(tensors, "ema." if ema else "model."), meta)
+        wanted = checkpoint.part(tensors, "ema." if ema else "model.")
+        with non_finite_in(str(run.weights_file(step))):
+            checkpoint.require_finite(wanted)
+        return checkpoint.Loaded(wanted, meta)
 
     found = (ranks or Ranks()).load_on_first(read)
     assert found is not None
@@ -95,6 +99,9 @@ class Generator:
         """Samples `first` .. `first + count - 1`: `images` (count, H, W, channels) uint8 and `labels` (count,) int64.
 
         Without labels in the data, all labels are 0.
+
+        Raises:
+            NonFiniteError: samples hold values that are not finite.
         """
         evaluation, shape = self.evaluation, self.cell.data.shape
         streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
@@ -115,7 +122,10 @@ class Generator:
             lambda _: torch.from_numpy(streams.noise()).to(self.device),
             progress,
         )
-        return {"images": to_uint8(self.decode(x0)).permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
+        with non_finite_in(f"samples {first} to {first + count - 1} of {evaluation.samples}"):
+            require_finite_values(x0, "samples", first)
+            images = to_uint8(self.decode(x0), "decoded samples", first)
+        return {"images": images.permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
 
 
 def generate(
@@ -134,7 +144,8 @@ def generate(
         ranks: the ranks that share the work.
 
     Raises:
-        StoppedError: a rank was asked to stop; finished parts are kept.
+        NonFiniteError: samples hold values that are not finite.
+        StoppedError: any rank was asked to stop; the finished parts are kept.
     """
     ranks, evaluation = ranks or Ranks(), generator.evaluation
     counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
@@ -144,8 +155,9 @@ def generate(
         for first, count in counts.items():
             with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
                 part, meta = checkpoint.load(run.samples_part(key, first))
-                is_mine = all(meta.get(name, value) == value for name, value in generator.origin.items())  # old: less
-                if is_mine and len(part["images"]) == count:
+                is_mine = all(meta.get(name, value) == value for name, value in generator.origin.items())
+                # a part of version 0.1.0 may hold values that are not finite, as black or white: it is made again
+                if is_mine and len(part["images"]) == count and meta.get("finite"):
                     labels[first] = part["labels"].numpy()
         return [first for first in counts if first not in labels]
 
@@ -163,8 +175,9 @@ def generate(
             mine = generator(first, counts[first], hooks)
         for first, part in zip(now, ranks.gather(mine), strict=False):
             if part is not None:
+                meta = {"first": first, "finite": True, **generator.origin}
                 with hooks.writing():
-                    checkpoint.save(run.samples_part(key, first), part, {"first": first, **generator.origin})
+                    checkpoint.save(run.samples_part(key, first), part, meta)
                 labels[first] = part["labels"].numpy()
     if not ranks.is_first:
         return None

@@ -104,7 +104,7 @@ def check_weights(path: Path) -> None:
     torch-fidelity unpickles any file, so this check comes first.
 
     Raises:
-        InputError: a pickle that carries code, a damaged file, or other tensors.
+        InputError: a pickle that carries code, a damaged file, other tensors, or values that are not finite.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
@@ -114,3 +114,7 @@ def check_weights(path: Path) -> None:
         raise InputError(damaged) from None
     if hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:8] != _LAYOUT:
         raise InputError(f"{path}: other weights than {NAME} has; allowed: a copy of {URL}")
+    if odd := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise InputError(
+            f"{path}: weights that are not finite ({len(odd)} tensors, for example {odd[0]}); allowed: a copy of {URL}"
+        )

@@ -13,7 +13,7 @@ from harness.data.dataset import LoadedData
 from harness.data.latents import reconstruction_distance
 from harness.data.pixels import UINT8_RULE
 from harness.data.vae import decoder
-from harness.errors import CellFailedError
+from harness.errors import CellFailedError, non_finite_in
 from harness.evaluation.generate import Generator, generate, load_weights, save_grid
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import Setup, score
@@ -75,8 +75,14 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
 
     Raises:
         CellFailedError: the weights are gone or damaged, or nothing can be measured.
-        StoppedError: asked to stop; finished work is kept.
+        NonFiniteError: weights, samples, features or metrics hold values that are not finite.
+        StoppedError: asked to stop; what is done is kept.
     """
+    with non_finite_in(f"evaluation {evaluation_key(evaluation, step)}"):
+        return _measure(subject, evaluation, step)
+
+
+def _measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, Any] | None:
     begun = time.monotonic()
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
     network = _weights(subject, evaluation, step)

@@ -18,6 +18,7 @@ from harness.data.batches import Batches, batches
 from harness.data.dataset import LoadedData, Progress
 from harness.data.draws import stream
 from harness.diffusion.objective import Objective, build
+from harness.errors import non_finite_in
 from harness.evaluation.references import once
 from harness.files import read_json, write_json
 from harness.runs.study import Shared
@@ -145,7 +146,8 @@ def optimal_losses(
     def make() -> dict[str, Any]:
         data = batches(dataset, device)
         denoiser = OptimalDenoiser(*_points(cell, data.train), build(cell.diffusion))
-        losses = measure_losses(denoiser, cell, data, loss_images)
+        with non_finite_in("the optimal denoiser"):
+            losses = measure_losses(denoiser, cell, data, loss_images)
         return {f"loss_optimal_{name}": losses[f"loss_{name}"] for name in data._fields}
 
     described = f"{_FORMAT} {canonical_json(cell.data)} {dataset.fingerprint} {canonical_json(cell.diffusion)}"

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from harness.data.dataset import Images, LoadedData
-from harness.data.pixels import to_uint8
+from harness.data.pixels import require_finite_values, to_uint8
 from harness.data.vae import DECODE_BATCH, Autoencoder
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
@@ -31,9 +31,12 @@ def reconstruction(
     """How well held-out images survive encoding (to the mean) and decoding: a bound for any model of the latents.
 
     Returns:
-        `samples`; `mean_absolute_error` in levels of 0..255; `psnr` in dB; `distances`, by extractor label: the
-        Frechet distance of the reconstructions to their originals (`held-out`, usually called rFD or rFID), that of the
-        reconstructions to the training images (`train`), and that of the originals to the training images (`floor`).
+        `samples`; `mean_absolute_error` in levels of 0..255; `psnr` in dB; `distances`: by extractor label, the
+        Frechet distance of the reconstructions to their own originals (`held-out`, usually called rFD or rFID) and to
+        the training images (`train`), and of the originals to the training images (`floor`).
+
+    Raises:
+        NonFiniteError: the autoencoder or an extractor gives values that are not finite.
     """
     images: Images = dataset.heldout
     rebuilt, absolute, squared, total = [], 0.0, 0.0, len(images.images)
@@ -41,7 +44,9 @@ def reconstruction(
     for first in range(0, total, DECODE_BATCH):
         batch = np.asarray(images.images[np.arange(first, min(first + DECODE_BATCH, total))])
         mean = torch.from_numpy(autoencoder.moments(batch)[:, 0]).to(device)
-        decoded = to_uint8(autoencoder.decode(mean, 1.0)).permute(0, 2, 3, 1).cpu().numpy()
+        require_finite_values(mean, "latents of held-out images", first)
+        levels = to_uint8(autoencoder.decode(mean, 1.0), "reconstructed held-out images", first)
+        decoded = levels.permute(0, 2, 3, 1).cpu().numpy()
         difference = decoded.astype(np.float64) - batch
         absolute, squared = absolute + np.abs(difference).sum(), squared + (difference**2).sum()
         rebuilt.append(decoded)

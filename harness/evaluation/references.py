@@ -28,7 +28,8 @@ from torch import Tensor
 
 from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.data.draws import stream
-from harness.errors import InputError
+from harness.errors import InputError, NonFiniteError, non_finite_in
+from harness.evaluation import adm
 from harness.evaluation.adm import AdmReference
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
@@ -157,9 +158,12 @@ def reference_of(
         "transform": _transform(data),
         "extractor": extraction.label,
     }
-    tensors, folder = _kept(
-        f"{dataset.name}-{split}", card, shared, lambda: _extract(images, extraction, progress), progress
-    )
+
+    def make() -> dict[str, Tensor]:
+        with non_finite_in(f"{dataset.name}, {split} images"):
+            return _extract(images, extraction, progress)
+
+    tensors, folder = _kept(f"{dataset.name}-{split}", card, shared, make, progress)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name != "features"}
     moments = Moments.from_arrays(arrays, "pool_")
     spatial = Moments.from_arrays(arrays, "spatial_") if "spatial_count" in arrays else None
@@ -202,7 +206,9 @@ def adm_reference(
     card = {"format": _FORMAT, "adm": batch.content_hash, "images": batch.count, "extractor": extraction.label}
 
     def make() -> dict[str, Tensor]:
-        return {"features": torch.cat([part.pool for _, part in extraction.parts(batch.images(), progress=progress)])}
+        with non_finite_in(f"{batch.path}, {adm.IMAGES}"):
+            parts = [part.pool for _, part in extraction.parts(batch.images(), progress=progress)]
+        return {"features": torch.cat(parts)}
 
     tensors, _ = _kept("adm", card, shared, make, progress)
     mu, sigma = batch.statistics()
@@ -267,9 +273,11 @@ def _kept(
     def read(folder: Path) -> dict[str, Tensor] | None:
         try:
             tensors, found = checkpoint.load(folder / "reference.safetensors")
+            with non_finite_in(str(folder)):
+                checkpoint.require_finite(tensors)
         except FileNotFoundError:
             return None
-        except checkpoint.CorruptCheckpointError as error:
+        except (checkpoint.CorruptCheckpointError, NonFiniteError) as error:
             _LOG.warning("making a damaged reference anew: %s", error)
             return None
         return tensors if found == card else None

@@ -14,7 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: Rows centred and multiplied at once.
+from harness.errors import NonFiniteError
+
+#: Rows that are centred and multiplied at once.
 _BLOCK = 4096
 
 
@@ -39,7 +41,8 @@ class Moments:
         """The sums of features (n, d) of any real type, n at least 1; by default the shift is their mean.
 
         Raises:
-            ValueError: not two axes, no rows, or values that are not finite.
+            ValueError: not two axes, or no rows.
+            NonFiniteError: values that are not finite, or whose squares are not.
         """
         x = np.asarray(features)
         if x.ndim != 2 or 0 in x.shape:
@@ -47,14 +50,18 @@ class Moments:
         if shift is None:
             shift = x[:_BLOCK].mean(axis=0, dtype=np.float64)
         total, outer = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
-        with np.errstate(invalid="ignore"):  # infinities are refused below
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinities, which are refused below
             for start in range(0, len(x), _BLOCK):
                 block = x[start : start + _BLOCK].astype(np.float64)
                 block -= shift
                 total += block.sum(axis=0)
                 outer += block.T @ block
         if not (np.isfinite(shift).all() and np.isfinite(outer).all()):
-            raise ValueError("features holds values that are not finite")
+            bad = np.count_nonzero(~np.isfinite(x))
+            raise NonFiniteError(
+                f"the statistics of {len(x)} features are not finite: {bad} of {x.size} values are not"
+                + ("" if bad else ", but their squares are too large")
+            )
         return cls(len(x), shift, total, outer)
 
     def __add__(self, other: Moments) -> Moments:
@@ -142,7 +149,8 @@ class Blocks:
         """The features (n, d) of the next n samples.
 
         Raises:
-            ValueError: more than N in all, or values that are not finite.
+            ValueError: more than N in all.
+            NonFiniteError: values that are not finite.
         """
         if self.count + len(features) > self.bounds[-1]:
             raise ValueError(f"{self.count + len(features)} features for {self.bounds[-1]} samples")

@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from harness.data.dataset import LoadedData, Source
 from harness.data.pixels import channels_first, to_model_range
 from harness.data.sources import load
+from harness.errors import non_finite_in
 from harness.evaluation.classifier import ARCHITECTURES, FEATURE_DIM, WEIGHTS_FOLDER, Classifier, content_hash, extract
 from harness.evaluation.frechet import frechet_distance, statistics
 from harness.files import at_home
 from harness.spec.data import Data
+from harness.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ def train(name: str, dataset: LoadedData, recipe: Recipe) -> Classifier:
 
     Returns:
         The classifier in evaluation mode.
+
+    Raises:
+        NonFiniteError: the weights became non-finite.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums are split by thread, so the number of threads decides the last bits
@@ -116,6 +121,8 @@ def _train(network: Classifier, dataset: LoadedData, recipe: Recipe) -> Classifi
         loss.backward()
         optimizer.step()
         schedule.step()
+    with non_finite_in(f"the classifier after step {recipe.steps}"):
+        checkpoint.require_finite(network.state_dict())
     return network.requires_grad_(False).eval()
 
 

@@ -51,7 +51,7 @@ def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:
         for size in sorted(sizes):
             from harness.evaluation import adm
 
-            adm.find(resources.adm_reference, size)
+            adm.find(resources.adm_reference, size).check()
     except InputError as error:
         raise InputError(f"{sweep.path}: {error}") from None
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CellFailedError, DiskFullError, InputError, NonFiniteLossError
+from harness.errors import CellFailedError, DiskFullError, InputError, NonFiniteError
 from harness.files import is_full
 from harness.runs.attempts import Attempt
 
@@ -25,7 +25,7 @@ class Cause(StrEnum):
     """The kind of trouble that ended an attempt."""
 
     MEMORY = "out of memory"
-    LOSS = "non-finite loss"
+    NON_FINITE = "non-finite"
     NODE = "node"
     TIME = "time limit"
     DISK = "disk"
@@ -33,11 +33,16 @@ class Cause(StrEnum):
     CODE = "code"
     LOST = "lost"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Cause | None:
+        """What records of older versions say."""
+        return cls.NON_FINITE if value == "non-finite loss" else None
+
 
 #: What helps against each cause; a summary prints it after the cause.
 ADVICE = {
     Cause.MEMORY: "ask for more memory, or for less of it at once (sampling_batch, fewer slots); then --retry",
-    Cause.LOSS: "lower the learning rate, which makes it another cell; --retry alone ends the same way",
+    Cause.NON_FINITE: "lower the learning rate (another cell), or mend what the message names; a --retry ends alike",
     Cause.NODE: "look at the node, or avoid it; then --retry",
     Cause.TIME: "ask for more time, or write checkpoints more often; then launch again",
     Cause.DISK: "make room; then --retry, which goes on from the last checkpoint",
@@ -88,8 +93,8 @@ def classify(error: BaseException) -> Cause:
     # torch's OutOfMemoryError is known by its name, so that this module does not import torch
     if isinstance(error, MemoryError) or no_memory or type(error).__name__ == "OutOfMemoryError":
         return Cause.MEMORY
-    if isinstance(error, NonFiniteLossError):
-        return Cause.LOSS
+    if isinstance(error, NonFiniteError):
+        return Cause.NON_FINITE
     if is_full(error):
         return Cause.DISK
     if isinstance(error, (RuntimeError, OSError)):
@@ -135,7 +140,10 @@ def cause_of(attempt: Attempt) -> Cause | None:
     """
     if attempt.outcome == "failed":
         cause = (attempt.ended or {}).get("cause")
-        return Cause(cause) if cause in set(Cause) else None
+        try:
+            return None if cause is None else Cause(cause)
+        except ValueError:  # of a later version
+            return None
     if attempt.outcome != "lost":
         return None
     word = attempt.seen.word if attempt.seen else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,13 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
+from harness.errors import NonFiniteError, non_finite_in
 from harness.files import write_atomic
 
 _LOG = logging.getLogger(__name__)
+
+#: How many tensors with values that are not finite are named.
+_NAMED = 3
 
 _KEY = "harness"  # one key: the order of several would vary from run to run
 
@@ -43,8 +47,11 @@ def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     """Write tensors and a JSON-able `meta` atomically, with a checksum over every byte.
 
     Raises:
+        NonFiniteError: a value is not finite; an older file at `path` is untouched.
         OSError: the disk is full or not writable; an older file at `path` is untouched.
     """
+    with non_finite_in(f"{path.name} is not written"):
+        require_finite(tensors)
     host = {name: tensor.detach().to("cpu", copy=False).contiguous() for name, tensor in tensors.items()}
     document = json.dumps({**meta, "crc32": _checksum(host)}, sort_keys=True, allow_nan=False)
 
@@ -55,6 +62,22 @@ def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
             raise OSError(f"{path}: {error}") from error
 
     write_atomic(path, write)
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check the values of tensors, on any device.
+
+    Raises:
+        NonFiniteError: not all are finite; says how many, and in which tensors.
+    """
+    odd = {name: value for name, value in tensors.items() if not torch.isfinite(value).all()}
+    if odd:
+        bad = sum(int((~torch.isfinite(value)).sum()) for value in odd.values())
+        more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+        raise NonFiniteError(
+            f"{bad} of {sum(value.numel() for value in tensors.values())} values are not finite, in "
+            f"{', '.join(list(odd)[:_NAMED])}{more}"
+        )
 
 
 def load(path: Path) -> Loaded:
@@ -80,14 +103,18 @@ def load(path: Path) -> Loaded:
 def newest(paths: Sequence[Path], is_wanted: Callable[[Path, dict[str, Any]], bool]) -> Loaded | None:
     """The first whole checkpoint of `paths` (newest first) that is wanted, by its meta; corrupt ones are removed.
 
+    One with values that are not finite is corrupt, too: nothing good comes of it.
+
     What is removed is logged.
     """
     for i, path in enumerate(paths):
         try:
             found = load(path)
+            with non_finite_in(str(path)):
+                require_finite(found.tensors)
         except FileNotFoundError:
             continue
-        except CorruptCheckpointError as error:
+        except (CorruptCheckpointError, NonFiniteError) as error:
             further = "going on from an older one" if paths[i + 1 :] else "beginning anew"
             _LOG.warning("removed a corrupt checkpoint, %s: %s", further, error)
             path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from harness.data.dataset import LoadedData
 from harness.data.draws import sample_indices, step_draws, stream
 from harness.data.latents import Latents
 from harness.diffusion.objective import build
-from harness.errors import NonFiniteLossError
+from harness.errors import NonFiniteError, non_finite_in
 from harness.runs.layout import belongs, step_of
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
@@ -74,8 +74,8 @@ def train(
         ranks: the ranks that share the work; each of them calls this. None: this process alone.
 
     Raises:
-        NonFiniteLossError: the loss became non-finite; the step is named.
-        StoppedError: a rank was asked to stop; the state is written.
+        NonFiniteError: the loss, a measured loss, the weights or the state became non-finite; the step is named.
+        StoppedError: any rank was asked to stop; the state is written.
     """
     recipe, ranks = cell.training, ranks or Ranks()
     state = TrainState.initial(cell, options.device)
@@ -91,13 +91,17 @@ def train(
     while state.step < recipe.steps:
         loss = trainer.step()
         state.seconds = earlier + time.monotonic() - begun
+        at_step = f"after step {state.step} (learning_rate {recipe.learning_rate}, precision {recipe.precision})"
         if log is not None:
-            log.after_step(loss)
-            checkpoints.after_step()
+            with non_finite_in(at_step):
+                checkpoints.check()
+                log.after_step(loss)
+                checkpoints.after_step()
         # here the other ranks wait while the first one writes
         if ranks.any_rank(hooks.should_stop()) and state.step < recipe.steps:
             if ranks.is_first:
-                checkpoints.save_state()
+                with non_finite_in(at_step):
+                    checkpoints.save_state()
             ranks.barrier()  # nobody leaves before the state is written
             raise StoppedError(f"stopped at step {state.step} of {recipe.steps}; the next launch goes on from there")
         speed = state.step * recipe.batch_size / state.seconds if state.seconds else None
@@ -170,6 +174,19 @@ class _Checkpoints:
         self._state, self._cell, self._run, self._hooks, self._options = state, cell, run, hooks, options
         self._log = TrainLog(run)
         self._saved_at = time.monotonic()
+        self._steps = options.recording.steps(cell.training.steps, options.keep)
+
+    def check(self) -> None:
+        """Check that what is kept or measured at this step is finite.
+
+        The optimiser's moments count, too: an infinite one moves its weight no more, and nothing else tells.
+
+        Raises:
+            NonFiniteError: it is not.
+        """
+        if self._state.step in self._steps:
+            with non_finite_in("the state of the training"):
+                checkpoint.require_finite(self._state.tensors())
 
     def after_step(self) -> None:
         """Write what is due."""
@@ -219,7 +236,7 @@ class Trainer:
         """One step of AdamW and of the averaged weights; returns the loss over the global batch, on every rank.
 
         Raises:
-            NonFiniteLossError: the loss is not finite; nothing has changed.
+            NonFiniteError: the loss is not finite; nothing has changed.
         """
         cell, state, ranks = self._cell, self._state, self._ranks
         recipe, shape = cell.training, cell.data.shape
@@ -245,6 +262,7 @@ class Trainer:
 
         size = len(x0) if self._micro_batch is None else self._micro_batch
         passed: list[Tensor] = []  # losses, each weighted by its share of the images
+        each: list[Tensor] = []  # losses of images
         value = math.nan
         state.optimizer.zero_grad(set_to_none=True)
         for first in range(0, len(x0), size):
@@ -255,9 +273,11 @@ class Trainer:
                 losses = self._objective.loss(output, x0[part], xt[part], t[part], noise[part])
                 loss = losses.mean() * (len(losses) / len(x0))
                 passed.append(loss.detach())
+                each.append(losses.detach())
                 if last:  # all ranks see the same value, so all of them fail at the same step
                     value = ranks.mean(float(torch.stack(passed).sum()))
-                    self._check_finite(value)
+                    if not math.isfinite(value):
+                        raise self._not_finite(value, torch.cat(each))
                 loss.backward()
         state.optimizer.step()
         state.step += 1
@@ -281,10 +301,12 @@ class Trainer:
             self._state.optimizer.zero_grad(set_to_none=True)
         return model
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            recipe = self._cell.training
-            raise NonFiniteLossError(
-                f"the loss became {loss} at step {self._state.step + 1} (learning_rate {recipe.learning_rate}, "
-                f"precision {recipe.precision}); the weights before it are the last checkpoint's"
-            )
+    def _not_finite(self, loss: float, each: Tensor) -> NonFiniteError:
+        """What to raise on every rank; `each`: (n,), the losses of this rank's images."""
+        recipe, ranks = self._cell.training, self._ranks
+        bad = round(ranks.mean(float((~torch.isfinite(each)).sum())) * ranks.world)
+        return NonFiniteError(
+            f"the loss became {loss} at step {self._state.step + 1}, that of {bad} of {recipe.batch_size} images "
+            f"(learning_rate {recipe.learning_rate}, precision {recipe.precision}); the weights before it are the last "
+            "checkpoint's"
+        )

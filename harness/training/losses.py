@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from harness.data.batches import Batches, Splits
 from harness.data.draws import stream
 from harness.diffusion.objective import Objective, build
+from harness.errors import NonFiniteError
 from harness.spec.cell import Cell
 from harness.spec.diffusion import LOSS_BINS
 
@@ -32,15 +34,21 @@ def measure_losses(network: Denoiser, cell: Cell, data: Splits, count: int) -> d
     Returns:
         `loss_train` and `loss_heldout` (means over the bins) and `bins_train`, `bins_heldout` (LOSS_BINS values each,
         from the cleanest bin to the noisiest).
+
+    Raises:
+        NonFiniteError: a bin's error is not finite.
     """
     objective = build(cell.diffusion)
     out: dict[str, Any] = {}
     for name, split in data._asdict().items():
         n = min(count, len(split.labels))
         labels = split.labels[:n] if cell.data.shape.classes else None
-        bins = [
-            _bin_error(network, objective, split, labels, min(count, len(split.labels)), b) for b in range(LOSS_BINS)
-        ]
+        bins = [_bin_error(network, objective, split, labels, n, b) for b in range(LOSS_BINS)]
+        if odd := [b for b, error in enumerate(bins) if not math.isfinite(error)]:
+            raise NonFiniteError(
+                f"the loss measured on {n} {name} images is not finite in {len(odd)} of {LOSS_BINS} bins of time "
+                f"({bins[odd[0]]} in bin {odd[0]})"
+            )
         out[f"loss_{name}"] = sum(bins) / len(bins)
         out[f"bins_{name}"] = bins
     return out

@@ -33,13 +33,21 @@ class State:
         """What is saved beside the tensors."""
         return {"cell": self.owner, "step": self.step, "seconds": self.seconds}
 
-    def save(self, path: Path) -> None:
-        """Write the full state."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and the optimiser's moments, by name."""
         tensors = self.weights()
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = value
-        checkpoint.save(path, tensors, self.meta())
+        return tensors
+
+    def save(self, path: Path) -> None:
+        """Write the full state.
+
+        Raises:
+            NonFiniteError: it is not finite.
+        """
+        checkpoint.save(path, self.tensors(), self.meta())
 
     def load(self, saved: checkpoint.Loaded) -> None:
         """Take over a saved state."""

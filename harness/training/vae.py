@@ -22,7 +22,7 @@ from harness.data.batches import PixelBatches
 from harness.data.dataset import LoadedData
 from harness.data.draws import sample_indices, stream
 from harness.data.vae import Autoencoder, build
-from harness.errors import NonFiniteLossError
+from harness.errors import NonFiniteError, non_finite_in
 from harness.files import write_atomic, write_json
 from harness.spec.data import Data, TrainedVae
 from harness.training import checkpoint
@@ -64,7 +64,7 @@ def train_vae(
         The card.
 
     Raises:
-        NonFiniteLossError: the loss became non-finite.
+        NonFiniteError: the loss or the weights became non-finite, or what the autoencoder makes of images.
         StoppedError: asked to stop; the state is written.
     """
     spec = data.vae
@@ -83,7 +83,8 @@ def train_vae(
         state.seconds = earlier + moment - begun
         stop = hooks.should_stop() and state.step < spec.steps
         if stop or moment - saved >= checkpoint_seconds or state.step == spec.steps:
-            state.save(folder / _STATE)
+            with non_finite_in(f"the autoencoder after step {state.step} (lower data.vae.learning_rate)"):
+                state.save(folder / _STATE)
             saved = time.monotonic()
         if stop:
             raise StoppedError(f"stopped at step {state.step} of {spec.steps}; the same command goes on from there")
@@ -121,9 +122,7 @@ def _train_step(state: State, spec: TrainedVae, images: PixelBatches) -> float:
     loss = error + spec.kl_weight * divergence
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise NonFiniteLossError(
-            f"the autoencoder's loss became {value} at step {step + 1}; lower data.vae.learning_rate"
-        )
+        raise NonFiniteError(f"the autoencoder's loss became {value} at step {step + 1}; lower data.vae.learning_rate")
     for group in optimizer.param_groups:
         group["lr"] = spec.learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / spec.steps))
     optimizer.zero_grad(set_to_none=True)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
+import io
+import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +18,11 @@ import pytest
 from PIL import Image
 
 from harness.data.dataset import Source
-from harness.data.images import ImageFiles, centre_crop, find_tree, read_image, scan, warning
+from harness.data.images import ImageFiles, centre_crop, main, read_image, scan, warning
 from harness.data.sources import check_available, load
+from harness.data.trees import find_tree
 from harness.errors import InputError
+from harness.files import write_json
 from harness.spec.data import Data
 
 
@@ -228,3 +236,197 @@ def test_imagenet_needs_its_layout_and_a_thousand_classes(tmp_path: Path) -> Non
     fill(tmp_path / "small" / "val", {"a": 2})
     with pytest.raises(InputError, match=r"1 classes \(subfolders\), but data.name imagenet says 1000"):
         check_available(data, Source(tmp_path / "small"))
+
+
+# folders are checked as read
+
+
+def told(folder: Path) -> tuple[int, str, str]:
+    """What `python -m harness.data.images` says: exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(folder)])
+        except SystemExit as end:
+            return int(end.code or 0), out.getvalue(), err.getvalue()
+    return 0, out.getvalue(), err.getvalue()
+
+
+def test_what_is_left_out_is_counted_by_reason_and_not_learned_from(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 20, "b": 20})
+    (tmp_path / "a" / "003.png").write_bytes(b"junk")
+    Image.new("F", (9, 9)).save(tmp_path / "b" / "004.tif")
+    for name in ("notes.txt", "x.gif"):
+        (tmp_path / "a" / name).write_bytes(b"")
+    (tmp_path / "a" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "b" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "b" / ".hidden.png").write_bytes(b"")
+    fill(tmp_path / "b" / "deep", {"deeper": 3})
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "top.jpg").write_bytes(b"")
+    code, out, err = told(tmp_path)
+    assert code == 0
+    assert out.splitlines()[-1] == "# 35 images to learn from, 4 held out"
+    (line,) = err.splitlines()
+    for part in (
+        "2 of 41 files are no readable images: a/003.png, b/004.tif (pixel mode F, whose range",
+        "2 other suffix (a/notes.txt)",
+        "2 dangling link (a/gone.png)",
+        "1 hidden (b/.hidden.png)",
+        "3 in a folder below its class (b/deep/deeper/00",
+        "1 no file (a/pipe.png)",
+        "1 outside the class folders (top.jpg)",
+    ):
+        assert part in line
+    dataset = load(data_of(tmp_path, 2), Source(tmp_path))
+    assert (len(dataset.train.labels), len(dataset.heldout.labels)) == (35, 4)
+
+
+def as_nobody(folder: Path) -> AbstractContextManager[object]:
+    """Root may read all; here it is nobody."""
+    if os.geteuid() != 0:
+        return contextlib.nullcontext()
+    for path in (folder, *folder.parents[:3]):
+        path.chmod(0o755)
+    stack = contextlib.ExitStack()
+    stack.callback(os.seteuid, 0)
+    os.seteuid(65534)
+    return stack
+
+
+ODD: dict[str, tuple[Any, str]] = {
+    "an empty class": (lambda f: (f / "c").mkdir(), "1 of 3 classes have no training image: c"),
+    "an empty class of a split": (
+        lambda f: (fill(f / "train", {"a": 2, "b": 2}), fill(f / "val", {"a": 2}), (f / "val" / "b").mkdir()),
+        "1 of 2 classes have no held-out image: b",
+    ),
+    "one image a class": (
+        lambda f: [file.unlink() for name in "ab" for file in sorted((f / name).iterdir())[1:]],
+        "2 of 2 classes have no held-out image: a, b; without train/ and val/ a class needs two images at least",
+    ),
+    "a class of damaged images": (
+        lambda f: [file.write_bytes(b"junk") for file in (f / "b").iterdir()],
+        "1 of 2 classes have no training image: b; without train/ and val/ a class needs two images at least; "
+        "left out: 4 unreadable (b/000.png)",
+    ),
+    "a class of other files": (
+        lambda f: [file.rename(file.with_suffix(".txt")) for file in (f / "b").iterdir()],
+        "no training image: b; without train/ and val/ a class needs two images at least; left out: 4 other suffix (b/",
+    ),
+    "a class of links to nothing": (
+        lambda f: ((f / "c").mkdir(), [(f / "c" / f"{i}.png").symlink_to("gone") for i in range(3)]),
+        "left out: 3 dangling link (c/0.png)",
+    ),
+    "images a folder too deep": (
+        lambda f: ((f / "c").mkdir(), (f / "a").rename(f / "c" / "a")),
+        "1 of 2 classes have no training image: c; without train/ and val/ a class needs two images at least; "
+        "left out: 4 in a folder below its class (c/a/00",
+    ),
+    "a class that loops": (lambda f: (f / "c").symlink_to("c"), ""),
+    "a class that is the folder": (lambda f: (f / "c").symlink_to("."), "1 of 3 classes have no training image: c"),
+    "a file as train": (lambda f: (f / "train").write_bytes(b""), ""),
+    "a file as val": (lambda f: (fill(f / "train", {"a": 2}), (f / "val").write_bytes(b"")), "has train/ and no val/"),
+    "a name that is no UTF-8": (
+        lambda f: Path(os.fsdecode(bytes(f) + b"/a/\xff.png")).write_bytes(b""),
+        "the name is not UTF-8; rename it",
+    ),
+    "a class that is no UTF-8": (
+        lambda f: Path(os.fsdecode(bytes(f) + b"/\xe9")).mkdir(),
+        "the name is not UTF-8; rename it",
+    ),
+    "a line break": (lambda f: (f / "a" / "x\ny.png").write_bytes(b"junk"), "'a/x\\ny.png'"),
+    "a class without permission": (lambda f: (f / "a").chmod(0), "cannot be read (Permission denied)"),
+    "a folder without permission": (lambda f: f.chmod(0), "cannot be read (Permission denied)"),
+    "a file without permission": (lambda f: (f / "a" / "000.png").chmod(0), "a/000.png (Permission denied)"),
+    "a name that is too long": (lambda f: f.rename(f.parent / "elsewhere") and f.symlink_to("x" * 255), "not a folder"),
+    "a folder that loops": (lambda f: f.rename(f.parent / "elsewhere") and f.symlink_to(f), "not a folder"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_whatever_a_folder_holds_is_one_line(tmp_path: Path, name: str) -> None:
+    change, message = ODD[name]
+    folder = fill(tmp_path / "images", {"a": 4, "b": 4}, seed=3)
+    change(folder)
+    with as_nobody(tmp_path) if "permission" in name else contextlib.nullcontext():
+        code, out, err = told(folder)
+    if folder.is_dir():
+        folder.chmod(0o755)
+    assert message in err
+    assert len(err.splitlines()) == (1 if message or "loops" in name else 0)
+    assert err.startswith("error: " if code else ("warning: ", ""))
+    assert code == (0 if "fingerprint" in out else 2)
+
+
+def sixteen(values: list[int], mode: str = "<u2") -> Image.Image:
+    return Image.fromarray(np.repeat(np.array([values], mode), 9, axis=0))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
+    grey = sixteen([0, 257, 1000, 32768, 40000, 65535, 65535, 65535, 65535])
+    grey.save(tmp_path / f"x{suffix}")
+    assert read_image(tmp_path / f"x{suffix}", 9)[4, :6, 1].tolist() == [0, 1, 4, 128, 156, 255]
+
+
+def test_a_sixteen_bit_ppm_is_scaled(tmp_path: Path) -> None:
+    (tmp_path / "x.ppm").write_bytes(b"P5 2 2 65535\n" + np.array([[0, 32768], [40000, 65535]], ">u2").tobytes())
+    assert read_image(tmp_path / "x.ppm", 2)[..., 0].tolist() == [[0, 128], [156, 255]]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "mode"),
+    [
+        (Image.fromarray(np.full((9, 9), 0.5, np.float32)), {}, "F"),
+        (Image.fromarray(np.full((9, 9), 70000, np.int32)), {}, "I"),
+        (sixteen([100] * 9), {"tiffinfo": {262: 0}}, "I;16"),  # 0 is white
+    ],
+)
+def test_pixels_of_an_unknown_range_are_refused_by_name(
+    tmp_path: Path, image: Image.Image, options: Any, mode: str
+) -> None:
+    image.save(tmp_path / "x.tif", **options)
+    with pytest.raises(InputError, match=rf"x\.tif: no readable image \(pixel mode {mode}, whose range is not known"):
+        read_image(tmp_path / "x.tif", 8)
+
+
+def test_modes_of_eight_bits_keep_their_levels(tmp_path: Path) -> None:
+    for mode, colour, expected in (
+        ("1", 1, [255, 255, 255]),
+        ("L", 200, [200, 200, 200]),
+        ("LA", (200, 9), [200, 200, 200]),
+        ("RGBA", (10, 20, 30, 0), [10, 20, 30]),
+        ("CMYK", (0, 0, 0, 55), [200, 200, 200]),
+    ):
+        Image.new(mode, (9, 9), colour).save(tmp_path / "x.tif")
+        assert read_image(tmp_path / "x.tif", 8)[3, 3].tolist() == expected
+    palette = Image.new("P", (9, 9), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30])
+    palette.save(tmp_path / "x.png", transparency=1)
+    assert read_image(tmp_path / "x.png", 8)[3, 3].tolist() == [10, 200, 30]
+
+
+def test_a_check_of_an_older_version_does_not_count(tmp_path: Path) -> None:
+    """It took a file of 16 bits for an image, whose levels were clipped."""
+    folder, cache = fill(tmp_path / "images", {"a": 4, "b": 4}), tmp_path / "cache"
+    tree = find_tree(folder)
+    digest = hashlib.sha256(str(folder.resolve()).encode())
+    for path, label in (*tree.train, *tree.heldout):
+        stat = (folder / path).stat()
+        digest.update(f"{path}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    write_json(cache / f"{digest.hexdigest()[:16]}.json", {"fingerprint": "0" * 12, "unreadable": []})
+    assert scan(tree, cache) == scan(tree)
+
+
+def test_what_the_system_does_not_read_today_is_asked_for_again(tmp_path: Path) -> None:
+    folder, cache = fill(tmp_path / "images", {"a": 4, "b": 4}), tmp_path / "cache"
+    tree = find_tree(folder)
+    (folder / "a" / "003.png").chmod(0)
+    with as_nobody(folder):
+        assert scan(tree).unreadable == {"a/003.png": "Permission denied"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, os.strerror(errno.EIO))))
+        with pytest.raises(InputError, match=r"8 of 8 files are no readable images: a/000\.png \(Input/output error\)"):
+            scan(tree, cache)
+    (folder / "a" / "003.png").chmod(0o644)
+    assert scan(tree, cache).unreadable == {}

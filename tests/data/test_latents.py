@@ -16,7 +16,7 @@ from harness.data.batches import batches
 from harness.data.dataset import Images, LoadedData
 from harness.data.draws import stream
 from harness.data.latents import check_ready, encode, open_latents
-from harness.errors import InputError
+from harness.errors import InputError, NonFiniteError
 from harness.files import write_json
 from harness.runs.study import Shared
 from harness.spec.data import Data
@@ -241,8 +241,22 @@ def test_latents_of_other_data_are_refused(shared: Shared) -> None:
 
 
 def test_values_that_are_not_finite_are_refused(shared: Shared) -> None:
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(NonFiniteError, match=r"digits, train images: 32 of 32 latents .* not finite"):
         go(shared, lambda images: moments(images) * np.float32("nan"))
+
+    def one_infinite(images: np.ndarray) -> np.ndarray:
+        found = moments(images)
+        found[3] = np.inf
+        return found
+
+    with pytest.raises(NonFiniteError, match=r"digits, train images: 1 of 32 latents .*; the first is number 3\)"):
+        go(
+            shared,
+            lambda images: np.where(np.arange(len(images))[:, None, None, None, None] == 3, np.inf, moments(images)),
+        )
+    with pytest.raises(NonFiniteError, match=r"the latents have the variance 0\.0: no scaling"):
+        go(shared, lambda images: np.zeros_like(moments(images)))
+    assert not any(json.loads(file.read_text())["complete"] for file in folder_of(shared).glob("manifest.json"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from harness.data.sources import check_available, load
 from harness.errors import InputError
 from harness.spec.data import DATA_SETS, Data, InputShape
 from harness.spec.extension import Extension
+from tests.conftest import forget_users_files
 
 STRIPES = """
 import numpy as np
@@ -49,4 +50,33 @@ def test_other_content_or_shape_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         load(Data(name="stripes"))
     monkeypatch.setattr(type(DATA_SETS.load("stripes")), "shape", InputShape(1, 16, 2))
     with pytest.raises(InputError, match=r"stripes: images of shape \(8, 8, 1\), expected \(16, 16, 1\)$"):
+        load(Data(name="stripes"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "images[labels == 0",
+            "images = images / 255; images[labels == 0",
+            "images must be uint8 levels 0..255, got float64",
+        ),
+        (
+            "images[labels == 0",
+            "labels[3] = 2; images[labels == 0",
+            "labels must be whole numbers from 0 to 1, one an image",
+        ),
+        ("images[labels == 0", "labels = labels * 1.0; images[labels == 0", "labels must be whole numbers"),
+        ("labels[:30]", "labels[:29]", "labels must be whole numbers from 0 to 1, one an image"),
+        (
+            "images[labels == 0",
+            "labels[:30] = 0; images[labels == 0",
+            "1 of 2 classes have no image to learn from, .* 1",
+        ),
+    ],
+)
+def test_what_no_model_could_learn_is_refused(users_files: None, old: str, new: str, message: str) -> None:
+    forget_users_files()
+    Extension("stripes.py", STRIPES.replace(old, new, 1)).load()
+    with pytest.raises(InputError, match=message):
         load(Data(name="stripes"))

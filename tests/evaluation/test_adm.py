@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,13 @@ import pytest
 
 from harness.errors import InputError
 from harness.evaluation import adm
+from harness.launch.checks import check_evaluations
 from harness.launch.launch import launch
+from harness.runs.state import State
 from harness.runs.study import Study
+from harness.spec.data import Data
+from harness.spec.evaluation import Evaluation
+from harness.spec.resources import Resources
 from sweeps.grid import load_sweep
 from tests.evaluation.samples import read_samples
 from tests.evaluation.test_inception import SWEEP
@@ -72,6 +79,67 @@ def test_statistics_must_be_finite(tmp_path: Path) -> None:
     found.statistics()
     with pytest.raises(InputError, match=r"nan\.npz: mu_s holds values that are not finite"):
         found.statistics(spatial=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": -np.eye(2048, dtype=np.float32)}, "sigma is no covariance: it has a negative eigenvalue -1"),
+        ({"sigma": np.eye(2048, k=1, dtype=np.float32)}, "sigma is not symmetric"),
+        ({"sigma": np.full((2048, 2048), np.inf, np.float32)}, r"sigma holds values that are not finite \(4194304 of"),
+    ],
+)
+def test_what_no_images_have_is_refused_before_the_training(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "odd.npz", change)
+    evaluation = Evaluation(samples=10, reference="adm", extractor="inception-v3-compat")
+    data = Data(name="imagenet", resolution=16)
+    cell, now = SimpleNamespace(data=data), SimpleNamespace(state=State.MISSING)
+    item = SimpleNamespace(now=now, evaluations=[evaluation], cell=cell)
+    sweep = SimpleNamespace(path=Path("s.toml"), resources=Resources(adm_reference=str(path)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.evaluation.inception.Inception.check", lambda *_: None)
+        with pytest.raises(InputError, match=rf"^s\.toml: .*odd\.npz: {message}"):
+            check_evaluations(sweep, [item])  # type: ignore[arg-type, list-item]
+
+
+def packed(path: Path, **arrays: tuple[tuple[int, ...], int]) -> Path:
+    """An npz of zeros by name, whose header asks for a shape, and which holds so many bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (shape, size) in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1" if name == "arr_0" else "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for first in range(0, size, 2**20):
+                    file.write(bytes(min(2**20, size - first)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"arr_0": ((2**50, 16, 16, 3), 10)}, r"no whole npz \(arr_0\.npy has 138 bytes, its header asks for \d{18}\)"),
+        ({"arr_0": ((100_000, 16, 16, 3), 76_800_000)}, r"no whole npz \(arr_0\.npy unpacks \d+ bytes to 76800128"),
+        ({"other": ((20_000_000,), 80_000_000)}, r"no whole npz \(other\.npy unpacks \d+ bytes"),
+        ({f"a{i}": ((1,), 4) for i in range(1001)}, "1001 arrays; allowed: at most 1000"),
+    ],
+    ids=["shape", "images", "other", "many"],
+)
+def test_a_zip_bomb_is_refused_by_its_headers(tmp_path: Path, arrays: Any, message: str) -> None:
+    path = packed(tmp_path / "bomb.npz", **arrays)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=message):
+        adm.find(str(path), 16)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6
+
+
+def test_no_more_images_than_any_batch_has(tmp_path: Path) -> None:
+    path = write(tmp_path / "many.npz", {"arr_0": np.zeros((100_001, 1, 1, 3), np.uint8)})
+    with pytest.raises(InputError, match=r"many\.npz: arr_0 says it holds 100001 images; allowed: 2 to 100000"):
+        adm.find(str(path), 1)
 
 
 def test_damaged_files_are_one_line(reference: Path, tmp_path: Path) -> None:

@@ -226,6 +226,16 @@ def test_other_files_are_refused_and_none_is_executed(tmp_path: Path, monkeypatc
     assert not Path("was-executed").exists()
 
 
+def test_weights_that_are_not_finite_are_refused(weights: Path, tmp_path: Path) -> None:
+    state = torch.load(weights, weights_only=True)
+    state["fc.weight"][0, :2] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(
+        InputError, match=r"nan\.pth: weights that are not finite \(1 tensors, for example fc\.weight\)"
+    ):
+        inception.check_weights(tmp_path / "nan.pth")
+
+
 def test_a_launch_without_the_weights_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("harness.data.sources.check_available", lambda *_: None)

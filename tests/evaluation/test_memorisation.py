@@ -13,6 +13,7 @@ from harness.data.batches import batches
 from harness.data.dataset import LoadedData
 from harness.data.sources import load
 from harness.diffusion.ddpm import DdpmHybrid
+from harness.errors import NonFiniteError
 from harness.evaluation import memorisation
 from harness.evaluation.memorisation import OptimalDenoiser, nearest, optimal_losses
 from harness.runs.study import Shared
@@ -138,3 +139,10 @@ def test_not_of_latents_nor_of_too_many_images(digits: LoadedData, monkeypatch: 
         assert optimal_losses(cell(), digits, 16) == nothing
     monkeypatch.setattr(memorisation, "MOST_IMAGES", 2999)
     assert optimal_losses(cell(horizontal_flips=True), digits, 16) == nothing
+
+
+def test_an_optimal_loss_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell.model_validate({"model": {"depth": 1, "width": 8, "patch_size": 4}})
+    monkeypatch.setattr(OptimalDenoiser, "__call__", lambda _, xt, *__: torch.full_like(xt, torch.nan))
+    with pytest.raises(NonFiniteError, match=r"the optimal denoiser: the loss measured on 4 train images is not"):
+        optimal_losses(cell, load(cell.data), 4)

@@ -15,7 +15,7 @@ from harness.data.dataset import LoadedData
 from harness.data.draws import stream
 from harness.data.pixels import channels_first
 from harness.data.sources import load
-from harness.errors import CellFailedError, InputError
+from harness.errors import CellFailedError, InputError, NonFiniteError
 from harness.evaluation import features, metrics, references
 from harness.evaluation.classifier import build, extract
 from harness.evaluation.extractors import extractor_label
@@ -274,7 +274,7 @@ def test_features_that_are_not_finite_are_refused(
     broken = build("digits-cnn")
     broken.features.bias[0] = float("nan")
     monkeypatch.setattr("harness.evaluation.classifier.build", lambda _: broken)
-    with pytest.raises(InputError, match=r"digits-cnn@\w{8}: the weights give features that are not finite"):
+    with pytest.raises(NonFiniteError, match=r"digits-cnn@\w{8}: the weights give features that are not finite"):
         measure(noisy)
 
 

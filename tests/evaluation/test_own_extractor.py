@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.data.sources import load
-from harness.errors import InputError
+from harness.errors import InputError, NonFiniteError
 from harness.evaluation.extractors import extractor_label
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import frechet_distance, statistics
@@ -82,5 +82,5 @@ def test_it_scores_and_knows_no_inception_score(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = type(EXTRACTORS.load("quarters"))
     monkeypatch.setattr(broken, "build", lambda *_: lambda images: torch.full((len(images), 4), torch.nan))
-    with pytest.raises(InputError, match=r"quarters@\w{8}: the weights give features that are not finite"):
+    with pytest.raises(NonFiniteError, match=r"quarters@\w{8}: the weights give features that are not finite"):
         Extraction("quarters").features_of(np.zeros((2, 8, 8, 1), dtype=np.uint8))

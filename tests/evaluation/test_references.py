@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.data.dataset import Images, LoadedData
 from harness.data.sources import load
-from harness.errors import InputError
+from harness.errors import InputError, NonFiniteError
 from harness.evaluation import features, references
 from harness.evaluation.classifier import build, extract
 from harness.evaluation.features import Extraction
@@ -21,6 +22,7 @@ from harness.evaluation.references import once, reference_of
 from harness.processes import exclusive
 from harness.runs.study import Shared
 from harness.spec.data import Data
+from harness.training import checkpoint
 
 DATA = Data()
 
@@ -185,3 +187,27 @@ def test_an_unwritable_place_is_one_line(digits: LoadedData, extractor: Extracti
     (tmp_path / "_references").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         reference_of(digits, "train", DATA, extractor, Shared(tmp_path))
+
+
+def test_one_of_an_older_version_that_is_not_finite_is_made_anew(
+    digits: LoadedData, extractor: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Shared(tmp_path)
+    first = reference_of(digits, "held-out", DATA, extractor, shared)
+    assert first.folder is not None
+    file = first.folder / "reference.safetensors"
+    tensors, meta = checkpoint.load(file)
+    tensors["pool_total"][3] = np.nan
+    with monkeypatch.context() as older:
+        older.setattr(checkpoint, "require_finite", lambda _: None)
+        checkpoint.save(file, tensors, meta)
+    again = reference_of(digits, "held-out", DATA, extractor, shared)
+    assert np.array_equal(again.mu, first.mu)
+
+
+def test_a_reference_says_which_images_have_odd_features(
+    digits: LoadedData, extractor: Extraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(extractor.__dict__, "_network", lambda x: torch.full((len(x), 2), torch.inf))
+    with pytest.raises(NonFiniteError, match=r"digits, held-out images: images 0 to 296: digits-cnn@.*297 of 297 im"):
+        reference_of(digits, "held-out", DATA, extractor)

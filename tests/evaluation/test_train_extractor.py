@@ -8,6 +8,7 @@ import torch
 
 from harness.data.dataset import LoadedData
 from harness.data.sources import load
+from harness.errors import NonFiniteError
 from harness.evaluation import train_extractor
 from harness.evaluation.classifier import content_hash, read_weights
 from harness.evaluation.train_extractor import RECIPES, blur, corrupt, main, train
@@ -81,3 +82,8 @@ def test_standard_features_cost_nothing() -> None:
     assert float(cost(x @ whitener)) == pytest.approx(0, abs=1e-12)
     assert float(cost(x @ whitener + 2)) == pytest.approx(4)
     assert float(cost(2 * x @ whitener)) == pytest.approx(9)
+
+
+def test_an_extractor_that_diverges_is_not_written(digits: LoadedData) -> None:
+    with pytest.raises(NonFiniteError, match=r"the classifier after step 4: \d+ of \d+ values are not finite"):
+        train("digits-cnn", digits, dataclasses.replace(SHORT, steps=4, learning_rate=1e36))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.errors import CellFailedError, DiskFullError, InputError, NonFiniteLossError
+from harness.errors import CellFailedError, DiskFullError, InputError, NonFiniteError
 from harness.runs.attempts import Attempt, Seen
 from harness.runs.records import Claim, Ended
 from harness.runs.triage import Cause, Trouble, cause_of, classify, describe, group
@@ -28,7 +28,7 @@ def caught(action: Any) -> BaseException:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), Cause.MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), Cause.MEMORY),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), Cause.MEMORY),
-        (NonFiniteLossError("the loss became nan at step 3"), Cause.LOSS),
+        (NonFiniteError("the loss became nan at step 3"), Cause.NON_FINITE),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Cause.DISK),
         (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), Cause.DISK),
         (
@@ -74,6 +74,8 @@ def attempt(ended: Ended | None = None, host: str | None = None, word: str = "")
     [
         (attempt({"outcome": "failed", "cause": "disk"}), Cause.DISK),
         (attempt({"outcome": "failed", "cause": "of a later version"}), None),
+        (attempt({"outcome": "failed", "cause": "non-finite"}), Cause.NON_FINITE),
+        (attempt({"outcome": "failed", "cause": "non-finite loss"}), Cause.NON_FINITE),  # of an older version
         (attempt({"outcome": "failed"}), None),
         (attempt({"outcome": "done"}), None),
         (attempt({"outcome": "stopped"}), None),
@@ -99,12 +101,12 @@ def test_failures_are_grouped_by_cause_and_line() -> None:
             ("b", failed("non-finite loss"), "the loss became\nnan at step 3"),
             ("c", failed("code", "KeyError at harness/x.py:2"), "KeyError: 'k'"),
             ("d", attempt({"outcome": "done"}), ""),
-            *((f"e{i}", failed("non-finite loss"), "later") for i in range(4)),
+            *((f"e{i}", failed("non-finite"), "later") for i in range(4)),
         ]
     )
-    assert [(t.cause, len(t.cells)) for t in troubles] == [(Cause.LOSS, 5), (Cause.CODE, 1), (Cause.CODE, 1)]
+    assert [(t.cause, len(t.cells)) for t in troubles] == [(Cause.NON_FINITE, 5), (Cause.CODE, 1), (Cause.CODE, 1)]
     line = str(troubles[0])
-    assert line.startswith("5 cells: non-finite loss (b, e0, e1 and 2 more): the loss became nan at step 3 -> lower")
+    assert line.startswith("5 cells: non-finite (b, e0, e1 and 2 more): the loss became nan at step 3 -> lower")
     assert str(troubles[1]).startswith("1 cell: code, KeyError at harness/x.py:1 (a): KeyError: 'k' -> mend the code")
 
 

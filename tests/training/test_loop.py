@@ -13,9 +13,10 @@ import torch
 from harness.data.batches import batches
 from harness.data.dataset import LoadedData
 from harness.data.sources import load
-from harness.errors import CellFailedError
+from harness.errors import CellFailedError, NonFiniteError
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
+from harness.runs.triage import describe
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.resources import Recording
@@ -116,9 +117,66 @@ def test_a_lost_kept_checkpoint_is_made_again(tmp_path: Path, dataset: LoadedDat
 def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(tmp_path: Path, dataset: LoadedData) -> None:
     run = Run(tmp_path / "r")
     run.folder.mkdir()
-    with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+"):
+    with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+, that of \d of 8 images"):
         go(cell(learning_rate=1e30, steps=50), run, dataset)
     assert not run.weights_file(50).exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (1e30, "the loss measured on 16 train images is not finite in 8 of 8 bins of time"),  # finite weights
+        (1e39, r"the state of the training: \d+ of \d+ values are not finite, in model\..* and \d+ more"),
+    ],
+)
+def test_what_diverges_in_the_last_step_is_not_kept(
+    tmp_path: Path, dataset: LoadedData, rate: float, message: str, precision: str
+) -> None:
+    run = Run(tmp_path / "r")
+    run.folder.mkdir()
+    at = r"after step 1 \(learning_rate 1e\+3[09], precision (fp32|bf16)\): "
+    with pytest.raises(NonFiniteError, match=at + message) as caught:
+        go(cell(learning_rate=rate, steps=1, precision=precision), run, dataset)
+    assert describe(caught.value) == {"cause": "non-finite"}
+    assert not list((tmp_path / "r").rglob("*.safetensors"))
+    assert not [row for row in TrainLog(run).rows() if "loss_train" in row]
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
+def test_a_state_that_is_not_finite_is_not_written(tmp_path: Path, part: str) -> None:
+    state, file = TrainState.initial(cell(), "cpu"), tmp_path / "state.safetensors"
+    name, parameter = next(state.network.named_parameters())
+    state.optimizer.state[parameter] = {"exp_avg_sq": torch.zeros_like(parameter)}
+    state.save(file)
+    before = file.read_bytes()
+    with torch.no_grad():
+        state.tensors()[f"{part}.{name}" + (".exp_avg_sq" if part == "optimizer" else "")].view(-1)[:3] = torch.inf
+    with pytest.raises(NonFiniteError, match=rf"not written: 3 of \d+ values are not finite, in {part}\.{name}"):
+        state.save(file)
+    assert file.read_bytes() == before
+
+
+def test_a_state_of_an_older_version_that_is_not_finite_is_passed_over(
+    tmp_path: Path, dataset: LoadedData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    c, run, whole = cell(), Run(tmp_path / "r"), Run(tmp_path / "w")
+    for folder in (run.folder, whole.folder):
+        folder.mkdir()
+    go(c, whole, dataset)
+    for stop_at in (4, 8):
+        with pytest.raises(StoppedError):
+            go(c, run, dataset, stop_at=stop_at)
+    newest = run.state_files()[0]
+    tensors, meta = checkpoint.load(newest)
+    next(iter(tensors.values())).view(-1)[0] = torch.nan
+    with monkeypatch.context() as older:
+        older.setattr(checkpoint, "require_finite", lambda _: None)
+        checkpoint.save(newest, tensors, meta)
+    go(c, run, dataset)
+    assert "1 of" in caplog.text
+    assert "values are not finite" in caplog.text
+    assert run.weights_file(12).read_bytes() == whole.weights_file(12).read_bytes()
 
 
 def test_weights_change_and_the_loss_falls(tmp_path: Path, dataset: LoadedData) -> None:

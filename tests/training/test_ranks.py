@@ -225,7 +225,7 @@ def test_begun_on_two_ranks_it_ends_on_one(folder: Path) -> None:
 def test_all_ranks_stop_at_the_same_non_finite_loss(folder: Path) -> None:
     first, second = (told(folder, "non-finite", rank) for rank in range(2))
     assert first == second
-    assert first.startswith("NonFiniteLossError: the loss became")
+    assert first.startswith("NonFiniteError: the loss became")
     assert not list((folder / "bad" / "checkpoints").glob("*"))
 
 

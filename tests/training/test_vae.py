@@ -20,7 +20,7 @@ from harness.data.dataset import Images, LoadedData, Source
 from harness.data.latents import check_ready, encode, open_latents
 from harness.data.sources import load
 from harness.data.vae import Autoencoder, build, decoder
-from harness.errors import CellFailedError, InputError
+from harness.errors import CellFailedError, InputError, NonFiniteError
 from harness.evaluation.reconstruction import reconstruction
 from harness.processes import exclusive
 from harness.runs.study import Shared
@@ -119,6 +119,25 @@ def test_a_loss_that_is_not_finite_names_the_step(tmp_path: Path, digits: Loaded
     with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+"):
         go(data_with(learning_rate=1e30, steps=30), digits, tmp_path / "a")
     assert not (tmp_path / "a" / autoencoders.CARD).exists()
+
+
+def test_an_autoencoder_that_diverges_in_its_last_step_is_not_kept(tmp_path: Path, digits: LoadedData) -> None:
+    with pytest.raises(NonFiniteError, match=r"autoencoder after step 1 \(lower .*: \d+ of \d+ values are not finite"):
+        go(data_with(learning_rate=1e39, steps=1), digits, tmp_path / "a")
+    with pytest.raises(NonFiniteError, match=r"\d+ of 25 (latents of|reconstructed) held-out images are not finite"):
+        go(data_with(learning_rate=1e20, steps=1), digits, tmp_path / "b")  # finite weights
+    for name in "ab":
+        assert not (tmp_path / name / autoencoders.CARD).exists()
+
+
+def test_an_autoencoder_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    network = build(TrainedVae(kind="trained", factor=2, width=4, channels=2), InputShape(1, 8, 10))
+    network.save_pretrained(tmp_path / "whole", safe_serialization=True)
+    Autoencoder.load(tmp_path / "whole", "cpu")
+    network.encoder.conv_in.bias.data[0] = torch.nan
+    network.save_pretrained(tmp_path / "nan", safe_serialization=True)
+    with pytest.raises(InputError, match=r"nan: weights that are not finite \(1 tensors, for example encoder\.conv_in"):
+        Autoencoder.load(tmp_path / "nan", "cpu")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -292,7 +311,8 @@ def test_a_folder_is_held_by_one_process_and_let_go_by_a_dead_one(tmp_path: Path
 
 def test_images_of_any_folder_can_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are decoded when asked for go through the encoder as arrays do."""
-    from harness.data.images import find_tree, scan
+    from harness.data.images import scan
+    from harness.data.trees import find_tree
 
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
