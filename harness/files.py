@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,8 @@ def _not_finite(value: Any, key: str = "") -> Iterator[str]:
         yield f"{key} is {value}"
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object of a file; None when it is absent, torn or no object (then it counts as not written).
+def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
+    """The JSON object of a file; None when it is absent, torn, no object or lacks a key: all count as not written.
 
     A byte order mark is skipped. What Python cannot read, such as a number of thousands of digits, is torn.
     """
@@ -149,7 +149,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and value.keys() >= set(keys) else None
 
 
 def at_home(path: str) -> str:

@@ -55,7 +55,7 @@ def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path
     """
     if isinstance(data.vae, TrainedVae):
         folder = shared.vae_folder(folder_name(data))
-        card = read_json(folder / CARD)
+        card = card_of(data, shared)
         if card is None:
             raise InputError(f"data.vae: not trained yet; first: dit-harness train-vae {sweep}")
         if not (folder / WEIGHTS).exists() or card["weights"] != weights_hash(folder):
@@ -65,6 +65,12 @@ def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path
         folder = _find_pretrained(data.vae.name, shared, sweep, download)
     check_fits(folder, data)
     return folder
+
+
+def card_of(data: Data, shared: Shared) -> dict[str, Any] | None:
+    """The card of the autoencoder trained on `data`; None when there is none, or one of another autoencoder."""
+    card = read_json(shared.vae_folder(folder_name(data)) / CARD, ("id", "weights", "reconstruction"))
+    return card if card is not None and card["id"] == recipe_id(data) else None
 
 
 def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> Path:

@@ -163,7 +163,7 @@ def scan(tree: Tree, cache: Path | None = None, progress: Progress | None = None
     """
     files = [*tree.train, *tree.heldout]
     record = None if cache is None else cache / f"{_listing(tree, files)}.json"
-    known = None if record is None else read_json(record)
+    known = None if record is None else read_json(record, ("fingerprint", "unreadable"))
     if known is None:
         known = _scan(tree, files, progress)
         # what the system could not read today, by permission or a fault of the disk, it may read tomorrow

@@ -41,6 +41,10 @@ BATCH = 32
 #: File beside the manifest: how well the autoencoder reconstructs images (see `harness.evaluation.reconstruction`).
 RECONSTRUCTION = "reconstruction.json"
 
+#: What that file holds at least, and the manifest.
+MEASURED = ("samples", "psnr", "distances")
+_MANIFEST = ("format", "data", "fingerprint", "weights", "splits", "complete")
+
 _FORMAT = 1
 
 #: Maps uint8 images (n, H, W, channels) to float32 moments (n, 2, C, S, S): mean and standard deviation.
@@ -127,7 +131,7 @@ def open_latents(data: Data, shared: Shared) -> Latents:
         InputError: they are missing or incomplete, or a file is damaged.
     """
     folder, manifest = _found(data, shared)
-    if manifest is None or not manifest["complete"]:
+    if manifest is None or not manifest["complete"] or not _of_autoencoder(manifest, data):
         raise InputError(f"{folder}: no whole set of latents; first: dit-harness encode")
     train, heldout = (LatentSplit(folder, name, manifest["splits"][name]) for name in ("train", "heldout"))
     return Latents(train, heldout, scaling(data, manifest), manifest["weights"])
@@ -307,7 +311,12 @@ def _require_checksum(path: Path, checksum: str) -> None:
 def _found(data: Data, shared: Shared) -> tuple[Path, dict[str, Any] | None]:
     """The folder of the latents of `data`, and its manifest, if there is one."""
     folder = shared.latents_folder(autoencoders.folder_name(data))
-    return folder, read_json(folder / "manifest.json")
+    return folder, read_json(folder / "manifest.json", _MANIFEST)
+
+
+def _of_autoencoder(manifest: dict[str, Any], data: Data) -> bool:
+    """Whether a manifest names the autoencoder of `data`."""
+    return bool(manifest["data"].get("vae") == autoencoders.describe(data)["vae"])
 
 
 def _require_same(
@@ -321,7 +330,7 @@ def _require_same(
     again = f"remove the folder, then: dit-harness encode {sweep}"
     if manifest.get("format") != _FORMAT:
         raise InputError(f"{folder}: latents of another version of the harness; {again}")
-    if manifest["weights"] != weights or manifest["data"]["vae"] != autoencoders.describe(data)["vae"]:
+    if manifest["weights"] != weights or not _of_autoencoder(manifest, data):
         raise InputError(
             f"{folder}: encoded by another VAE (weights {manifest['weights']}, the sweep's are {weights}); {again}"
         )

@@ -156,7 +156,7 @@ def optimal_losses(
     folder = shared.reference_folder(f"{cell.data.name}-optimal-denoiser-{key}") if shared else None
 
     def read(folder: Path) -> dict[str, Any] | None:
-        return read_json(folder / "losses.json")
+        return read_json(folder / "losses.json", ("loss_optimal_train", "loss_optimal_heldout"))
 
     def write(folder: Path, losses: dict[str, Any]) -> None:
         write_json(folder / "losses.json", losses)

@@ -65,7 +65,7 @@ def train_vaes(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         data = latent.data
         folder = shared.vae_folder(autoencoders.folder_name(data))
         with exclusive(folder, "dit-harness train-vae"):
-            card = read_json(folder / autoencoders.CARD)
+            card = autoencoders.card_of(data, shared)
             if card is not None:
                 autoencoders.find(data, shared, str(sweep.path))  # whole?
                 say(f"{folder}: trained already; {_quality(card['reconstruction'])}")
@@ -101,7 +101,7 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         weights = autoencoders.weights_hash(vae_folder)
         folder = shared.latents_folder(autoencoders.folder_name(data))
         with exclusive(folder, "dit-harness encode"):
-            known = read_json(folder / latents.RECONSTRUCTION)
+            known = read_json(folder / latents.RECONSTRUCTION, latents.MEASURED)
             labels = {extractor_label(name, sweep.resources.inception_weights) for name in latent.extractors}
             if latents.is_complete(data, shared, weights) and known is not None and labels <= known["distances"].keys():
                 latents.check_ready(data, shared, path)
@@ -121,7 +121,7 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
                 sweep=path,
                 progress=_reporter(hooks, "encode"),
             )
-            measured = (read_json(vae_folder / autoencoders.CARD) or {}).get("reconstruction", {})
+            measured = (autoencoders.card_of(data, shared) or {}).get("reconstruction", {})
             if not labels <= measured.get("distances", {}).keys():
                 measured = bench.measure(autoencoder)
             write_json(folder / latents.RECONSTRUCTION, measured)
@@ -168,7 +168,7 @@ def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, NumericCondi
     if asked == "cuda" and not torch.cuda.is_available():
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
     device = "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
-    first = read_json(folder / "conditions.json")
+    first = read_json(folder / "conditions.json", ("threads", "torch", "device", "hardware"))
     mine = numeric_conditions(int(first["threads"]) if first else sweep.resources.threads, DECODE_BATCH, device)
     if first is None:
         write_json(folder / "conditions.json", mine)

@@ -56,7 +56,8 @@ def put_vae(shared: Shared, content: bytes, data: Data = DATA) -> str:
     (folder / autoencoders.WEIGHTS).write_bytes(content)
     weights = hashlib.sha256(content).hexdigest()[:12]
     write_json(folder / autoencoders.CONFIG, {"in_channels": 1, "latent_channels": 2, "block_out_channels": [4, 8, 16]})
-    write_json(folder / autoencoders.CARD, {"weights": weights})
+    card = {"id": autoencoders.recipe_id(data), "weights": weights, "reconstruction": {}}
+    write_json(folder / autoencoders.CARD, card)
     return weights
 
 
@@ -227,6 +228,29 @@ def test_latents_of_another_vae_are_refused(shared: Shared) -> None:
         check_ready(DATA, shared, "s.toml")
     with pytest.raises(InputError, match="encoded by another VAE"):
         go(shared, weights=other)
+
+
+@pytest.mark.parametrize("document", [{}, {"complete": True}, {"format": 1}, {"splits": {}, "complete": True}])
+def test_a_manifest_that_is_none_starts_nothing(shared: Shared, document: dict[str, Any]) -> None:
+    weights = go(shared)["weights"]
+    whole = content(shared)
+    write_json(folder_of(shared) / "manifest.json", document)
+    assert not latents.is_complete(DATA, shared, weights)
+    with pytest.raises(InputError, match="not encoded yet; first: dit-harness encode"):
+        check_ready(DATA, shared, "s.toml")
+    with pytest.raises(InputError, match="no whole set of latents"):
+        open_latents(DATA, shared)
+    go(shared)
+    assert content(shared) == whole
+
+
+@pytest.mark.parametrize("change", [{"id": "0" * 12}, {"id": None}, None], ids=str)
+def test_the_card_of_another_autoencoder_is_none(shared: Shared, change: dict[str, Any] | None) -> None:
+    go(shared)
+    path = shared.vae_folder(autoencoders.folder_name(DATA)) / autoencoders.CARD
+    write_json(path, {} if change is None else {**json.loads(path.read_text()), **change})
+    with pytest.raises(InputError, match="not trained yet; first: dit-harness train-vae"):
+        check_ready(DATA, shared, "s.toml")
 
 
 def test_latents_of_other_data_are_refused(shared: Shared) -> None:
