@@ -118,14 +118,14 @@ class Bench:
     def processes(self) -> list[dict[str, Any]]:
         """Of the jobs that are at work."""
         found = []
-        for path in self.study.glob("runs/*/attempts/*.started.json"):
+        for path in self.study.parent.glob("runs/*/attempts/*.started.json"):
             if not path.with_name(path.name.replace("started", "ended")).exists():
                 found.append(json.loads(path.read_text())["process"])
         return found
 
     def is_training(self) -> bool:
         """Whether a cell has written a checkpoint of its training."""
-        return any(self.study.glob("runs/*/checkpoints/state-*.safetensors"))
+        return any(self.study.parent.glob("runs/*/checkpoints/state-*.safetensors"))
 
 
 def wait_for(condition: Callable[[], Found], seconds: float = 120) -> Found:

@@ -217,11 +217,13 @@ def test_weights_that_are_not_finite_go_neither_out_nor_in(sweep: Path, capsys: 
     assert f"error: nan.pt: {total} of {total} values are not finite" in capsys.readouterr().err
     tensors, meta = checkpoint.load(source.weights_file(7))
     tensors["ema.blocks.0.mlp.0.bias"][2] = float("inf")
-    checkpoint.save(source.weights_file(7), tensors, meta)
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr(checkpoint, "require_finite", lambda _: None)
+        checkpoint.save(source.weights_file(7), tensors, meta)
     for format in ("official", "diffusers"):
         assert run("export", sweep, name, "-o", "x", "--format", format) == 2
         assert "weights-00000007.safetensors: 1 of" in (line := capsys.readouterr().err)
-        assert "in blocks.0.mlp.0.bias (1 of 64)" in line
+        assert "in blocks.0.mlp.0.bias" in line
     assert run("export", sweep, name, "-o", "x", "--raw") == 0  # the plain ones are whole
     assert not list(Path().glob(".*"))
 

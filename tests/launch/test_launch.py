@@ -165,7 +165,7 @@ def test_everything_killed_then_the_same_command(long: Bench, tmp_path: Path) ->
 def test_interrupt_lets_the_cells_write_a_checkpoint(long: Bench, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "b", sweep_text(steps=900, checkpoint=1e6))
     launcher = bench.start("launch", str(bench.sweep))
-    wait_for(lambda: list(bench.study.glob("runs/*/progress.json")))
+    wait_for(lambda: list(bench.study.parent.glob("runs/*/progress.json")))
     launcher.send_signal(signal.SIGINT)
     _, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 130, err

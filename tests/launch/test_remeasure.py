@@ -132,7 +132,7 @@ def test_it_runs_beside_a_training(tmp_path: Path) -> None:
     bench = OneCell(tmp_path / "b", steps=300, batch=256)
     training = bench.start("launch", str(bench.sweep))
     try:
-        wait_for(lambda: list(bench.study.glob("runs/*/checkpoints/weights-00000020.*")))
+        wait_for(lambda: list(bench.study.parent.glob("runs/*/checkpoints/weights-00000020.*")))
         job = wait_for(bench.processes)[0]["pid"]
         os.kill(job, signal.SIGSTOP)  # so that it cannot end first
         assert not bench.cell.weights_file(300).exists()
