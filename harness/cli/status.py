@@ -65,7 +65,7 @@ def cancel(
     sweep, folder = cli.resolve(study, results)
     items = cli.items_of(sweep, folder)
     chosen = [cli.find_cell(items, cell, folder)] if cell else items
-    stopped = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)])
+    stopped = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)], folder.name)
     for line in stopped.problems:
         print(line, file=sys.stderr)
     print(f"{stopped.cells} cell{'s' * (stopped.cells != 1)} asked to stop")

@@ -174,18 +174,33 @@ def test_one_cell_is_cancelled_and_the_others_go_on(tmp_path: Path, work: Work) 
     items = [
         CellRun(f"c{i}", job.cell, Run(Path(job.folder), {"slurm": Alive()}), ["e@1"]) for i, job in enumerate(made)
     ]
-    assert cancel([items[2]], items).cells == 1  # waits for a slot
+    assert cancel([items[2]], items, "s").cells == 1  # waits for a slot
     assert items[2].refresh().state is State.CANCELLED
 
     def cancel_the_long_one() -> None:
         items[0].refresh()
-        assert cancel([items[0]], items).problems == []
+        assert cancel([items[0]], items, "s").problems == []
 
     cancelled = soon(lambda: made[0].run.attempt(1).started, cancel_the_long_one)
     assert work(made) == 0
     cancelled.join()
     assert [outcomes(job) for job in made] == [["stopped"], ["done"], [""]]
     assert [item.refresh().state for item in (items[0], items[2])] == [State.CANCELLED] * 2
+
+
+@pytest.mark.parametrize(("study", "stopped"), [("s", [["17"]]), ("another", [[]])])
+def test_a_pool_of_another_study_is_not_cancelled_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: str, stopped: list[list[str]]
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("harness.launch.slurm_commands.cancel", lambda numbers: asked.append(list(numbers)))
+    run = Run(tmp_path / "r", {"slurm": Alive()})
+    ticket: Ticket = {"token": "aa", "index": 0, "restarts": 0, "pool": True, "job": "17"}
+    assert run.claim(1, {"process": process_identity(), "study": study, "slurm": ticket})
+    items = [CellRun("c", jobs(tmp_path, "well-1")[0].cell, run, ["e@1"])]
+    assert cancel(items, items, "s").cells == 1
+    assert run.is_cancelled(1), "its pool reads this, and stops the cell"
+    assert asked == stopped
 
 
 class Alive:

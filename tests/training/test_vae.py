@@ -136,7 +136,9 @@ def test_an_autoencoder_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     Autoencoder.load(tmp_path / "whole", "cpu")
     network.encoder.conv_in.bias.data[0] = torch.nan
     network.save_pretrained(tmp_path / "nan", safe_serialization=True)
-    with pytest.raises(InputError, match=r"nan: 1 of 10571 values are not finite \(NaN or infinite\), in encoder\.conv_in\.bias"):
+    with pytest.raises(
+        InputError, match=r"nan: 1 of 10571 values are not finite \(NaN or infinite\), in encoder\.conv_in\.bias"
+    ):
         Autoencoder.load(tmp_path / "nan", "cpu")
 
 
