@@ -95,12 +95,12 @@ class Notes:
 class Lab:
     """A folder with the sweep and its study."""
 
-    def __init__(self, folder: Path, sweep: str = SWEEP) -> None:
+    def __init__(self, folder: Path, sweep: str = SWEEP, name: str = "tiny") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.sweep = folder / "tiny.toml"
+        self.sweep = folder / f"{name}.toml"
         self.sweep.write_text(sweep)
-        self.study = Study(folder / "results", "tiny")
+        self.study = Study(folder / "results", name)
         self.killed = folder / "killed"  # a line for every kill
         self.stopped = folder / "stopped"  # the process that stopped itself
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.runs.attempts import RESTARTS
 from tests.chaos.killer import kind_of
-from tests.chaos.lab import Lab, never, wait_for, warm
+from tests.chaos.lab import SWEEP, Lab, never, wait_for, warm
 from tests.chaos.rounds import at_a_stop, at_each_point, check_equal, grown, quiet, random_kills
 
 pytestmark = pytest.mark.xdist_group("chaos")  # forks of one warm process
@@ -107,6 +107,20 @@ def test_a_sweep_that_grows_while_it_runs(undisturbed: Lab, tmp_path: Path) -> N
     assert all(
         mine[name] == value for name, value in undisturbed.science().items() if "/" in name and "cell" not in name
     )
+
+
+def test_two_studies_train_the_cells_that_they_share_once(undisturbed: Lab, tmp_path: Path) -> None:
+    lab, other = Lab(tmp_path), Lab(tmp_path, SWEEP.replace("depth = [1, 2]", "depth = [2, 1]"), "other")
+    first = lab.start()
+    assert other.launch() == 0, other.output()
+    assert wait_for(first) == 0, lab.output()
+    assert [run.attempt_numbers() for run in lab.runs()] == [[1], [1]]
+    check_equal(lab, undisturbed)
+    mine, theirs = lab.science()["results.csv"], other.science()["results.csv"]
+    assert sorted(row["cell"] for row in theirs) == sorted(row["cell"] for row in mine)
+    assert {row["study"] for row in theirs} == {"other"}
+    assert other.launch() == 0
+    assert [run.attempt_numbers() for run in lab.runs()] == [[1], [1]], "what is done is not run again"
 
 
 def test_ten_random_kills(undisturbed: Lab, tmp_path: Path) -> None:
