@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ class Generator:
 
 def generate(
     generator: Generator, run: Run, key: str, *, batch: int, hooks: Hooks, ranks: Ranks | None = None
-) -> tuple[Samples, NDArray[np.int64]] | None:
+) -> Made | None:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; parts that exist are not made again.
 
     Each rank makes a part at a time; the first one writes all parts and returns the result, the others return None.
@@ -143,9 +143,10 @@ def generate(
         if ranks.any_rank(hooks.should_stop()):
             raise StoppedError(f"stopped at sample {now[0]} of {evaluation.samples}; the next launch goes on there")
         mine = None
-        if ranks.rank < len(now):
-            first = now[ranks.rank]
-            mine = generator(first, counts[first], hooks)
+        with ranks.together():
+            if ranks.rank < len(now):
+                first = now[ranks.rank]
+                mine = generator(first, counts[first], hooks)
         for first, part in zip(now, ranks.gather(mine), strict=False):
             if part is not None:
                 hooks.before_write()
@@ -153,7 +154,7 @@ def generate(
                 labels[first] = part["labels"].numpy()
     if not ranks.is_first:
         return None
-    return Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts])
+    return Made(Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts]))
 
 
 class Samples:
@@ -193,6 +194,13 @@ class Samples:
             raise CellFailedError(f"{path}: missing or damaged ({error}); launch again with --retry") from None
         images: NDArray[np.uint8] = part["images"].numpy()
         return images
+
+
+class Made(NamedTuple):
+    """What `generate` returns."""
+
+    images: Samples  # (N, H, W, channels)
+    labels: NDArray[np.int64]  # (N,)
 
 
 def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64]) -> None:
