@@ -17,6 +17,9 @@ from typing import Any
 
 from harness.errors import DiskFullError
 
+#: Longest part of a file's name that is for people, in UTF-8; some file systems take 143 bytes of a whole name.
+NAME_BYTES = 100
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -40,6 +43,11 @@ def full_disk_named(path: Path) -> Iterator[None]:
         raise DiskFullError(f"{path}: cannot be written: {what} ({free:.1f} MB free, too little for it)") from error
 
 
+def file_name(name: str, ending: str) -> str:
+    """A name for people as the name of a file: cut to `NAME_BYTES`, with an ending that tells it from others."""
+    return name.encode(errors="surrogateescape")[:NAME_BYTES].decode(errors="ignore") + ending
+
+
 def write_atomic(
     path: Path,
     write: Callable[[Path], object],
@@ -57,7 +65,8 @@ def write_atomic(
     """
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        # a temporary name is longer than the file's own, which may be as long as any can be
+        handle, name = tempfile.mkstemp(prefix=file_name(f".{path.name}", "."), suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
