@@ -34,18 +34,21 @@ class Job(Payload):
         try:
             for extension in self.extensions:
                 extension.load()
-        except InputError as error:  # the launcher could load it, but this machine may lack a package
-            ended = {"outcome": "failed", "message": str(error), **triage.describe(error), "time": now()}
-            self.run.record(self.attempt, "ended", ended)
-            return "failed"
-        executor = EXECUTORS.load(self.resources.executor)
+            executor = EXECUTORS.load(self.resources.executor)
+        except Exception as error:  # the launcher could load it, but this machine may lack a package
+            with log_to(self.run.log):
+                return self._failed(error)
         executor.set_gpus(self)
         if self.resources.world > 1 and self._enter_ranks() > 0:
             return self._assist(stop)
         with log_to(self.run.log):
-            job = executor.of_this_start(self)
-            from harness.launch.work import attempt  # imports torch, which reads the environment
-
+            job: Job = executor.of_this_start(self)
+            if job.run.is_cancelled(job.attempt):  # by a signal that came too early to be heard
+                return job._ended("stopped", "cancelled before it began")
+            try:
+                from harness.launch.work import attempt  # imports torch, which reads the environment
+            except Exception as error:
+                return job._failed(error)
             outcome, message = attempt(job, stop)
             with contextlib.suppress(OSError):  # the log may be on the full disk
                 print(f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
@@ -58,6 +61,16 @@ class Job(Payload):
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+    def _failed(self, error: Exception) -> str:
+        """Record that the job could not begin."""
+        traceback.print_exc()
+        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        return self._ended("failed", message, **triage.describe(error))
+
+    def _ended(self, outcome: str, message: str, **more: Any) -> str:
+        self.run.record(self.attempt, "ended", {"outcome": outcome, "message": message, **more, "time": now()})
+        return outcome
 
     def _enter_ranks(self) -> int:
         """Set the variables from which torch reads the rank of this process; returns the rank."""

@@ -32,6 +32,7 @@ class Submitted(TypedDict, total=False):
     process: dict[str, Any] | None  # that waits for the job on this machine, or is the job
     time: str
     job_id: str
+    output: str  # folder of submitit's files, where that is not the run's own
 
 
 class Started(TypedDict, total=False):
