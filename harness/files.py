@@ -21,6 +21,9 @@ from harness.errors import DiskFullError, NonFiniteError
 #: How many of the numbers that are not finite are named.
 _NAMED = 5
 
+#: Longest part of a file's name that is for people, in UTF-8; some file systems take 143 bytes of a whole name.
+NAME_BYTES = 100
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 #: How file systems without hard links answer; EPERM is Linux's own word for it.
@@ -47,6 +50,11 @@ def full_disk_named(path: Path) -> Iterator[None]:
         raise DiskFullError(f"{path}: cannot be written: {what} ({free:.1f} MB free, too little for it)") from error
 
 
+def file_name(name: str, ending: str) -> str:
+    """A name for people as the name of a file: cut to `NAME_BYTES`, with an ending that tells it from others."""
+    return name.encode(errors="surrogateescape")[:NAME_BYTES].decode(errors="ignore") + ending
+
+
 def write_atomic(
     path: Path,
     write: Callable[[Path], object],
@@ -64,7 +72,8 @@ def write_atomic(
     """
     with full_disk_named(path):
         _make_folder(path.parent, durable)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        # a temporary name is longer than the file's own, which may be as long as any can be
+        handle, name = tempfile.mkstemp(prefix=file_name(f".{path.name}", "."), suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:

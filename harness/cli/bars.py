@@ -23,10 +23,10 @@ class _Bars(progress.Progress):
 
     def __init__(self, console: Console, clock: progress.ProgressColumn) -> None:
         super().__init__(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=24),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[note]}"),
+            progress.TextColumn("{task.fields[note]}", markup=False),
             clock,
             console=console,
             refresh_per_second=4,
@@ -113,7 +113,7 @@ class LaunchView:
 
     def tick(self, items: list[CellRun]) -> None:
         """Draw the progress of the sweep and of the running cells."""
-        self._bars.show("", "[bold]sweep", self._done, self._total, "")
+        self._bars.show("", "sweep", self._done, self._total, "")
         for item in (item for item in items if item.now.state in ACTIVE):
             at = item.now.progress or Progress(stage="starting", done=0)
             note = _note(at.get("loss"), at.get("images_per_s"), at.get("seconds_left"))

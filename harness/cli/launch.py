@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import options as cli
+from harness.cli import streams
 
 if TYPE_CHECKING:
     from harness.runs.cellruns import CellRun
@@ -46,9 +47,10 @@ def launch(
     from harness.runs.state import RETRIED
 
     sweep, folder = cli.resolve(study, results, given)
-    ended = _run(sweep, folder, cli.items_of(sweep, folder), retry=retry, wait=wait)
-    hint = " --retry" if any(item.now.state in RETRIED for item in ended) else ""
-    _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}")
+    with streams.lasting():
+        ended = _run(sweep, folder, cli.items_of(sweep, folder), retry=retry, wait=wait)
+        hint = " --retry" if any(item.now.state in RETRIED for item in ended) else ""
+        _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}")
 
 
 @cli.takes_fields(resources=(*_RESOURCES, "inception_weights", "adm_reference"), evaluation=_EVALUATION)
@@ -93,9 +95,10 @@ def evaluate(
         names = f"{', '.join(busy[:3])}{f' and {len(busy) - 3} more' if len(busy) > 3 else ''}"
         plan = "nothing is submitted for them now" if detached else "waiting for it"
         print(f"another evaluate is at work on {names}: {plan}", file=sys.stderr)
-    ended = _run(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
-    owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
-    _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed)
+    with streams.lasting():
+        ended = _run(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
+        owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
+        _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed)
 
 
 def _run(
@@ -108,13 +111,14 @@ def _run(
     """
     from harness.cli.bars import LaunchView
     from harness.launch.launch import launch as run_all
+    from harness.launch.signals import interrupting
     from harness.spec.resources import EXECUTORS
 
     executor = sweep.resources.executor
     detached = EXECUTORS.facts(executor).detached
     cli.print_warnings(sweep)
     try:
-        with LaunchView(cli.console(), items) as view:
+        with interrupting(), LaunchView(cli.console(), items) as view:
             ended = run_all(sweep, study, view, retry=retry, wait=wait, chosen=chosen)
     except KeyboardInterrupt:
         jobs = f"the {executor.capitalize()} jobs go on"

@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from harness.cli import streams
 from harness.cli.export import export, import_
 from harness.cli.launch import evaluate, launch
 from harness.cli.options import Verbs
@@ -34,7 +35,8 @@ app = typer.Typer(
     dit-harness launch sweeps/quickstart.toml    train, sample and score every cell; again to resume
     dit-harness report quickstart                table, fits, figures, report.html
 
-    Exit codes: 0 all well, 1 some cells failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C.""",
+    Exit codes: 0 all well, 1 some cells failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C, SIGTERM or
+    the end of the terminal, 141 nobody reads the output.""",
 )
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
@@ -45,9 +47,22 @@ for verb in (plan, train_vae, encode, launch, evaluate, status, cancel, logs, co
 def main() -> None:
     """Run the command. Bad input and missing permission give one line and exit code 2, a full disk one line and code 1.
 
-    Messages of libraries through `logging` are lines on stderr, too.
+    Messages of libraries through `logging` are lines on stderr, too. A command whose output nobody reads any more, as
+    after `| head -1`, ends without a word; only what trains or measures goes on.
     """
+    streams.prepare()
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
+    try:
+        try:
+            _run()
+        finally:
+            streams.flush()
+    except BrokenPipeError:
+        streams.silence(sys.stdout, sys.stderr)
+        sys.exit(streams.BROKEN_PIPE)
+
+
+def _run() -> None:
     try:
         app()
     except InputError as error:

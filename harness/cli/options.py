@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from harness.cli import streams
 from harness.errors import InputError
 from harness.files import at_home
 
@@ -77,6 +78,14 @@ def takes_fields(*, resources: tuple[str, ...] = (), evaluation: tuple[str, ...]
 
 class Verbs(TyperGroup):
     """The verbs; a verb gets its options of `takes_fields` when it is called."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb. A closed pipe is for `harness.cli.main` to end with; typer would take it for a failed cell."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            streams.silence(sys.stdout, sys.stderr)
+            raise typer.Exit(streams.BROKEN_PIPE) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The name of the verb, its command, and the other arguments."""
@@ -186,5 +195,11 @@ def console() -> Console:
     """Where tables and bars are drawn."""
     from rich.console import Console
 
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # as all that prints does: rich itself would end the process with exit code 1
+
     # a pipe has no width; tables should not be squeezed into 80 columns there
-    return Console(width=None if sys.stdout.isatty() else 200)
+    width = None if sys.stdout.isatty() else 200
+    # titles, names and messages are the user's: what looks like markup in them is not
+    return Terminal(width=width, markup=False, emoji=False, highlight=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from harness.cli import options as cli
+from harness.cli import streams
 
 if TYPE_CHECKING:
     from harness.launch.prepare import Say
@@ -54,11 +55,12 @@ def _prepare(
     """Do the work behind a progress bar."""
     from harness.cli.bars import WorkBar
     from harness.errors import CellFailedError
+    from harness.launch.signals import interrupting
     from harness.training.hooks import Hooks, StoppedError
 
     sweep, folder = cli.resolve(study, results, given)
     try:
-        with WorkBar(cli.console()) as bar:
+        with interrupting(), streams.lasting(), WorkBar(cli.console()) as bar:
             work(sweep, folder, Hooks(should_stop=should_stop, report=bar.report), bar.say)
     except (KeyboardInterrupt, StoppedError) as error:
         print(str(error) or "stopped; the same command goes on after the last whole shard", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,8 @@ def report(
         if not write_tables(runs, cli.items_of(sweep, runs)):
             raise InputError(f"{study}: no cell is evaluated yet; first: dit-harness launch {study}")
         folder = runs.folder
+    # figures are drawn into files; a backend that the environment names may not be installed
+    os.environ["MPLBACKEND"] = "agg"
     from analysis.report import write_report
 
     written = write_report(folder)

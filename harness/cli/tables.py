@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal, TypedDict
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from harness.cli.words import duration, number, size_of
 from harness.runs import triage
@@ -42,11 +42,11 @@ class Column:
     """A column: its title, the text of a row in it, and its alignment."""
 
     title: str
-    text: Callable[[Row], str]
+    text: Callable[[Row], str | Text]
     justify: Literal["left", "right"] = "left"
 
 
-def _left(title: str, key: str = "", show: Callable[[Any], str] = str) -> Column:
+def _left(title: str, key: str = "", show: Callable[[Any], str | Text] = str) -> Column:
     """A left-aligned column of the value under `key` (by default the title), as text."""
     return Column(title, lambda row: show(row[key or title]))
 
@@ -56,20 +56,32 @@ def _right(title: str, key: str = "", show: Callable[[Any], str] = str) -> Colum
     return Column(title, lambda row: show(row[key or title]), "right")
 
 
+def _as_text(value: str | Text, style: str = "") -> Text:
+    """The value as it is: rich takes brackets and colons in a plain string, which may be the user's, for markup."""
+    return Text(value, style) if isinstance(value, str) else value
+
+
 def _table(title: str, columns: Sequence[Column], rows: Iterable[Row], caption: str) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, header_style="bold", pad_edge=False)
+    table = Table(
+        title=_as_text(title, "table.title"),
+        title_justify="left",
+        caption=_as_text(caption, "table.caption"),
+        header_style="bold",
+        pad_edge=False,
+    )
     table.caption_justify = "left"
     for column in columns:
-        table.add_column(column.title, justify=column.justify, overflow="fold", no_wrap=column.title == "cell")
+        table.add_column(
+            _as_text(column.title), justify=column.justify, overflow="fold", no_wrap=column.title == "cell"
+        )
     for row in rows:
-        table.add_row(*(column.text(row) for column in columns))
+        table.add_row(*(_as_text(column.text(row)) for column in columns))
     return table
 
 
-def _state_text(state: str) -> str:
+def _state_text(state: str) -> Text:
     """A state in its colour."""
-    colour = _COLOURS[State(state)]
-    return f"[{colour}]{state}[/{colour}]"
+    return Text(state, style=_COLOURS[State(state)])
 
 
 _PLAN_COLUMNS = (
@@ -180,7 +192,7 @@ _STATUS_COLUMNS = (
     _right("left", "seconds_left", duration),
     _right("attempt", show=lambda number: str(number or "")),
     _left("node", show=lambda name: name or ""),
-    _left("message", show=escape),
+    _left("message"),
 )
 
 

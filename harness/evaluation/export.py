@@ -14,7 +14,7 @@ from harness.data.latents import open_latents
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
 from harness.evaluation.generate import Samples, load_weights
-from harness.files import file_hash, write_atomic
+from harness.files import file_hash, file_name, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.dit import DiT
 from harness.model.formats import Imported, check_exportable, require_finite
@@ -88,7 +88,7 @@ def export(
         return ""
     decoder, note = _decoder(cell, vae, shared, sweep)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=file_name(f".{output.name}", "."), suffix=".tmp", dir=output.parent))
     try:
         write_diffusers(network, temporary / "pipeline", cell.diffusion, decoder)
         (temporary / "pipeline").replace(output)

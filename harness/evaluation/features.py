@@ -20,11 +20,11 @@ from torch import Tensor
 
 from harness.data.dataset import ImageArray, Progress
 from harness.data.pixels import channels_first, require_finite_values
-from harness.errors import InputError, NonFiniteError, non_finite_in
+from harness.errors import CellFailedError, InputError, NonFiniteError, non_finite_in
 from harness.evaluation import extractors
 from harness.evaluation.extractors import Features, Network, exact_convolutions
 from harness.training import checkpoint
-from harness.training.ranks import Ranks
+from harness.training.ranks import Ranks, error_line
 
 #: Images per part; fixed, because the last bits of Inception's features may depend on the batch.
 PART = 500
@@ -124,7 +124,14 @@ class Extraction:
         """Extract features for the first rank until it calls `dismiss`."""
         part: NDArray[np.uint8] | str | None
         while (part := self._ranks.scatter([])) is None or not isinstance(part, str):
-            self._ranks.gather(None if part is None else self.features_of(part))
+            self._ranks.gather(None if part is None else self._attempted(part))
+
+    def _attempted(self, part: NDArray[np.uint8]) -> Features | Exception:
+        """Features, or what went wrong, since the first rank waits for an answer; in words, which can be sent."""
+        try:
+            return self.features_of(part)
+        except Exception as error:
+            return error if self._ranks.is_first else CellFailedError(f"rank {self._ranks.rank}: {error_line(error)}")
 
     def dismiss(self) -> None:
         """Let the other ranks go."""
@@ -142,8 +149,12 @@ class Extraction:
             mine = self._ranks.scatter([*(parts[number] for number in todo), *idle])
             assert mine is not None  # the first rank's
             with non_finite_in(f"images {starts[todo[0]]} to {starts[todo[0]] + len(mine) - 1}"):
-                extracted = self.features_of(mine)
-            for number, features in zip(todo, self._ranks.gather(extracted), strict=False):
+                own = self._attempted(mine)
+            others = self._ranks.gather(None if isinstance(own, Exception) else own)[1:]
+            for number, features in zip(todo, [own, *others], strict=False):
+                if isinstance(features, Exception):
+                    raise features
+                assert features is not None
                 self._keep(paths[number], features)
                 found[number] = features
         return [features for features in found if features is not None]

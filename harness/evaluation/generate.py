@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class Generator:
 
 def generate(
     generator: Generator, run: Run, key: str, *, batch: int, hooks: Hooks, ranks: Ranks | None = None
-) -> tuple[Samples, NDArray[np.int64]] | None:
+) -> Made | None:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; finished parts are not made again.
 
     Each rank makes one part at a time. The first rank writes all parts and returns the result; the others return None.
@@ -170,9 +170,10 @@ def generate(
         if ranks.any_rank(hooks.should_stop()):
             raise StoppedError(f"stopped at sample {now[0]} of {evaluation.samples}; the next launch goes on there")
         mine = None
-        if ranks.rank < len(now):
-            first = now[ranks.rank]
-            mine = generator(first, counts[first], hooks)
+        with ranks.together():
+            if ranks.rank < len(now):
+                first = now[ranks.rank]
+                mine = generator(first, counts[first], hooks)
         for first, part in zip(now, ranks.gather(mine), strict=False):
             if part is not None:
                 meta = {"first": first, "finite": True, **generator.origin}
@@ -181,7 +182,7 @@ def generate(
                 labels[first] = part["labels"].numpy()
     if not ranks.is_first:
         return None
-    return Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts])
+    return Made(Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts]))
 
 
 class Samples:
@@ -221,6 +222,13 @@ class Samples:
             raise CellFailedError(f"{path}: missing or damaged ({error}); launch again with --retry") from None
         images: NDArray[np.uint8] = part["images"].numpy()
         return images
+
+
+class Made(NamedTuple):
+    """What `generate` returns."""
+
+    images: Samples  # (N, H, W, channels)
+    labels: NDArray[np.int64]  # (N,)
 
 
 def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64]) -> None:

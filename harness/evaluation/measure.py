@@ -14,7 +14,7 @@ from harness.data.latents import reconstruction_distance
 from harness.data.pixels import UINT8_RULE
 from harness.data.vae import decoder
 from harness.errors import CellFailedError, non_finite_in
-from harness.evaluation.generate import Generator, generate, load_weights, save_grid
+from harness.evaluation.generate import Generator, Made, generate, load_weights, save_grid
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import Setup, score
 from harness.files import write_json
@@ -86,18 +86,30 @@ def _measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, A
     begun = time.monotonic()
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
     network = _weights(subject, evaluation, step)
-    decode = decoder(cell.data, subject.shared, subject.device)
-    class_counts = np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes)
     weights = subject.ranks.on_first(lambda: run.weights_checksum(step))
-    generator = Generator(network, cell, evaluation, subject.device, decode, class_counts, weights)
+    with subject.ranks.together():
+        decode = decoder(cell.data, subject.shared, subject.device)
+        class_counts = np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes)
+        generator = Generator(network, cell, evaluation, subject.device, decode, class_counts, weights)
+        setup = _setup(subject, key)
+        extraction = setup.extraction(evaluation, cell.data)
     batch = subject.conditions["sampling_batch"]
     made = generate(generator, run, key, batch=batch, hooks=subject.hooks, ranks=subject.ranks)
-    setup = _setup(subject, key)
-    if made is None:
-        setup.extraction(evaluation, cell.data).assist()  # while the first rank scores
-        return None
+    record = None
+    with subject.ranks.together():
+        if made is None:
+            extraction.assist()  # while the first rank scores
+        else:
+            record = _record(subject, evaluation, step, weights, made, setup, begun)
+    return record
+
+
+def _record(
+    subject: Subject, evaluation: Evaluation, step: int, weights: int | None, made: Made, setup: Setup, begun: float
+) -> dict[str, Any]:
+    """Score the samples, on the first rank, and write the record and the picture; `weights` is their checksum."""
+    cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
     images, labels = made
-    setup.progress(0, evaluation.samples)
     metrics = score(images, evaluation, cell.data, subject.dataset, setup)
     metrics |= optimal_losses(cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.progress)
     if cell.data.vae:

@@ -135,9 +135,19 @@ def score(
         CellFailedError: all images are the same, so no metric is defined.
     """
     setup, evaluation = setup or Setup(), evaluation.resolved(data)
-    check_fits(evaluation, data)
-    _check_shape(images, evaluation, data)
     extraction = setup.extraction(evaluation, data)
+    try:
+        setup.progress(0, evaluation.samples)
+        check_fits(evaluation, data)
+        _check_shape(images, evaluation, data)
+        return _score(images, evaluation, data, dataset, setup, extraction)
+    finally:  # the other ranks wait for it
+        extraction.dismiss()
+
+
+def _score(
+    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData, setup: Setup, extraction: Extraction
+) -> dict[str, Any]:
     of_adm = evaluation.reference == "adm"
     batch = adm.find(setup.resources.adm_reference, data.image_shape.size) if of_adm else None
     generated = _extract(images, extraction, setup.cache if extraction.slow else None, setup.progress)
@@ -156,7 +166,6 @@ def score(
     if batch is None:
         record |= _memorisation(generated, dataset, own, {evaluation.reference: record["frechet"]})
     record["warnings"] = _warnings(record, reference, generated)
-    extraction.dismiss()
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -64,13 +65,15 @@ class Reporter:
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Send stdout and stderr, also those of libraries in C, to the cell's log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # the launcher's PYTHONIOENCODING may lack a letter
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         handler, logger = logging.StreamHandler(sys.stdout), logging.getLogger("harness")
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)

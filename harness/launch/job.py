@@ -19,6 +19,7 @@ from harness.launch.payload import Payload
 from harness.launch.signals import StopFlag
 from harness.processes import now
 from harness.runs import triage
+from harness.runs.claims import SupersededError
 from harness.spec.resources import EXECUTORS
 
 
@@ -28,32 +29,40 @@ class Job(Payload):
 
     def __call__(self) -> str:
         """Run to the end; returns the outcome, which `attempts/NNN.ended.json` holds too."""
+        try:
+            return self._run()
+        except SupersededError as error:
+            print(f"[{now()}] attempt {self.attempt}: superseded: {error}", flush=True)  # the log is another job's
+            return "superseded"
+
+    def _run(self) -> str:
+        self.hold.require_claim()
         stop = StopFlag(with_parent=self.pooled)
         os.environ["OMP_NUM_THREADS"] = str(self.resources.threads)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on GPUs
         try:
             for extension in self.extensions:
                 extension.load()
-        except InputError as error:  # the launcher could load it, but this machine may lack a package
-            ended = {"outcome": "failed", "message": str(error), **triage.describe(error), "time": now()}
-            self.hold.record("ended", ended)
-            return "failed"
-        executor = EXECUTORS.load(self.resources.executor)
+            executor = EXECUTORS.load(self.resources.executor)
+        except Exception as error:  # the launcher could load it, but this machine may lack a package
+            with log_to(self.run.log):
+                return self._failed(error)
         executor.set_gpus(self)
         if self.resources.world > 1 and self._enter_ranks() > 0:
             return self._assist(stop)
         with log_to(self.run.log):
-            job = executor.of_this_start(self)
-            from harness.launch.work import attempt  # imports torch, which reads the environment
-
+            job: Job = executor.of_this_start(self)
+            if job.run.is_cancelled(job.attempt):  # by a signal that came too early to be heard
+                return job._ended("stopped", "cancelled before it began")
+            try:
+                from harness.launch.work import attempt  # imports torch, which reads the environment
+            except Exception as error:
+                return job._failed(error)
             outcome, message = attempt(job, stop)
-            end = f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}"
-            if outcome != "superseded":  # then the log is another job's
-                with contextlib.suppress(OSError):  # the log may be on the full disk
-                    print(end, flush=True)
+            with contextlib.suppress(OSError):  # the log may be on the full disk
+                print(f"[{now()}] attempt {job.attempt}: {outcome}{': ' if message else ''}{message}", flush=True)
             if outcome == "stopped":
                 executor.requeue(stop)
-        print(end, flush=True)  # in the executor's own log
         return outcome
 
     def checkpoint(self) -> Any:
@@ -61,6 +70,16 @@ class Job(Payload):
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+    def _failed(self, error: Exception) -> str:
+        """Record that the job could not begin."""
+        traceback.print_exc()
+        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        return self._ended("failed", message, **triage.describe(error))
+
+    def _ended(self, outcome: str, message: str, **more: Any) -> str:
+        self.hold.record("ended", {"outcome": outcome, "message": message, **more, "time": now()})
+        return outcome
 
     def _enter_ranks(self) -> int:
         """Set the variables from which torch reads the rank of this process; returns the rank."""

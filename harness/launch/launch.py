@@ -12,8 +12,10 @@ import time
 
 from harness.launch.checks import check_data, check_evaluations, check_ranks, check_writable
 from harness.launch.executor import Executor, Launch, executor_named
+from harness.launch.signals import interrupt_no_more
 from harness.launch.view import View
-from harness.runs import provenance, trackers
+from harness.processes import now
+from harness.runs import provenance, trackers, triage
 from harness.runs.attempts import RESTARTS
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.state import ACTIVE, RETRIED, State
@@ -38,7 +40,7 @@ def launch(
     Raises:
         InputError: the data, the weights of Inception or the device is missing, the ranks cannot share the batch, or
             Slurm refuses. Nothing was started unless the message says so.
-        KeyboardInterrupt: after Ctrl-C, when the running jobs have stopped; on Slurm they go on.
+        KeyboardInterrupt: after Ctrl-C and the like, when the running jobs have stopped; on Slurm they go on.
     """
     executor = executor_named(sweep.resources.executor)
     gpus = [] if sweep.resources.device == "cpu" else executor.gpus()
@@ -58,6 +60,7 @@ def launch(
     try:
         run_to_end(work, executor, wait=wait)
     except KeyboardInterrupt:
+        interrupt_no_more()
         executor.stop(work)
         raise
     return items
@@ -109,6 +112,8 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
         for item in watched if not silent else ():
             if item.now.state in ACTIVE:
                 continue
+            if item.mine:
+                _record_last_words(item)
             lost = item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL)
             item.restarts += lost
             if lost and item.restarts <= RESTARTS:
@@ -116,6 +121,24 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
             elif item.cell.id not in announced and not work.may_start(item):  # else it was another launch's
                 announced.add(item.cell.id)
                 view.finished(item)
+
+
+def _record_last_words(item: CellRun) -> None:
+    """Record how a process ended before its job began, and what it printed last, in the log too.
+
+    An error of Python's comes again, so the cell has failed; else it was killed, perhaps, and starts again.
+    """
+    attempt = item.now.attempt
+    if attempt is None or not attempt.words.lines:
+        return
+    words, run = attempt.words, item.run
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    with run.log.open("a", encoding="utf-8") as log:
+        log.write(f"[{now()}] {attempt.loss}; its last lines:\n" + "".join(f"{line}\n" for line in words.lines))
+    if words.raised:
+        ended = {"outcome": "failed", "message": attempt.loss, **triage.describe_words(words), "time": now()}
+        run.record(attempt.number, "ended", ended)
+        item.refresh()
 
 
 def _training_cost(item: CellRun) -> float:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import submitit
 
 from harness.errors import InputError
+from harness.files import is_full
+from harness.launch import imports
 from harness.launch.executor import Executor, Launch
 from harness.launch.job import Job
-from harness.launch.machine import default_slots, visible_gpus
+from harness.launch.machine import default_slots, gpus_unseen, visible_gpus
+from harness.launch.signals import held
 from harness.processes import now, process_identity, signal_process
+from harness.runs import triage
 from harness.runs.cellruns import CellRun
 from harness.runs.state import ACTIVE
 from sweeps.grid import Sweep
@@ -36,23 +43,56 @@ def _free_gpus(gpus: list[str], active: list[CellRun], ranks: int) -> str | None
 
 
 def _submit(job: Job) -> None:
-    """Start a job as a process of this machine, and record the process."""
-    executor = submitit.LocalExecutor(job.run.submitit_folder)
+    """Start a job as a process of this machine, and record the process; or that it cannot be started."""
+    try:
+        with imports.for_jobs():
+            _start(job)
+    except Exception as error:  # cannot be pickled, or the system has no process left: the other cells go on
+        if is_full(error):
+            raise
+        message = f"cannot be started: {type(error).__name__}: {error}"
+        ended = {"outcome": "failed", "message": message, **triage.describe(error), "time": now()}
+        job.run.record(job.attempt, "ended", ended)
+
+
+def _start(job: Job) -> None:
+    folder = job.run.submitit_folder
+    executor = submitit.LocalExecutor(folder, python=imports.python())
     executor.update_parameters(
         timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True, tasks_per_node=job.resources.ranks
     )
-    # children inherit an ignored signal: Ctrl-C then reaches only the launcher, which stops the jobs in order
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with _stderr_in(folder / "controller.err"):  # of submitit's process that starts the ranks
         submitted = executor.submit(job)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    (folder / "controller.err").rename(folder / f"{submitted.job_id}.err")
     try:
         controller = process_identity(int(submitted.job_id))
     except psutil.Error:  # it has ended already, and its files tell how
         controller = None
     record = {"process": controller, "time": now(), "job_id": submitted.job_id, "token": job.token}
     job.run.record(job.attempt, "submitted", record)
+
+
+def _record_stop(item: CellRun) -> None:
+    """Record that a process was stopped before its job began, which could not record it."""
+    attempt = item.now.attempt
+    if attempt is not None and attempt.outcome == "lost" and attempt.started is None:
+        ended = {"outcome": "stopped", "message": "stopped before it began", "time": now()}
+        item.run.record(attempt.number, "ended", ended)
+        item.refresh()
+
+
+@contextlib.contextmanager
+def _stderr_in(path: Path) -> Iterator[None]:
+    """Processes that are started in here write their stderr to this file."""
+    saved = os.dup(2)
+    try:
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 class LocalExecutor(Executor):
@@ -76,7 +116,9 @@ class LocalExecutor(Executor):
             )
 
     def prepare(self, launch: Launch) -> None:
-        """Tell the user when the shell has a Slurm allocation that the launch does not run in."""
+        """Tell the user when the GPUs do not answer, or the launch does not run in the shell's Slurm allocation."""
+        if launch.sweep.resources.device == "auto" and (reason := gpus_unseen()):
+            launch.view.note(f"warning: the cells run on the CPU, for nvidia-smi fails: {reason}")
         if "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" not in os.environ:
             note = "this shell has a Slurm allocation but is not on a node of it: srun dit-harness ... runs there"
             launch.view.note(note)
@@ -92,9 +134,11 @@ class LocalExecutor(Executor):
             if not launch.may_start(item):  # another launch was quicker
                 continue
             gpu = _free_gpus(launch.gpus, active, resources.ranks)
-            job = launch.claim(item, gpu=gpu, allocation=os.environ.get("SLURM_JOB_ID"))
+            with held():  # a claim has its job, or neither is made
+                job = launch.claim(item, gpu=gpu, allocation=os.environ.get("SLURM_JOB_ID"))
+                if job is not None:
+                    _submit(job)
             if job is not None:
-                _submit(job)
                 launch.view.started(item)
             item.refresh()
             tried.append(item)
@@ -113,7 +157,10 @@ class LocalExecutor(Executor):
                 if process and process["pid"] not in asked and signal_process(process, signal.SIGTERM):
                     asked.add(process["pid"])
             time.sleep(self.poll_seconds)
-            running = [item for item in running if item.refresh().state in ACTIVE]
+            for item in running:
+                if item.refresh().state not in ACTIVE:
+                    _record_stop(item)
+            running = [item for item in running if item.now.state in ACTIVE]
 
 
 LOCAL = LocalExecutor()

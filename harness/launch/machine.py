@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -18,11 +19,25 @@ def visible_gpus() -> list[str]:
         return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
         return []
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
+    listing = _nvidia_smi().stdout
     return [str(i) for i, line in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
+
+
+def gpus_unseen() -> str:
+    """Why it is not known which GPUs this machine has, in one line; empty where it is known."""
+    if visible_gpus() or "CUDA_VISIBLE_DEVICES" in os.environ or shutil.which("nvidia-smi") is None:
+        return ""
+    asked = _nvidia_smi()
+    return "" if asked.returncode == 0 else " ".join((asked.stdout + asked.stderr).split()) or "nvidia-smi fails"
+
+
+@functools.cache
+def _nvidia_smi() -> subprocess.CompletedProcess[str]:
+    command = ["nvidia-smi", "-L"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
 
 
 def usable_cores() -> int:

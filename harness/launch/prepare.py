@@ -11,6 +11,7 @@ from harness.data.dataset import LoadedData, Source
 from harness.data.sources import data_set
 from harness.errors import InputError
 from harness.files import read_json, write_json
+from harness.launch.machine import visible_gpus
 from harness.processes import exclusive
 from harness.runs.study import Shared, Study
 from harness.spec.data import Data, TrainedVae
@@ -164,9 +165,14 @@ def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, NumericCondi
     from harness.data.vae import DECODE_BATCH
     from harness.training.conditions import numeric_conditions
 
-    asked = sweep.resources.device
+    asked, given = sweep.resources.device, visible_gpus()
     if asked == "cuda" and not torch.cuda.is_available():
         raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
+    if asked == "auto" and given and not torch.cuda.is_available():
+        raise InputError(
+            f"{sweep.path}: resources.device: this machine gives GPU {','.join(given)}, and torch sees none; "
+            'mend that, or allowed: "cpu"'
+        )
     device = "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
     first = read_json(folder / "conditions.json", ("threads", "torch", "device", "hardware"))
     mine = numeric_conditions(int(first["threads"]) if first else sweep.resources.threads, DECODE_BATCH, device)

@@ -70,7 +70,8 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
         _release(claimed, token, queue)
         raise
     for job, number in zip(jobs, itertools.cycle(numbers), strict=False):
-        submitted = {"process": None, "time": now(), "job_id": number, "token": job.token}
+        output = str(study.submitit_folder.resolve())
+        submitted = {"process": None, "time": now(), "job_id": number, "output": output, "token": job.token}
         job.run.record(job.attempt, "submitted", submitted, durable=False)  # squeue finds it by the ticket, too
     array = numbers[0].partition("_")[0]
     where = f"Slurm job {array}" if slots is None else f"Slurm job {array} of {len(numbers)} x {slots} slots"

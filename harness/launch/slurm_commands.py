@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.launch import imports
 from harness.runs.attempts import Seen
 from harness.runs.records import Ticket
 from harness.spec.resources import Resources
@@ -189,7 +190,7 @@ def submit(
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES, python=imports.python())
     except RuntimeError as error:
         raise SlurmDownError(str(error)) from None
     slots = resources.cells_per_job or 1
@@ -218,7 +219,8 @@ def submit(
         additional_parameters={"requeue": True},  # some clusters' default is false
     )
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the errors that it raises
+        # submitit also prints the errors that it raises
+        with contextlib.redirect_stderr(io.StringIO()), imports.for_jobs():
             return [str(job.job_id) for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise _error(str(error)) from None

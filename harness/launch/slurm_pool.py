@@ -19,13 +19,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from harness.launch import imports
+from harness.launch.imports import SAFE_PATH
 from harness.launch.job import Job
 from harness.launch.signals import StopFlag
 from harness.processes import now, process_identity
 from harness.runs.attempts import RESTARTS, Attempt
 from harness.runs.claims import SupersededError
 from harness.runs.records import Claim
-from harness.runs.triage import Cause
+from harness.runs.triage import Cause, describe_words
+from harness.runs.words import NO_WORDS, last_words
 
 POLL_SECONDS = 0.5
 
@@ -81,6 +84,11 @@ def claim_start(job: Job, restarts: int, *, again: bool) -> Job | None:
             return None
         return replace(job, attempt=number, token=hold.token)
     return replace(job, attempt=number, token=attempt.claim.get("token", ""))
+
+
+def _words_of(job: Job) -> str:
+    """Name of the file that holds what the job's process prints before the job begins."""
+    return f"attempt-{job.attempt}"
 
 
 def _newest(job: Job) -> Attempt:
@@ -144,13 +152,17 @@ class _Slots:
             return
         self.begun[job.folder] += 1
         environment = dict(os.environ) if slot.gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harness.launch.slurm_pool"],
-            stdin=subprocess.PIPE,
-            env=environment,
-            # Slurm signals every process of the job, and USR2 would kill one that does not handle it yet
-            preexec_fn=_ignore_stop_signals,
-        )
+        words = claimed.run.submitit_folder / f"{_words_of(claimed)}.err"
+        words.parent.mkdir(parents=True, exist_ok=True)
+        with words.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, SAFE_PATH, "-m", "harness.launch.slurm_pool"],
+                stdin=subprocess.PIPE,
+                stderr=stderr,  # until the job begins its log
+                env={**environment, **imports.environment()},
+                # Slurm signals every process of the job, and USR2 would kill one that does not handle it yet
+                preexec_fn=_ignore_stop_signals,
+            )
         assert process.stdin is not None
         slot.job, slot.process = claimed, process
         # the process may be killed already: the next look sees that
@@ -170,10 +182,15 @@ class _Slots:
         if attempt.cancelled is not None:
             ended = {"outcome": "stopped", "message": "cancelled"}
         elif not _over(attempt) and not self.stop.is_set():
-            if starts <= RESTARTS:
+            words = NO_WORDS
+            if attempt.started is None:
+                words = last_words(job.run.submitit_folder, _words_of(job))
+            if starts <= RESTARTS and not words.raised:
                 return [job]
             message = f"its process ended without a word {starts} times (exit status {slot.process.returncode})"
             ended = {"outcome": "failed", "message": message, "cause": str(Cause.LOST)}
+            if words.lines:
+                ended |= {"message": f"ended before it began: {words}", **describe_words(words)}
         if ended and attempt.ended is None:  # the process has not recorded its end
             with contextlib.suppress(SupersededError):
                 job.hold.record("ended", {**ended, "time": now()})

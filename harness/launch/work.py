@@ -31,25 +31,46 @@ from harness.runs.claims import SupersededError
 from harness.runs.layout import TRAINING
 from harness.runs.study import Study
 from harness.runs.trackers import Mirror
+from harness.spec.evaluation import Evaluation
 from harness.spec.resources import EXECUTORS
 from harness.training.conditions import numeric_conditions
 from harness.training.hooks import Hooks, StoppedError
 from harness.training.loop import Options, train
-from harness.training.ranks import LostRankError, RankFailedError, Ranks, meet
+from harness.training.ranks import LostRankError, RankFailedError, Ranks, error_line, is_lost, meet
+
+
+class EvaluationsFailedError(CellFailedError):
+    """Some of a cell's evaluations failed; the others are measured.
+
+    Attributes:
+        trouble: what the first one said of its error (see `harness.runs.triage.describe`), and the keys of all.
+    """
+
+    def __init__(self, errors: Mapping[str, Exception], owed: Mapping[str, tuple[Evaluation, int]]) -> None:
+        described = []
+        for key, error in errors.items():
+            evaluation, step = owed[key]
+            described.append(f"{evaluation.sampler} {evaluation.id} at step {step}: {error_line(error)}")
+        super().__init__(f"{len(errors)} of {len(owed)} evaluations failed: {'; '.join(described)}")
+        self.trouble = {**_trouble(next(iter(errors.values()))), "evaluations": list(errors)}
 
 
 def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
-    """Do the work, and record how it ended; returns the outcome and its message."""
+    """Do the work, and record how it ended; returns the outcome and its message.
+
+    Raises:
+        SupersededError: another job owns the run, and nothing more was written.
+    """
     outcome, message, trouble = "done", "", {}
     try:
         with job.hold.writing():
             pass
         work(job, stop)
-    except SupersededError as error:
-        return "superseded", str(error)  # a later attempt owns the folder: leave it alone
+    except SupersededError:
+        raise
     except StoppedError as error:
         outcome, message = "stopped", str(error)
-    except RankFailedError as error:
+    except (RankFailedError, EvaluationsFailedError) as error:
         outcome, message, trouble = "failed", str(error), error.trouble
     except (CellFailedError, InputError, DiskFullError) as error:
         outcome, message, trouble = "failed", str(error), triage.describe(error)
@@ -59,10 +80,7 @@ def attempt(job: Payload, stop: StopFlag) -> tuple[str, str]:
         with contextlib.suppress(OSError):
             traceback.print_exc()
         outcome, message, trouble = "failed", f"{type(error).__name__}: {error}", triage.describe(error)
-    try:
-        _record_end(job, {"outcome": outcome, "message": message, **trouble, "time": now()})
-    except SupersededError as error:
-        return "superseded", str(error)
+    _record_end(job, {"outcome": outcome, "message": message, **trouble, "time": now()})
     return outcome, message
 
 
@@ -126,13 +144,42 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
 
     loss_images = job.recording.loss_images
     subject = Subject(job.cell, run, dataset, job.shared, job.resources, loss_images, conditions, hooks, ranks)
+    failed: dict[str, Exception] = {}
     for key in missing:
         if not ranks.on_first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track
             continue
         evaluation, step = owed[key]
-        if record := measure(subject, evaluation, step):
+        try:
+            record = measure(subject, evaluation, step)
+        except Exception as error:
+            if is_lost(error) or ranks.any_rank(not _of_one_evaluation(error)):  # all ranks are here, or none answers
+                raise
+            if not isinstance(error, (CellFailedError, InputError)):
+                traceback.print_exc()
+            failed[key] = error
+            print(f"[{now()}] step {step}: evaluation {evaluation.id} failed: {error_line(error)}", flush=True)
+            continue
+        if record:
             distance = record["metrics"]["frechet"]
             print(f"[{now()}] step {step}: {evaluation.extractor} distance {distance}", flush=True)
+    if failed:
+        raise EvaluationsFailedError(failed, owed)
+
+
+def _of_one_evaluation(error: Exception) -> bool:
+    """Whether the cell's other evaluations may do better.
+
+    Not after a stop, when the job lost its folder or a rank, on a full disk (no record can be written), or when the
+    machine or its GPU is broken (a process never uses a GPU again after such an error). A want of memory is of one
+    evaluation: guidance and extractors differ in what they need.
+    """
+    if isinstance(error, (StoppedError, SupersededError)):
+        return False
+    return _trouble(error)["cause"] not in (triage.Cause.DISK, triage.Cause.NODE)
+
+
+def _trouble(error: Exception) -> dict[str, Any]:
+    return error.trouble if isinstance(error, RankFailedError) else triage.describe(error)
 
 
 def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
@@ -165,10 +212,23 @@ def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
 
 
 def _device(job: Payload, ranks: Ranks) -> str:
+    """Where the job computes: on the CPU only where no GPU was asked for or given.
+
+    Raises:
+        CellFailedError: torch sees no GPU, or fewer than the launcher gave.
+    """
+    wanted = EXECUTORS.load(job.resources.executor).wants_gpu(job)
     if job.resources.device == "cuda" and not torch.cuda.is_available():
         raise CellFailedError("resources.device is cuda, and torch sees no GPU here")
-    if not (EXECUTORS.load(job.resources.executor).wants_gpu(job) and torch.cuda.is_available()):
+    if not wanted:
         return "cpu"
+    given, seen = job.gpu.split(",") if job.gpu else [""], torch.cuda.device_count()
+    if not torch.cuda.is_available() or seen < len(given):
+        some = f"{seen} of {len(given)} GPUs" if seen else "no GPU"
+        raise CellFailedError(
+            f"the job has GPU {job.gpu or '(any)'}, and torch sees {some} here; "
+            'mend that, or set resources.device = "cpu" to train without'
+        )
     # a rank sees either the GPUs of all ranks on its node or its own only
     torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
     return "cuda"

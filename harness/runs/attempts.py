@@ -13,6 +13,7 @@ from harness.files import file_clock, read_json, write_text
 from harness.processes import is_alive, unseen
 from harness.runs.layout import TRAINING, RunFolder
 from harness.runs.records import Claim, Ended, Progress, Started, Submitted, Ticket
+from harness.runs.words import NO_WORDS, LastWords, last_words
 
 #: How often one launch, or one start of a pool, restarts a cell whose process ended without a record.
 RESTARTS = 2
@@ -53,6 +54,7 @@ class Attempt:
     heartbeat_age: float  # seconds; used only where a process cannot be seen, and else 0
     cancelled: dict[str, Any] | None = None
     seen: Seen | None = None  # by the scheduler; None when it was not asked, since the files say enough
+    words: LastWords = NO_WORDS  # of a process that ended before its job began
 
     @property
     def executor(self) -> str:
@@ -125,6 +127,8 @@ class Attempt:
     @property
     def loss(self) -> str:
         """Why the attempt counts as lost, for messages."""
+        if self.words.lines:
+            return f"attempt {self.number} ended before it began: {self.words}"
         if self.unseen:
             return f"attempt {self.number} {self.unseen} has been silent for {self.heartbeat_age / 60:.0f} min"
         return f"attempt {self.number} ended without a word"
@@ -180,13 +184,22 @@ class Attempts(RunFolder):
         found = Attempt(number, claim, submitted, started, ended, age, cancelled)
         over = found.ended is not None and found.ended.get("outcome") != "stopped"
         if found.ticket is None or over or superseded:
-            return found
+            return self._with_words(found)
         scheduler = self._schedulers.get(found.executor)
         ticket: Ticket = {
             "job": (found.submitted or {}).get("job_id"),
             **found.ticket,
         }  # after a requeue the claim has it
-        return replace(found, seen=scheduler.look(ticket) if scheduler else Seen(None))
+        return self._with_words(replace(found, seen=scheduler.look(ticket) if scheduler else Seen(None)))
+
+    def _with_words(self, attempt: Attempt) -> Attempt:
+        """With the last words of its process, when that has ended before the job began; a pool records those itself."""
+        submitted = attempt.submitted
+        began = attempt.started is not None or attempt.ended is not None or attempt.pooled
+        if submitted is None or began or "job_id" not in submitted or attempt.live:
+            return attempt
+        folder = Path(submitted.get("output") or self.submitit_folder)
+        return replace(attempt, words=last_words(folder, submitted["job_id"]))
 
     def _event(self, claim: Claim, number: int, event: str) -> Any:
         """An event of an attempt; None when there is none, or when it is of another claim with this number."""

@@ -122,10 +122,18 @@ class Hold:
         with self.writing():
             self.run.record(self.number, event, {**value, "token": self.token})
 
-    def _check(self) -> None:
+    def require_claim(self) -> None:
+        """Check that the claim is there, whether or not a later attempt has the cell.
+
+        Raises:
+            SupersededError: it is not.
+        """
         claim = read_json(self.run.attempt_file(self.number))
         if claim is None or claim.get("token") != self.token:
             raise SupersededError(self._gone)
+
+    def _check(self) -> None:
+        self.require_claim()
         if self.run.attempt_file(self.number + 1).exists():
             raise SupersededError(f"attempt {self.number} of {self.run.cell_id} was taken over by a later one")
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_bytes, write_text
+from harness.files import file_name, write_bytes, write_text
 from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun, split_key
 from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
@@ -152,7 +152,7 @@ def _copy_grid(study: Study, item: CellRun) -> None:
     """Copy the picture of the first evaluation at the last step, if there is one."""
     source = item.run.grid_file(item.owed[-1])
     if source.exists():
-        target = study.samples_folder / f"{item.name}-{item.cell.id}.png"
+        target = study.samples_folder / file_name(item.name, f"-{item.cell.id}.png")
         data = source.read_bytes()
         if not target.exists() or target.read_bytes() != data:
             write_bytes(target, data)

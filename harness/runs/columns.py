@@ -175,7 +175,8 @@ ATTEMPT_COLUMNS = _table(
     Column("diff", "text", "", True,
            "hash of the code's changes, which are in diffs/<hash>.diff; empty without changes", added=True),
     Column("cause", "text", "", True,
-           "of a failed or lost attempt: out of memory, non-finite, node, time limit, disk, bad input, code, lost",
+           "of a failed or lost attempt: out of memory, non-finite, node, time limit, disk, bad input, code, "
+           "did not start, lost",
            "Cause", added=True),
     Column("message", "text", "", True, "why it failed or stopped", "Reason"),
 )

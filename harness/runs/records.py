@@ -34,6 +34,7 @@ class Submitted(TypedDict, total=False):
     process: dict[str, Any] | None  # that waits for the job on this machine, or is the job
     time: str
     job_id: str
+    output: str  # folder of submitit's files, where that is not the run's own
 
 
 class Started(TypedDict, total=False):
@@ -59,6 +60,7 @@ class Ended(TypedDict, total=False):
     cause: str  # see `harness.runs.triage`
     where: str
     traceback: list[str]
+    evaluations: list[str]  # keys of those that failed, where all else went well
     time: str
 
 

@@ -15,7 +15,7 @@ from harness.files import read_json
 from harness.runs.attempts import Attempt, Seen
 from harness.runs.claims import Claims
 from harness.runs.layout import TRAINING, RunFolder
-from harness.runs.records import Progress
+from harness.runs.records import Ended, Progress
 from harness.spec.evaluation import Evaluation
 
 
@@ -98,7 +98,7 @@ class Run(Claims):
             return RunState(state, attempt, shown, None if waits else self.progress())
         if not missing:
             return RunState(State.DONE, attempt, "", None)
-        if attempt is not None and attempt.ended is not None and attempt.ended.get("outcome") == "failed":
+        if attempt is not None and attempt.ended is not None and _has_failed(attempt.ended, missing):
             return RunState(State.FAILED, attempt, attempt.ended.get("message", ""), self.progress())
         if attempt is not None and attempt.outcome == "cancelled":
             again = "--retry runs it again" if self.track == TRAINING else "evaluate goes on with it"
@@ -114,6 +114,11 @@ class Run(Claims):
         if attempt.seen is not None and attempt.seen.word:
             message += f"; {attempt.executor.capitalize()}: {attempt.seen.word}"
         return RunState(State.INTERRUPTED, attempt, message, self.progress())
+
+
+def _has_failed(ended: Ended, missing: list[str]) -> bool:
+    """Whether an attempt failed, by more than evaluations of another study."""
+    return ended.get("outcome") == "failed" and any(key in missing for key in ended.get("evaluations", missing))
 
 
 def _evaluation_id(run: RunFolder, fields: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from harness.errors import CellFailedError, DiskFullError, InputError, NonFiniteError
 from harness.files import is_full
 from harness.runs.attempts import Attempt
+from harness.runs.words import LastWords
 
 #: How many of its last lines of a traceback the attempt's record keeps; the log holds it whole.
 TRACEBACK_LINES = 12
@@ -31,6 +33,7 @@ class Cause(StrEnum):
     DISK = "disk"
     INPUT = "bad input"
     CODE = "code"
+    START = "did not start"
     LOST = "lost"
 
     @classmethod
@@ -48,6 +51,7 @@ ADVICE = {
     Cause.DISK: "make room; then --retry, which goes on from the last checkpoint",
     Cause.INPUT: "mend what the message names; then --retry",
     Cause.CODE: "mend the code at that line (logs CELL shows the traceback); then --retry",
+    Cause.START: "mend what its last lines name (logs CELL shows more of them); then --retry",
     Cause.LOST: "killed by somebody, or by the system for its memory; launching again goes on from the last checkpoint",
 }
 
@@ -58,6 +62,9 @@ _MEMORY_WORDS = (
     "cannot allocate memory",
     "can't allocate memory",
     "cublas_status_alloc_failed",
+    "failed to map segment",
+    "can't start new thread",
+    "bad_alloc",
 )
 
 _NODE_WORDS = (
@@ -97,7 +104,7 @@ def classify(error: BaseException) -> Cause:
         return Cause.NON_FINITE
     if is_full(error):
         return Cause.DISK
-    if isinstance(error, (RuntimeError, OSError)):
+    if isinstance(error, (RuntimeError, OSError, ImportError)):
         if any(words in text for words in _MEMORY_WORDS):
             return Cause.MEMORY
         if any(words in text for words in _NODE_WORDS):
@@ -118,6 +125,18 @@ def describe(error: BaseException) -> dict[str, Any]:
         return {"cause": str(cause)}
     lines = "".join(traceback.format_exception(error)).splitlines()[-TRACEBACK_LINES:]
     return {"cause": str(cause), "where": where(error), "traceback": lines}
+
+
+def describe_words(words: LastWords) -> dict[str, Any]:
+    """What `attempts/NNN.ended.json` keeps of a process that ended before its job began: `cause` and `traceback`."""
+    return {"cause": str(_cause_of_words(words)), "traceback": list(words.lines)}
+
+
+def _cause_of_words(words: LastWords) -> Cause:
+    text = " ".join(words.lines).lower()
+    if "MemoryError" in words.lines[-1] or any(known in text for known in _MEMORY_WORDS):
+        return Cause.MEMORY
+    return Cause.DISK if os.strerror(errno.ENOSPC).lower() in text else Cause.START
 
 
 def where(error: BaseException) -> str:
@@ -147,6 +166,8 @@ def cause_of(attempt: Attempt) -> Cause | None:
     if attempt.outcome != "lost":
         return None
     word = attempt.seen.word if attempt.seen else ""
+    if attempt.words.lines and word not in _SLURM_CAUSES:
+        return _cause_of_words(attempt.words)
     return _SLURM_CAUSES.get(word, Cause.NODE if attempt.unseen else Cause.LOST)
 
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.errors import CellFailedError
+from harness.errors import CellFailedError, InputError
 from harness.runs import triage
 from harness.training.checkpoint import Loaded
 
@@ -102,6 +102,14 @@ class Ranks:
         """The values of all ranks, in order, on the first rank; an empty list on the others."""
         return [value]
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """When one rank raises in here, all do at the end: its own error, or `RankFailedError`. Then they can go on.
+
+        All enter and none leaves before the others. What they exchange in here, they exchange although one fails.
+        """
+        yield
+
     def scatter(self, values: list[T]) -> T:
         """Send each rank one of the first rank's values, in order; what the other ranks pass is ignored."""
         return values[0]
@@ -144,14 +152,20 @@ class Group(Ranks):
 
     def on_first(self, find: Callable[[], T]) -> T:
         """See `Ranks`."""
-        box: list[Any] = [find() if self.is_first else None]
+        box: list[Any] = [None]
+        with self.together():
+            if self.is_first:
+                box = [find()]
         dist.broadcast_object_list(box, src=0)
         found: T = box[0]
         return found
 
     def load_on_first(self, read: Callable[[], Loaded | None]) -> Loaded | None:
         """See `Ranks`."""
-        found = read() if self.is_first else None
+        found = None
+        with self.together():
+            if self.is_first:
+                found = read()
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in found.tensors.items()} if found else {}
         described = self.on_first(lambda: (shapes, found.meta) if found else None)
         if described is None:
@@ -167,6 +181,24 @@ class Group(Ranks):
         values: list[Any] | None = [None] * self.world if self.is_first else None
         dist.gather_object(value, values, dst=0)
         return values or []
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See `Ranks`."""
+        mine: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if is_lost(error):
+                raise
+            mine = error
+        said: list[Any] = [None] * self.world
+        described = None if mine is None else (f"rank {self.rank}: {error_line(mine)}", triage.describe(mine))
+        dist.all_gather_object(said, described)
+        if mine is not None:
+            raise mine
+        if failed := [found for found in said if found is not None]:
+            raise RankFailedError(*failed[0])
 
     def scatter(self, values: list[T]) -> T:
         """See `Ranks`."""
@@ -200,15 +232,15 @@ def meet() -> Iterator[Ranks]:
         )
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except RuntimeError as error:
-        raise LostRankError(f"the {world} ranks did not meet: {_line(error)}") from error
+        raise LostRankError(f"the {world} ranks did not meet: {error_line(error)}") from error
     group = Group(rank, world, local_rank)
     try:
         yield group
         group.barrier()
     except Exception as error:
-        lost = isinstance(error, RuntimeError) and "gloo" in str(error)
+        lost = is_lost(error)
         if rank > 0 and not lost:
-            store.set(_FAILURE, json.dumps([f"rank {rank}: {_line(error)}", triage.describe(error)]))
+            store.set(_FAILURE, json.dumps([f"rank {rank}: {error_line(error)}", triage.describe(error)]))
         if not lost:
             raise  # the others find the connection closed
         if rank == 0 and store.check([_FAILURE]):
@@ -217,7 +249,12 @@ def meet() -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _line(error: Exception) -> str:
+def is_lost(error: Exception) -> bool:
+    """Whether an error means that another rank does not answer any more."""
+    return isinstance(error, LostRankError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def error_line(error: Exception) -> str:
     """An error as one line of a record."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, CellFailedError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, (CellFailedError, InputError)) else f"{type(error).__name__}: {text}"

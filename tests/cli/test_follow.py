@@ -85,7 +85,7 @@ def test_the_table_shows_all_in_the_order_of_the_grid_unless_cut(tmp_path: Path)
     rows = [status_row(found) for found in items]
     assert status_table("t", rows).row_count == 3
     cut = status_table("t", rows, most=2)
-    assert list(cut.columns[0].cells) == ["d1", "d3"]
+    assert [str(cell) for cell in cut.columns[0].cells] == ["d1", "d3"]
 
 
 def test_failures_are_grouped_under_the_status(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, users_files: None) -> Iterator[N
     for name in ("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setattr("harness.launch.executor.Executor.poll_seconds", 0.01)
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):

@@ -90,7 +90,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
     """One start of a pool of two slots in this process, whose handlers of signals are put back."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setattr("harness.launch.slurm_pool.POLL_SECONDS", 0.02)
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
     before = [signal.getsignal(number) for number in numbers]
     yield lambda made: _Slots(Pool(tuple(made), 2), StopFlag()).work()
     for number, handler in zip(numbers, before, strict=True):

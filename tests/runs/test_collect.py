@@ -1,10 +1,15 @@
-"""What collect derives from a cell: the autoencoder's name and the recipe."""
+"""What collect derives from a cell: the autoencoder's name and the recipe; and names of any length."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.runs.collect import _recipe, _vae_name
+from harness.files import NAME_BYTES, file_name, write_bytes
+from harness.runs.cellruns import CellRun
+from harness.runs.collect import _recipe, _vae_name, collect
+from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.model import SIZES
 
@@ -40,3 +45,20 @@ def test_the_autoencoder_has_a_name() -> None:
     names = {_vae_name(cell(data={"vae": {**TRAINED, "steps": steps}}).data) for steps in (10, 20)}
     assert len(names) == 2
     assert all(str(name).startswith("trained@") for name in names)
+
+
+@pytest.mark.parametrize("length", [12, NAME_BYTES, 225, 255, 2000])
+def test_a_name_of_any_length_has_its_picture(tmp_path: Path, length: int) -> None:
+    study, name = Study(tmp_path, "s"), "x" * length
+    item = CellRun(name, cell(), study.run(cell()), ["e@3"])
+    write_bytes(item.run.grid_file("e@3"), b"a picture")
+    collect(study, [item])
+    (picture,) = study.samples_folder.iterdir()
+    assert picture.name == f"{name[:NAME_BYTES]}-{item.cell.id}.png"
+
+
+@pytest.mark.parametrize("name", ["é" * 127, "d" * 255, "名" * 85])
+def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path, name: str) -> None:
+    write_bytes(tmp_path / name, b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(os.fsencode(file_name(name, ".png"))) <= NAME_BYTES + 4

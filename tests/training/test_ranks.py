@@ -109,6 +109,21 @@ def fail() -> None:
     raise ValueError("no good")
 
 
+def one_fails(rank: int, ranks: Ranks) -> None:
+    with ranks.together():
+        if rank == 1:
+            fail()
+
+
+def undefined(rank: int, ranks: Ranks) -> None:
+    """Score images that have no distribution, while the other rank helps."""
+    with ranks.together():
+        if rank == 0:
+            scores(np.zeros((8, 8, 8, 1), np.uint8), ranks)
+        else:
+            Extraction("digits-cnn", ranks=ranks).assist()
+
+
 def agreeing(rank: int, folder: Path, note: Callable[[str, Callable[[], Any]], None]) -> None:
     """All that two ranks do together, until one fails."""
     with meet() as ranks:
@@ -119,6 +134,9 @@ def agreeing(rank: int, folder: Path, note: Callable[[str, Callable[[], Any]], N
             note(name, partial(go, folder / name, ranks, hooks=stop))
         go(folder / "stopped-again", ranks)
         note("non-finite", partial(go, folder / "bad", ranks, learning_rate=1e30))
+        note("one-fails", partial(one_fails, rank, ranks))
+        note("first-fails", partial(ranks.on_first, fail))
+        note("undefined", partial(undefined, rank, ranks))
         made = sampled(Run(folder / "sampled"), ranks)
         if made is None:
             Extraction("digits-cnn", ranks=ranks).assist()
@@ -227,6 +245,17 @@ def test_all_ranks_stop_at_the_same_non_finite_loss(folder: Path) -> None:
     assert first == second
     assert first.startswith("NonFiniteError: the loss became")
     assert not list((folder / "bad" / "checkpoints").glob("*"))
+
+
+def test_when_one_rank_fails_all_do_and_can_go_on(folder: Path) -> None:
+    assert [told(folder, "one-fails", rank) for rank in range(2)] == [
+        "RankFailedError: rank 1: ValueError: no good",
+        "ValueError: no good",
+    ]
+    assert told(folder, "first-fails", 0) == "ValueError: no good"
+    assert told(folder, "first-fails", 1) == "RankFailedError: rank 0: ValueError: no good"
+    assert told(folder, "undefined", 0).startswith("CellFailedError: all 8 generated images are the same image")
+    assert told(folder, "undefined", 1).startswith("RankFailedError: rank 0: all 8 generated images are the same")
 
 
 def test_two_ranks_make_the_same_samples(folder: Path) -> None:
