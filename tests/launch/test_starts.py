@@ -133,7 +133,7 @@ def test_the_end_of_the_terminal_lets_cells_write_a_checkpoint(tmp_path: Path) -
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
     )
     assert launcher.stdout is not None
-    wait_for(lambda: list(bench.study.glob("runs/*/progress.json")))
+    wait_for(lambda: list(bench.study.parent.glob("runs/*/progress.json")))
     launcher.stdout.close()  # nothing can be printed any more
     os.killpg(launcher.pid, signal.SIGHUP)
     os.killpg(launcher.pid, signal.SIGHUP)  # the kernel sends one, the shell another

@@ -83,6 +83,14 @@ def test_an_undefined_evaluation_leaves_the_others_alone(tmp_path: Path) -> None
     assert again(2) == first
     assert before == (record.stat().st_mtime_ns, item.run.weights_file(3).stat().st_mtime_ns)
 
+    def state_for(*evaluations: Evaluation) -> State:
+        """Of a study that asks for these."""
+        return item.run.state(list(owed_evaluations(cell, evaluations)), 3).state
+
+    assert state_for(asked[2]) is State.DONE
+    assert state_for(asked[2], Evaluation(samples=50)) is State.PARTIAL, "nobody has tried this one"
+    assert state_for(asked[0], Evaluation(samples=50)) is State.FAILED
+
 
 @pytest.mark.parametrize(
     ("error", "others_may_do_better"),
