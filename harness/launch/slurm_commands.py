@@ -1,9 +1,9 @@
 """Slurm by its own commands: what is queued, what it allows, submit, cancel. The policy is in `harness.launch.slurm`.
 
 The launcher makes a token for each array: sbatch takes it as the array's comment, and every claim holds the token and
-the index of its task. So squeue tells for each claim whether Slurm has its job, even when the launcher died before it
-could write down the job's number. One squeue answers for a whole study. sacct is asked only about jobs that squeue no
-longer lists; its answer is shown to the user and decides nothing.
+the index of its task. A job is found by its recorded number first, whatever its name and comment have become; by the
+token when the launcher ended before it could write down the number. One squeue answers for a whole study, a second one
+for recorded numbers that the first does not list. sacct is asked only about jobs that squeue no longer lists.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
+import re
+import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,14 +51,41 @@ _ENDED = {
     "COMPLETED",
     "DEADLINE",
     "FAILED",
+    "LAUNCH_FAILED",
     "NODE_FAIL",
     "OUT_OF_MEMORY",
     "PREEMPTED",
+    "RECONFIG_FAIL",
     "REVOKED",
     "TIMEOUT",
 }
 
-_NO_ANSWER = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "Zero Bytes were")
+#: What a command says when slurmctld, munge or the network between did not answer, in lower case.
+_NO_ANSWER = (
+    "unable to contact slurm controller",
+    "timed out",
+    "connection refused",
+    "connection failure",
+    "zero bytes were",
+    "no route to host",
+    "munge",
+    "authentication",
+    "not responding",
+    "standby mode",
+    "could not establish a configuration source",
+)
+
+#: Variables that change what Slurm's commands list, submit or cancel. Those of sbatch win over the script's own lines.
+_MISLEADING = re.compile(
+    "SQUEUE_.*|SACCT_.*|SCANCEL_.*"
+    "|SBATCH_(ARRAY_INX|COMMENT|DEPENDENCY|ERROR|JOB_NAME|NO_REQUEUE|OPEN_MODE|OUTPUT|REQUEUE|SIGNAL|TIMELIMIT|WAIT)"
+)
+
+#: The fields of a job that squeue lists: number, state, reason, comment, name, batch script.
+_FIELDS = ["%i", "%T", "%r", "%k", "%j", "%o"]
+
+#: A token, as the launcher makes it.
+_TOKEN = re.compile("[0-9a-f]{12}")
 
 
 class SlurmError(RuntimeError):
@@ -69,19 +100,24 @@ def _error(words: str) -> SlurmError:
     """The error for Slurm's message, without the name of the command in front of each line."""
     lines = [line.partition("error: ")[2] or line for line in words.splitlines() if line.strip()]
     line = "; ".join(" ".join(part.split()) for part in dict.fromkeys(lines)) or "no reason given"
-    return SlurmDownError(line) if any(sign in line for sign in _NO_ANSWER) else SlurmError(line)
+    return SlurmDownError(line) if any(sign in line.lower() for sign in _NO_ANSWER) else SlurmError(line)
 
 
 def _run(*command: str) -> str:
+    plain = {key: value for key, value in os.environ.items() if not _MISLEADING.fullmatch(key)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=False, env=plain)
     except FileNotFoundError:
         raise SlurmDownError(f"{command[0]}: no such command here; is this a Slurm machine?") from None
+    except OSError as error:
+        raise SlurmDownError(f"{command[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise SlurmDownError(f"{command[0]}: no answer within {COMMAND_SECONDS:.0f} s") from None
+    # a comment may be in any encoding
+    out, err = (text.decode("utf-8", errors="replace") for text in (done.stdout, done.stderr))
     if done.returncode:
-        raise _error(done.stderr)
-    return done.stdout
+        raise _error(err)
+    return out
 
 
 def job_name(study: str) -> str:
@@ -95,11 +131,10 @@ def max_array_size() -> int:
     Raises:
         SlurmError: the cluster does not say.
     """
-    for line in _run("scontrol", "show", "config").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "MaxArraySize":
-            return max(1, int(value))
-    return 1
+    found = re.search(r"^\s*MaxArraySize\s*=\s*(\d+)\s*$", _run("scontrol", "show", "config"), re.MULTILINE)
+    if found is None:
+        raise SlurmDownError("scontrol show config: no MaxArraySize in the answer")
+    return max(1, int(found[1]))
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -112,6 +147,56 @@ def cancel(jobs: Sequence[str]) -> None:
         _run("scancel", "--quiet", *jobs)
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """A job as squeue lists it. Its name and comment may be anybody's words."""
+
+    seen: Seen
+    comment: str
+    name: str
+    script: str
+
+    def is_of(self, token: str, name: str) -> bool:
+        """Whether a job with a recorded number is still the one that was submitted with this token.
+
+        Anybody may change name and comment, but not the script. Slurm counts from 1 again when it has lost its state:
+        the number then belongs to somebody else's job, or to another one of this study, which has its own token.
+        """
+        if self.comment == token:
+            return True
+        return not _TOKEN.fullmatch(self.comment) and (self.name == name or "/submitit/" in self.script)
+
+
+def _squeue(*options: str) -> list[_Listed]:
+    """The jobs that squeue lists.
+
+    Raises:
+        SlurmError: it gave no answer, or one that breaks off or cannot be read.
+    """
+    mark = f"@{uuid.uuid4().hex}@"  # in nobody's comment; one before each field, and one more at the end of the job
+    out = _run("squeue", "--array", "--states=all", *options, f"--format={mark}{mark.join(_FIELDS)}{mark}")
+    words = out.split(mark)
+    jobs = list(zip(*[iter(words[1:])] * (len(_FIELDS) + 1), strict=False))
+    # the first one is the header, one a cluster: without it there is no answer. What is between two jobs is of neither
+    if not jobs or (len(words) - 1) % (len(_FIELDS) + 1):
+        raise SlurmDownError("squeue: the answer is empty, or breaks off")
+    return [_listed(*values) for *values, _ in jobs if values[0] != jobs[0][0]]
+
+
+def _listed(number: str, word: str, reason: str, comment: str, name: str, script: str) -> _Listed:
+    state = _state(word)
+    if not re.fullmatch(r"\d+(_\d+)?(\+\d+)?", number) or not re.fullmatch("[A-Z_]+", state):
+        raise SlurmDownError(f"squeue: {number!r} {word!r} cannot be read as the number of a job and its state")
+    return _Listed(Seen(state not in _ENDED, state, "" if reason == "None" else reason, number), comment, name, script)
+
+
+def _state(word: str) -> str:
+    """The name of a state, without who caused it, and whole: a name that was cut short ends in a plus."""
+    name, plus, _ = word.partition(" ")[0].partition("+")
+    whole = [state for state in (*_ENDED, "COMPLETING") if plus and state.startswith(name)]
+    return whole[0] if len(whole) == 1 else name
+
+
 @dataclass
 class Queue:
     """What Slurm knows about the jobs of one study. Reads only, and keeps an answer for `QUEUE_SECONDS`."""
@@ -119,38 +204,65 @@ class Queue:
     study: str
     #: Why Slurm did not answer, in its own words; None when it answered, or was not asked yet.
     error: str | None = None
-    _jobs: dict[tuple[str, int], Seen] = field(default_factory=dict)
+    _jobs: dict[str, _Listed] = field(default_factory=dict)  # by number
+    _tokens: dict[tuple[str, int], Seen] = field(default_factory=dict)  # by comment and index in the array
     _asked_at: float | None = None
     _tokens_asked: set[str] = field(default_factory=set)
+    _strays: set[str] = field(default_factory=set)  # arrays that were once not listed by name
+    _strays_asked: set[str] = field(default_factory=set)  # in this answer
 
     def look(self, ticket: Ticket) -> Seen:
         """The state of the job with this ticket (see `harness.launch.slurm`)."""
-        key = str(ticket["token"]), int(ticket["index"])
+        token, number = str(ticket["token"]), ticket.get("job")
         if self._asked_at is None or time.monotonic() - self._asked_at > QUEUE_SECONDS:
             self._ask()
-        elif self.error is None and key not in self._jobs and key[0] not in self._tokens_asked:
+        elif self.error is None and not number and not self._find(ticket) and token not in self._tokens_asked:
             self._ask()  # the array may be younger than the answer: it is missing when a new answer lacks it too
-        self._tokens_asked.add(key[0])
+        self._tokens_asked.add(token)
+        if self.error is None and number and not self._find(ticket):
+            self._ask_for(number)
         if self.error is not None:
             return Seen(None)
-        return self._jobs.get(key) or self._accounting.get(str(ticket.get("job")), Seen(False))
+        return self._find(ticket) or self._accounting.get(str(number), Seen(False))
 
     def forget(self) -> None:
         """Drop the answer, so that the next look asks Slurm."""
         self._asked_at = None
 
+    def _find(self, ticket: Ticket) -> Seen | None:
+        """The job in the answer: by its number, else by its token."""
+        token, job = str(ticket["token"]), self._jobs.get(str(ticket.get("job")))
+        if job is not None and job.is_of(token, job_name(self.study)):
+            return job.seen
+        return self._tokens.get((token, int(ticket["index"])))
+
     def _ask(self) -> None:
-        self.error, self._jobs, name = None, {}, f"--name={job_name(self.study)}"
-        try:
-            listing = _run("squeue", "--noheader", "--array", "--states=all", name, "--format=%k|%K|%i|%T|%r")
-        except SlurmError as error:
-            self.error = str(error)
-            listing = ""
+        self._jobs, self._tokens = {}, {}
+        self._strays_asked.clear()
+        self._take(f"--name={job_name(self.study)}")
         self._asked_at = time.monotonic()
-        for line in listing.splitlines():
-            token, index, job, word, reason = line.split("|", 4)
+
+    def _ask_for(self, number: str) -> None:
+        """Ask for a job that has another name now, and for all others that once had; not twice in one answer."""
+        self._strays.add(number.partition("_")[0])
+        if not self._strays <= self._strays_asked:
+            self._take(f"--jobs={','.join(sorted(self._strays))}")
+            self._strays_asked |= self._strays
+
+    def _take(self, question: str) -> None:
+        """Add what squeue lists."""
+        self.error = None
+        try:
+            jobs = _squeue(question)
+        except SlurmError as error:
+            # what squeue says when all it was asked for has ended long ago
+            self.error = None if "invalid job id" in str(error).lower() else str(error)
+            return
+        for job in jobs:
+            number = str(job.seen.job)
+            self._jobs[number] = job
             # a single job is no array, and has no index
-            self._jobs[token, int(index) if index.isdigit() else 0] = _seen(word, reason, job)
+            self._tokens[job.comment, int(number.partition("_")[2].partition("+")[0] or 0)] = job.seen
 
     @cached_property
     def _accounting(self) -> dict[str, Seen]:
@@ -162,11 +274,20 @@ class Queue:
             return {}
         pairs = [line.partition("|")[::2] for line in listing.splitlines()]
         # squeue does not list these jobs any more, so they have ended whatever the accounting says
-        return {job: Seen(False, word.split()[0] if word else "", "", job) for job, word in pairs}
+        return {job: Seen(False, _state(word), "", job) for job, word in pairs}
 
 
-def _seen(word: str, reason: str, job: str) -> Seen:
-    return Seen(word.split()[0] not in _ENDED, word.split()[0], "" if reason == "None" else reason, job)
+@contextlib.contextmanager
+def _plain_environment(resources: Resources) -> Iterator[None]:
+    """Without the variables by which sbatch would overrule the script; those of what the sweep leaves open stay."""
+    asked = {
+        f"SBATCH_{key.upper()}" for key in ("account", "constraint", "partition", "qos") if getattr(resources, key)
+    }
+    kept = {key: os.environ.pop(key) for key in list(os.environ) if key in asked or _MISLEADING.fullmatch(key)}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def submit(
@@ -215,10 +336,39 @@ def submit(
         srun_args=[f"--cpus-per-task={cores}", "--kill-on-bad-exit=1"],
         array_parallelism=resources.max_parallel or len(jobs),
         stderr_to_stdout=True,
+        setup=_leave_work(jobs, folder, token, resources.time),
         additional_parameters={"requeue": True},  # some clusters' default is false
     )
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the errors that it raises
+        with contextlib.redirect_stderr(io.StringIO()), _plain_environment(resources):  # submitit prints, too
             return [str(job.job_id) for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise _error(str(error)) from None
+
+
+def _leave_work(jobs: Sequence[Job | Pool], folder: Path, token: str, minutes: int) -> list[str]:
+    """Leave each task's work under the token, and return the lines of the script by which the task takes it.
+
+    Submitit puts the work under the job's number when sbatch has told it; a task that starts without would wait in vain
+    when the launcher was killed in between, or sbatch had no answer.
+    """
+    from submitit.helpers import DelayedSubmission
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, job in enumerate(jobs):
+        work = DelayedSubmission(job)
+        work.set_timeout(minutes, _REQUEUES)
+        work.dump(folder / f"{token}_{index}.pkl")
+    there = shlex.quote(str(folder.absolute()))
+    return [
+        f"work={there}/{token}_${{SLURM_ARRAY_TASK_ID:-0}}.pkl",
+        "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+        f'[ ! -e "$work" ] || mv -n "$work" {there}/"$job"_submitted.pkl',
+        'rm -f "$work"',
+    ]
+
+
+def remove_work(folder: Path, token: str) -> None:
+    """Remove what was left for the tasks of an array that Slurm does not have."""
+    for path in folder.glob(f"{token}_*.pkl"):
+        path.unlink(missing_ok=True)
