@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,9 @@ _ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
+
+#: States of jobs that wait, beside PENDING: requeued ones, some of them held.
+_WAITING = {"REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 
 #: What a command says when slurmctld, munge or the network between did not answer, in lower case.
 _NO_ANSWER = (
@@ -187,7 +190,10 @@ def _listed(number: str, word: str, reason: str, comment: str, name: str, script
     state = _state(word)
     if not re.fullmatch(r"\d+(_\d+)?(\+\d+)?", number) or not re.fullmatch("[A-Z_]+", state):
         raise SlurmDownError(f"squeue: {number!r} {word!r} cannot be read as the number of a job and its state")
-    return _Listed(Seen(state not in _ENDED, state, "" if reason == "None" else reason, number), comment, name, script)
+    reason = "" if reason == "None" else reason
+    if state in _WAITING:
+        state, reason = "PENDING", f"{state} {reason}".strip()
+    return _Listed(Seen(state not in _ENDED, state, reason, number), comment, name, script)
 
 
 def _state(word: str) -> str:
@@ -278,12 +284,11 @@ class Queue:
 
 
 @contextlib.contextmanager
-def _plain_environment(resources: Resources) -> Iterator[None]:
-    """Without the variables by which sbatch would overrule the script; those of what the sweep leaves open stay."""
-    asked = {
-        f"SBATCH_{key.upper()}" for key in ("account", "constraint", "partition", "qos") if getattr(resources, key)
-    }
-    kept = {key: os.environ.pop(key) for key in list(os.environ) if key in asked or _MISLEADING.fullmatch(key)}
+def _plain_environment(parameters: Mapping[str, object]) -> Iterator[None]:
+    """Without the variables by which sbatch would overrule these parameters; those of what is left open stay."""
+    given = {f"SBATCH_{key.upper()}" for key, value in parameters.items() if value is not None}
+    given |= {f"{key}_PER_NODE" for key in given}  # of the memory
+    kept = {key: os.environ.pop(key) for key in list(os.environ) if key in given or _MISLEADING.fullmatch(key)}
     try:
         yield
     finally:
@@ -340,7 +345,7 @@ def submit(
         additional_parameters={"requeue": True},  # some clusters' default is false
     )
     try:
-        with contextlib.redirect_stderr(io.StringIO()), _plain_environment(resources):  # submitit prints, too
+        with contextlib.redirect_stderr(io.StringIO()), _plain_environment(executor.parameters):  # submitit prints, too
             return [str(job.job_id) for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise _error(str(error)) from None

@@ -127,8 +127,8 @@ def test_warnings_among_the_jobs_and_a_second_cluster_are_no_jobs(command: Comma
         ("OUT_OF_ME+", (False, "OUT_OF_MEMORY")),
         ("COMPLET+", (True, "COMPLET")),  # COMPLETED or COMPLETING
         ("COMPLETING", (True, "COMPLETING")),
-        ("REQUEUE_HOLD", (True, "REQUEUE_HOLD")),
-        ("SPECIAL_EXIT", (True, "SPECIAL_EXIT")),
+        ("REQUEUE_HOLD", (True, "PENDING")),
+        ("SPECIAL_EXIT", (True, "PENDING")),
         ("LAUNCH_FAILED", (False, "LAUNCH_FAILED")),
     ],
 )
