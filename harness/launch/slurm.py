@@ -21,6 +21,7 @@ from harness.launch.executor import Executor, Launch, NoAnswerError
 from harness.launch.job import Job
 from harness.launch.signals import StopFlag
 from harness.launch.slurm_pool import Pool, claim_start
+from harness.launch.slurm_queue import Queue
 from harness.processes import now
 from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
@@ -29,10 +30,10 @@ from harness.runs.study import Study
 from harness.spec.resources import Resources
 
 
-def _queue(study: Study) -> slurm.Queue:
+def _queue(study: Study) -> Queue:
     """The queue from which the states of the study's cells are read."""
     queue = study.schedulers.get("slurm")
-    return queue if isinstance(queue, slurm.Queue) else slurm.Queue(study.name)
+    return queue if isinstance(queue, Queue) else Queue(study.name)
 
 
 def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str | None) -> str | None:
@@ -121,7 +122,7 @@ class _UnknownError(slurm.SlurmDownError):
         self.state = f"it has no job of {noun}" if absent else f"whether it took {noun} is not known"
 
 
-def _found(queue: slurm.Queue, token: str, count: int) -> list[str]:
+def _found(queue: Queue, token: str, count: int) -> list[str]:
     """The numbers of the array with this token, in order; none when Slurm has no such array, or does not answer."""
     queue.forget()
     first = queue.look({"token": token, "index": 0}).job
@@ -199,13 +200,16 @@ class SlurmExecutor(Executor):
             raise InputError(f"{launch.sweep.path}: Slurm refused: {error}; {submitted} cells were submitted") from None
         return waiting
 
-    def scheduler(self, study: str) -> slurm.Queue:
+    def scheduler(self, study: str) -> Queue:
         """What Slurm knows of the jobs of a study."""
-        return slurm.Queue(study)
+        return Queue(study)
 
     def cannot_cancel(self, attempt: Attempt) -> str:
         """Slurm cancels by the number of the job, from anywhere."""
-        return "is just being submitted; again in a moment" if attempt.job_id is None else ""
+        if attempt.job_id is not None:
+            return ""
+        silent = attempt.seen is not None and attempt.seen.alive is None
+        return f"{'Slurm does not answer' if silent else 'is just being submitted'}; again in a moment"
 
     def cancel(self, attempts: list[Attempt], others: set[str | None]) -> str:
         """Cancel the jobs, except pools that other cells need: a pool stops its cancelled cells by itself."""

@@ -1,10 +1,4 @@
-"""Slurm by its own commands: what is queued, what it allows, submit, cancel. The policy is in `harness.launch.slurm`.
-
-The launcher makes a token for each array: sbatch takes it as the array's comment, and every claim holds the token and
-the index of its task. A job is found by its recorded number first, whatever its name and comment have become; by the
-token when the launcher ended before it could write down the number. One squeue answers for a whole study, a second one
-for recorded numbers that the first does not list. sacct is asked only about jobs that squeue no longer lists.
-"""
+"""Slurm by its own commands: what it allows, submit, cancel. What is queued is in `harness.launch.slurm_queue`."""
 
 from __future__ import annotations
 
@@ -15,16 +9,10 @@ import os
 import re
 import shlex
 import subprocess
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.runs.attempts import Seen
-from harness.runs.records import Ticket
 from harness.spec.resources import Resources
 
 if TYPE_CHECKING:
@@ -35,33 +23,11 @@ if TYPE_CHECKING:
 #: Longest wait for one of Slurm's commands, in seconds; without slurmctld they give up after about 10 s by themselves.
 COMMAND_SECONDS = 30.0
 
-#: How long an answer of squeue is used, in seconds.
-QUEUE_SECONDS = 3.0
-
 #: Slurm sends USR2 so many seconds before the time limit, or up to a minute earlier.
 SIGNAL_SECONDS = 90
 
 #: How often a cell may reach its time limit; it writes a checkpoint each time, and so makes progress.
 _REQUEUES = 1000
-
-#: States of squeue and sacct after which nothing runs; CANCELLED may be followed by "by <user>".
-_ENDED = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "LAUNCH_FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "RECONFIG_FAIL",
-    "REVOKED",
-    "TIMEOUT",
-}
-
-#: States of jobs that wait, beside PENDING: requeued ones, some of them held.
-_WAITING = {"REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 
 #: What a command says when slurmctld, munge or the network between did not answer, in lower case.
 _NO_ANSWER = (
@@ -73,7 +39,6 @@ _NO_ANSWER = (
     "no route to host",
     "munge",
     "authentication",
-    "not responding",
     "standby mode",
     "could not establish a configuration source",
 )
@@ -83,12 +48,6 @@ _MISLEADING = re.compile(
     "SQUEUE_.*|SACCT_.*|SCANCEL_.*"
     "|SBATCH_(ARRAY_INX|COMMENT|DEPENDENCY|ERROR|JOB_NAME|NO_REQUEUE|OPEN_MODE|OUTPUT|REQUEUE|SIGNAL|TIMELIMIT|WAIT)"
 )
-
-#: The fields of a job that squeue lists: number, state, reason, comment, name, batch script.
-_FIELDS = ["%i", "%T", "%r", "%k", "%j", "%o"]
-
-#: A token, as the launcher makes it.
-_TOKEN = re.compile("[0-9a-f]{12}")
 
 
 class SlurmError(RuntimeError):
@@ -106,7 +65,12 @@ def _error(words: str) -> SlurmError:
     return SlurmDownError(line) if any(sign in line.lower() for sign in _NO_ANSWER) else SlurmError(line)
 
 
-def _run(*command: str) -> str:
+def run(*command: str) -> str:
+    """What a command prints.
+
+    Raises:
+        SlurmError: it failed, is missing, or gave no answer.
+    """
     plain = {key: value for key, value in os.environ.items() if not _MISLEADING.fullmatch(key)}
     try:
         done = subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=False, env=plain)
@@ -134,7 +98,7 @@ def max_array_size() -> int:
     Raises:
         SlurmError: the cluster does not say.
     """
-    found = re.search(r"^\s*MaxArraySize\s*=\s*(\d+)\s*$", _run("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^\s*MaxArraySize\s*=\s*(\d+)\s*$", run("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
         raise SlurmDownError("scontrol show config: no MaxArraySize in the answer")
     return max(1, int(found[1]))
@@ -147,140 +111,7 @@ def cancel(jobs: Sequence[str]) -> None:
         SlurmError: Slurm refused, or did not answer.
     """
     if jobs:
-        _run("scancel", "--quiet", *jobs)
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A job as squeue lists it. Its name and comment may be anybody's words."""
-
-    seen: Seen
-    comment: str
-    name: str
-    script: str
-
-    def is_of(self, token: str, name: str) -> bool:
-        """Whether a job with a recorded number is still the one that was submitted with this token.
-
-        Anybody may change name and comment, but not the script. Slurm counts from 1 again when it has lost its state:
-        the number then belongs to somebody else's job, or to another one of this study, which has its own token.
-        """
-        if self.comment == token:
-            return True
-        return not _TOKEN.fullmatch(self.comment) and (self.name == name or "/submitit/" in self.script)
-
-
-def _squeue(*options: str) -> list[_Listed]:
-    """The jobs that squeue lists.
-
-    Raises:
-        SlurmError: it gave no answer, or one that breaks off or cannot be read.
-    """
-    mark = f"@{uuid.uuid4().hex}@"  # in nobody's comment; one before each field, and one more at the end of the job
-    out = _run("squeue", "--array", "--states=all", *options, f"--format={mark}{mark.join(_FIELDS)}{mark}")
-    words = out.split(mark)
-    jobs = list(zip(*[iter(words[1:])] * (len(_FIELDS) + 1), strict=False))
-    # the first one is the header, one a cluster: without it there is no answer. What is between two jobs is of neither
-    if not jobs or (len(words) - 1) % (len(_FIELDS) + 1):
-        raise SlurmDownError("squeue: the answer is empty, or breaks off")
-    return [_listed(*values) for *values, _ in jobs if values[0] != jobs[0][0]]
-
-
-def _listed(number: str, word: str, reason: str, comment: str, name: str, script: str) -> _Listed:
-    state = _state(word)
-    if not re.fullmatch(r"\d+(_\d+)?(\+\d+)?", number) or not re.fullmatch("[A-Z_]+", state):
-        raise SlurmDownError(f"squeue: {number!r} {word!r} cannot be read as the number of a job and its state")
-    reason = "" if reason == "None" else reason
-    if state in _WAITING:
-        state, reason = "PENDING", f"{state} {reason}".strip()
-    return _Listed(Seen(state not in _ENDED, state, reason, number), comment, name, script)
-
-
-def _state(word: str) -> str:
-    """The name of a state, without who caused it, and whole: a name that was cut short ends in a plus."""
-    name, plus, _ = word.partition(" ")[0].partition("+")
-    whole = [state for state in (*_ENDED, "COMPLETING") if plus and state.startswith(name)]
-    return whole[0] if len(whole) == 1 else name
-
-
-@dataclass
-class Queue:
-    """What Slurm knows about the jobs of one study. Reads only, and keeps an answer for `QUEUE_SECONDS`."""
-
-    study: str
-    #: Why Slurm did not answer, in its own words; None when it answered, or was not asked yet.
-    error: str | None = None
-    _jobs: dict[str, _Listed] = field(default_factory=dict)  # by number
-    _tokens: dict[tuple[str, int], Seen] = field(default_factory=dict)  # by comment and index in the array
-    _asked_at: float | None = None
-    _tokens_asked: set[str] = field(default_factory=set)
-    _strays: set[str] = field(default_factory=set)  # arrays that were once not listed by name
-    _strays_asked: set[str] = field(default_factory=set)  # in this answer
-
-    def look(self, ticket: Ticket) -> Seen:
-        """The state of the job with this ticket (see `harness.launch.slurm`)."""
-        token, number = str(ticket["token"]), ticket.get("job")
-        if self._asked_at is None or time.monotonic() - self._asked_at > QUEUE_SECONDS:
-            self._ask()
-        elif self.error is None and not number and not self._find(ticket) and token not in self._tokens_asked:
-            self._ask()  # the array may be younger than the answer: it is missing when a new answer lacks it too
-        self._tokens_asked.add(token)
-        if self.error is None and number and not self._find(ticket):
-            self._ask_for(number)
-        if self.error is not None:
-            return Seen(None)
-        return self._find(ticket) or self._accounting.get(str(number), Seen(False))
-
-    def forget(self) -> None:
-        """Drop the answer, so that the next look asks Slurm."""
-        self._asked_at = None
-
-    def _find(self, ticket: Ticket) -> Seen | None:
-        """The job in the answer: by its number, else by its token."""
-        token, job = str(ticket["token"]), self._jobs.get(str(ticket.get("job")))
-        if job is not None and job.is_of(token, job_name(self.study)):
-            return job.seen
-        return self._tokens.get((token, int(ticket["index"])))
-
-    def _ask(self) -> None:
-        self._jobs, self._tokens = {}, {}
-        self._strays_asked.clear()
-        self._take(f"--name={job_name(self.study)}")
-        self._asked_at = time.monotonic()
-
-    def _ask_for(self, number: str) -> None:
-        """Ask for a job that has another name now, and for all others that once had; not twice in one answer."""
-        self._strays.add(number.partition("_")[0])
-        if not self._strays <= self._strays_asked:
-            self._take(f"--jobs={','.join(sorted(self._strays))}")
-            self._strays_asked |= self._strays
-
-    def _take(self, question: str) -> None:
-        """Add what squeue lists."""
-        self.error = None
-        try:
-            jobs = _squeue(question)
-        except SlurmError as error:
-            # what squeue says when all it was asked for has ended long ago
-            self.error = None if "invalid job id" in str(error).lower() else str(error)
-            return
-        for job in jobs:
-            number = str(job.seen.job)
-            self._jobs[number] = job
-            # a single job is no array, and has no index
-            self._tokens[job.comment, int(number.partition("_")[2].partition("+")[0] or 0)] = job.seen
-
-    @cached_property
-    def _accounting(self) -> dict[str, Seen]:
-        """What sacct remembers of ended jobs, by number; nothing where there is no accounting. Asked once."""
-        name = f"--name={job_name(self.study)}"
-        try:
-            listing = _run("sacct", "-n", "-X", "-P", "-S", "now-30days", name, "-o", "JobID,State")
-        except SlurmError:
-            return {}
-        pairs = [line.partition("|")[::2] for line in listing.splitlines()]
-        # squeue does not list these jobs any more, so they have ended whatever the accounting says
-        return {job: Seen(False, _state(word), "", job) for job, word in pairs}
+        run("scancel", "--quiet", *jobs)
 
 
 @contextlib.contextmanager
@@ -349,6 +180,10 @@ def submit(
             return [str(job.job_id) for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise _error(str(error)) from None
+    except FileNotFoundError as error:
+        if error.filename != "sbatch":
+            raise
+        raise SlurmError("sbatch: no such command here") from None
 
 
 def _leave_work(jobs: Sequence[Job | Pool], folder: Path, token: str, minutes: int) -> list[str]:

@@ -16,6 +16,7 @@ from harness.launch import slurm_commands as slurm
 from harness.launch.job import Job
 from harness.launch.launch import launch
 from harness.launch.slurm import SLURM
+from harness.launch.slurm_queue import Queue
 from harness.processes import process_identity
 from harness.runs.attempts import Seen, SupersededError
 from harness.runs.cellruns import CellRun, cell_runs
@@ -78,7 +79,7 @@ def ticket(token: str, index: int, job: str | None = None) -> Ticket:
 def test_one_question_for_a_whole_study(command: Command) -> None:
     lines = [f"aa|7_{i}|PENDING|JobArrayTaskLimit" for i in range(500)]
     calls = command("squeue", listing(*lines, "bb|9|RUNNING|None", "cc|8_0|CANCELLED by 0|None"))
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert queue.look(ticket("aa", 499)) == Seen(True, "PENDING", "JobArrayTaskLimit", "7_499")
     assert queue.look(ticket("bb", 0)) == Seen(True, "RUNNING", "", "9")
     assert queue.look(ticket("cc", 0)) == Seen(False, "CANCELLED", "", "8_0")
@@ -89,7 +90,7 @@ def test_one_question_for_a_whole_study(command: Command) -> None:
 def test_an_array_is_missing_only_when_asked_for_after_its_claim(command: Command) -> None:
     command("sacct")
     calls = command("squeue", listing("aa|7_0|RUNNING|None"))
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     queue.look(ticket("aa", 0))
     command("squeue", listing("bb|8_0|PENDING|None"))  # submitted since
     assert queue.look(ticket("bb", 0)).alive
@@ -101,18 +102,18 @@ def test_an_array_is_missing_only_when_asked_for_after_its_claim(command: Comman
 def test_accounting_gives_the_reason_of_what_squeue_forgot(command: Command) -> None:
     command("squeue", listing())
     calls = command("sacct", "7_0|OUT_OF_MEMORY\n7_1|CANCELLED by 0\n")
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert queue.look(ticket("aa", 0, "7_0")).word == "OUT_OF_MEMORY"
     assert queue.look(ticket("aa", 1, "7_1")).word == "CANCELLED"
     assert queue.look(ticket("aa", 2, "7_2")) == Seen(False)
     assert len(calls.read_text().splitlines()) == 1
     command("sacct", err="Slurm accounting storage is disabled", code=1)
-    assert slurm.Queue("s").look(ticket("aa", 0, "7_0")) == Seen(False)
+    assert Queue("s").look(ticket("aa", 0, "7_0")) == Seen(False)
 
 
 def test_silence_is_no_answer(command: Command) -> None:
     command("squeue", err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", code=1)
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert queue.look(ticket("aa", 0)) == Seen(None)
     assert queue.error == "Unable to contact slurm controller (connect failure)"
     command("squeue", listing())
@@ -187,7 +188,7 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
     command("scontrol", "MaxArraySize = 101\n")
     squeue, sbatch = command("squeue", listing()), command("sbatch", "Submitted batch job 17\n")
     sweep = load_sweep(sweep_file(tmp_path, seeds=250))
-    study = Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")})
+    study = Study(tmp_path / "results", "many", {"slurm": Queue("many")})
     synced: list[str] = []
     fsync = os.fsync
 
@@ -203,7 +204,7 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
     claims = {path for path in synced if path.endswith("attempts/001.json")}
     assert len(claims) == 250, "a claim outlasts a power cut before Slurm hears of it"
     squeue.unlink()
-    cell_runs(sweep, Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}))
+    cell_runs(sweep, Study(tmp_path / "results", "many", {"slurm": Queue("many")}))
     assert len(squeue.read_text().splitlines()) < 5
 
 
@@ -214,7 +215,7 @@ def test_pools_share_the_cells_and_ask_for_all_their_slots(command: Command, tmp
     command("sbatch", "Submitted batch job 17\n")
     request = "cells_per_job = 4\nmax_parallel = 2\nthreads = 3\nmem_gb = 1.5\ngpus = 1\ncells_per_gpu = 2\n"
     sweep = load_sweep(sweep_file(tmp_path, seeds=7, resources=request))
-    study, view = Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}), Quiet()
+    study, view = Study(tmp_path / "results", "many", {"slurm": Queue("many")}), Quiet()
     items = launch(sweep, study, view)
     assert view.told == ["7 cells submitted as Slurm job 17 of 2 x 4 slots"]
     script = next(study.submitit_folder.glob("17_submission.sh")).read_text()
@@ -236,7 +237,7 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
     sweep = load_sweep(sweep_file(tmp_path, seeds=2))
 
     def again() -> list[str]:
-        items = launch(sweep, Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}), Quiet())
+        items = launch(sweep, Study(tmp_path / "results", "many", {"slurm": Queue("many")}), Quiet())
         return [item.now.state for item in items]
 
     with pytest.raises(InputError, match=r"Slurm does not answer: .* 0 cells were submitted, the same command"):
@@ -256,7 +257,7 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
 @pytest.mark.parametrize("name", ["100%j", "a\nb"])
 def test_a_results_folder_that_sbatch_would_misread(command: Command, tmp_path: Path, name: str) -> None:
     sbatch = command("sbatch")
-    study = Study(tmp_path / name, "many", {"slurm": slurm.Queue("many")})
+    study = Study(tmp_path / name, "many", {"slurm": Queue("many")})
     with pytest.raises(InputError, match="allowed: a results folder without % and line breaks"):
         launch(load_sweep(sweep_file(tmp_path, seeds=1)), study, Quiet())
     assert not sbatch.exists()

@@ -15,9 +15,11 @@ from submitit.helpers import DelayedSubmission
 
 from harness.errors import InputError
 from harness.launch import slurm_commands as slurm
+from harness.launch.cancel import cancel
 from harness.launch.job import Job
 from harness.launch.launch import launch
 from harness.launch.slurm import SLURM
+from harness.launch.slurm_queue import Queue
 from harness.processes import process_identity
 from harness.runs.attempts import RESTARTS, Seen
 from harness.runs.cellruns import CellRun, cell_runs
@@ -44,7 +46,7 @@ ODD = ["", "x|y||", "two\nlines", "\n\n", "(null)", "naïve – ☃", "%i%T", "@
 def test_odd_words_of_anybody_change_nothing(command: Command, words: str) -> None:
     jobs = [f"{words}|5_0|RUNNING|None", f"{TOKEN}|7_0|RUNNING|None", f"{words}|9|PENDING|a, b", "|11|FAILED|None"]
     command("squeue", listing(*jobs, name=words))
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert queue.look(ticket(TOKEN, 0)) == Seen(True, "RUNNING", "", "7_0")
     assert queue.error is None
 
@@ -53,14 +55,14 @@ def test_a_comment_in_another_encoding(command: Command) -> None:
     path = command("squeue", listing("caf_|5|RUNNING|None", f"{TOKEN}|7_0|RUNNING|None"))
     out = path.with_name("squeue.out")
     out.write_bytes(out.read_bytes().replace(b"caf_", b"caf\xe9"))
-    assert slurm.Queue("s").look(ticket(TOKEN, 0)).alive
+    assert Queue("s").look(ticket(TOKEN, 0)).alive
 
 
 @pytest.mark.parametrize("comment", [*ODD, TOKEN])
 @pytest.mark.parametrize("name", ["dit-s", "renamed"])
 def test_a_recorded_number_counts_whatever_name_and_comment_became(command: Command, comment: str, name: str) -> None:
     command("squeue", listing(f"{comment}|7_0|RUNNING|None", name=name))
-    assert slurm.Queue("s").look(ticket(TOKEN, 0, "7_0")) == Seen(True, "RUNNING", "", "7_0")
+    assert Queue("s").look(ticket(TOKEN, 0, "7_0")) == Seen(True, "RUNNING", "", "7_0")
 
 
 def test_a_number_that_slurm_gave_again_is_another_job(command: Command) -> None:
@@ -70,16 +72,17 @@ def test_a_number_that_slurm_gave_again_is_another_job(command: Command) -> None
         listing("ba9876543210|7_0|RUNNING|None"),
     ):
         command("squeue", jobs)
-        assert slurm.Queue("s").look(ticket(TOKEN, 0, "7_0")).alive is False
+        assert Queue("s").look(ticket(TOKEN, 0, "7_0")).alive is False
 
 
 def test_a_number_that_is_not_listed_by_name_is_asked_for(command: Command) -> None:
     command("sacct")
     calls = command("squeue", listing())
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert queue.look(ticket(TOKEN, 0, "7_0")).alive is False
     assert queue.look(ticket(TOKEN, 1, "7_1")).alive is False
-    assert [line.split()[2] for line in calls.read_text().splitlines()] == ["--name=dit-s", "--jobs=7"]
+    assert [line.split()[3] for line in calls.read_text().splitlines()] == ["--name=dit-s", "--jobs=7"]
+    assert calls.read_text().count("--all ") == 2, "hidden partitions too"
     command("squeue", **GONE)
     queue.forget()
     assert queue.look(ticket(TOKEN, 1, "7_1")) == Seen(False), "Slurm's own word for a job that ended long ago"
@@ -105,7 +108,7 @@ WHOLE = listing(f"{TOKEN}|7_0|RUNNING|None", f"{TOKEN}|7_1|RUNNING|None")
 )
 def test_a_broken_answer_is_no_answer(command: Command, answer: str) -> None:
     command("squeue", answer)
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     for index in range(2):
         assert queue.look(ticket(TOKEN, index, f"7_{index}")) == Seen(None)
     assert queue.error is not None
@@ -115,7 +118,7 @@ def test_a_broken_answer_is_no_answer(command: Command, answer: str) -> None:
 def test_warnings_among_the_jobs_and_a_second_cluster_are_no_jobs(command: Command) -> None:
     first, second = (listing(f"{TOKEN}|7_{index}|RUNNING|None") for index in range(2))
     command("squeue", f"squeue: warning\nCLUSTER: a\n{first}squeue: warning\n\nCLUSTER: b\n{second}bye\n")
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert [queue.look(ticket(TOKEN, index)).job for index in range(2)] == ["7_0", "7_1"]
 
 
@@ -134,7 +137,7 @@ def test_warnings_among_the_jobs_and_a_second_cluster_are_no_jobs(command: Comma
 )
 def test_words_of_states(command: Command, word: str, seen: tuple[bool, str]) -> None:
     command("squeue", listing(f"{TOKEN}|7_0|{word}|None"))
-    assert slurm.Queue("s").look(ticket(TOKEN, 0, "7_0"))[:2] == seen
+    assert Queue("s").look(ticket(TOKEN, 0, "7_0"))[:2] == seen
 
 
 def test_the_users_settings_do_not_narrow_the_answers(
@@ -148,7 +151,7 @@ def test_the_users_settings_do_not_narrow_the_answers(
     for variable in (*bad, "SBATCH_QOS", "SBATCH_PARTITION"):
         monkeypatch.setenv(variable, "theirs")
     slurm.cancel(["7"])
-    slurm.Queue("s").look(ticket(TOKEN, 0, "7_0"))
+    Queue("s").look(ticket(TOKEN, 0, "7_0"))
     resources = Resources(executor="slurm", partition="ours")
     slurm.submit([job(tmp_path)], resources, tmp_path / "submitit", "s", TOKEN, None)
     seen = {path.stem: path.read_text() for path in tmp_path.glob("*.seen")}
@@ -163,7 +166,7 @@ def many(folder: Path, seeds: int = 2) -> tuple[Study, Callable[..., list[CellRu
     """A study of cells, and its launch."""
     folder.mkdir(exist_ok=True)
     sweep = load_sweep(sweep_file(folder, seeds=seeds))
-    study = Study(folder / "results", "many", {"slurm": slurm.Queue("many")})
+    study = Study(folder / "results", "many", {"slurm": Queue("many")})
 
     def start(view: Quiet | None = None, *, wait: bool = False) -> list[CellRun]:
         return launch(sweep, study, view or Quiet(), wait=wait)
@@ -196,7 +199,8 @@ def work_of(study: Study, command: Command, task: int) -> int:
     ids = {"SLURM_JOB_ID": str(90 + task), "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": str(task)}
     subprocess.run(["bash", str(script)], check=True, env={**os.environ, **ids})
     assert record.exists()
-    found: Job = DelayedSubmission.load(study.submitit_folder / f"17_{task}_submitted.pkl").function
+    found = DelayedSubmission.load(study.submitit_folder / f"17_{task}_submitted.pkl").function
+    assert isinstance(found, Job)
     return int(found.run.attempt(1).claim["slurm"]["index"])
 
 
@@ -271,6 +275,40 @@ def test_the_message_tells_what_slurm_has(command: Command, tmp_path: Path) -> N
     assert not list(refused.submitit_folder.glob("*_*.pkl")), "what was left for the jobs is removed"
 
 
+def test_scancel_fails_half_way(command: Command, tmp_path: Path) -> None:
+    command("srun")
+    command("scontrol", "MaxArraySize = 101\n")
+    accepts(command, "echo Submitted batch job 17")
+    _, start = many(tmp_path)
+    items = start()
+    command("scancel", err="scancel: error: Kill job error on job id 17_1: Access/permission denied\n", code=1)
+    first = cancel(items, items)
+    why = "Kill job error on job id 17_1: Access/permission denied"
+    assert first.problems == [f"Slurm did not cancel every job: {why}; the same command again"]
+    assert [item.refresh().state for item in items] == [State.QUEUED] * 2, "squeue lists them"
+    calls = command("scancel")
+    assert cancel(items, items).problems == []
+    assert calls.read_text() == "--quiet 17_0 17_1\n" * 2
+
+
+def test_the_end_of_a_job_that_squeue_forgot_is_asked_for_when_it_is_forgotten(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.launch.slurm_queue.QUEUE_SECONDS", 0.0)
+    command("squeue", listing(f"{TOKEN}|7_1|RUNNING|None"))
+    sacct = command("sacct", "warning: slow\n7_0|COMPLETED\n7_1|RUNNING\n7_[2-3]|PENDING\n")
+    queue = Queue("s")
+    assert queue.look(ticket(TOKEN, 0, "7_0")).word == "COMPLETED"
+    assert queue.look(ticket(TOKEN, 1, "7_1")).alive
+    command("squeue", listing())
+    command("sacct", "7_0|COMPLETED\n7_1|CANCELLED by 0\n")
+    assert queue.look(ticket(TOKEN, 1, "7_1")) == Seen(False, "CANCELLED", "", "7_1")
+    sacct.unlink()
+    for _ in range(3):
+        assert queue.look(ticket(TOKEN, 5, "7_5")) == Seen(False)
+    assert len(sacct.read_text().splitlines()) == 1
+
+
 class World:
     """What happens while a launch waits: at each pause, the next event."""
 
@@ -278,7 +316,7 @@ class World:
         self.pauses: list[float] = []
         self.events = list(events)
         monkeypatch.setattr("harness.launch.launch.time", self)  # of this module only
-        monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.0)
+        monkeypatch.setattr("harness.launch.slurm_queue.QUEUE_SECONDS", 0.0)
 
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -354,7 +392,7 @@ def test_a_job_that_works_outlives_an_empty_queue(
     (item,) = start()
     item.run.record(1, "started", {"process": process_identity()})
     command("squeue", listing())  # slurmctld has lost its list
-    monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr("harness.launch.slurm_queue.QUEUE_SECONDS", 0.0)
     (item,) = start()
     assert item.now.state is State.RUNNING
     item.run.record(1, "started", {"process": {**process_identity(), "pid": 1}})

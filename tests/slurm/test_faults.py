@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -35,11 +33,11 @@ def test_names_and_comments_are_anybodys(tmp_path: Path) -> None:
     assert bench.attempts() == {"d1": ["001.json"]}
 
 
-@pytest.mark.parametrize("end", ["exit 1", "kill -9 $PPID; sleep 1"])
+@pytest.mark.parametrize(("end", "depths"), [("exit 1", [1]), ("kill -9 $PPID; sleep 1", [1, 2])])
 def test_the_jobs_run_though_the_launcher_did_not_hear_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, depths: list[int]
 ) -> None:
-    bench = SlurmBench(tmp_path / "b", depth="[1, 2]", steps=10, checkpoint=60)
+    bench = SlurmBench(tmp_path / "b", depth=str(depths), steps=10, checkpoint=60)
     real = call("sh", "-c", "command -v sbatch").strip()
     sbatch = tmp_path / "sbatch"
     late = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
@@ -50,13 +48,13 @@ def test_the_jobs_run_though_the_launcher_did_not_hear_of_them(
         told = bench.submit()
     if end == "exit 1":
         assert told.returncode == 0, told.stderr
-        assert "2 cells submitted as Slurm job" in told.stdout
+        assert "1 cell submitted as Slurm job" in told.stdout
     else:
         assert told.returncode == -signal.SIGKILL
     done = bench.submit("--wait")
     assert done.returncode == 0, done.stderr
     assert "submitted as" not in done.stdout, "nothing is submitted twice"
-    assert bench.outcomes() == {"d1": ["done"], "d2": ["done"]}
+    assert bench.outcomes() == {f"d{depth}": ["done"] for depth in depths}
 
 
 @own_cluster
@@ -68,12 +66,9 @@ def test_the_last_cell_ends_while_slurm_is_away(tmp_path: Path, daemon: str) -> 
         wait_for(lambda: bench.study.exists() and bench.runs() and bench.training("d1")())
         call(str(CLUSTER), "stop", daemon)
         wait_for(lambda: bench.outcomes() == {"d1": ["done"]}, 60)
-        begun = time.monotonic()
-        out, err = launcher.communicate(timeout=60)
+        out, err = launcher.communicate(timeout=60)  # not only after Slurm has come back
         assert launcher.returncode == 0, err
         assert "submitted as" in out
     finally:
         launcher.kill()
         call(str(CLUSTER), "start", daemon)
-    print(f"the launcher ended after {time.monotonic() - begun:.0f} s")
-    assert subprocess.run(["sinfo"], capture_output=True, timeout=30, check=False).returncode == 0
