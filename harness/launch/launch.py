@@ -131,8 +131,9 @@ def _silence(work: Launch, watched: list[CellRun]) -> str | None:
 def _was_never_taken(item: CellRun) -> bool:
     """Whether the scheduler did not answer to the submission of the last attempt, and has no job of it."""
     attempt = item.now.attempt
-    unnumbered = attempt is not None and attempt.submitted is not None and attempt.job_id is None
-    return unnumbered and attempt is not None and attempt.started is None
+    if attempt is None or attempt.submitted is None:
+        return False
+    return attempt.job_id is None and attempt.started is None
 
 
 def _training_cost(item: CellRun) -> float:

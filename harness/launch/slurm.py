@@ -90,9 +90,10 @@ def _hand_over(
     try:
         numbers = slurm.submit(work, resources, study.submitit_folder, study.name, token, after)
     except slurm.SlurmError as error:
-        numbers = _found(queue, token, len(work))
+        refused = not isinstance(error, slurm.SlurmDownError)
+        numbers = _found(queue, token, len(work), over=not refused)  # a refused job is listed for a while as failed
         absent = queue.error is None
-        if not numbers and absent and not isinstance(error, slurm.SlurmDownError):
+        if not numbers and absent and refused:
             _release(claimed, study, token)
             raise
         _record(jobs, numbers)
@@ -122,13 +123,16 @@ class _UnknownError(slurm.SlurmDownError):
         self.state = f"it has no job of {noun}" if absent else f"whether it took {noun} is not known"
 
 
-def _found(queue: Queue, token: str, count: int) -> list[str]:
-    """The numbers of the array with this token, in order; none when Slurm has no such array, or does not answer."""
+def _found(queue: Queue, token: str, count: int, *, over: bool = True) -> list[str]:
+    """The numbers of the array with this token, in order; none when Slurm has no such array, or does not answer.
+
+    With `over`, of one that has ended too.
+    """
     queue.forget()
-    first = queue.look({"token": token, "index": 0}).job
-    if first is None:
+    first = queue.look({"token": token, "index": 0})
+    if first.job is None or not (first.alive or over):
         return []
-    array, in_array, _ = first.partition("_")
+    array, in_array, _ = first.job.partition("_")
     return [f"{array}_{index}" if in_array else array for index in range(count)]
 
 

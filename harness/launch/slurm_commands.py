@@ -61,8 +61,9 @@ class SlurmDownError(SlurmError):
 def _error(words: str) -> SlurmError:
     """The error for Slurm's message, without the name of the command in front of each line."""
     lines = [line.partition("error: ")[2] or line for line in words.splitlines() if line.strip()]
-    line = "; ".join(" ".join(part.split()) for part in dict.fromkeys(lines)) or "no reason given"
-    return SlurmDownError(line) if any(sign in line.lower() for sign in _NO_ANSWER) else SlurmError(line)
+    line = "; ".join(" ".join(part.split()) for part in dict.fromkeys(lines))
+    down = not line or any(sign in line.lower() for sign in _NO_ANSWER)  # a command that was killed says nothing
+    return SlurmDownError(line or "no reason given") if down else SlurmError(line)
 
 
 def run(*command: str) -> str:
@@ -178,8 +179,10 @@ def submit(
     try:
         with contextlib.redirect_stderr(io.StringIO()), _plain_environment(executor.parameters):  # submitit prints, too
             return [str(job.job_id) for job in executor.submit_array(jobs)]
-    except (FailedJobError, FailedSubmissionError) as error:
+    except FailedJobError as error:
         raise _error(str(error)) from None
+    except FailedSubmissionError:  # sbatch ended well
+        raise SlurmDownError("the answer of sbatch has no number of a job") from None
     except FileNotFoundError as error:
         if error.filename != "sbatch":
             raise

@@ -105,7 +105,7 @@ def work_of(study: Study, command: Command, task: int) -> int:
 FAILS = f"echo '{LATE['err']}' >&2; exit 1"
 
 
-@pytest.mark.parametrize("then", [FAILS, "echo 'see job 12345678 of our guide: Welcome'", "echo; exit 3"])
+@pytest.mark.parametrize("then", [FAILS, "echo 'see job 12345678 of our guide: Welcome'", "kill -9 $$", "echo thanks"])
 def test_sbatch_fails_after_slurm_has_taken_the_jobs(command: Command, tmp_path: Path, then: str) -> None:
     command("srun")
     command("scontrol", "MaxArraySize = 101\n")
