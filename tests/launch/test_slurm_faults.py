@@ -189,6 +189,18 @@ def test_scancel_fails_half_way(command: Command, tmp_path: Path) -> None:
     assert calls.read_text() == "--quiet 17_0 17_1\n" * 2
 
 
+def test_a_refused_job_that_squeue_lists_for_a_while_is_refused(command: Command, tmp_path: Path) -> None:
+    command("srun")
+    command("scontrol", "MaxArraySize = 101\n")
+    sbatch = accepts(command, "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1")
+    script = sbatch.with_name("sbatch")
+    script.write_text(script.read_text().replace("PENDING<mark>None", "FAILED<mark>BadConstraints"))
+    study, start = many(tmp_path)
+    with pytest.raises(InputError, match="Slurm refused: Requested node configuration is not available; 0 cells"):
+        start()
+    assert not list(study.runs_folder.glob("*"))
+
+
 class World:
     """What happens while a launch waits: at each pause, the next event."""
 
