@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from harness.launch.slurm_queue import Queue
 from harness.processes import process_identity
 from harness.runs.attempts import RESTARTS
 from harness.runs.cellruns import CellRun, cell_runs
+from harness.runs.records import Claim
 from harness.runs.state import State
 from harness.runs.study import Study
 from harness.spec.resources import Resources
@@ -72,10 +72,13 @@ def many(folder: Path, seeds: int = 2) -> tuple[Study, Callable[..., list[CellRu
     return study, start
 
 
-def claims(study: Study) -> list[list[dict[str, Any]]]:
+def cells(study: Study) -> list[CellRun]:
+    return cell_runs(load_sweep(study.root.parent / "many.toml"), study)
+
+
+def claims(study: Study) -> list[list[Claim]]:
     """Of each cell, its claims."""
-    runs = sorted(study.runs_folder.iterdir())
-    return [[json.loads(p.read_text()) for p in sorted(run.glob("attempts/???.json"))] for run in runs]
+    return [[item.run.attempt(number).claim for number in item.run.attempt_numbers()] for item in cells(study)]
 
 
 def accepts(command: Command, then: str, *, answers: bool = True) -> Path:
@@ -158,8 +161,7 @@ def test_the_message_tells_what_slurm_has(command: Command, tmp_path: Path) -> N
     command("squeue", listing())
     for old in (study, later):
         old.schedulers["slurm"].forget()  # type: ignore[attr-defined]
-        items = cell_runs(load_sweep(tmp_path / "many.toml"), old)
-        assert [(item.now.state, item.now.message) for item in items] == [
+        assert [(item.now.state, item.now.message) for item in cells(old)] == [
             (State.INTERRUPTED, "attempt 1 never started, and Slurm has no job of it")
         ] * 2
     command("sbatch", "Submitted batch job 18\n")
@@ -169,7 +171,7 @@ def test_the_message_tells_what_slurm_has(command: Command, tmp_path: Path) -> N
     refused, try_it = many(tmp_path / "refused")
     with pytest.raises(InputError, match="Slurm refused: invalid partition specified: x; 0 cells were submitted"):
         try_it()
-    assert not list(refused.runs_folder.glob("*"))
+    assert claims(refused) == [[], []]
     assert not list(refused.submitit_folder.glob("*_*.pkl")), "what was left for the jobs is removed"
 
 
@@ -198,7 +200,7 @@ def test_a_refused_job_that_squeue_lists_for_a_while_is_refused(command: Command
     study, start = many(tmp_path)
     with pytest.raises(InputError, match="Slurm refused: Requested node configuration is not available; 0 cells"):
         start()
-    assert not list(study.runs_folder.glob("*"))
+    assert claims(study) == [[], []]
 
 
 class World:
@@ -218,7 +220,7 @@ class World:
 
 def fail(study: Study) -> None:
     """Let the newest attempts of all cells end."""
-    for run in study.run_folders().values():
+    for run in (item.run for item in cells(study)):
         run.record(run.attempt_numbers()[-1], "ended", {"outcome": "failed", "message": "so it ended"})
 
 
