@@ -119,9 +119,12 @@ def thousand_cells() -> list[tuple[str, str]]:
         "sbatch": "n=$(($(cat n 2>/dev/null || echo 0) + 1)); echo $n | tee n | sed 's/^/Submitted batch job /'",
         "srun": "",
         "sacct": "",
-        # 7: the array's number; each of its tasks waits, with the token of its claim as comment
-        "squeue": "for f in results/big/submitit/*_submission.sh; do t=$(sed -n 's/^#SBATCH --comment=//p' $f); "
-        'j=$(basename $f _submission.sh); for i in $(seq 0 99); do echo "$t|$i|${j}_$i|PENDING|Priority"; done; done',
+        # each task of each array waits, with the token of its claim as comment; a mark stands before each field
+        "squeue": "for last; do :; done; m=${last#--format=}; m=${m%%%i*}; "
+        'echo "${m}JOBID${m}STATE${m}REASON${m}COMMENT${m}NAME${m}COMMAND${m}"; '
+        "for f in results/big/submitit/*_submission.sh; do t=$(sed -n 's/^#SBATCH --comment=//p' $f); "
+        "j=$(basename $f _submission.sh); for i in $(seq 0 99); do "
+        'echo "$m${j}_$i${m}PENDING${m}Priority$m$t${m}dit-big$m$f$m"; done; done',
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -12,6 +12,7 @@ import signal
 from dataclasses import dataclass
 from typing import cast
 
+from harness.errors import InputError
 from harness.launch.job import Job
 from harness.launch.signals import StopFlag
 from harness.launch.view import View, note_takeover
@@ -20,10 +21,18 @@ from harness.runs import provenance
 from harness.runs.attempts import RESTARTS, Attempt, Scheduler
 from harness.runs.cellruns import CellRun
 from harness.runs.records import Claim, Ticket
-from harness.runs.state import RETRIED, STARTABLE
+from harness.runs.state import RETRIED, STARTABLE, State
 from harness.runs.study import Study
 from harness.spec.resources import EXECUTORS
 from sweeps.grid import Sweep
+
+
+class NoAnswerError(InputError):
+    """The scheduler did not answer; a launch that waits asks it again. `reason` is in its own words."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass
@@ -48,6 +57,20 @@ class Launch:
 
     def may_start(self, item: CellRun) -> bool:
         """Whether this launch starts the cell, by its state and by how often it was lost."""
+        return self._wants(item) and not self.is_unanswered(item)
+
+    def is_held(self, item: CellRun) -> bool:
+        """Whether the cell would start, if its scheduler answered: it may have the job still."""
+        return self._wants(item) and self.is_unanswered(item)
+
+    def is_unanswered(self, item: CellRun) -> bool:
+        """Whether the cell's job is one of this launch's scheduler, which did not answer for it."""
+        attempt = item.now.attempt
+        if attempt is None or attempt.seen is None or attempt.executor != self.sweep.resources.executor:
+            return False
+        return attempt.seen.alive is None and item.now.state is not State.DONE
+
+    def _wants(self, item: CellRun) -> bool:
         if item.now.state in RETRIED:
             return item.cell.id in self.to_retry
         return item.now.state in STARTABLE and not (item.mine and item.restarts > RESTARTS)

@@ -8,19 +8,24 @@ The executor decides where jobs run.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from harness.launch.checks import check_data, check_evaluations, check_ranks, check_writable
-from harness.launch.executor import Executor, Launch, executor_named
+from harness.launch.executor import Executor, Launch, NoAnswerError, executor_named
 from harness.launch.signals import interrupt_no_more
 from harness.launch.view import View
 from harness.processes import now
 from harness.runs import provenance, trackers, triage
 from harness.runs.attempts import RESTARTS
 from harness.runs.cellruns import CellRun, cell_runs
+from harness.runs.claims import Hold, SupersededError
 from harness.runs.state import ACTIVE, RETRIED, State
 from harness.runs.study import Study
 from sweeps.grid import Sweep
+
+#: Longest pause of a launch that waits, after submissions to which its scheduler did not answer, in seconds.
+PAUSE_SECONDS = 60.0
 
 
 def launch(
@@ -87,35 +92,36 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
     """
     view = work.view
     announced = {item.cell.id for item in work.items if item.now.state is State.DONE}
-    watched: list[CellRun] = []
-    silent = False
+    pause, silent = executor.poll_seconds, False
     while True:
-        if not silent:  # while the scheduler does not answer, no job counts as lost
-            tried = executor.submit(work, [item for item in work.items if work.may_start(item)])
-            ids = {item.cell.id for item in tried}
-            watched = [item for item in work.items if item.now.state in ACTIVE or item.cell.id in ids]
+        tried, reason = [item for item in work.items if work.may_start(item)], None
+        try:
+            tried, pause = executor.submit(work, tried), executor.poll_seconds
+        except NoAnswerError as error:
+            if not wait:
+                raise
+            reason, pause = error.reason, min(2 * pause, PAUSE_SECONDS)
         if executor.detached and not wait:
             return
+        ids = {item.cell.id for item in tried}
+        watched = [item for item in work.items if item.now.state in ACTIVE or item.cell.id in ids or work.is_held(item)]
         view.tick(work.items)
         if not watched:
             return
-        time.sleep(executor.poll_seconds)
+        reason = reason or _silence(work, watched)
+        if (reason is not None) != silent:
+            silent = not silent
+            name = work.sweep.resources.executor.capitalize()
+            view.note(f"{name} does not answer: {reason}; waiting" if silent else f"{name} answers again")
+        time.sleep(pause)
         for item in watched:
             item.refresh()
-        name = work.sweep.resources.executor
-        scheduler = work.study.schedulers.get(name)
-        error = scheduler.error if scheduler else None
-        if (error is not None) != silent:
-            silent = not silent
-            name = name.capitalize()
-            view.note(f"{name} does not answer: {error}; waiting" if silent else f"{name} answers again")
-        for item in watched if not silent else ():
-            if item.now.state in ACTIVE:
+            if item.now.state in ACTIVE or work.is_held(item):
                 continue
             if item.mine:
                 _record_last_words(item)
             lost = item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL)
-            item.restarts += lost
+            item.restarts += lost and not _was_never_taken(item)
             if lost and item.restarts <= RESTARTS:
                 view.note(f"{item.name}: {item.now.message}; starting it again")
             elif item.cell.id not in announced and not work.may_start(item):  # else it was another launch's
@@ -132,13 +138,28 @@ def _record_last_words(item: CellRun) -> None:
     if attempt is None or not attempt.words.lines:
         return
     words, run = attempt.words, item.run
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    with run.log.open("a", encoding="utf-8") as log:
-        log.write(f"[{now()}] {attempt.loss}; its last lines:\n" + "".join(f"{line}\n" for line in words.lines))
-    if words.raised:
-        ended = {"outcome": "failed", "message": attempt.loss, **triage.describe_words(words), "time": now()}
-        run.record(attempt.number, "ended", ended)
-        item.refresh()
+    hold = Hold(run, attempt.number, attempt.claim.get("token", ""))
+    with contextlib.suppress(SupersededError):
+        with hold.writing(), run.log.open("a", encoding="utf-8") as log:
+            log.write(f"[{now()}] {attempt.loss}; its last lines:\n" + "".join(f"{line}\n" for line in words.lines))
+        if words.raised:
+            ended = {"outcome": "failed", "message": attempt.loss, **triage.describe_words(words), "time": now()}
+            hold.record("ended", ended)
+    item.refresh()
+
+
+def _silence(work: Launch, watched: list[CellRun]) -> str | None:
+    """Why the scheduler gave no answer for one of the cells; None when it answered for all that it was asked about."""
+    scheduler = work.study.schedulers.get(work.sweep.resources.executor)
+    return scheduler.error if scheduler is not None and any(map(work.is_unanswered, watched)) else None
+
+
+def _was_never_taken(item: CellRun) -> bool:
+    """Whether the scheduler did not answer to the submission of the last attempt, and has no job of it."""
+    attempt = item.now.attempt
+    if attempt is None or attempt.submitted is None:
+        return False
+    return attempt.job_id is None and attempt.started is None
 
 
 def _training_cost(item: CellRun) -> float:

@@ -52,7 +52,7 @@ def _submit(job: Job) -> None:
             raise
         message = f"cannot be started: {type(error).__name__}: {error}"
         ended = {"outcome": "failed", "message": message, **triage.describe(error), "time": now()}
-        job.run.record(job.attempt, "ended", ended)
+        job.hold.record("ended", ended)
 
 
 def _start(job: Job) -> None:
@@ -78,7 +78,7 @@ def _record_stop(item: CellRun) -> None:
     attempt = item.now.attempt
     if attempt is not None and attempt.outcome == "lost" and attempt.started is None:
         ended = {"outcome": "stopped", "message": "stopped before it began", "time": now()}
-        item.run.record(attempt.number, "ended", ended)
+        item.run.record(attempt.number, "ended", {**ended, "token": attempt.claim.get("token")})
         item.refresh()
 
 

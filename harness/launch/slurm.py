@@ -1,9 +1,10 @@
 """The Slurm executor: it claims cells, submits them as arrays, and follows them when asked to.
 
 Policy. A cell is claimed before sbatch runs. The claim holds a ticket: the token that is the array's comment, and the
-cell's index in the array. When a launcher dies in between, squeue tells which of its claims were submitted. A requeued
-job (USR2 before the time limit, preemption, a lost node) claims an attempt of its own. When Slurm refuses jobs, their
-claims are removed. A launch never cancels a job, not even when the user ends a launch that waits.
+cell's index in the array. When a launcher dies in between, or sbatch gives no answer, squeue tells which claims have a
+job. A requeued job (USR2 before the time limit, preemption, a lost node) claims an attempt of its own. When Slurm
+refuses jobs, their claims are removed; without an answer they stay, since the job may still come: it then finds that a
+later attempt has the cell. A launch never cancels a job, not even when the user ends a launch that waits.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import CellFailedError, InputError
+from harness.files import fsync
 from harness.launch import slurm_commands as slurm
-from harness.launch.executor import Executor, Launch
+from harness.launch.executor import Executor, Launch, NoAnswerError
 from harness.launch.job import Job
 from harness.launch.signals import StopFlag
 from harness.launch.slurm_pool import Pool, claim_start
+from harness.launch.slurm_queue import Queue
 from harness.processes import now
 from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
@@ -28,10 +31,10 @@ from harness.runs.study import Study
 from harness.spec.resources import Resources
 
 
-def _queue(study: Study) -> slurm.Queue:
+def _queue(study: Study) -> Queue:
     """The queue from which the states of the study's cells are read."""
     queue = study.schedulers.get("slurm")
-    return queue if isinstance(queue, slurm.Queue) else slurm.Queue(study.name)
+    return queue if isinstance(queue, Queue) else Queue(study.name)
 
 
 def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str | None) -> str | None:
@@ -51,7 +54,7 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
     pools = None if slots is None else min(resources.max_parallel or 1, -(-len(items) // slots), limit)
     claimed: list[tuple[CellRun, Job]] = []
     for item in items:
-        ticket: Ticket = {"token": token, "index": len(claimed), "restarts": 0}
+        ticket: Ticket = {"token": token, "index": len(claimed), "restarts": 0, "study": study.name}
         if pools is not None:  # in turn, so that each pool gets some of the expensive cells, which come first
             ticket |= {"index": len(claimed) % pools, "pool": True}
         if job := launch.claim(item, ticket, durable=False):
@@ -59,20 +62,13 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
     if not claimed:
         return None
     jobs = [job for _, job in claimed]
+    fsync(study.runs_folder)
     for job in jobs:
         job.run.sync_claim(job.attempt)
     work: list[Job | Pool] = list(jobs)
     if slots is not None and pools is not None:
         work = [Pool(tuple(jobs[index::pools]), slots) for index in range(min(pools, len(jobs)))]
-    try:
-        numbers = slurm.submit(work, resources, study.submitit_folder, study.name, token, after)
-    except BaseException:  # Ctrl-C too
-        _release(claimed, token, queue)
-        raise
-    for job, number in zip(jobs, itertools.cycle(numbers), strict=False):
-        output = str(study.submitit_folder.resolve())
-        submitted = {"process": None, "time": now(), "job_id": number, "output": output, "token": job.token}
-        job.run.record(job.attempt, "submitted", submitted, durable=False)  # squeue finds it by the ticket, too
+    numbers = _hand_over(launch, work, claimed, token, after)
     array = numbers[0].partition("_")[0]
     where = f"Slurm job {array}" if slots is None else f"Slurm job {array} of {len(numbers)} x {slots} slots"
     launch.view.note(f"{len(claimed)} cell{'s' * (len(claimed) != 1)} submitted as {where}")
@@ -82,13 +78,81 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
     return array
 
 
-def _release(claimed: list[tuple[CellRun, Job]], token: str, queue: slurm.Queue) -> None:
-    """Remove claims when Slurm says that it has no job of theirs; without an answer they stay."""
+def _hand_over(
+    launch: Launch, work: list[Job | Pool], claimed: list[tuple[CellRun, Job]], token: str, after: str | None
+) -> list[str]:
+    """Submit an array, and record its numbers; returns them.
+
+    Raises:
+        _UnknownError: Slurm did not answer, and squeue lists no job; the claims stay.
+        SlurmError: Slurm refused; the claims are removed.
+    """
+    resources, study, jobs = launch.sweep.resources, launch.study, [job for _, job in claimed]
+    queue = _queue(study)
+    try:
+        numbers = slurm.submit(work, resources, study.submitit_folder, study.name, token, after)
+    except slurm.SlurmError as error:
+        refused = not isinstance(error, slurm.SlurmDownError)
+        numbers = _found(queue, token, len(work), over=not refused)  # a refused job is listed for a while as failed
+        absent = queue.error is None
+        if not numbers and absent and refused:
+            _release(claimed, study, token)
+            raise
+        _record(jobs, numbers)
+        if not numbers:
+            for item, _ in claimed:
+                item.refresh()
+            raise _UnknownError(error, len(claimed), absent=absent) from None
+        launch.view.note(f"sbatch: {error}; but squeue lists the job")
+        return numbers
+    except BaseException as error:  # Ctrl-C too, which may come before or after Slurm has taken the jobs
+        numbers = _found(queue, token, len(work))
+        if isinstance(error, Exception) and not numbers and queue.error is None:
+            _release(claimed, study, token)
+        else:
+            _record(jobs, numbers)
+        raise
+    _record(jobs, numbers)
+    return numbers
+
+
+class _UnknownError(slurm.SlurmDownError):
+    """Slurm did not answer to sbatch, and squeue lists no job of it, or does not answer either."""
+
+    def __init__(self, error: slurm.SlurmError, cells: int, *, absent: bool) -> None:
+        super().__init__(str(error))
+        noun = f"{cells} cell{'s' * (cells != 1)}"
+        self.state = f"it has no job of {noun}" if absent else f"whether it took {noun} is not known"
+
+
+def _found(queue: Queue, token: str, count: int, *, over: bool = True) -> list[str]:
+    """The numbers of the array with this token, in order; none when Slurm has no such array, or does not answer.
+
+    With `over`, of one that has ended too.
+    """
     queue.forget()
-    if queue.look({"token": token, "index": 0}).alive is False:
-        for item, job in claimed:
-            item.run.release(job.attempt)
-            item.refresh()
+    first = queue.look({"token": token, "index": 0})
+    if first.job is None or not (first.alive or over):
+        return []
+    array, in_array, _ = first.job.partition("_")
+    return [f"{array}_{index}" if in_array else array for index in range(count)]
+
+
+def _record(jobs: list[Job], numbers: list[str]) -> None:
+    """Record that the jobs were handed to sbatch, and their numbers where they are known."""
+    output = str(Study(Path(jobs[0].results), jobs[0].study).submitit_folder)
+    for job, number in zip(jobs, itertools.cycle(numbers or [""]), strict=False):
+        submitted = {"process": None, "time": now(), "output": output, "token": job.token}
+        submitted |= {"job_id": number} if number else {}
+        job.run.record(job.attempt, "submitted", submitted, durable=False)  # squeue finds it by the ticket, too
+
+
+def _release(claimed: list[tuple[CellRun, Job]], study: Study, token: str) -> None:
+    """Remove the claims of jobs that Slurm has refused, and what was left for the jobs."""
+    for item, job in claimed:
+        item.run.release(job.attempt)
+        item.refresh()
+    slurm.remove_work(study.submitit_folder, token)
 
 
 def _absolute(resources: Resources) -> Resources:
@@ -112,14 +176,16 @@ class SlurmExecutor(Executor):
             raise InputError(f"{folder!r}: sbatch cannot write there; {allowed}")
         try:
             slurm.max_array_size()
+            queue = _queue(launch.study)
+            if queue.error is not None:  # Slurm did not answer when the states were read
+                queue.forget()
+                for item in launch.items:
+                    item.refresh()
+            if queue.error is not None:
+                raise slurm.SlurmDownError(queue.error)
         except slurm.SlurmError as error:
             later = "nothing was submitted, the same command goes on later"
             raise InputError(f"Slurm does not answer: {error}; {later}") from None
-        queue = _queue(launch.study)
-        if queue.error is not None:  # Slurm did not answer when the states were read
-            queue.forget()
-            for item in launch.items:
-                item.refresh()
 
     def submit(self, launch: Launch, waiting: list[CellRun]) -> list[CellRun]:
         """Submit cells as arrays as large as the cluster allows; pools are one array, for there are few of them."""
@@ -135,27 +201,30 @@ class SlurmExecutor(Executor):
                     after = job  # Slurm applies the cap to each array, so the next one has to wait
                 submitted += len(chunk)
         except slurm.SlurmDownError as error:
-            raise InputError(
-                f"Slurm does not answer: {error}; {submitted} cells were submitted, the same command goes on later"
-            ) from None
+            state = f"{error.state}, " if isinstance(error, _UnknownError) else ""
+            known = f"{state}{submitted} cells were submitted, the same command goes on later"
+            raise NoAnswerError(f"Slurm does not answer: {error}; {known}", str(error)) from None
         except slurm.SlurmError as error:
             raise InputError(f"{launch.sweep.path}: Slurm refused: {error}; {submitted} cells were submitted") from None
         return waiting
 
-    def scheduler(self, study: str) -> slurm.Queue:
+    def scheduler(self, study: str) -> Queue:
         """What Slurm knows of the jobs of a study."""
-        return slurm.Queue(study)
+        return Queue(study)
 
     def cannot_cancel(self, attempt: Attempt) -> str:
         """Slurm cancels by the number of the job, from anywhere."""
-        return "is just being submitted; again in a moment" if attempt.job_id is None else ""
+        if attempt.job_id is not None:
+            return ""
+        silent = attempt.seen is not None and attempt.seen.alive is None
+        return f"{'Slurm does not answer' if silent else 'is just being submitted'}; again in a moment"
 
     def cancel(self, attempts: list[Attempt], others: set[str | None]) -> str:
         """Cancel the jobs, except pools that other cells need: a pool stops its cancelled cells by itself."""
         try:
             slurm.cancel(sorted({str(attempt.job_id) for attempt in attempts if attempt.job_id not in others}))
         except slurm.SlurmError as error:
-            return f"Slurm did not cancel: {error}; the same command again"
+            return f"Slurm did not cancel every job: {error}; the same command again"
         return ""
 
     def set_gpus(self, job: Job) -> None:

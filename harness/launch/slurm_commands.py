@@ -1,27 +1,19 @@
-"""Slurm by its own commands: what is queued, what it allows, submit, cancel. The policy is in `harness.launch.slurm`.
-
-The launcher makes a token for each array: sbatch takes it as the array's comment, and every claim holds the token and
-the index of its task. So squeue tells for each claim whether Slurm has its job, even when the launcher died before it
-could write down the job's number. One squeue answers for a whole study. sacct is asked only about jobs that squeue no
-longer lists; its answer is shown to the user and decides nothing.
-"""
+"""Slurm by its own commands: what it allows, submit, cancel. What is queued is in `harness.launch.slurm_queue`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import math
+import os
+import re
+import shlex
 import subprocess
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.launch import imports
-from harness.runs.attempts import Seen
-from harness.runs.records import Ticket
 from harness.spec.resources import Resources
 
 if TYPE_CHECKING:
@@ -32,30 +24,31 @@ if TYPE_CHECKING:
 #: Longest wait for one of Slurm's commands, in seconds; without slurmctld they give up after about 10 s by themselves.
 COMMAND_SECONDS = 30.0
 
-#: How long an answer of squeue is used, in seconds.
-QUEUE_SECONDS = 3.0
-
 #: Slurm sends USR2 so many seconds before the time limit, or up to a minute earlier.
 SIGNAL_SECONDS = 90
 
 #: How often a cell may reach its time limit; it writes a checkpoint each time, and so makes progress.
 _REQUEUES = 1000
 
-#: States of squeue and sacct after which nothing runs; CANCELLED may be followed by "by <user>".
-_ENDED = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "REVOKED",
-    "TIMEOUT",
-}
+#: What a command says when slurmctld, munge or the network between did not answer, in lower case.
+_NO_ANSWER = (
+    "unable to contact slurm controller",
+    "timed out",
+    "connection refused",
+    "connection failure",
+    "zero bytes were",
+    "no route to host",
+    "munge",
+    "authentication",
+    "standby mode",
+    "could not establish a configuration source",
+)
 
-_NO_ANSWER = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "Zero Bytes were")
+#: Variables that change what Slurm's commands list, submit or cancel. Those of sbatch win over the script's own lines.
+_MISLEADING = re.compile(
+    "SQUEUE_.*|SACCT_.*|SCANCEL_.*"
+    "|SBATCH_(ARRAY_INX|COMMENT|DEPENDENCY|ERROR|JOB_NAME|NO_REQUEUE|OPEN_MODE|OUTPUT|REQUEUE|SIGNAL|TIMELIMIT|WAIT)"
+)
 
 
 class SlurmError(RuntimeError):
@@ -69,20 +62,31 @@ class SlurmDownError(SlurmError):
 def _error(words: str) -> SlurmError:
     """The error for Slurm's message, without the name of the command in front of each line."""
     lines = [line.partition("error: ")[2] or line for line in words.splitlines() if line.strip()]
-    line = "; ".join(" ".join(part.split()) for part in dict.fromkeys(lines)) or "no reason given"
-    return SlurmDownError(line) if any(sign in line for sign in _NO_ANSWER) else SlurmError(line)
+    line = "; ".join(" ".join(part.split()) for part in dict.fromkeys(lines))
+    down = not line or any(sign in line.lower() for sign in _NO_ANSWER)  # a command that was killed says nothing
+    return SlurmDownError(line or "no reason given") if down else SlurmError(line)
 
 
-def _run(*command: str) -> str:
+def run(*command: str) -> str:
+    """What a command prints.
+
+    Raises:
+        SlurmError: it failed, is missing, or gave no answer.
+    """
+    plain = {key: value for key, value in os.environ.items() if not _MISLEADING.fullmatch(key)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=False, env=plain)
     except FileNotFoundError:
         raise SlurmDownError(f"{command[0]}: no such command here; is this a Slurm machine?") from None
+    except OSError as error:
+        raise SlurmDownError(f"{command[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise SlurmDownError(f"{command[0]}: no answer within {COMMAND_SECONDS:.0f} s") from None
+    # a comment may be in any encoding
+    out, err = (text.decode("utf-8", errors="replace") for text in (done.stdout, done.stderr))
     if done.returncode:
-        raise _error(done.stderr)
-    return done.stdout
+        raise _error(err)
+    return out
 
 
 def job_name(study: str) -> str:
@@ -96,11 +100,10 @@ def max_array_size() -> int:
     Raises:
         SlurmError: the cluster does not say.
     """
-    for line in _run("scontrol", "show", "config").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "MaxArraySize":
-            return max(1, int(value))
-    return 1
+    found = re.search(r"^\s*MaxArraySize\s*=\s*(\d+)\s*$", run("scontrol", "show", "config"), re.MULTILINE)
+    if found is None:
+        raise SlurmDownError("scontrol show config: no MaxArraySize in the answer")
+    return max(1, int(found[1]))
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -110,64 +113,19 @@ def cancel(jobs: Sequence[str]) -> None:
         SlurmError: Slurm refused, or did not answer.
     """
     if jobs:
-        _run("scancel", "--quiet", *jobs)
+        run("scancel", "--quiet", *jobs)
 
 
-@dataclass
-class Queue:
-    """What Slurm knows about the jobs of one study. Reads only, and keeps an answer for `QUEUE_SECONDS`."""
-
-    study: str
-    #: Why Slurm did not answer, in its own words; None when it answered, or was not asked yet.
-    error: str | None = None
-    _jobs: dict[tuple[str, int], Seen] = field(default_factory=dict)
-    _asked_at: float | None = None
-    _tokens_asked: set[str] = field(default_factory=set)
-
-    def look(self, ticket: Ticket) -> Seen:
-        """The state of the job with this ticket (see `harness.launch.slurm`)."""
-        key = str(ticket["token"]), int(ticket["index"])
-        if self._asked_at is None or time.monotonic() - self._asked_at > QUEUE_SECONDS:
-            self._ask()
-        elif self.error is None and key not in self._jobs and key[0] not in self._tokens_asked:
-            self._ask()  # the array may be younger than the answer: it is missing when a new answer lacks it too
-        self._tokens_asked.add(key[0])
-        if self.error is not None:
-            return Seen(None)
-        return self._jobs.get(key) or self._accounting.get(str(ticket.get("job")), Seen(False))
-
-    def forget(self) -> None:
-        """Drop the answer, so that the next look asks Slurm."""
-        self._asked_at = None
-
-    def _ask(self) -> None:
-        self.error, self._jobs, name = None, {}, f"--name={job_name(self.study)}"
-        try:
-            listing = _run("squeue", "--noheader", "--array", "--states=all", name, "--format=%k|%K|%i|%T|%r")
-        except SlurmError as error:
-            self.error = str(error)
-            listing = ""
-        self._asked_at = time.monotonic()
-        for line in listing.splitlines():
-            token, index, job, word, reason = line.split("|", 4)
-            # a single job is no array, and has no index
-            self._jobs[token, int(index) if index.isdigit() else 0] = _seen(word, reason, job)
-
-    @cached_property
-    def _accounting(self) -> dict[str, Seen]:
-        """What sacct remembers of ended jobs, by number; nothing where there is no accounting. Asked once."""
-        name = f"--name={job_name(self.study)}"
-        try:
-            listing = _run("sacct", "-n", "-X", "-P", "-S", "now-30days", name, "-o", "JobID,State")
-        except SlurmError:
-            return {}
-        pairs = [line.partition("|")[::2] for line in listing.splitlines()]
-        # squeue does not list these jobs any more, so they have ended whatever the accounting says
-        return {job: Seen(False, word.split()[0] if word else "", "", job) for job, word in pairs}
-
-
-def _seen(word: str, reason: str, job: str) -> Seen:
-    return Seen(word.split()[0] not in _ENDED, word.split()[0], "" if reason == "None" else reason, job)
+@contextlib.contextmanager
+def _plain_environment(parameters: Mapping[str, object]) -> Iterator[None]:
+    """Without the variables by which sbatch would overrule these parameters; those of what is left open stay."""
+    given = {f"SBATCH_{key.upper()}" for key, value in parameters.items() if value is not None}
+    given |= {f"{key}_PER_NODE" for key in given}  # of the memory
+    kept = {key: os.environ.pop(key) for key in list(os.environ) if key in given or _MISLEADING.fullmatch(key)}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def submit(
@@ -216,11 +174,46 @@ def submit(
         srun_args=[f"--cpus-per-task={cores}", "--kill-on-bad-exit=1"],
         array_parallelism=resources.max_parallel or len(jobs),
         stderr_to_stdout=True,
+        setup=_leave_work(jobs, folder, token, resources.time),
         additional_parameters={"requeue": True},  # some clusters' default is false
     )
     try:
         # submitit also prints the errors that it raises
-        with contextlib.redirect_stderr(io.StringIO()), imports.for_jobs():
+        with contextlib.redirect_stderr(io.StringIO()), imports.for_jobs(), _plain_environment(executor.parameters):
             return [str(job.job_id) for job in executor.submit_array(jobs)]
-    except (FailedJobError, FailedSubmissionError) as error:
+    except FailedJobError as error:
         raise _error(str(error)) from None
+    except FailedSubmissionError:  # sbatch ended well
+        raise SlurmDownError("the answer of sbatch has no number of a job") from None
+    except FileNotFoundError as error:
+        if error.filename != "sbatch":
+            raise
+        raise SlurmError("sbatch: no such command here") from None
+
+
+def _leave_work(jobs: Sequence[Job | Pool], folder: Path, token: str, minutes: int) -> list[str]:
+    """Leave each task's work under the token, and return the lines of the script by which the task takes it.
+
+    Submitit puts the work under the job's number when sbatch has told it; a task that starts without would wait in vain
+    when the launcher was killed in between, or sbatch had no answer.
+    """
+    from submitit.helpers import DelayedSubmission
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, job in enumerate(jobs):
+        work = DelayedSubmission(job)
+        work.set_timeout(minutes, _REQUEUES)
+        work.dump(folder / f"{token}_{index}.pkl")
+    there = shlex.quote(str(folder.absolute()))
+    return [
+        f"work={there}/{token}_${{SLURM_ARRAY_TASK_ID:-0}}.pkl",
+        "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+        f'[ ! -e "$work" ] || mv -n "$work" {there}/"$job"_submitted.pkl',
+        'rm -f "$work"',
+    ]
+
+
+def remove_work(folder: Path, token: str) -> None:
+    """Remove what was left for the tasks of an array that Slurm does not have."""
+    for path in folder.glob(f"{token}_*.pkl"):
+        path.unlink(missing_ok=True)

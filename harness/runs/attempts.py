@@ -91,10 +91,12 @@ class Attempt:
             return False  # its pool goes on without it
         if self.started is None and self.submitted is None and self._lives(self.claim.get("process")):
             return True  # its launcher is about to submit it
-        if self.seen.alive is not None:
+        absent = self.seen.alive is False and not self.seen.word
+        if self.seen.alive is not None and not (absent and self.started is not None):
             return self.seen.alive
         if self.started is None:  # the scheduler may have the job, and nothing is submitted twice
             return self.ended is None
+        # a scheduler that has lost its list, or has not read it yet, does not know a job that works
         return self.ended is None and self._lives(self.started.get("process"))
 
     @property
@@ -129,6 +131,8 @@ class Attempt:
         """Why the attempt counts as lost, for messages."""
         if self.words.lines:
             return f"attempt {self.number} ended before it began: {self.words}"
+        if self.started is None and self.seen is not None and not self.seen.word:
+            return f"attempt {self.number} never started, and {self.executor.capitalize()} has no job of it"
         if self.unseen:
             return f"attempt {self.number} {self.unseen} has been silent for {self.heartbeat_age / 60:.0f} min"
         return f"attempt {self.number} ended without a word"

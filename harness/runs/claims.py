@@ -57,8 +57,8 @@ class Claims(Attempts):
         return file_lock(self.lock_file, "a job or a launch", patience)
 
     def sync_claim(self, number: int) -> None:
-        """Make the claim of attempt `number` and the file of the cell durable."""
-        for path in (self.cell_file, self.attempt_file(number), self.attempts_folder, self.folder, self.folder.parent):
+        """Make the claim of attempt `number` and the file of the cell durable, once the folder of all runs is."""
+        for path in (self.cell_file, self.attempt_file(number), self.attempts_folder, self.folder):
             fsync(path)
 
     def record(self, number: int, event: str, value: Mapping[str, Any], *, durable: bool = True) -> None:

@@ -13,6 +13,7 @@ class Ticket(TypedDict, total=False):
     restarts: int  # how often Slurm had requeued the job when the claim was made
     pool: bool  # whether other cells share the job
     job: str | None  # the scheduler's number of the job
+    study: str  # that submitted it, which gives the job its name
 
 
 class Claim(TypedDict, total=False):

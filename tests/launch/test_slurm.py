@@ -16,6 +16,7 @@ from harness.launch import slurm_commands as slurm
 from harness.launch.job import Job
 from harness.launch.launch import launch
 from harness.launch.slurm import SLURM
+from harness.launch.slurm_queue import Queue
 from harness.processes import process_identity
 from harness.runs.attempts import Seen
 from harness.runs.cellruns import CellRun, cell_runs
@@ -32,10 +33,31 @@ CELL = Cell(model=DiTSpec(depth=2, width=32, patch_size=4))
 
 Command = Callable[..., Path]
 
+#: Its last argument ends in the format, in which each field stands behind a mark.
+SCRIPT = """#!/bin/sh
+echo "$@" >>{calls}
+for last; do :; done
+mark=${{last#--format=}}
+case $last in --format=*) sed "s/<mark>/${{mark%%%i*}}/g" {path}.out ;; *) cat {path}.out ;; esac
+cat {path}.err >&2
+exit {code}
+"""
+
+HEADER = ("JOBID", "STATE", "REASON", "COMMENT", "NAME", "COMMAND")
+
+
+def listing(*jobs: str, name: str = "dit-s", script: str = "/r/s/submitit/.submission_file_0.sh") -> str:
+    """What squeue prints for jobs, each a text "comment|number|state|reason"."""
+    rows = [HEADER]
+    for job in jobs:
+        comment, number, state, reason = job.rsplit("|", 3)
+        rows.append((number, state, reason, comment, name, script))
+    return "".join("<mark>" + "<mark>".join([*row, "\n"]) for row in rows)
+
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Makes a command that prints a text, and counts its calls in a file of its own."""
+    """Makes a command that prints a text, and counts its calls in a file of its own; see `listing` for squeue's."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -44,8 +66,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         calls = folder / f"{name}.calls"
         (folder / f"{name}.out").write_text(out)
         (folder / f"{name}.err").write_text(err)
-        script = f'#!/bin/sh\necho "$@" >>{calls}\ncat {folder}/{name}.out\ncat {folder}/{name}.err >&2\nexit {code}\n'
-        (folder / name).write_text(script)
+        (folder / name).write_text(SCRIPT.format(calls=calls, path=folder / name, code=code))
         (folder / name).chmod(0o755)
         return calls
 
@@ -57,9 +78,9 @@ def ticket(token: str, index: int, job: str | None = None) -> Ticket:
 
 
 def test_one_question_for_a_whole_study(command: Command) -> None:
-    lines = [f"aa|{i}|7_{i}|PENDING|JobArrayTaskLimit" for i in range(500)]
-    calls = command("squeue", "\n".join([*lines, "bb|N/A|9|RUNNING|None", "cc|0|8_0|CANCELLED by 0|None"]) + "\n")
-    queue = slurm.Queue("s")
+    lines = [f"aa|7_{i}|PENDING|JobArrayTaskLimit" for i in range(500)]
+    calls = command("squeue", listing(*lines, "bb|9|RUNNING|None", "cc|8_0|CANCELLED by 0|None"))
+    queue = Queue("s")
     assert queue.look(ticket("aa", 499)) == Seen(True, "PENDING", "JobArrayTaskLimit", "7_499")
     assert queue.look(ticket("bb", 0)) == Seen(True, "RUNNING", "", "9")
     assert queue.look(ticket("cc", 0)) == Seen(False, "CANCELLED", "", "8_0")
@@ -69,10 +90,10 @@ def test_one_question_for_a_whole_study(command: Command) -> None:
 
 def test_an_array_is_missing_only_when_asked_for_after_its_claim(command: Command) -> None:
     command("sacct")
-    calls = command("squeue", "aa|0|7_0|RUNNING|None\n")
-    queue = slurm.Queue("s")
+    calls = command("squeue", listing("aa|7_0|RUNNING|None"))
+    queue = Queue("s")
     queue.look(ticket("aa", 0))
-    command("squeue", "bb|0|8_0|PENDING|None\n")  # submitted since
+    command("squeue", listing("bb|8_0|PENDING|None"))  # submitted since
     assert queue.look(ticket("bb", 0)).alive
     assert queue.look(ticket("gone", 0)).alive is False
     assert queue.look(ticket("gone", 1)).alive is False
@@ -80,23 +101,23 @@ def test_an_array_is_missing_only_when_asked_for_after_its_claim(command: Comman
 
 
 def test_accounting_gives_the_reason_of_what_squeue_forgot(command: Command) -> None:
-    command("squeue")
+    command("squeue", listing())
     calls = command("sacct", "7_0|OUT_OF_MEMORY\n7_1|CANCELLED by 0\n")
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert queue.look(ticket("aa", 0, "7_0")).word == "OUT_OF_MEMORY"
     assert queue.look(ticket("aa", 1, "7_1")).word == "CANCELLED"
     assert queue.look(ticket("aa", 2, "7_2")) == Seen(False)
     assert len(calls.read_text().splitlines()) == 1
     command("sacct", err="Slurm accounting storage is disabled", code=1)
-    assert slurm.Queue("s").look(ticket("aa", 0, "7_0")) == Seen(False)
+    assert Queue("s").look(ticket("aa", 0, "7_0")) == Seen(False)
 
 
 def test_silence_is_no_answer(command: Command) -> None:
     command("squeue", err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", code=1)
-    queue = slurm.Queue("s")
+    queue = Queue("s")
     assert queue.look(ticket("aa", 0)) == Seen(None)
     assert queue.error == "Unable to contact slurm controller (connect failure)"
-    command("squeue")
+    command("squeue", listing())
     command("sacct")
     queue.forget()
     assert queue.look(ticket("aa", 0)) == Seen(False)
@@ -166,9 +187,9 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
 ) -> None:
     command("srun")
     command("scontrol", "MaxArraySize = 101\n")
-    squeue, sbatch = command("squeue"), command("sbatch", "Submitted batch job 17\n")
+    squeue, sbatch = command("squeue", listing()), command("sbatch", "Submitted batch job 17\n")
     sweep = load_sweep(sweep_file(tmp_path, seeds=250))
-    study = Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")})
+    study = Study(tmp_path / "results", "many", {"slurm": Queue("many")})
     synced: list[str] = []
     fsync = os.fsync
 
@@ -184,18 +205,18 @@ def test_many_cells_cost_few_questions_and_few_waits_for_the_disk(
     claims = {path for path in synced if path.endswith("attempts/001.json")}
     assert len(claims) == 250, "a claim outlasts a power cut before Slurm hears of it"
     squeue.unlink()
-    cell_runs(sweep, Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}))
+    cell_runs(sweep, Study(tmp_path / "results", "many", {"slurm": Queue("many")}))
     assert len(squeue.read_text().splitlines()) < 5
 
 
 def test_pools_share_the_cells_and_ask_for_all_their_slots(command: Command, tmp_path: Path) -> None:
     command("srun")
-    command("squeue")
+    command("squeue", listing())
     command("scontrol", "MaxArraySize = 101\n")
     command("sbatch", "Submitted batch job 17\n")
     request = "cells_per_job = 4\nmax_parallel = 2\nthreads = 3\nmem_gb = 1.5\ngpus = 1\ncells_per_gpu = 2\n"
     sweep = load_sweep(sweep_file(tmp_path, seeds=7, resources=request))
-    study, view = Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}), Quiet()
+    study, view = Study(tmp_path / "results", "many", {"slurm": Queue("many")}), Quiet()
     items = launch(sweep, study, view)
     assert view.told == ["7 cells submitted as Slurm job 17 of 2 x 4 slots"]
     script = next(study.submitit_folder.glob("17_submission.sh")).read_text()
@@ -217,7 +238,7 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
     sweep = load_sweep(sweep_file(tmp_path, seeds=2))
 
     def again() -> list[str]:
-        items = launch(sweep, Study(tmp_path / "results", "many", {"slurm": slurm.Queue("many")}), Quiet())
+        items = launch(sweep, Study(tmp_path / "results", "many", {"slurm": Queue("many")}), Quiet())
         return [item.now.state for item in items]
 
     with pytest.raises(InputError, match=r"Slurm does not answer: .* 0 cells were submitted, the same command"):
@@ -228,7 +249,7 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
         path.write_text(json.dumps({**claim, "process": {"host": socket.gethostname()}}))  # its launcher has ended
     squeue.unlink()
     sbatch.unlink()
-    command("squeue", f"{token}|0|17_0|PENDING|None\n{token}|1|17_1|PENDING|None\n" if arrived else "")
+    command("squeue", listing(*(f"{token}|17_{i}|PENDING|None" for i in range(2 * arrived))))
     command("sbatch", "Submitted batch job 18\n")
     assert again() == (["queued"] * 2 if arrived else ["interrupted"] * 2)  # this queue does not hear of job 18
     assert sbatch.exists() is not arrived, "nothing is submitted twice"
@@ -237,7 +258,7 @@ def test_slurm_goes_silent_in_the_middle_of_a_launch(command: Command, tmp_path:
 @pytest.mark.parametrize("name", ["100%j", "a\nb"])
 def test_a_results_folder_that_sbatch_would_misread(command: Command, tmp_path: Path, name: str) -> None:
     sbatch = command("sbatch")
-    study = Study(tmp_path / name, "many", {"slurm": slurm.Queue("many")})
+    study = Study(tmp_path / name, "many", {"slurm": Queue("many")})
     with pytest.raises(InputError, match="allowed: a results folder without % and line breaks"):
         launch(load_sweep(sweep_file(tmp_path, seeds=1)), study, Quiet())
     assert not sbatch.exists()
