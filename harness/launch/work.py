@@ -50,7 +50,8 @@ class EvaluationsFailedError(CellFailedError):
         described = []
         for key, error in errors.items():
             evaluation, step = owed[key]
-            described.append(f"{evaluation.sampler} {evaluation.id} at step {step}: {error_line(error)}")
+            line = error_line(error).removeprefix(f"evaluation {key}: ")
+            described.append(f"{evaluation.sampler} {evaluation.id} at step {step}: {line}")
         super().__init__(f"{len(errors)} of {len(owed)} evaluations failed: {'; '.join(described)}")
         self.trouble = {**_trouble(next(iter(errors.values()))), "evaluations": list(errors)}
 
