@@ -202,7 +202,7 @@ def _executor(killer: Killer) -> type:
     """What stands for submitit's local executor: a job is a fork of the launcher, with a session of its own."""
 
     class Executor:
-        def __init__(self, folder: Path) -> None:
+        def __init__(self, folder: Path, **_: object) -> None:
             self.folder = folder
 
         def update_parameters(self, **_: object) -> None:
