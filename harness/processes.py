@@ -179,6 +179,8 @@ def _note_no_locks(folder: Path, reason: str) -> None:
 def exclusive(folder: Path, work: str) -> Iterator[None]:
     """Lock `folder` (made if need be) against other processes, and remove the half-written files of a killed one.
 
+    The lock lies beside the folder: it stays when somebody removes that while a process works on it.
+
     Raises:
         HeldError: another process holds it.
         InputError: it cannot be written.
@@ -186,7 +188,9 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(file_lock(folder / ".lock", work, patience=0))
+            locks = folder.parent / ".locks"
+            locks.mkdir(exist_ok=True)
+            stack.enter_context(file_lock(locks / folder.name, work, patience=0))
         except HeldError as error:
             raise HeldError(f"{folder}: {error} is at work on it; wait for it") from None
         except OSError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from harness.processes import HeldError, is_alive, process_identity, unseen
+from harness.processes import HeldError, exclusive, is_alive, process_identity, unseen
 from harness.runs.claims import Hold, SupersededError
 from harness.runs.log import TrainLog
 from harness.runs.state import Run, State
@@ -283,3 +283,19 @@ def test_the_dead_are_dead_behind_a_hidden_proc_too() -> None:
     os.waitpid(child, 0)
 
     assert seen_from(NEW_MOUNTS, behind_hidden_proc, identity) == "False: "
+
+
+def test_a_folder_that_is_removed_stays_held(tmp_path: Path) -> None:
+    folder = tmp_path / "_vae" / "digits-0"
+
+    def work() -> None:
+        with exclusive(folder, "train-vae"):
+            stall()
+
+    with stopped(work) as go_on:
+        shutil.rmtree(folder)
+        with pytest.raises(HeldError, match=r"train-vae, process \d+ on .*, is at work on it"), exclusive(folder, "x"):
+            raise AssertionError
+        assert go_on() == 0
+    with exclusive(folder, "x"):
+        assert folder.is_dir()
