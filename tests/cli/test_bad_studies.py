@@ -70,8 +70,8 @@ def test_a_study_of_a_newer_schema(
 ) -> None:
     schema = Path("results/s/schema.json")
     schema.parent.mkdir(parents=True)
-    schema.write_text('{"schema": 2}')
-    assert "schema 2, written by a newer version of this harness; allowed here: up to 1" in refused(
+    schema.write_text('{"schema": 3}')
+    assert "schema 3, written by a newer version of this harness; allowed here: up to 2" in refused(
         monkeypatch, capsys, *verb
     )
     assert [path.name for path in schema.parent.iterdir()] == [schema.name]
