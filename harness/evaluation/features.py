@@ -148,12 +148,12 @@ class Extraction:
             idle = [None] * (self._ranks.world - len(todo))
             mine = self._ranks.scatter([*(parts[number] for number in todo), *idle])
             assert mine is not None  # the first rank's
-            with non_finite_in(f"images {starts[todo[0]]} to {starts[todo[0]] + len(mine) - 1}"):
-                own = self._attempted(mine)
+            own = self._attempted(mine)
             others = self._ranks.gather(None if isinstance(own, Exception) else own)[1:]
             for number, features in zip(todo, [own, *others], strict=False):
                 if isinstance(features, Exception):
-                    raise features
+                    with non_finite_in(f"images {starts[number]} to {starts[number] + len(parts[number]) - 1}"):
+                        raise features
                 assert features is not None
                 self._keep(paths[number], features)
                 found[number] = features

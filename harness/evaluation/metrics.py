@@ -91,8 +91,9 @@ class Setup:
         """The extractor of an evaluation, on the device.
 
         Raises:
-            InputError: its weights or the device are missing.
+            InputError: it does not fit the data; its weights or the device are missing.
         """
+        check_fits(evaluation.resolved(data), data)
         name = evaluation.resolved(data).extractor
         assert name is not None  # resolved() fills it in
         return Extraction(name, self.device, self.resources.inception_weights, self.ranks, self.writing)
@@ -138,7 +139,6 @@ def score(
     extraction = setup.extraction(evaluation, data)
     try:
         setup.progress(0, evaluation.samples)
-        check_fits(evaluation, data)
         _check_shape(images, evaluation, data)
         return _score(images, evaluation, data, dataset, setup, extraction)
     finally:  # the other ranks wait for it

@@ -21,6 +21,9 @@ _LOG = logging.getLogger(__name__)
 #: How many tensors with values that are not finite are named.
 _NAMED = 3
 
+#: How the names of the optimiser's tensors in a state begin.
+OPTIMIZER = "optimizer."
+
 _KEY = "harness"  # one key: the order of several would vary from run to run
 
 
@@ -65,19 +68,25 @@ def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Check the values of tensors, on any device.
+    """Check the values of tensors, on any device; the optimiser's moments alone may overflow (see `overflown`).
 
     Raises:
         NonFiniteError: not all are finite; says how many, and in which tensors.
     """
-    odd = {name: value for name, value in tensors.items() if not torch.isfinite(value).all()}
+    checked = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER)}
+    odd = {name: value for name, value in checked.items() if not torch.isfinite(value).all()}
     if odd:
         bad = sum(int((~torch.isfinite(value)).sum()) for value in odd.values())
         more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
         raise NonFiniteError(
-            f"{bad} of {sum(value.numel() for value in tensors.values())} values are not finite, in "
+            f"{bad} of {sum(value.numel() for value in checked.values())} values are not finite, in "
             f"{', '.join(list(odd)[:_NAMED])}{more}"
         )
+
+
+def overflown(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the optimiser's moments with values that are not finite: AdamW moves the weights of those no more."""
+    return [name for name, value in tensors.items() if name.startswith(OPTIMIZER) and not torch.isfinite(value).all()]
 
 
 def load(path: Path) -> Loaded:

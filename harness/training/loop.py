@@ -177,16 +177,20 @@ class _Checkpoints:
         self._steps = options.recording.steps(cell.training.steps, options.keep)
 
     def check(self) -> None:
-        """Check that what is kept or measured at this step is finite.
-
-        The optimiser's moments count, too: an infinite one moves its weight no more, and nothing else tells.
+        """Check that what is kept or measured at this step is finite; tell of moments that are not.
 
         Raises:
             NonFiniteError: it is not.
         """
         if self._state.step in self._steps:
+            tensors = self._state.tensors()
             with non_finite_in("the state of the training"):
-                checkpoint.require_finite(self._state.tensors())
+                checkpoint.require_finite(tensors)
+            if found := checkpoint.overflown(tensors):
+                note = (
+                    "note: step %s: %s moments of the optimiser are infinite, for example %s: weights stay as they are"
+                )
+                _LOG.warning(note, self._state.step, len(found), found[0])
 
     def after_step(self) -> None:
         """Write what is due."""

@@ -38,14 +38,14 @@ class State:
         tensors = self.weights()
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = value
+                tensors[f"{checkpoint.OPTIMIZER}{name}.{key}"] = value
         return tensors
 
     def save(self, path: Path) -> None:
         """Write the full state.
 
         Raises:
-            NonFiniteError: it is not finite.
+            NonFiniteError: weights are not finite.
         """
         checkpoint.save(path, self.tensors(), self.meta())
 

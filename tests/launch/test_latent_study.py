@@ -48,7 +48,7 @@ class LatentBench(Bench):
         return self.run(verb, str(self.sweep))
 
     def one(self, what: str) -> Path:
-        (folder,) = (self.folder / "results" / what).iterdir()
+        (folder,) = (self.folder / "results" / what).glob("[!.]*")
         return folder
 
     def bytes_of(self, what: str, pattern: str) -> dict[str, bytes]:
@@ -167,7 +167,8 @@ def test_an_interrupted_latent_cell_ends_with_the_same_bits(quiet: LatentBench, 
 def test_a_damaged_shard_fails_the_launch_and_is_mended(quiet: LatentBench, tmp_path: Path) -> None:
     bench = LatentBench(tmp_path / "damaged")
     shutil.copytree(quiet.folder / "results", bench.folder / "results")
-    shutil.rmtree(bench.study)
+    for folder in (bench.study, bench.study.parent / "runs"):
+        shutil.rmtree(folder)
     shard = bench.one("_latents") / "train-00000.npy"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])

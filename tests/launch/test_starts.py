@@ -40,7 +40,7 @@ def launched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Attemp
     monkeypatch.setattr(subprocess, "Popen", start)
     done = bench.launch()
     assert done.returncode == 1, done.stderr
-    run = Run(next((bench.study / "runs").iterdir()))
+    run = Run(next((bench.study.parent / "runs").glob("[!.]*")))
     attempt = run.newest_attempt()
     assert attempt is not None
     return done.stderr, attempt, run.log.read_text()

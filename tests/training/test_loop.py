@@ -143,7 +143,16 @@ def test_what_diverges_in_the_last_step_is_not_kept(
     assert not [row for row in TrainLog(run).rows() if "loss_train" in row]
 
 
-@pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
+def test_moments_may_overflow(tmp_path: Path) -> None:
+    state, file = TrainState.initial(cell(), "cpu"), tmp_path / "state.safetensors"
+    name, parameter = next(state.network.named_parameters())
+    state.optimizer.state[parameter] = {"exp_avg_sq": torch.full_like(parameter, torch.inf)}
+    state.save(file)
+    assert checkpoint.overflown(checkpoint.load(file).tensors) == [f"optimizer.{name}.exp_avg_sq"]
+    assert checkpoint.newest([file], lambda *_: True) is not None
+
+
+@pytest.mark.parametrize("part", ["model", "ema"])
 def test_a_state_that_is_not_finite_is_not_written(tmp_path: Path, part: str) -> None:
     state, file = TrainState.initial(cell(), "cpu"), tmp_path / "state.safetensors"
     name, parameter = next(state.network.named_parameters())
@@ -151,7 +160,7 @@ def test_a_state_that_is_not_finite_is_not_written(tmp_path: Path, part: str) ->
     state.save(file)
     before = file.read_bytes()
     with torch.no_grad():
-        state.tensors()[f"{part}.{name}" + (".exp_avg_sq" if part == "optimizer" else "")].view(-1)[:3] = torch.inf
+        state.tensors()[f"{part}.{name}"].view(-1)[:3] = torch.inf
     with pytest.raises(NonFiniteError, match=rf"not written: 3 of \d+ values are not finite, in {part}\.{name}"):
         state.save(file)
     assert file.read_bytes() == before
