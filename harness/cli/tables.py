@@ -227,7 +227,8 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     order = ("gmacs", "name", "step", "samples", "sampling_steps", "guidance", "protocol")
-    for row in sorted(rows, key=lambda row: [(row[column] is not None, row[column]) for column in order]):
+    rows = [row for row in rows if row["extractor"]] or rows  # those of losses alone only where there are no others
+    for row in sorted(rows, key=lambda row: [row[column] or 0 for column in order]):
         groups.setdefault((row["cell"], row["step"], row["protocol"]), []).append(row)
     varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]
     seeds = max(len(group) for group in groups.values())

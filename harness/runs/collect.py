@@ -35,7 +35,7 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
         identity = {"study": study.name, "cell": item.cell.id, "name": item.name}
         log = TrainLog(item.run).rows()
         for result, nested in _measured(item, log):
-            row = identity | result
+            row = dict.fromkeys(RESULT_COLUMNS) | identity | result
             tables["results.csv"].append(row | {"protocol": protocol_hash(row) if row["evaluation"] else None})
             tables["nested.csv"] += [row | point for point in nested]
         logged = [column for column in CURVE_COLUMNS if column not in identity]
