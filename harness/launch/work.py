@@ -144,7 +144,6 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
         )
     from harness.evaluation.measure import Subject, measure, record_losses  # slow to import
 
-
     loss_images = job.recording.loss_images
     subject = Subject(job.cell, run, dataset, job.shared, job.resources, loss_images, conditions, hooks, ranks)
     if not owed:
