@@ -40,8 +40,9 @@ def results(page: Page, table: pd.DataFrame) -> None:
 
 
 def _result_table(rows: pd.DataFrame, label: str, extractor: str) -> Table:
-    columns = dict.fromkeys((*_FIRST, *(column.name for column in RESULT_COLUMNS.values() if column.title)))
-    titles = {column: printed_title(column, extractor) for column in columns if column in rows}
+    study = ("study",) if rows["study"].nunique() > 1 else ()
+    columns = dict.fromkeys((*study, *_FIRST, *(column.name for column in RESULT_COLUMNS.values() if column.title)))
+    titles = {column: printed_title(column, extractor) or "Study" for column in columns if column in rows}
     return row_table(f"{label}. Gflops are multiply-adds.", rows, titles)
 
 
