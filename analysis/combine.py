@@ -101,7 +101,7 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
 
 
 def _shown(value: object) -> str:
-    return "none" if value == "" or pd.isna(value) else str(value)  # type: ignore[call-overload]
+    return "none" if pd.isna(value) or value == "" else str(value)  # type: ignore[call-overload]
 
 
 def _copy_pictures(folders: Sequence[Path], folder: Path, cells: set[str]) -> None:

@@ -65,10 +65,8 @@ def write_report(folder: Path) -> ReportResult:
 def _study(folder: Path) -> Page:
     table, curves, attempts = tables.load_study(folder), tables.load_curves(folder), tables.load_attempts(folder)
     sources, studies = sources_of(folder), list(dict.fromkeys(table["study"]))
-    name, command = (
-        ", ".join(studies),
-        " ".join([*(sources or studies[:1]), *(["--output", str(folder)] * bool(sources))]),
-    )
+    name = ", ".join(studies)
+    command = " ".join([*sources, "--output", str(folder)]) if sources else name
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
     title = f"Stud{'ies' if len(studies) > 1 else 'y'} {name}"

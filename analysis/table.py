@@ -158,8 +158,8 @@ def load_file(path: Path) -> pd.DataFrame:
     odd = table[table[METRIC].notna() & (table["extractor"] == "")]
     if not odd.empty:
         raise InputError(
-            f"{path}: column extractor: is empty for {odd['name'].iloc[0]}, which has a distance; needed: name@hash, or "
-            f"{LITERATURE} for FID as the literature gives it"
+            f"{path}: column extractor: is empty for {odd['name'].iloc[0]}, which has a distance; needed: name@hash, "
+            f"or {LITERATURE} for FID as the literature gives it"
         )
     batch, params = table["batch_size"].astype(float), table["params"].astype(float)
     table["train_gmacs"] = table["train_gmacs"].fillna(3 * table["gmacs"] * batch * table["step"])

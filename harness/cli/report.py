@@ -96,5 +96,6 @@ def _tables_of(study: str, results: Path) -> Path:
         return path
     sweep, runs = cli.resolve(study, results)
     if not write_tables(runs, cli.items_of(sweep, runs)):
-        raise InputError(f"{study}: no cell has results yet; first: dit-harness launch {study}")
+        done = "evaluated" if sweep.evaluations else "trained"
+        raise InputError(f"{study}: no cell is {done} yet; first: dit-harness launch {study}")
     return runs.folder
