@@ -12,12 +12,10 @@ import pandas as pd
 from analysis import table as tables
 from analysis.conditions import CONDITIONS, condition_name, independent
 from analysis.names import listed
+from analysis.table import SOURCES
 from harness.errors import InputError
 from harness.files import read_json, write_json, write_text
 from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS
-
-#: Says of a folder that its tables were put together here, and of what.
-SOURCES = "sources.json"
 
 #: What a folder of another origin holds.
 _FOREIGN = ("sweep.toml", "cells.json", "runs", "published.csv", "results.csv")
@@ -46,13 +44,16 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
     folders = [source for source in sources if source.is_dir() and not tables.is_published(source)]
     cells = table.drop_duplicates("cell").set_index("cell")
     for name, columns, load, keys in (
-        ("nested.csv", NESTED_COLUMNS, tables.load_nested, ["cell", "step", "evaluation", "samples"]),
-        ("curves.csv", CURVE_COLUMNS, tables.load_curves, [c for c in CURVE_COLUMNS if c not in ("study", "name")]),
-        ("attempts.csv", ATTEMPT_COLUMNS, tables.load_attempts, ["cell", "attempt"]),
+        ("nested.csv", NESTED_COLUMNS, tables.load_nested, ["cell", "step", "evaluation"]),
+        ("curves.csv", CURVE_COLUMNS, tables.load_curves, ["cell"]),
+        ("attempts.csv", ATTEMPT_COLUMNS, tables.load_attempts, ["cell"]),
     ):
-        found = [rows for source in folders if not (rows := load(source)).empty]
-        rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(columns))
-        rows = rows.drop_duplicates(keys, ignore_index=True)
+        rows = pd.DataFrame(columns=list(columns))
+        for found in map(load, folders):  # what an earlier study has already is not taken again
+            known = pd.MultiIndex.from_frame(rows[keys])
+            new = found[~pd.MultiIndex.from_frame(found[keys]).isin(known)]
+            rows = new if rows.empty else pd.concat([rows, new], ignore_index=True)
+        rows = rows.copy()
         for column in ("name", "study"):  # one cell has one name in all tables
             rows[column] = rows["cell"].map(cells[column]).fillna(rows[column])
         _write(folder / name, rows[list(columns)])

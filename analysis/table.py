@@ -26,6 +26,9 @@ from harness.runs.columns import (
     protocol_hash,
 )
 
+#: Says of a folder that its tables were put together, and of what (see `analysis.combine`).
+SOURCES = "sources.json"
+
 #: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
 
@@ -73,15 +76,18 @@ def load_study(folder: Path) -> pd.DataFrame:
     table = read_csv(path, RESULT_COLUMNS)
     if table.empty:
         raise InputError(f"{path}: has no rows; at least one trained cell is needed")
-    return _checked(table, path)
+    return _checked(table, path, ("", LITERATURE) if (folder / SOURCES).exists() else ("",))
 
 
-def _checked(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The rows in order, with the column `size`, after the checks that a single value does not tell."""
-    known = table["extractor"].isin(["", LITERATURE]) | table["extractor"].str.fullmatch(r"[^@]+@[^@]+")
+def _checked(table: pd.DataFrame, path: Path, extractors: tuple[str, ...]) -> pd.DataFrame:
+    """The rows in order, with the column `size`, after the checks that a single value does not tell.
+
+    `extractors` are allowed besides those with a hash.
+    """
+    known = table["extractor"].isin(extractors) | table["extractor"].str.fullmatch(r"[^@]+@[^@]+")
     if not known.all():
-        odd = table["extractor"][~known].iloc[0]
-        raise InputError(f"{path}: column extractor: {odd!r} is not allowed; allowed: name@hash, or {LITERATURE}")
+        odd, named = table["extractor"][~known].iloc[0], "".join(f", or {name}" for name in extractors if name)
+        raise InputError(f"{path}: column extractor: {odd!r} is not allowed; allowed: name@hash{named}")
     table = _without_duplicates(table, str(path))
     table["size"] = list(map(_size, table.itertuples(index=False)))
     return _sorted(table, "gmacs", "name", "cell", "step")
@@ -169,7 +175,7 @@ def load_file(path: Path) -> pd.DataFrame:
     measured = (table["extractor"] != "") & (table["evaluation"] == "")
     hashes = [f"{protocol_hash(_plain(row))}-{row['sampling_seed']}" for _, row in table.iterrows()]
     table["evaluation"] = table["evaluation"].where(~measured, pd.Series(hashes))
-    return _checked(table, path)
+    return _checked(table, path, ("", LITERATURE))
 
 
 def load_curves(folder: Path) -> pd.DataFrame:
