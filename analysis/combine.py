@@ -86,7 +86,7 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
         (rows[rows["extractor"] != ""] if evaluated else rows)[columns].astype(object).drop_duplicates()
         for rows in (one, other)
     ]
-    best: dict[str, tuple[str, str]] | None = None
+    best: dict[str, tuple[str, ...]] | None = None
     for first in ways[0].itertuples(index=False):
         for second in ways[1].itertuples(index=False):
             pairs = zip(columns, map(_shown, first), map(_shown, second), strict=True)
@@ -94,7 +94,7 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
             if best is None or len(differ) < len(best):
                 best = differ
     if best:
-        return listed(*(f"{condition_name(column)} ({a}; {b})" for column, (a, b) in best.items()))
+        return listed(*(f"{condition_name(column)} ({'; '.join(values)})" for column, values in best.items()))
     steps = [sorted(set(rows["step"])) for rows in (one, other)]
     if best is None or set(steps[0]) & set(steps[1]):
         return ""

@@ -308,7 +308,7 @@ def _own_names(table: pd.DataFrame) -> pd.Series[str]:
 
 def _plain(row: pd.Series[Any]) -> dict[str, Any]:
     """A row as `collect` would have written it."""
-    return {key: None if pd.isna(value) or value == "" else _python(value) for key, value in row.items()}
+    return {str(key): None if pd.isna(value) or value == "" else _python(value) for key, value in row.items()}
 
 
 def _without_duplicates(table: pd.DataFrame, where: str, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.combine import SOURCES, apart, combine
+from analysis.combine import apart, combine
 from analysis.report import write_report
-from analysis.table import load_curves, load_file, load_studies, load_study
+from analysis.table import SOURCES, load_curves, load_file, load_studies, load_study
 from harness.cli import main as cli
 from harness.errors import InputError
 from harness.runs.columns import RESULT_COLUMNS
