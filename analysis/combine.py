@@ -17,8 +17,8 @@ from harness.errors import InputError
 from harness.files import read_json, write_json, write_text
 from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS
 
-#: What a folder of another origin holds.
-_FOREIGN = ("sweep.toml", "cells.json", "runs", "published.csv", "results.csv")
+#: What a folder holds that is a study's own.
+_OWN = ("sweep.toml", "cells.json", "runs", "published.csv")
 
 #: Most values of a condition that a sentence names.
 _NAMED = 3
@@ -35,14 +35,15 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
     Raises:
         InputError: `folder` is a study's own, or a table is wrong; nothing is written then.
     """
-    if not (folder / SOURCES).exists() and (there := [name for name in _FOREIGN if (folder / name).exists()]):
+    own = _OWN if (folder / SOURCES).exists() else (*_OWN, "results.csv")
+    if there := [name for name in own if (folder / name).exists()]:
         raise InputError(
             f"--output: {folder} holds {there[0]} of a study; allowed: a new folder, or one that several studies went "
             "into before"
         )
     table = tables.load_studies(sources)
     folders = [source for source in sources if source.is_dir() and not tables.is_published(source)]
-    cells = table.drop_duplicates("cell").set_index("cell")
+    cells, made = table.drop_duplicates("cell").set_index("cell"), {"results.csv": table[list(RESULT_COLUMNS)]}
     for name, columns, load, keys in (
         ("nested.csv", NESTED_COLUMNS, tables.load_nested, ["cell", "step", "evaluation"]),
         ("curves.csv", CURVE_COLUMNS, tables.load_curves, ["cell"]),
@@ -56,10 +57,11 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
         rows = rows.copy()
         for column in ("name", "study"):  # one cell has one name in all tables
             rows[column] = rows["cell"].map(cells[column]).fillna(rows[column])
-        _write(folder / name, rows[list(columns)])
-    _copy_pictures(folders, folder, set(cells.index))
-    _write(folder / "results.csv", table[list(RESULT_COLUMNS)])
+        made[name] = rows[list(columns)]
     write_json(folder / SOURCES, {"sources": list(names)})
+    for name, rows in made.items():
+        write_text(folder / name, rows.to_csv(index=False, lineterminator="\n"))
+    _copy_pictures(folders, folder, set(cells.index))
     return table
 
 
@@ -116,7 +118,3 @@ def _copy_pictures(folders: Sequence[Path], folder: Path, cells: set[str]) -> No
     for path in found.values():
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / "samples" / path.name)
-
-
-def _write(path: Path, rows: pd.DataFrame) -> None:
-    write_text(path, rows.to_csv(index=False, lineterminator="\n"))

@@ -88,9 +88,12 @@ def _tables_of(study: str, results: Path) -> Path:
     Raises:
         InputError: there is no such study, or it has no results yet.
     """
+    from analysis.table import SOURCES
     from harness.runs.collect import collect as write_tables
 
     path = Path(study)
+    if (results / study / SOURCES).exists():  # put together earlier
+        return results / study
     tables = ("published.csv", "results.csv")
     if path.suffix == ".csv" or (path.is_dir() and any((path / name).exists() for name in tables)):
         return path

@@ -103,6 +103,8 @@ class Sampler:
         if label is not None and not 0 <= label < shape.classes:
             allowed = f"0 to {shape.classes - 1}" if shape.classes else "none: the model has no classes"
             raise InputError(f"--class: {label}; allowed: {allowed}")
+        if not math.isfinite(evaluation.guidance):
+            raise InputError(f"--guidance: {evaluation.guidance}; allowed: a finite number of at least 0")
         if evaluation.guidance != 1 and not (shape.classes and self.has_null_class):
             why = "the model has no classes" if not shape.classes else "training.label_dropout was 0"
             raise InputError(f"--guidance: {evaluation.guidance:g}; allowed: 1, since {why}")

@@ -198,6 +198,10 @@ def test_the_commands(
     assert "one holds results.csv of a study" in said
     assert "there is no such file" in command("report", "one", "none.csv", "-o", "both")[1]
     assert not Path("both").exists()
+    Path("two/curves.csv").write_text("torn")
+    assert command("collect", "one", "two", "-o", "both")[0] == 2
+    assert not Path("both").exists()
+    Path("two/curves.csv").unlink()
     assert command("collect", "one", "two", "two", "-o", "both") == (0, "10 rows of 10 cells in both/results.csv\n")
     with Path("both/results.csv").open() as file:
         assert next(csv.reader(file)) == list(RESULT_COLUMNS)

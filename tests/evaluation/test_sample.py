@@ -117,6 +117,7 @@ def averaged(model: DiTSpec, shape: InputShape) -> dict[str, torch.Tensor]:
         (["study.toml", CELL, "--step", "5"], "no weights of step 5; allowed: 7"),
         (["study.toml", CELL, "--sampler", "ode"], "unknown sampler 'ode'"),
         (["study.toml", CELL, "--sampling-steps", "1001"], "sampling_steps: 1001 exceeds diffusion.timesteps"),
+        (["study.toml", CELL, "--guidance", "inf"], "--guidance: inf; allowed: a finite number"),
         (["study.toml", CELL, "--vae", "x"], "--vae: a cell names its own autoencoder"),
         (["none.safetensors"], "none.safetensors: no such file"),
         (["none.safetensors", CELL], "CELL: is about the cell of a study"),
