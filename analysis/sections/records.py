@@ -31,12 +31,21 @@ def results(page: Page, table: pd.DataFrame) -> None:
     unmeasured = table[table["extractor"] == ""]
     if not unmeasured.empty:
         section.tables.append(_result_table(unmeasured, "Trained, not evaluated", ""))
-    absent = missing_rows(table[table["evaluation"] != ""])  # a row of losses alone lacks nothing
+    absent = missing_rows(table[~_only_losses(table)])
     for row in absent.itertuples():
         page.omit(f"{row.name}, step {row.step:,}", "it has no Fréchet distance")
     if not absent.empty:
         many = f"{len(absent)} of {len(table)} rows"
         page.summary.append(f"{many} have no Fréchet distance; they are named in the report")
+
+
+def _only_losses(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows lack nothing, although they were not evaluated: of a study that asks for losses only, or of a step
+    between the evaluated ones of a cell.
+    """
+    evaluated = table["evaluation"] != ""
+    done = table[evaluated]
+    return ~evaluated & (~table["study"].isin(done["study"]) | table["cell"].isin(done["cell"]))
 
 
 def _result_table(rows: pd.DataFrame, label: str, extractor: str) -> Table:
