@@ -30,7 +30,7 @@ def results(page: Page, table: pd.DataFrame) -> None:
         section.tables.append(_result_table(group.table, group.label, group.conditions["extractor"]))
     unmeasured = table[table["extractor"] == ""]
     if not unmeasured.empty:
-        section.tables.append(_result_table(unmeasured, "Trained, not evaluated", ""))
+        section.tables.append(_result_table(unmeasured, "Trained, not evaluated yet", ""))
     absent = missing_rows(table[~_only_losses(table)])
     for row in absent.itertuples():
         page.omit(f"{row.name}, step {row.step:,}", "it has no Fréchet distance")
