@@ -78,7 +78,7 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         out; see `missing_rows`.
     """
     keys = [column for column in CONDITIONS if column in table and column not in set(vary)]
-    others = tuple(_NAMES[column] for column in _independent(mixed_conditions(table)) if column in keys)
+    others = tuple(_NAMES[column] for column in independent(mixed_conditions(table)) if column in keys)
     groups = [
         Group(dict(zip(keys, key, strict=True)), rows, others)
         for key, rows in table[table["extractor"] != ""].groupby(keys, dropna=False, sort=False)
@@ -94,14 +94,19 @@ def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     return {column: values for column, values in shown.items() if len(values) > 1}
 
 
-def _independent(mixed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def independent(mixed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Leave out the conditions that follow from another one that differs too."""
     return {column: values for column, values in mixed.items() if _IMPLIED.get(column) not in mixed}
 
 
+def condition_name(column: str) -> str:
+    """What a condition is called in a sentence."""
+    return _NAMES[column]
+
+
 def mixture_warning(table: pd.DataFrame) -> str | None:
     """One sentence if a table holds values that do not compare; otherwise None."""
-    mixed = _independent(mixed_conditions(table))
+    mixed = independent(mixed_conditions(table))
     if not mixed:
         return None
     shown = {column: ", ".join(values[:4]) + ", ..." * (len(values) > 4) for column, values in mixed.items()}

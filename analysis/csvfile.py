@@ -76,7 +76,8 @@ def _check_separator(path: Path, line: str) -> None:
 def _check_header(path: Path, header: list[str], columns: Mapping[str, Column]) -> None:
     for name, column in columns.items():
         if name not in header and not column.added:
-            raise InputError(f"{path}: column {name} is missing; needed: {', '.join(columns)}")
+            needed = ", ".join(column.name for column in columns.values() if not column.added)
+            raise InputError(f"{path}: column {name} is missing; needed: {needed}")
     for name in header:
         again = header.count(name) > 1
         if again or name not in columns:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import table as tables
+from analysis.combine import apart, sources_of
 from analysis.conditions import mixture_warning
 from analysis.figures.scaling import baselines
 from analysis.page import Page, rounded
@@ -63,11 +64,14 @@ def write_report(folder: Path) -> ReportResult:
 
 def _study(folder: Path) -> Page:
     table, curves, attempts = tables.load_study(folder), tables.load_curves(folder), tables.load_attempts(folder)
-    name = str(table["study"].iloc[0])
+    sources, studies = sources_of(folder), list(dict.fromkeys(table["study"]))
+    name = ", ".join(studies)
+    command = " ".join([*sources, "--output", str(folder)]) if sources else name
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
-    page = Page(folder, f"Study {name}", lead, fits={"study": name, "source": "results.csv"})
-    page.warnings += filter(None, [mixture_warning(table)])
+    title = f"Stud{'ies' if len(studies) > 1 else 'y'} {name}"
+    page = Page(folder, title, lead, fits={"study": name, "source": "results.csv"})
+    page.warnings += [*apart(table), *filter(None, [mixture_warning(table)])]
     scaling(page, table)
     scaling(page, table, LOSS)
     frontier(page, table)
@@ -80,8 +84,8 @@ def _study(folder: Path) -> Page:
     records.results(page, table)
     records.costs(page, table)
     records.attempts(page, attempts)
-    sources = ["results.csv", "nested.csv", "curves.csv", "attempts.csv", "samples/*.png"]
-    records.provenance(page, attempts, f"dit-harness report {name}", sources)
+    files = ["results.csv", "nested.csv", "curves.csv", "attempts.csv", "samples/*.png"]
+    records.provenance(page, attempts, f"dit-harness report {command}", files)
     return page
 
 

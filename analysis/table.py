@@ -16,7 +16,18 @@ import pandas as pd
 from analysis.csvfile import read_csv
 from analysis.names import METRIC, size_name
 from harness.errors import InputError
-from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS, Column
+from harness.runs.columns import (
+    ATTEMPT_COLUMNS,
+    CURVE_COLUMNS,
+    LITERATURE,
+    NESTED_COLUMNS,
+    RESULT_COLUMNS,
+    Column,
+    protocol_hash,
+)
+
+#: Says of a folder that its tables were put together, and of what (see `analysis.combine`).
+SOURCES = "sources.json"
 
 #: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
@@ -65,10 +76,19 @@ def load_study(folder: Path) -> pd.DataFrame:
     table = read_csv(path, RESULT_COLUMNS)
     if table.empty:
         raise InputError(f"{path}: has no rows; at least one trained cell is needed")
-    bad = table[(table["extractor"] != "") & ~table["extractor"].str.fullmatch(r"[^@]+@[^@]+")]
-    if not bad.empty:
-        raise InputError(f"{path}: column extractor: {bad['extractor'].iloc[0]!r} is not allowed; allowed: name@hash")
-    table = _without_duplicates(table, path)
+    return _checked(table, path, ("", LITERATURE) if (folder / SOURCES).exists() else ("",))
+
+
+def _checked(table: pd.DataFrame, path: Path, extractors: tuple[str, ...]) -> pd.DataFrame:
+    """The rows in order, with the column `size`, after the checks that a single value does not tell.
+
+    `extractors` are allowed besides those with a hash.
+    """
+    known = table["extractor"].isin(extractors) | table["extractor"].str.fullmatch(r"[^@]+@[^@]+")
+    if not known.all():
+        odd, named = table["extractor"][~known].iloc[0], "".join(f", or {name}" for name in extractors if name)
+        raise InputError(f"{path}: column extractor: {odd!r} is not allowed; allowed: name@hash{named}")
+    table = _without_duplicates(table, str(path))
     table["size"] = list(map(_size, table.itertuples(index=False)))
     return _sorted(table, "gmacs", "name", "cell", "step")
 
@@ -95,20 +115,67 @@ def is_published(folder: Path) -> bool:
     raise InputError(f"{folder}: holds neither results.csv nor published.csv; `dit-harness collect` writes the former")
 
 
-def load_studies(folders: Sequence[Path]) -> pd.DataFrame:
-    """The results of several studies as one table, rows as `load_study`; a cell in two studies counts once.
+def load_studies(sources: Sequence[Path]) -> pd.DataFrame:
+    """Several studies as one table, rows as `load_study`; a cell, step and evaluation in two of them counts once.
+
+    Where the first of two studies has trained a cell and the second has evaluated it, the evaluated row stays. Two
+    cells with one name get that of their study added.
+
+    Args:
+        sources: folders as `load_table` reads them, and files as `load_file` does; of the paper's numbers the decoder
+            stands for the autoencoder.
 
     Raises:
         InputError: as `load_study`; also two studies that disagree on the same cell, step and evaluation.
     """
-    tables = [load_study(folder) for folder in folders]
+    tables = [_of_study(source) for source in sources]
     if not tables:
         raise InputError("no study is given; needed: one folder or more")
     table = pd.concat(tables, ignore_index=True)
-    derived = ("study", "protocol", "vae", "recipe", "train_seconds", "sample_seconds")
-    measured = [column for column in table.columns if column not in derived]
-    table = _without_duplicates(table.drop_duplicates(measured), folders[0].parent)
+    about = ["study", "name", "protocol", "train_seconds", "sample_seconds"]
+    added = [column.name for column in RESULT_COLUMNS.values() if column.added]
+    measured = [column for column in RESULT_COLUMNS if column not in (*about, *added)]
+    table = table.drop_duplicates(measured)
+    evaluated = pd.MultiIndex.from_frame(table.loc[table["evaluation"] != "", ["cell", "step"]])
+    table = table[(table["evaluation"] != "") | ~pd.MultiIndex.from_frame(table[["cell", "step"]]).isin(evaluated)]
+    studies = ", ".join(dict.fromkeys(table["study"]))
+    table = _without_duplicates(table, f"studies {studies}", measured)
+    table["name"] = _own_names(table)
     return _sorted(table, "gmacs", "name", "cell", "step")
+
+
+def load_file(path: Path) -> pd.DataFrame:
+    """A table of anyone's in the columns of results.csv, of which it may leave out most; rows as `load_study`.
+
+    Needed are name, block, gmacs and step; `study` is by default the name of the file, `cell` that of the model, and
+    `evaluation` a hash of how it was measured.
+
+    Raises:
+        InputError: as `load_study`; also a distance without the extractor whose features it is measured in.
+    """
+    needed = ("name", "block", "gmacs", "step")
+    columns = {
+        name: replace(column, added=name not in needed, required=name in needed)
+        for name, column in RESULT_COLUMNS.items()
+    }
+    table = read_csv(path, columns)
+    if table.empty:
+        raise InputError(f"{path}: has no rows; at least one trained model is needed")
+    odd = table[table[METRIC].notna() & (table["extractor"] == "")]
+    if not odd.empty:
+        raise InputError(
+            f"{path}: column extractor: is empty for {odd['name'].iloc[0]}, which has a distance; needed: name@hash, "
+            f"or {LITERATURE} for FID as the literature gives it"
+        )
+    batch, params = table["batch_size"].astype(float), table["params"].astype(float)
+    table["train_gmacs"] = table["train_gmacs"].fillna(3 * table["gmacs"] * batch * table["step"])
+    table["params_m"] = table["params_m"].fillna(params / 1e6)
+    table["study"] = table["study"].where(table["study"] != "", path.stem)
+    table["cell"] = table["cell"].where(table["cell"] != "", table["name"])
+    measured = (table["extractor"] != "") & (table["evaluation"] == "")
+    hashes = [f"{protocol_hash(_plain(row))}-{row['sampling_seed']}" for _, row in table.iterrows()]
+    table["evaluation"] = table["evaluation"].where(~measured, pd.Series(hashes))
+    return _checked(table, path, ("", LITERATURE))
 
 
 def load_curves(folder: Path) -> pd.DataFrame:
@@ -175,12 +242,12 @@ def load_published(folder: Path) -> pd.DataFrame:
         labels="uniform",
         **dict.fromkeys(("protocol", "vae", "recipe"), ""),
         ema=pd.array([True] * len(table), dtype="boolean"),
-        extractor="inception-v3",
+        extractor=LITERATURE,
         reference=[f"imagenet-{pixels}/train" for pixels in side],
         size=list(map(_size, table.itertuples(index=False))),
     )
     table["train_gmacs"] = 3 * table["gmacs"] * _PUBLISHED_BATCH * table["step"]
-    table = _without_duplicates(table, path)
+    table = _without_duplicates(table, str(path))
     kept = [*RESULT_COLUMNS, "size", "source", "model", "resolution", "decoder", "cfg_scale"]
     return _sorted(table.reindex(columns=kept), "gmacs", "name", "block", "step")
 
@@ -221,8 +288,31 @@ def _read_if_there(path: Path, columns: Mapping[str, Column], *order: str) -> pd
     return _sorted(read_csv(path, columns), *order) if path.exists() else pd.DataFrame(columns=list(columns))
 
 
-def _without_duplicates(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Drop repeated equal rows; refuse rows of the same cell, step and evaluation that disagree."""
+def _of_study(source: Path) -> pd.DataFrame:
+    """The rows of one source of `load_studies`."""
+    if source.suffix == ".csv":
+        return load_file(source)
+    table = load_table(source)
+    if "decoder" in table:
+        table["vae"] = table["decoder"]
+    return table[[*RESULT_COLUMNS, "size"]]
+
+
+def _own_names(table: pd.DataFrame) -> pd.Series[str]:
+    """The name of each row's cell, everywhere the first; where another cell has it too, with its study."""
+    cells = table.drop_duplicates("cell").set_index("cell")
+    taken = cells["name"].duplicated(keep=False)
+    names = cells["name"].where(~taken, cells["name"] + " (" + cells["study"] + ")")
+    return table["cell"].map(names)
+
+
+def _plain(row: pd.Series[Any]) -> dict[str, Any]:
+    """A row as `collect` would have written it."""
+    return {str(key): None if pd.isna(value) or value == "" else _python(value) for key, value in row.items()}
+
+
+def _without_duplicates(table: pd.DataFrame, where: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Drop repeated equal rows; refuse rows of the same cell, step and evaluation that disagree in `columns` (all)."""
     table = table.drop_duplicates(ignore_index=True)
     keys = ["cell", "step", "evaluation"]
     again = table[table.duplicated(keys, keep=False)]
@@ -230,13 +320,17 @@ def _without_duplicates(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         return table
     first = again.iloc[0]
     second = again[(again[keys] == first[keys]).all(axis=1)].iloc[1]
-    column = next(c for c in table.columns if _shown(first[c]) != _shown(second[c]))
+    column = next(c for c in columns or table.columns if _shown(first[c]) != _shown(second[c]))
     raise InputError(
-        f"{path}: cell {first['cell']}, step {first['step']}, evaluation {first['evaluation'] or 'none'} occurs twice "
+        f"{where}: cell {first['cell']}, step {first['step']}, evaluation {first['evaluation'] or 'none'} occurs twice "
         f"with different values in column {column}: {_shown(first[column])} and {_shown(second[column])}; "
         "allowed: one row each"
     )
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if pd.isna(value) or value == "" else repr(value.item() if hasattr(value, "item") else value)
+    return "nothing" if pd.isna(value) or value == "" else repr(_python(value))
+
+
+def _python(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

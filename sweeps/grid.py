@@ -291,10 +291,10 @@ def _exclusion(rule: dict[str, Any], number: int, fields: _Fields) -> dict[str, 
 def _evaluations(
     tables: list[dict[str, Any]], known: Mapping[str, Protocol]
 ) -> tuple[tuple[Evaluation, ...], tuple[Origin, ...]]:
-    """The evaluations of the sweep, and where the file asks for each."""
+    """The evaluations of the sweep, and where the file asks for each; none if it only trains."""
     evaluations: list[Evaluation] = []
     origins: list[Origin] = []
-    for i, table in enumerate(tables or [{}], 1):
+    for i, table in enumerate(tables, 1):
         key, own = f"evaluation {i}", dict(table)
         protocol = named(own.pop("protocol"), known, f"{key}.protocol") if "protocol" in own else None
         for evaluation in asked({**protocol.fields, **own} if protocol else own, key):

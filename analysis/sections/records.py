@@ -31,7 +31,7 @@ def results(page: Page, table: pd.DataFrame) -> None:
     unmeasured = table[table["extractor"] == ""]
     if not unmeasured.empty:
         section.tables.append(_result_table(unmeasured, "Trained, not evaluated yet", ""))
-    absent = missing_rows(table)
+    absent = missing_rows(table[~_only_losses(table)])
     for row in absent.itertuples():
         page.omit(f"{row.name}, step {row.step:,}", "it has no Fréchet distance")
     if not absent.empty:
@@ -39,9 +39,19 @@ def results(page: Page, table: pd.DataFrame) -> None:
         page.summary.append(f"{many} have no Fréchet distance; they are named in the report")
 
 
+def _only_losses(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows lack nothing, although they were not evaluated: of a study that asks for losses only, or of a step
+    between the evaluated ones of a cell.
+    """
+    evaluated = table["evaluation"] != ""
+    done = table[evaluated]
+    return ~evaluated & (~table["study"].isin(done["study"]) | table["cell"].isin(done["cell"]))
+
+
 def _result_table(rows: pd.DataFrame, label: str, extractor: str) -> Table:
-    columns = dict.fromkeys((*_FIRST, *(column.name for column in RESULT_COLUMNS.values() if column.title)))
-    titles = {column: printed_title(column, extractor) for column in columns if column in rows}
+    study = ("study",) if rows["study"].nunique() > 1 else ()
+    columns = dict.fromkeys((*study, *_FIRST, *(column.name for column in RESULT_COLUMNS.values() if column.title)))
+    titles = {column: printed_title(column, extractor) or "Study" for column in columns if column in rows}
     return row_table(f"{label}. Gflops are multiply-adds.", rows, titles)
 
 

@@ -156,10 +156,11 @@ def _print_results(
     from harness.cli.tables import results_table
     from harness.runs.cellruns import evaluation_key
     from harness.runs.collect import collect
+    from harness.runs.layout import LOSSES
     from harness.runs.state import State
 
     rows = collect(study, everything)
-    keys = [(row["cell"], evaluation_key(row["evaluation"], row["step"])) for row in rows]
+    keys = [(row["cell"], evaluation_key(row["evaluation"] or LOSSES, row["step"])) for row in rows]
     shown = [row for row, key in zip(rows, keys, strict=True) if owed is None or key in owed]
     if shown:
         cli.console().print(results_table(sweep.title, shown))

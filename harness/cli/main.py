@@ -9,12 +9,14 @@ import sys
 import typer
 
 from harness.cli import streams
+from harness.cli.clean import clean
 from harness.cli.export import export, import_
 from harness.cli.launch import evaluate, launch
 from harness.cli.options import Verbs
 from harness.cli.plan import plan
 from harness.cli.prepare import encode, train_vae
 from harness.cli.report import collect, report
+from harness.cli.sample import sample
 from harness.cli.status import cancel, logs, status
 from harness.errors import InputError
 
@@ -40,7 +42,11 @@ app = typer.Typer(
 )
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
-for verb in (plan, train_vae, encode, launch, evaluate, status, cancel, logs, collect, report, export, import_):
+_VERBS = (
+    *(plan, train_vae, encode, launch, evaluate, status, cancel, logs),
+    *(collect, report, sample, export, import_, clean),
+)
+for verb in _VERBS:
     app.command(verb.__name__.strip("_").replace("_", "-"))(verb)
 
 

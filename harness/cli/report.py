@@ -11,32 +11,57 @@ import typer
 from harness.cli import options as cli
 from harness.errors import InputError
 
+_OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", callback=cli.home, help="A folder for all of them together. Needed for several."),
+]
 
-def collect(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS) -> None:
-    """Write results.csv, nested.csv, curves.csv, attempts.csv and samples/*.png from the run folders."""
+
+def collect(
+    studies: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Sweep files (.toml), or names of studies.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", callback=cli.home, help="A folder for the tables of all of them together."),
+    ] = None,
+    results: cli.ResultsOption = cli.RESULTS,
+) -> None:
+    """Write results.csv, nested.csv, curves.csv, attempts.csv and samples/*.png from the run folders.
+
+    With --output also those of several studies as one, as `report` reads them.
+    """
     from harness.runs.collect import collect as write_tables
 
-    sweep, folder = cli.resolve(study, results)
-    rows = write_tables(folder, cli.items_of(sweep, folder))
-    print(f"{len(rows)} rows in {folder.table('results.csv')}")
+    if output is not None:
+        _together(studies, output, results)
+        return
+    for study in dict.fromkeys(map(cli.home, studies)):
+        sweep, folder = cli.resolve(study, results)
+        rows = write_tables(folder, cli.items_of(sweep, folder))
+        print(f"{len(rows)} rows in {folder.table('results.csv')}")
 
 
 def report(
-    study: Annotated[
-        str,
-        typer.Argument(callback=cli.home, help="A sweep file, a study's name, or a folder of tables (results/paper)."),
+    studies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY...",
+            help="Sweep files, names of studies, folders of tables (results/paper), or a .csv in the columns of "
+            "results.csv.",
+        ),
     ],
+    output: _OutputOption = None,
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
-    """Draw the figures (PNG and SVG), fit the laws (fits.json) and write one self-contained report.html."""
-    from harness.runs.collect import collect as write_tables
+    """Draw the figures (PNG and SVG), fit the laws (fits.json) and write one self-contained report.html.
 
-    folder = Path(study)
-    if not (folder.is_dir() and any((folder / name).exists() for name in ("published.csv", "results.csv"))):
-        sweep, runs = cli.resolve(study, results)
-        if not write_tables(runs, cli.items_of(sweep, runs)):
-            raise InputError(f"{study}: no cell is evaluated yet; first: dit-harness launch {study}")
-        folder = runs.folder
+    Several studies become one report. What was measured alike is fitted together, a cell of two studies counts once,
+    and what does not compare stands apart, with the reason.
+    """
+    if output is None and len(set(studies)) > 1:
+        raise InputError("--output: is missing; several studies need a folder of their own, such as results/both")
+    if output is None and studies[0].endswith(".csv"):
+        raise InputError("--output: is missing; a table needs a folder for its report, such as results/theirs")
+    folder = _tables_of(cli.home(studies[0]), results) if output is None else _together(studies, output, results)
     # figures are drawn into files; a backend that the environment names may not be installed
     os.environ["MPLBACKEND"] = "agg"
     from analysis.report import write_report
@@ -45,3 +70,35 @@ def report(
     for line in written.summary:
         print(line)
     print(f"{len(written.paths)} files, all on one page: {written.paths[-1]}")
+
+
+def _together(studies: list[str], output: Path, results: Path) -> Path:
+    """Write the tables of several studies as one, and return their folder."""
+    from analysis.combine import combine
+
+    names = list(dict.fromkeys(map(str, map(cli.home, studies))))
+    table = combine([_tables_of(name, results) for name in names], names, output)
+    print(f"{len(table)} rows of {table['cell'].nunique()} cells in {output / 'results.csv'}")
+    return output
+
+
+def _tables_of(study: str, results: Path) -> Path:
+    """The folder or file with the tables of an argument; those of a study are written anew.
+
+    Raises:
+        InputError: there is no such study, or it has no results yet.
+    """
+    from analysis.table import SOURCES
+    from harness.runs.collect import collect as write_tables
+
+    path = Path(study)
+    if (results / study / SOURCES).exists():  # put together earlier
+        return results / study
+    tables = ("published.csv", "results.csv")
+    if path.suffix == ".csv" or (path.is_dir() and any((path / name).exists() for name in tables)):
+        return path
+    sweep, runs = cli.resolve(study, results)
+    if not write_tables(runs, cli.items_of(sweep, runs)):
+        done = "evaluated" if sweep.evaluations else "trained"
+        raise InputError(f"{study}: no cell is {done} yet; first: dit-harness launch {study}")
+    return runs.folder

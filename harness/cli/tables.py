@@ -227,10 +227,12 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     order = ("gmacs", "name", "step", "samples", "sampling_steps", "guidance", "protocol")
-    for row in sorted(rows, key=lambda row: [row[column] for column in order]):
+    rows = [row for row in rows if row["extractor"]] or rows  # those of losses alone only where there are no others
+    for row in sorted(rows, key=lambda row: [row[column] or 0 for column in order]):
         groups.setdefault((row["cell"], row["step"], row["protocol"]), []).append(row)
     varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]
     seeds = max(len(group) for group in groups.values())
+    names = sorted({metric_name(row["extractor"]) for row in rows if row["extractor"]})
     columns = (
         _left("cell", "name"),
         _right("step"),
@@ -238,8 +240,8 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
         *([_left("protocol")] if len({row["protocol"] for row in rows}) > 1 else []),
         _right("params (M)", "params_m", number),
         _right("GMACs", "gmacs", number),
-        _right(" / ".join(sorted({metric_name(row["extractor"]) for row in rows})), "frechet"),
-        *(_right(title, column) for column, title in _MEASURES.items()),
+        *([_right(" / ".join(names), "frechet")] if names else []),
+        *(_right(title, column) for column, title in _MEASURES.items() if names or column.startswith("loss")),
         *([_right("seeds")] if seeds > 1 else []),
         _right("time", "seconds", duration),
     )
@@ -249,7 +251,7 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
 def _over_seeds(group: list[Row]) -> Row:
     """One row for several sampling seeds: each measure as text, and the sum of their times."""
     measured = {column: _mean([row[column] for row in group]) for column in ("frechet", *_MEASURES)}
-    seconds = (group[0]["train_seconds"] or 0) + sum(row["sample_seconds"] for row in group)
+    seconds = (group[0]["train_seconds"] or 0) + sum(row["sample_seconds"] or 0 for row in group)
     return {**group[0], **measured, "seeds": len(group), "seconds": seconds}
 
 
@@ -263,6 +265,8 @@ def _mean(values: list[float | None]) -> str:
 
 def _results_caption(row: Row, varying: list[str], seeds: int) -> str:
     """What all rows share, and a warning if they do not compare."""
+    if not row["extractor"] and not varying:
+        return "losses only: noise MSE of the averaged weights, on images that are the same for every cell"
     shared = {
         "samples": f"{row['samples']:,} samples",
         "reference": f"against {row['reference']}",

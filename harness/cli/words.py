@@ -45,6 +45,8 @@ _LABELS = {"uniform": "classes drawn evenly", "balanced": "classes in turn", "tr
 
 def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
     """One line for each evaluation; sampling seeds share a line. `when` replaces the training steps."""
+    if not sweep.evaluations:
+        return ["no [[evaluation]]: cells are trained and their losses recorded; nothing is sampled or scored"]
     sources = [cell.data for _, cell in sweep.cells()]
     lines: dict[tuple[str, str], list[int]] = {}
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):

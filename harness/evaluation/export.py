@@ -18,6 +18,7 @@ from harness.files import file_hash, file_name, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.dit import DiT
 from harness.model.formats import Imported, check_exportable, require_finite
+from harness.model.network import Network
 from harness.model.official import read_official, write_official
 from harness.runs.cellruns import CellRun, split_key
 from harness.runs.state import Run
@@ -70,17 +71,9 @@ def export(
         raise InputError("--vae: an official checkpoint holds no VAE; allowed with --format diffusers")
     if vae is not None and cell.data.vae is None:
         raise InputError("--vae: the cell learns pixels; leave it out")
-    _require_new(output)
+    require_new(output)
     step = cell.training.steps if step is None else step
-    try:
-        network = load_weights(run, cell, step, ema=ema, device="cpu")
-    except FileNotFoundError:
-        kept = ", ".join(str(kept) for kept in run.weights_steps()) or "none yet"
-        raise InputError(f"{run.folder}: no weights of step {step}; allowed: {kept}") from None
-    except checkpoint.CorruptCheckpointError as error:
-        raise InputError(f"{error}; the file is damaged") from None
-    except CellFailedError as error:
-        raise InputError(str(error)) from None
+    network = trained_network(run, cell, step, ema=ema)
     require_finite(network.state_dict(), str(run.weights_file(step)))
     assert isinstance(network, DiT)  # by `check_exportable`
     if format == "official":
@@ -95,6 +88,23 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return note
+
+
+def trained_network(run: Run, cell: Cell, step: int, *, ema: bool = True, device: str = "cpu") -> Network:
+    """The network of a trained cell, for a user who asks for its weights of `step`.
+
+    Raises:
+        InputError: there are none, or the file is damaged or of another cell.
+    """
+    try:
+        return load_weights(run, cell, step, ema=ema, device=device)
+    except FileNotFoundError:
+        kept = ", ".join(str(kept) for kept in run.weights_steps()) or "none yet"
+        raise InputError(f"{run.folder}: no weights of step {step}; allowed: {kept}") from None
+    except checkpoint.CorruptCheckpointError as error:
+        raise InputError(f"{error}; the file is damaged") from None
+    except CellFailedError as error:
+        raise InputError(str(error)) from None
 
 
 def export_samples(
@@ -120,7 +130,7 @@ def export_samples(
     Raises:
         InputError: `output` exists, no such images, or fewer than asked for; nothing is written.
     """
-    _require_new(output)
+    require_new(output)
     run, cell = item.run, item.cell
     key = _samples_key(run, cell.training.steps if step is None else step, evaluation)
     labels: list[NDArray[np.int64]] = []
@@ -189,7 +199,7 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
     Raises:
         InputError: `output` exists, or anything `harness.model.formats` refuses; nothing is written.
     """
-    _require_new(output)
+    require_new(output)
     if source.is_dir():
         if heads is not None:
             raise InputError("--heads: a diffusers folder tells the number of heads itself; leave it out")
@@ -207,6 +217,7 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
     return imported
 
 
-def _require_new(output: Path) -> None:
+def require_new(output: Path) -> None:
+    """Refuse to write over a file or folder."""
     if output.exists():
         raise InputError(f"{output}: exists already; give another --output")

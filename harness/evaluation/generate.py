@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from harness.model.network import Network, build
 from harness.runs.layout import belongs
 from harness.runs.state import Run
 from harness.spec.cell import Cell
+from harness.spec.data import InputShape
+from harness.spec.diffusion import Diffusion
 from harness.spec.evaluation import Evaluation
 from harness.training import checkpoint
 from harness.training.hooks import Hooks, StoppedError
@@ -67,6 +70,42 @@ def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ran
     return network.to(device).eval().requires_grad_(False)
 
 
+def streams_of(evaluation: Evaluation, first: int, count: int, shape: InputShape) -> SampleStreams:
+    """The random streams of samples `first` .. `first + count - 1` of an evaluation."""
+    return SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
+
+
+@torch.inference_mode()
+def draw(
+    network: Network,
+    diffusion: Diffusion,
+    evaluation: Evaluation,
+    streams: SampleStreams,
+    y: torch.Tensor | None,
+    progress: Callable[[int], None],
+) -> torch.Tensor:
+    """Samples x_0 (N, C, S, S) of a network, on its device, before they are decoded.
+
+    Args:
+        network: what predicts.
+        diffusion: what it predicts.
+        evaluation: how to sample.
+        streams: of the N samples, see `streams_of`.
+        y: their labels (N,), where the network is; None without classes.
+        progress: called after every step with the number of steps done.
+    """
+    device = next(network.parameters()).device
+
+    def noise() -> torch.Tensor:
+        return torch.from_numpy(streams.noise()).to(device)
+
+    denoise = guided(network, y, evaluation.guidance, evaluation.guided_channels(network.shape.channels))
+    objective = build_objective(diffusion)
+    return objective.sample(
+        evaluation.sampler, denoise, noise(), evaluation.sampling_steps, lambda _: noise(), progress
+    )
+
+
 @dataclass(frozen=True)
 class Generator:
     """Makes the samples of an evaluation. Each is a pure function of the weights, the evaluation and its index.
@@ -104,7 +143,7 @@ class Generator:
             NonFiniteError: samples hold values that are not finite.
         """
         evaluation, shape = self.evaluation, self.cell.data.shape
-        streams = SampleStreams(evaluation.seed, first, count, (shape.channels, shape.size, shape.size))
+        streams = streams_of(evaluation, first, count, shape)
         labels = torch.zeros(count, dtype=torch.int64)
         if shape.classes:
             labels = torch.from_numpy(streams.labels(shape.classes, evaluation.labels, self.class_counts))
@@ -114,14 +153,7 @@ class Generator:
             done = first + count * steps_done / evaluation.sampling_steps
             hooks.report({"stage": "sample", "done": round(done), "total": evaluation.samples})
 
-        x0 = build_objective(self.cell.diffusion).sample(
-            evaluation.sampler,
-            guided(self.network, y, evaluation.guidance, evaluation.guided_channels(shape.channels)),
-            torch.from_numpy(streams.noise()).to(self.device),
-            evaluation.sampling_steps,
-            lambda _: torch.from_numpy(streams.noise()).to(self.device),
-            progress,
-        )
+        x0 = draw(self.network, self.cell.diffusion, evaluation, streams, y, progress)
         with non_finite_in(f"samples {first} to {first + count - 1} of {evaluation.samples}"):
             require_finite_values(x0, "samples", first)
             images = to_uint8(self.decode(x0), "decoded samples", first)
@@ -238,15 +270,20 @@ def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64])
         rows = [np.flatnonzero(labels == c)[:GRID_COLUMNS] for c in classes[:GRID_ROWS]]
     else:
         rows = [r for r in np.array_split(np.arange(min(len(images), GRID_ROWS * GRID_COLUMNS)), GRID_ROWS) if len(r)]
+    save_picture(run.grid_file(key), images, rows, GRID_COLUMNS)
+
+
+def save_picture(path: Path, images: ImageArray, rows: Sequence[NDArray[np.int64]], columns: int) -> None:
+    """Write images (N, H, W, channels) as one PNG, small ones enlarged; a row holds the indices of its images."""
     picked = iter(images[np.concatenate(rows)])
     side, channels = images.shape[1], images.shape[3]
     scale = max(1, 32 // side)
     gap = 1
-    canvas = np.full((len(rows) * (side + gap) + gap, GRID_COLUMNS * (side + gap) + gap, channels), 128, dtype=np.uint8)
+    canvas = np.full((len(rows) * (side + gap) + gap, columns * (side + gap) + gap, channels), 128, dtype=np.uint8)
     for r, row in enumerate(rows):
         for c in range(len(row)):
             top, left = gap + r * (side + gap), gap + c * (side + gap)
             canvas[top : top + side, left : left + side] = next(picked)
     picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    write_atomic(run.grid_file(key), lambda path: picture.save(path, format="PNG"))
+    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))

@@ -21,7 +21,7 @@ from harness.files import write_json
 from harness.model.cost import count_cell
 from harness.model.network import Network
 from harness.runs import provenance
-from harness.runs.cellruns import evaluation_key
+from harness.runs.cellruns import evaluation_key, split_key
 from harness.runs.layout import TRAINING
 from harness.runs.state import Run
 from harness.runs.study import Shared
@@ -114,25 +114,60 @@ def _record(
     metrics |= optimal_losses(cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.progress)
     if cell.data.vae:
         metrics["reconstruction_frechet"] = reconstruction_distance(cell.data, subject.shared, metrics)
-    cost = count_cell(cell)
     record = {
-        "cell": cell.id,
-        "step": step,
-        "weights": weights,
+        **_about(subject, step, weights),
         "evaluation": evaluation.model_dump(mode="json", exclude={"at"}),
-        "params": cost.params,
-        "macs": cost.macs,
         "metrics": metrics,
         "uint8": UINT8_RULE,
         "seconds": round(time.monotonic() - begun, 3),
-        "conditions": subject.conditions,
-        "packages": provenance.packages(),
     }
     with subject.hooks.writing():
         save_grid(run, key, images, labels)
         write_json(run.evaluation_file(key), record)
         run.remove_features(key)
     return record
+
+
+def _about(subject: Subject, step: int, weights: int | None) -> dict[str, Any]:
+    """What every record says of its cell and of how it was made; `weights` is their checksum."""
+    cost = count_cell(subject.cell)
+    return {
+        "cell": subject.cell.id,
+        "step": step,
+        "weights": weights,
+        "params": cost.params,
+        "macs": cost.macs,
+        "conditions": subject.conditions,
+        "packages": provenance.packages(),
+    }
+
+
+def record_losses(subject: Subject, keys: list[str]) -> None:
+    """Write the record of a cell that is not evaluated: its losses, which stand in its log, count as measured.
+
+    Takes no samples and needs no extractor. Every rank calls this; the first one writes.
+
+    Args:
+        subject: the cell, trained.
+        keys: of the records that are missing (see `harness.runs.cellruns.losses_key`).
+
+    Raises:
+        StoppedError: asked to stop.
+    """
+    run = subject.run
+    with subject.ranks.together():
+        for key in keys if subject.ranks.is_first else ():
+            begun, step, setup = time.monotonic(), split_key(key)[1], _setup(subject, key)
+            metrics = optimal_losses(
+                subject.cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.progress
+            )
+            record = {
+                **_about(subject, step, run.weights_checksum(step)),
+                "metrics": metrics,
+                "seconds": round(time.monotonic() - begun, 3),
+            }
+            with subject.hooks.writing():
+                write_json(run.evaluation_file(key), record)
 
 
 def _weights(subject: Subject, evaluation: Evaluation, step: int) -> Network:

@@ -94,6 +94,7 @@ def plan(sweep: Sweep, items: list[CellRun], tflops: float | None = None) -> lis
         sampling_gmacs = sum(_sampling_passes(cell, e) for e in evaluations) * gmacs
         gpu_hours = rate.hours(train_gmacs + sampling_gmacs)
         kept = {step for evaluation in evaluations for step in evaluation.steps(cell.training.steps)}
+        kept.add(cell.training.steps)
         rows.append(
             {
                 "id": cell.id,

@@ -81,7 +81,7 @@ def with_evaluations(sweep: Sweep, protocol: str | None, options: Mapping[str, s
     """The sweep with the evaluations asked for in place of its own.
 
     Args:
-        sweep: its first evaluation is what the options change.
+        sweep: its first evaluation is what the options change; the defaults if it has none.
         protocol: a name, to start from that instead.
         options: texts with commas between by field, of which the product is asked for; a flag for ema. None: unchanged.
 
@@ -89,7 +89,8 @@ def with_evaluations(sweep: Sweep, protocol: str | None, options: Mapping[str, s
         InputError: an unknown protocol, a malformed list, or an evaluation that some cell cannot have.
     """
     source = named(protocol, sweep.protocols, "--protocol") if protocol is not None else None
-    base = source.fields if source else sweep.evaluations[0].model_dump()
+    first = sweep.evaluations[0] if sweep.evaluations else Evaluation()
+    base = source.fields if source else first.model_dump()
     asked_for = {field: given for field, given in options.items() if given is not None}
     lists = {field: values(given, field) if isinstance(given, str) else given for field, given in asked_for.items()}
     asked = tuple(evaluations({**base, "at": (), **lists}, _KEY))

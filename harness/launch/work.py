@@ -26,7 +26,7 @@ from harness.launch.payload import Payload
 from harness.launch.signals import StopFlag
 from harness.processes import now, process_identity
 from harness.runs import provenance, triage
-from harness.runs.cellruns import owed_evaluations
+from harness.runs.cellruns import losses_key, owed_evaluations, split_key
 from harness.runs.claims import SupersededError
 from harness.runs.layout import TRAINING
 from harness.runs.study import Study
@@ -123,9 +123,10 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     with ranks.one_by_one():
         dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
-    missing = ranks.on_first(partial(run.missing_evaluations, list(owed)))
-    keep = sorted({step for _, step in owed.values()})
-    trained = ranks.on_first(lambda: all(run.has_weights(owed[key][1]) for key in missing))
+    keys = list(owed) or [losses_key(job.cell)]
+    missing = ranks.on_first(partial(run.missing_evaluations, keys))
+    keep = sorted({split_key(key)[1] for key in keys})
+    trained = ranks.on_first(lambda: all(run.has_weights(split_key(key)[1]) for key in missing))
     if job.steps is None and not trained:
         train(
             job.cell,
@@ -141,10 +142,13 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
             hooks,
             ranks,
         )
-    from harness.evaluation.measure import Subject, measure  # slow to import, and training can do without
+    from harness.evaluation.measure import Subject, measure, record_losses  # slow to import
 
     loss_images = job.recording.loss_images
     subject = Subject(job.cell, run, dataset, job.shared, job.resources, loss_images, conditions, hooks, ranks)
+    if not owed:
+        record_losses(subject, missing)
+        return
     failed: dict[str, Exception] = {}
     for key in missing:
         if not ranks.on_first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track

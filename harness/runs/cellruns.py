@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from harness.runs.layout import LOSSES
 from harness.runs.state import Run, RunState
 from harness.runs.study import Study
 from harness.spec.cell import Cell
@@ -21,6 +22,11 @@ def split_key(key: str) -> tuple[str, int]:
     """Id of the evaluation and step of a record's name."""
     evaluation, _, step = key.partition("@")
     return evaluation, int(step)
+
+
+def losses_key(cell: Cell) -> str:
+    """Name of the record of a cell that is to be trained and not evaluated."""
+    return evaluation_key(LOSSES, cell.training.steps)
 
 
 def owed_evaluations(
@@ -69,6 +75,6 @@ def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:
     items = []
     for name, cell in sweep.cells():
         evaluations = sweep.evaluations_of(cell)
-        owed = list(owed_evaluations(cell, evaluations))
+        owed = list(owed_evaluations(cell, evaluations)) or [losses_key(cell)]
         items.append(CellRun(name, cell, study.run(cell, older), owed, evaluations))
     return items

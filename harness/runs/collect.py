@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.files import file_name, write_bytes, write_text
 from harness.runs.attempts import Attempt
-from harness.runs.cellruns import CellRun, split_key
+from harness.runs.cellruns import CellRun, losses_key, split_key
 from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
 from harness.runs.log import TrainLog
 from harness.runs.study import Study
@@ -35,8 +35,8 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
         identity = {"study": study.name, "cell": item.cell.id, "name": item.name}
         log = TrainLog(item.run).rows()
         for result, nested in _measured(item, log):
-            row = identity | result
-            tables["results.csv"].append(row | {"protocol": protocol_hash(row)})
+            row = dict.fromkeys(RESULT_COLUMNS) | identity | result
+            tables["results.csv"].append(row | {"protocol": protocol_hash(row) if row["evaluation"] else None})
             tables["nested.csv"] += [row | point for point in nested]
         logged = [column for column in CURVE_COLUMNS if column not in identity]
         tables["curves.csv"] += [identity | {column: row.get(column) for column in logged} for row in log]
@@ -50,24 +50,44 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
 def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
     """The row of results.csv and the rows of nested.csv that each record of a cell gives.
 
-    Ordered by step; at one step the evaluations of the sweep come first, in its order, then all others.
+    Ordered by step; at one step the evaluations of the sweep come first, in its order, then all others. In a sweep
+    without evaluations, every other step at which the losses were measured has a row, too.
     """
     own = [evaluation.id for evaluation in item.evaluations]
     found = []
     for key, record in item.run.all_measured().items():
         row = _result_row(item.cell, split_key(key)[0], record, log)
         found.append((row, record["metrics"].get("nested", [])))  # absent in older records
+    if not item.evaluations:
+        known = {row["step"] for row, _ in found}
+        found += [(row, []) for row in _loss_rows(item, log) if row["step"] not in known]
 
     def place(measured: tuple[Row, list[Row]]) -> tuple[int, int, str]:
         step, evaluation = measured[0]["step"], measured[0]["evaluation"]
-        return step, own.index(evaluation) if evaluation in own else len(own), evaluation
+        return step, own.index(evaluation) if evaluation in own else len(own), evaluation or ""
 
     return sorted(found, key=place)
 
 
-def _result_row(cell: Cell, evaluation_id: str, record: Row, log: list[Row]) -> Row:
-    """A row of results.csv without the columns study, cell and name; a metric has one name in record and table."""
-    step, evaluation, gmacs = record["step"], record["evaluation"], record["macs"] / 1e9
+def _loss_rows(item: CellRun, log: list[Row]) -> list[Row]:
+    """A row for every step whose losses the log of a cell holds, once its training is on record."""
+    key, records = losses_key(item.cell), item.run.all_measured()
+    last = item.cell.training.steps
+    record = item.run.measured(key) or next((r for r in records.values() if r["step"] == last), None)
+    if record is None:
+        return []
+    optimal = {name: value for name, value in record["metrics"].items() if name.startswith("loss_optimal")}
+    about = {"params": record["params"], "macs": record["macs"], "metrics": optimal}
+    steps = dict.fromkeys(row["step"] for row in log if "loss_train" in row)
+    return [_result_row(item.cell, None, {**about, "step": step}, log) for step in steps]
+
+
+def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Row]) -> Row:
+    """A row of results.csv without the columns study, cell and name; a metric has one name in record and table.
+
+    Without the id of an evaluation it is a row of losses, and what tells of the sampling is empty.
+    """
+    step, evaluation, gmacs = record["step"], record.get("evaluation", {}), record["macs"] / 1e9
     losses = next((row for row in reversed(log) if row["step"] == step and "loss_train" in row), {})
     seconds = {row["step"]: row["seconds"] for row in log if "seconds" in row}
     return {
@@ -87,19 +107,19 @@ def _result_row(cell: Cell, evaluation_id: str, record: Row, log: list[Row]) -> 
         "loss_train": losses.get("loss_train"),
         "loss_heldout": losses.get("loss_heldout"),
         "evaluation": evaluation_id,
-        **{k: evaluation[k] for k in ("sampler", "sampling_steps", "guidance", "ema")},
+        **{k: evaluation.get(k) for k in ("sampler", "sampling_steps", "guidance", "ema")},
         "guidance_channels": _guidance_channels(evaluation, cell.data.shape.channels),
-        "labels": evaluation.get("labels", "uniform") if cell.data.labels else None,
-        "sampling_seed": evaluation["seed"],
+        "labels": evaluation.get("labels", "uniform") if evaluation and cell.data.labels else None,
+        "sampling_seed": evaluation.get("seed"),
         **{k: v for k, v in record["metrics"].items() if k in RESULT_COLUMNS},
         "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
-        "sample_seconds": record["seconds"],
+        "sample_seconds": record.get("seconds"),
     }
 
 
 def _guidance_channels(evaluation: Row, channels: int) -> str | None:
     """Which channels were guided in fact, so that equal measurements compare; None without guidance."""
-    if evaluation["guidance"] == 1:
+    if evaluation.get("guidance", 1) == 1:
         return None
     option = evaluation.get("guidance_channels", "as-published")  # absent in records of before there was one
     return "first-three" if Evaluation(guidance_channels=option).guided_channels(channels) < channels else "all"

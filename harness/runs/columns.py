@@ -203,6 +203,10 @@ PUBLISHED_TITLES = {"frechet": "FID", "sfid": "sFID", "kid": "KID", "inception_s
 PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
 
 
+#: What tables of the literature have as the extractor; nobody can hash it.
+LITERATURE = "inception-v3"
+
+
 def protocol_hash(row: Mapping[str, Any]) -> str:
     """First 6 hex digits of sha256 over the `PROTOCOL_COLUMNS` of a row of results.csv."""
     values = {column: row.get(column) for column in PROTOCOL_COLUMNS}
@@ -223,7 +227,7 @@ def printed_title(column: str, extractor: str) -> str:
     title = RESULT_COLUMNS[column].title if column in RESULT_COLUMNS else column.capitalize()
     if column not in PUBLISHED_TITLES:
         return title
-    if extractor in ("inception-v3", PUBLISHED_INCEPTION):  # the former in the literature's own tables
+    if extractor in (LITERATURE, PUBLISHED_INCEPTION):
         return PUBLISHED_TITLES[column]
     name = extractor.partition("@")[0]
     return f"{title}-{name}" if name else title

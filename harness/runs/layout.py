@@ -17,7 +17,7 @@ A cell is one run for all studies that list it:
       train.jsonl         losses
       checkpoints/        state-<step>.safetensors (to resume), weights-<step>.safetensors (to evaluate)
       samples/            generated images, by evaluation
-      evaluations/        <evaluation id>@<step>.json
+      evaluations/        <evaluation id>@<step>.json; losses@<step>.json where only losses were asked for
       log                 what the job printed
       evaluating/         attempts, progress.json and log of `dit-harness evaluate`, which may run beside the training
     results/runs/.locks/  what claims and writing jobs hold, see `harness.runs.claims`
@@ -53,6 +53,9 @@ RUNS = "runs"
 #: The two tracks of a run: `launch` and `evaluate` each claim on their own, so that neither takes the other over.
 TRAINING, EVALUATING = TRACKS = "attempts", "evaluating"
 
+
+#: Stands for the id of an evaluation in the record of a cell that only trains: it says that its losses are on record.
+LOSSES = "losses"
 
 #: The longest head of a safetensors file, in bytes; the format's own limit.
 _LONGEST_HEAD = 100_000_000
@@ -130,8 +133,9 @@ class RunFolder:
         return self.folder / "evaluations" / f"{key}.json"
 
     def evaluation_files(self) -> list[Path]:
-        """All evaluation records."""
-        return sorted((self.folder / "evaluations").glob("*@*.json"))
+        """All evaluation records, without that of the losses alone."""
+        files = sorted((self.folder / "evaluations").glob("*@*.json"))
+        return [path for path in files if not path.name.startswith(f"{LOSSES}@")]
 
     def samples_folder(self, key: str) -> Path:
         """The generated images of one evaluation at one step, in parts."""

@@ -14,7 +14,7 @@ from harness.errors import InputError
 from harness.files import read_json
 from harness.runs.attempts import Attempt, Seen
 from harness.runs.claims import Claims
-from harness.runs.layout import TRAINING, RunFolder
+from harness.runs.layout import LOSSES, TRAINING, RunFolder
 from harness.runs.records import Ended, Progress
 from harness.spec.evaluation import Evaluation
 
@@ -54,17 +54,19 @@ class Run(Claims):
     def measured(self, key: str) -> dict[str, Any] | None:
         """The record of one evaluation at one step; None when there is none of this cell, evaluation, step and weights.
 
+        The record of the losses alone (see `harness.runs.cellruns.losses_key`) has no field `evaluation`.
         Weights that are gone, as in a clone, and records of version 0.1.0, which do not name theirs, are not compared.
         """
         record = read_json(self.evaluation_file(key))
         evaluation, _, step = key.partition("@")
-        if record is None or not all(isinstance(record.get(field), dict) for field in ("metrics", "evaluation")):
+        fields = ("metrics",) if evaluation == LOSSES else ("metrics", "evaluation")
+        if record is None or not all(isinstance(record.get(field), dict) for field in fields):
             return None
         weights = self.weights_checksum(int(step))
         is_asked_for = (
             record.get("cell") == self.cell_id
             and str(record.get("step")) == step
-            and _evaluation_id(self, json.dumps(record["evaluation"])) == evaluation
+            and (evaluation == LOSSES or _evaluation_id(self, json.dumps(record["evaluation"])) == evaluation)
             and (weights is None or record.get("weights", weights) == weights)
         )
         return record if is_asked_for else None
@@ -75,8 +77,16 @@ class Run(Claims):
         return {key: record for key, record in found.items() if record is not None}
 
     def missing_evaluations(self, owed: list[str]) -> list[str]:
-        """The keys of `owed` evaluations that have no valid record."""
-        return [key for key in owed if self.measured(key) is None]
+        """The keys of `owed` evaluations that have no valid record.
+
+        Losses are on record where any evaluation of their step is, so that no other study trains for them again.
+        """
+        return [key for key in owed if self.measured(key) is None and not self._has_losses(key)]
+
+    def _has_losses(self, key: str) -> bool:
+        evaluation, _, step = key.partition("@")
+        others = (path.stem for path in self.evaluation_files() if path.stem.endswith(f"@{step}"))
+        return evaluation == LOSSES and any(self.measured(other) is not None for other in others)
 
     def state(self, owed: list[str], training_steps: int) -> RunState:
         """The state, read from the files and, for a job that may live, from its scheduler.

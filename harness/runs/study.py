@@ -24,7 +24,7 @@ LEFTOVER_SECONDS = 600.0
 DIFF_CHARACTERS = 1_000_000
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, by name, without those whose names begin with a dot or "_"; none if it is not there."""
     try:
         with os.scandir(folder) as entries:
@@ -64,10 +64,10 @@ class Study:
 
         Of one id those of this study come first: all studies use them, so that no cell is trained twice.
         """
-        studies = [entry for entry in _folders(self.root) if entry.name not in (RUNS, self.name)]
+        studies = [entry for entry in folders_in(self.root) if entry.name not in (RUNS, self.name)]
         found: dict[str, Path] = {}
         for study in (self.folder, *studies):
-            for folder in _folders(study / RUNS):
+            for folder in folders_in(study / RUNS):
                 found.setdefault(folder.name[-ID_DIGITS:], folder)
         return found
 
