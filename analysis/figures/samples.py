@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from analysis.figures.style import WIDTH, CannotDrawError, finish, styled
+from analysis.figures.style import DPI, WIDTH, CannotDrawError, Drawing, finish, styled
 from analysis.names import SHAPE, block_name, patch_order, shape_name, size_order
 
 Image8 = npt.NDArray[np.uint8]
@@ -41,7 +40,7 @@ def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
 
 
 @styled
-def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str) -> Figure:
+def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str) -> Drawing:
     """The pictures as a grid of sizes by patch sizes if each place has at most one, otherwise as a labelled list.
 
     Args:
@@ -65,7 +64,7 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
     rows = len(sizes) if is_grid else -(-len(shown) // columns)
     pitch = aspect + (0.02 if is_grid else 0.035 * columns)  # of a row, in widths of a column; room for the labels
-    figure = Figure(figsize=(WIDTH, 0.7 + rows * pitch * (WIDTH - 0.3) / columns), layout="constrained")
+    figure = Drawing((WIDTH, 0.25 + rows * pitch * (WIDTH - 0.2) / columns), DPI, layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(-0.02, columns), ylim=(rows * pitch, -0.035 * columns), aspect="equal")
     axes.set_axis_off()
@@ -75,13 +74,13 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
         if is_grid:
             line, column = sizes.index(str(row.size)), patches.index(int(row.patch_size))
         else:
-            axes.text(column + 0.49, line * pitch - 0.01, _label(row, shown), fontsize=7, ha="center", va="bottom")
+            axes.text(column + 0.49, line * pitch - 0.01, _label(row, shown), fontsize=5.5, ha="center", va="bottom")
         _show(axes, images[str(row.cell)], column, line * pitch, aspect)
     if is_grid:
         for column, patch in enumerate(patches):
-            axes.text(column + 0.49, -0.01, f"patch {patch}", fontsize=9, ha="center", va="bottom")
+            axes.text(column + 0.49, -0.01, f"patch {patch}", fontsize=6.5, ha="center", va="bottom")
         for line, size in enumerate(sizes):
-            axes.text(-0.02, line * pitch + aspect / 2, size, rotation=90, fontsize=9, ha="right", va="center")
+            axes.text(-0.02, line * pitch + aspect / 2, size, rotation=90, fontsize=6.5, ha="right", va="center")
     return finish(figure, "Samples", caption)
 
 
