@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from analysis.names import METRIC, block_name, plural
 from analysis.numbers import interval, number
 from analysis.slices import LOSS, Slice, scaling_slices
 from analysis.study import SliceFits, fit_slice, forecasts_at
+from analysis.table import load_curves, load_study
 
 _CLOSE, _FAR_OFF = 10.0, 25.0  # percent by which a law misses a model left out: trusted much, trusted little
 _NOISE = 0.01  # precision and recall of samples that look like noise
@@ -40,7 +42,7 @@ class Answer:
     @property
     def line(self) -> str:
         """All of it as one line of text."""
-        return f"{self.question} {self.text}" + (f" Trust: {self.trust}." if self.trust else "")
+        return f"{self.question} {self.text}" + (f" Trust is {self.trust}." if self.trust else "")
 
 
 def answers(table: pd.DataFrame, curves: pd.DataFrame, found: SliceFits | None = None) -> tuple[Answer, ...]:
@@ -67,6 +69,15 @@ def answers(table: pd.DataFrame, curves: pd.DataFrame, found: SliceFits | None =
         _compute(found), *blocks, _converged(found.piece, fall), memory, _larger(found),
         Answer("What to do next?", _next(found, compared, fall, copied)),
     )  # fmt: skip
+
+
+def answers_of(folder: Path) -> tuple[str, ...]:
+    """The answers of a study's folder as lines of text.
+
+    Raises:
+        InputError: as `analysis.table.load_study`.
+    """
+    return tuple(answer.line for answer in answers(load_study(folder), load_curves(folder)))
 
 
 def untrained(table: pd.DataFrame) -> tuple[Answer, ...] | None:

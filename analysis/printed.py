@@ -201,8 +201,8 @@ def block_table(found: Sequence[BlockComparison], metric: str, measured: str) ->
     )
     caption = (
         f"Block designs against {base}. {_sentence(measured)}Ratio at equal Gflops: {metric} over that of {base} "
-        f"interpolated at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which {base} of the "
-        f"same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
+        f"interpolated at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which "
+        f"{base} of the same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
     )
     return Table.of(caption, columns, rows)
 

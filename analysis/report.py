@@ -195,9 +195,16 @@ def _render(page: Page, template: str) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html.j2"), undefined=StrictUndefined,
         **blocks_alone,
     )  # fmt: skip
-    environment.filters["markdown"] = _as_markdown
+    environment.filters |= {"markdown": _as_markdown, "raised": _raised}
     shown = [section for section in page.sections if section.paragraphs or section.pictures or section.tables]
     return environment.get_template(template).render(page=page, sections=shown)
+
+
+def _raised(text: str) -> Any:
+    """A text with the exponents of G raised, as HTML."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"G\^(−?[0-9.]+)", r"G<sup>\1</sup>", str(escape(text))))
 
 
 def _as_markdown(text: str) -> str:

@@ -60,7 +60,7 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str, key
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     style.linear_ticks(axes.yaxis)
-    axes.set(xlabel="Samples N (the axis is 1/N)", ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel="Samples N (the axis is 1/N)", ylabel=style.lower(metric))
     limits = style.legend_entry("limit", color=style.GREY, linestyle="--", marker="o", markerfacecolor="white")
     return style.finish(figure, f"{metric} against the number of samples", caption, [*key.handles(rows), limits])
 
@@ -68,7 +68,7 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str, key
 def _spread_out(counts: list[int]) -> list[int]:
     """Counts whose labels do not overlap on an axis of 1/N from the smallest count to infinity; largest first."""
     kept: list[int] = []
-    least = 0.13 / min(counts)
+    least = 0.095 / min(counts)
     for count in counts:
         if 1 / count - (1 / kept[-1] if kept else 0) >= least:
             kept.append(count)
@@ -98,7 +98,7 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Drawing:
     if not panels:
         raise style.CannotDrawError("the distance to both splits, copies and the optimal denoiser were not measured")
     figure, all_axes = style.new_figure(0.5 + 1.35 * len(panels), 1, len(panels), sharex=True, sharey=False)
-    labels = {"distance": metric, "copies": "Share of samples", "loss": "Denoising loss"}
+    labels = {"distance": style.shortened(metric, 20), "copies": "Share of samples", "loss": "Denoising loss"}
     for axes, panel in zip(all_axes, panels, strict=True):
         for index, (column, name) in enumerate(MEMORY[panel].items()):
             if column not in measured:

@@ -55,7 +55,7 @@ def frontier(
         handles.append(style.legend_entry("its power law", color="#777777", linestyle="--"))
         style.typeset(axes, [style.power_law(metric, found.law.coefficient, found.law.exponent, "C")])
     style.log_scale(axes, "x", "y")
-    axes.set(xlabel=style.TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel=style.TRAINING_COMPUTE, ylabel=style.lower(metric))
     return style.finish(figure, f"The compute-optimal frontier of {metric}", caption, handles)
 
 
@@ -98,7 +98,7 @@ def isoflops(slices: Sequence[IsoFlop], metric: str, caption: str) -> Drawing:
         style.log_scale(axes, "y")
         axes.set(xlabel=style.GFLOPS if len(patches) == 1 else "Gflops", title=patch_name(patch))
     for axes in all_axes[::2]:
-        axes.set_ylabel(f"{metric} (lower is better)")
+        axes.set_ylabel(style.lower(metric))
     handles = [style.legend_entry(style.plain(float(f"{b:.2g}")), color=colour[f"{b:.12g}"]) for b in budgets]
     handles.append(style.legend_entry("optimum", color="#777777", marker="*", markersize=6, linestyle=""))
     return style.finish(figure, f"{metric} at equal training compute", caption, handles, "Training Gflops")

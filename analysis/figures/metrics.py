@@ -16,6 +16,7 @@ from analysis.figures.style import (
     linear_ticks,
     log_scale,
     new_figure,
+    shortened,
     styled,
 )
 from analysis.fit.lines import Correlation
@@ -59,7 +60,7 @@ def all_metrics(
         left, right = all_axes[2 * row : 2 * row + 2]
         for axes, rows, x in ((left, trained, "train_gmacs"), (right, models, "gmacs")):
             draw_points(axes, per_shape(rows[rows[column].notna()], column), x, column, key)
-        left.set_ylabel(names[column])
+        left.set_ylabel(shortened(names[column], 16))
         for axes in (left, right):
             log_scale(axes, "x", narrow=True)
             linear_ticks(axes.yaxis, 4)

@@ -43,8 +43,9 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
     for axes, fit in zip(all_axes, shown, strict=False):
         frame = pd.DataFrame({"size": rows["size"], "patch": rows["patch_size"], "percent": fit.percent})
         grid = frame.pivot_table(index="size", columns="patch", values="percent").reindex(index=sizes, columns=patches)
+        whole = grid.astype(float).round() + 0.0  # no "-0"
         seaborn.heatmap(
-            grid, ax=axes, cmap="vlag", center=0, vmin=-limit, vmax=limit, annot=True, fmt="+.0f", cbar=False,
+            grid, ax=axes, cmap="vlag", center=0, vmin=-limit, vmax=limit, annot=whole, fmt="+.0f", cbar=False,
             linewidths=0.5, annot_kws={"fontsize": 6},
         )  # fmt: skip
         axes.set(title=fit.form, xlabel="Patch size", ylabel="")

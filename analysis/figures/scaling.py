@@ -61,10 +61,10 @@ def metric_against_gflops(
         axes.fill_between(x, band["low"], band["high"], color="#999999", alpha=0.2, linewidth=0)
         axes.plot(x, band["mean"], color=style.GREY, zorder=1)
         law = style.power_law(metric, fit.coefficient, fit.exponent, "G") if log_metric else _semi_log(fit, metric)
-        notes.append(f"{law} (line), 95 % prediction (band)")
+        notes.append(f"{law}; band: 95 % prediction")
     if correlation is not None:
         what, r = (f"ln {metric}", correlation.loglog) if log_metric else (metric, correlation.semilog)
-        notes.append(f"r({style.escaped(what)}, ln G) = {r:.3f}")
+        notes.append(f"r({style.escaped(style.shortened(what))}, ln G) = {r:.3f}")
     handles = key.handles(shown)
     if column == METRIC and "frechet_floor" in rows and rows["frechet_floor"].notna().any():
         floor = float(rows["frechet_floor"].mean())
@@ -78,14 +78,15 @@ def metric_against_gflops(
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     if not log_metric:
         style.linear_ticks(axes.yaxis)
-    axes.set(xlabel=style.GFLOPS, ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel=style.GFLOPS, ylabel=style.lower(metric))
     style.typeset(axes, notes)
     return style.finish(figure, f"{metric} against compute", caption, handles)
 
 
 def _semi_log(fit: LineFit, metric: str) -> str:
     sign = "+" if fit.slope >= 0 else "−"
-    return f"{style.escaped(metric)} = {style.plain(fit.intercept)} {sign} {style.plain(abs(fit.slope))} ln G"
+    name = style.escaped(style.shortened(metric, 24))
+    return f"{name} = {style.plain(fit.intercept)} {sign} {style.plain(abs(fit.slope))} ln G"
 
 
 @style.styled
@@ -114,7 +115,7 @@ def training_compute(table: pd.DataFrame, metric: str, caption: str, key: ModelK
             axes.plot(run["train_gmacs"], run[METRIC], color=look.colour, linewidth=0.8, alpha=0.6, zorder=1)
     draw_points(axes, rows, "train_gmacs", METRIC, key)
     style.log_scale(axes, "x")
-    axes.set(xlabel=style.TRAINING_COMPUTE, ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel=style.TRAINING_COMPUTE, ylabel=style.lower(metric))
     axes.set_ylim(bottom=0)
     style.linear_ticks(axes.yaxis)
     return style.finish(figure, f"{metric} against training compute", caption, key.handles(rows))
@@ -157,7 +158,7 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str, key: ModelKey | None
                 alpha=0.75, edgecolor="#222222", linewidth=0.4, zorder=2,
             )  # fmt: skip
             ticks.append(at)
-            labels.append(str(size))
+            labels.append(style.shortened(str(size), 20))
             at += 1
         axes.text(
             (start + at - 1) / 2,
@@ -175,7 +176,7 @@ def bubbles(table: pd.DataFrame, metric: str, caption: str, key: ModelKey | None
     axes.grid(False, axis="x")
     axes.set_xlim(-0.8, ticks[-1] + max(0.8, 0.6 * diameter / slot))
     axes.margins(y=0.12)
-    axes.set(ylabel=f"{metric} (lower is better)", xlabel="Size")
+    axes.set(ylabel=style.lower(metric), xlabel="Size")
     low, high = min(0.0, axes.get_ylim()[0]), float(rows[METRIC].max())
     axes.set_ylim(low, high + 0.1 * (high - low))  # room for half a bubble
     style.linear_ticks(axes.yaxis)
@@ -218,7 +219,7 @@ def baselines(
         below = any(m > value and abs(np.log(g / gmacs)) < np.log(1.6) for _, g, m, _ in points)  # keep labels apart
         offset = np.sqrt(gmacs * scale) / 2 + 3
         axes.annotate(
-            f"{name}: {value:.3g}", (gmacs, value), xytext=(0, -offset if below else offset),
+            f"{style.shortened(name, 20)}: {value:.3g}", (gmacs, value), xytext=(0, -offset if below else offset),
             textcoords="offset points", ha="center", va="top" if below else "bottom", fontsize=6,
         )  # fmt: skip
     axes.set_xlim(min(p[1] for p in points) / 1.8, max(p[1] for p in points) * 1.8)
@@ -226,7 +227,7 @@ def baselines(
     axes.margins(y=0.25)
     axes.set_ylim(0, max(p[2] for p in points) * 1.25)
     style.linear_ticks(axes.yaxis)
-    axes.set(xlabel=style.GFLOPS, ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel=style.GFLOPS, ylabel=style.lower(metric))
     return style.finish(figure, "Against other diffusion models, bubble area proportional to Gflops", caption)
 
 
@@ -268,11 +269,11 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str, key: ModelK
             if not same:
                 axes.annotate(f"{steps} steps", (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=6)
     style.log_scale(axes, "x")
-    axes.margins(x=0.08, y=0.12)
+    axes.margins(x=0.12, y=0.2)
     axes.set_ylim(bottom=0)
     style.linear_ticks(axes.yaxis)
     product = "GMACs × sampler steps" if passes == 1 else "2 × GMACs × sampler steps"
-    axes.set(xlabel=f"Compute per image, Gflops ({product})", ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel=f"Compute per image, Gflops ({product})", ylabel=style.lower(metric))
     if same:
         text = f"Points of a line, left to right: {', '.join(map(str, counts))} sampler steps"
         axes.set_title(text, loc="left", fontsize=6)
@@ -308,7 +309,7 @@ def guidance(table: pd.DataFrame, metric: str, caption: str, key: ModelKey | Non
     axes.set_ylim(bottom=0)
     style.linear_ticks(axes.xaxis)
     style.linear_ticks(axes.yaxis)
-    axes.set(xlabel="Guidance scale (1: none)", ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel="Guidance scale (1: none)", ylabel=style.lower(metric))
     return style.finish(figure, f"{metric} against guidance", caption, key.handles(rows))
 
 

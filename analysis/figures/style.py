@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -151,12 +152,22 @@ def power_law(metric: str, coefficient: float, exponent: float, variable: str) -
     """A power law as typeset text, for `typeset`: coefficient times variable to the minus exponent."""
     base = "10^{%d}" % (power := int(np.floor(np.log10(coefficient)))) if coefficient >= 1e4 else ""  # noqa: UP031
     front = f"{coefficient / 10**power:.3g} \\times {base}" if base else f"{coefficient:.3g}"
-    return f"{escaped(metric)} = ${front}\\,{variable}^{{{-exponent:.3f}}}$"
+    return f"{escaped(shortened(metric, 24))} = ${front}\\,{variable}^{{{-exponent:.3f}}}$"
 
 
 def escaped(text: str) -> str:
     """A text without the signs that typesetting takes for mathematics."""
     return text.replace("$", r"\$")
+
+
+def shortened(text: str, most: int = _LONGEST_NAME) -> str:
+    """A text of `most` characters at most, with an ellipsis where something is left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def lower(metric: str, width: int = 34) -> str:
+    """The label of a value axis, in lines of `width` characters."""
+    return "\n".join(textwrap.wrap(f"{shortened(metric)} (lower is better)", width))
 
 
 def typeset(axes: Axes, lines: Sequence[str]) -> None:
@@ -262,8 +273,7 @@ class ModelKey:
 
 def legend_entry(label: str, **look: Any) -> Line2D:
     """A legend entry: a line or marker that is not in the plot; a long label is shortened."""
-    label = label if len(label) <= _LONGEST_NAME else f"{label[: _LONGEST_NAME - 1]}…"
-    return Line2D([], [], label=label, **look)
+    return Line2D([], [], label=shortened(label), **look)
 
 
 def line_style(index: int) -> Any:
@@ -287,15 +297,25 @@ def finish(figure: Drawing, heading: str, caption: str, handles: Sequence[Any] =
         title: of the legend.
     """
     if handles:
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = int((WIDTH - 0.1) / (0.32 + 0.055 * longest))
+        columns = _legend_columns([str(handle.get_label()) for handle in handles])
+        rows = -(-len(handles) // columns)
+        figure.set_figheight(figure.get_figheight() + 0.12 * max(0, rows - 2))
         figure.legend(
-            handles=list(handles), loc="outside upper left", ncols=max(1, min(columns, len(handles), 6)),
-            title=title or None, alignment="left", borderaxespad=0.1, handletextpad=0.4, columnspacing=0.9,
-            handlelength=1.8, labelspacing=0.3, borderpad=0.1,
+            handles=list(handles), loc="outside upper left", ncols=columns, title=title or None, alignment="left",
+            borderaxespad=0.4, handletextpad=0.4, columnspacing=0.9, handlelength=1.8, labelspacing=0.3, borderpad=0.1,
         )  # fmt: skip
     figure.heading, figure.caption = heading, caption
     return figure
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """The most columns that fit the width of a figure; a column is as wide as its longest label."""
+    for count in range(min(6, len(labels)), 1, -1):
+        parts = np.array_split(np.array(labels, dtype=object), count)
+        if sum(0.29 + 0.056 * max(map(len, part)) for part in parts) <= WIDTH - 0.1:
+            rows = -(-len(labels) // count)
+            return -(-len(labels) // rows)  # no more than these rows need
+    return 1
 
 
 # --- saving --------------------------------------------------------------------------------------------------------

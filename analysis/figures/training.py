@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +15,13 @@ from analysis.compare import BlockComparison
 from analysis.conditions import require_comparable
 from analysis.figures import style
 from analysis.figures.style import Drawing, ModelKey
+from analysis.fit.common import Array
 from analysis.names import METRIC, block_name, patch_name, patch_order, plural, size_order
 
 _MOST_PANELS = 4
 _NOISY = 40  # a curve of more points is smoothed, over a share of its points
-_SMOOTHED = 0.05
+_SMOOTHED = 0.06
+_LOG_HALF = 1.12  # half of the window on a log axis, as a factor
 
 
 @style.styled
@@ -67,11 +70,11 @@ def block_bars(
         bought = f" ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
         text, end = f"{mean:.3g}{spread}{bought}", (max(mean, values.max()), index)
         axes.annotate(text, end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
-    axes.set_yticks(range(len(means)), [block_name(str(block)) for block in means.index])
+    axes.set_yticks(range(len(means)), [style.shortened(block_name(str(block)), 20) for block in means.index])
     axes.grid(False, axis="y")
     axes.set_xlim(0, rows[METRIC].max() * (1.75 if multiplier else 1.4))
     style.linear_ticks(axes.xaxis)
-    axes.set(xlabel=f"{metric} (lower is better)")
+    axes.set(xlabel=style.lower(metric, 50))
     return style.finish(figure, f"{metric} of the block designs", caption)
 
 
@@ -119,8 +122,8 @@ def over_steps(
             for index, column in enumerate(columns):
                 values = run[["step", column]].dropna().groupby("step", as_index=False).mean()
                 line = style.line_style(index) if len(columns) > 1 else look.line
-                _curve(axes, values["step"], values[column], look, line)
-        axes.set_title(above)
+                _curve(axes, values.set_axis(["step", "value"], axis=1), look, line, log_axes)
+        axes.set_title(style.shortened(above, 28))
         axes.set_xlabel(style.STEPS)
         if log_axes:
             _log_steps(axes, cells)
@@ -128,7 +131,7 @@ def over_steps(
             _steps(axes)
             style.linear_ticks(axes.yaxis)
     for axes in all_axes[::2]:
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel("\n".join(textwrap.wrap(ylabel, 24 if len(panels) > 2 else 34)))
     handles = key.handles(rows, markers)
     return style.finish(figure, heading, caption, handles + _column_entries(columns))
 
@@ -137,16 +140,31 @@ def _column_entries(columns: Mapping[str, str]) -> list[Any]:
     return style.style_entries(list(columns.values())) if len(columns) > 1 else []
 
 
-def _curve(axes: Axes, steps: pd.Series[int], values: pd.Series[float], look: style.Look, line: Any) -> None:
-    """A curve: with markers if it has few points; faint behind its running mean if it has many."""
+def _curve(axes: Axes, values: pd.DataFrame, look: style.Look, line: Any, log_axes: bool = False) -> None:
+    """Columns step and value: with markers if they are few; faint behind their running mean if they are many."""
     ink: Any = {"color": look.colour, "linestyle": line}
-    if len(values) <= _NOISY:
-        few: Any = {**look.points, "markersize": 3} if len(values) <= 12 else {}
-        axes.plot(steps, values, **{**few, **ink, "linewidth": 0.8})
+    steps, heights = values["step"].to_numpy(float), values["value"].to_numpy(float)
+    if len(steps) <= _NOISY:
+        few: Any = {**look.points, "markersize": 3} if len(steps) <= 12 else {}
+        axes.plot(steps, heights, **{**few, **ink, "linewidth": 0.8})
         return
-    axes.plot(steps, values, color=look.colour, linewidth=0.4, alpha=0.25)
-    width = max(5, round(_SMOOTHED * len(values)))
-    axes.plot(steps, values.rolling(width, center=True, min_periods=1).mean(), linewidth=0.8, **ink)
+    axes.plot(steps, heights, color=look.colour, linewidth=0.4, alpha=0.25)
+    axes.plot(steps, smoothed(steps, heights, log_axes), linewidth=0.8, **ink)
+
+
+def smoothed(steps: Array, values: Array, log: bool = False) -> Array:
+    """The running mean of values over a window that is equally wide everywhere on the axis; all of shape [n].
+
+    Args:
+        steps: rising.
+        values: one a step.
+        log: the axis is logarithmic.
+    """
+    half = _SMOOTHED / 2 * (steps[-1] - steps[0])
+    ends = (steps / _LOG_HALF, steps * _LOG_HALF) if log else (steps - half, steps + half)
+    first, last = np.searchsorted(steps, ends[0]), np.searchsorted(steps, ends[1], side="right")
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray((total[last] - total[first]) / (last - first))
 
 
 def _steps(axes: Axes) -> None:
@@ -188,7 +206,8 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str, 
     figure, all_axes = style.new_panels(2, sharey=False)
     for axes, part, heading in zip(all_axes, (rows, early), ("all of training", "its first tenth"), strict=True):
         for _, run in part.sort_values("step").groupby("cell"):
-            _curve(axes, run["step"], run[column], key.look(run), lines.get(run["patch_size"].iloc[0], "-"))
+            values = run[["step", column]].set_axis(["step", "value"], axis=1)
+            _curve(axes, values, key.look(run), lines.get(run["patch_size"].iloc[0], "-"))
         axes.set_title(heading)
         axes.set_xlabel(style.STEPS)
         _steps(axes)

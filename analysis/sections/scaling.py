@@ -93,8 +93,8 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
     if law is not None:
         page.draw(
             section, f"{start}-vs-gflops-log{suffix}",
-            f"The same on two log axes, with the power law {law.equation(metric)}.",
-            "The same on two log axes, with the power law.",
+            f"Scatter plot of {metric} against Gflops on two log axes, with the power law {law.equation(metric)}.",
+            "Two log axes, with the power law.",
             lambda: metric_against_gflops(rows, metric, label, law, correlation, column, page.key, others),
         )  # fmt: skip
     if suffix:

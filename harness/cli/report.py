@@ -28,7 +28,11 @@ def report(
     ],
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
-    """Draw the figures (PNG and SVG), fit the laws (fits.json) and write one self-contained report.html."""
+    """Say what the study shows, fit the laws (fits.json), draw the figures (PNG, SVG, PDF) and write a report.
+
+    report.html is one self-contained page that begins with the answers; report.md holds the answers alone.
+    """
+    from harness.cli.words import wrapped
     from harness.runs.collect import collect as write_tables
 
     folder = Path(study)
@@ -43,5 +47,5 @@ def report(
 
     written = write_report(folder)
     for line in written.summary:
-        print(line)
+        print(wrapped(line))
     print(f"{len(written.paths)} files, all on one page: {written.paths[-1]}")
