@@ -64,9 +64,11 @@ def answers(table: pd.DataFrame, curves: pd.DataFrame, found: SliceFits | None =
     compared = _final(compare_blocks(found.piece.siblings))
     fall = _fall(found.piece, curves)
     memory, copied = _memory(found.piece)
-    blocks = [_blocks(compared, found.piece)] if table["block"].nunique() > 1 else []
+    compute = [_compute(found)]
+    if table["block"].nunique() > 1:
+        compute.insert(len(found.fits) and 1, _blocks(compared, found.piece))
     return (
-        _compute(found), *blocks, _converged(found.piece, fall), memory, _larger(found),
+        *compute, _converged(found.piece, fall), memory, _larger(found),
         Answer("What to do next?", _next(found, compared, fall, copied)),
     )  # fmt: skip
 

@@ -66,6 +66,6 @@ def all_metrics(
             linear_ticks(axes.yaxis, 4)
         if correlations and column in correlations:
             right.set_title(f"r = {correlations[column].semilog:.2f}", loc="right", fontsize=6)
-    all_axes[-2].set_xlabel("Training compute, Gflops")
-    all_axes[-1].set_xlabel("Gflops of a forward pass")
+    all_axes[-2].set_xlabel("Training Gflops")
+    all_axes[-1].set_xlabel("Gflops")
     return finish(figure, "Metrics against compute", caption, key.handles(checkpoints))

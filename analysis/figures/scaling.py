@@ -18,6 +18,8 @@ from analysis.names import METRIC, SHAPE, patch_name, size_order
 _LARGEST_BUBBLE = 320.0  # points squared
 _BUBBLE_AXES = 190.0  # points, width of the bubble chart's axes
 _MOST_BUBBLES = 36
+_SHORT = 20  # characters of a metric's name that leaves room beside its law
+_MOST_NAMED = 3  # models whose points have a label each
 _FLOOR_SHOWN = 3.0  # a floor this much below the best model would squeeze a log axis
 
 
@@ -61,10 +63,11 @@ def metric_against_gflops(
         axes.fill_between(x, band["low"], band["high"], color="#999999", alpha=0.2, linewidth=0)
         axes.plot(x, band["mean"], color=style.GREY, zorder=1)
         law = style.power_law(metric, fit.coefficient, fit.exponent, "G") if log_metric else _semi_log(fit, metric)
-        notes.append(f"{law}; band: 95 % prediction")
+        band_note = "band: 95 % prediction"
+        notes += [f"{law}; {band_note}"] if len(metric) <= _SHORT else [law, band_note]
     if correlation is not None:
         what, r = (f"ln {metric}", correlation.loglog) if log_metric else (metric, correlation.semilog)
-        notes.append(f"r({style.escaped(style.shortened(what))}, ln G) = {r:.3f}")
+        notes.append(f"r({style.escaped(style.shortened(what, 24))}, ln G) = {r:.3f}")
     handles = key.handles(shown)
     if column == METRIC and "frechet_floor" in rows and rows["frechet_floor"].notna().any():
         floor = float(rows["frechet_floor"].mean())
@@ -85,7 +88,7 @@ def metric_against_gflops(
 
 def _semi_log(fit: LineFit, metric: str) -> str:
     sign = "+" if fit.slope >= 0 else "−"
-    name = style.escaped(style.shortened(metric, 24))
+    name = style.escaped(style.shortened(metric, 20))
     return f"{name} = {style.plain(fit.intercept)} {sign} {style.plain(abs(fit.slope))} ln G"
 
 
@@ -266,7 +269,7 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str, key: ModelK
         axes.plot(compute, seeds["mean"], **{**look.points, "linestyle": look.line, "linewidth": 0.8})
         error_bars(axes, compute, seeds["mean"], seeds["sd"], look.colour)
         for steps, x, y in zip(seeds.index, compute, seeds["mean"], strict=True):
-            if not same:
+            if not same and len(models) <= _MOST_NAMED:
                 axes.annotate(f"{steps} steps", (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=6)
     style.log_scale(axes, "x")
     axes.margins(x=0.12, y=0.2)
@@ -274,8 +277,8 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str, key: ModelK
     style.linear_ticks(axes.yaxis)
     product = "GMACs × sampler steps" if passes == 1 else "2 × GMACs × sampler steps"
     axes.set(xlabel=f"Compute per image, Gflops ({product})", ylabel=style.lower(metric))
-    if same:
-        text = f"Points of a line, left to right: {', '.join(map(str, counts))} sampler steps"
+    if same or len(models) > _MOST_NAMED:
+        text = f"Points of a line, left to right: {'' if same else 'of '}{', '.join(map(str, counts))} sampler steps"
         axes.set_title(text, loc="left", fontsize=6)
     return style.finish(figure, f"{metric} against sampling compute", caption, key.handles(rows))
 

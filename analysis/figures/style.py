@@ -45,7 +45,7 @@ _FILLS: tuple[Literal["full", "none", "left", "top", "right", "bottom"], ...] = 
 GREY = "#555555"  # for lines and markers that stand for all sizes
 
 GFLOPS = "Gflops (GMACs, one forward pass)"
-TRAINING_COMPUTE = "Training compute, Gflops (3 × GMACs × batch × steps)"
+TRAINING_COMPUTE = "Training Gflops (3 × GMACs × batch × steps)"
 STEPS = "Training steps"
 
 _STYLE = Path(__file__).parents[1] / "templates" / "figure.mplstyle"
@@ -117,7 +117,9 @@ def _log_ticks(axis: Any, narrow: bool = False) -> None:
     subs: tuple[float, ...] = (
         (1.0,) if decades > 2.2 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     )
-    subs = ((1.0,) if decades > 2 else (1.0, 3.0)) if narrow and decades > 1.2 else subs
+    if narrow:
+        few = (1.0, 2.0, 5.0) if decades > 0.3 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        subs = (1.0,) if decades > 1.7 else (1.0, 3.0) if decades > 0.9 else few
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     minor = LogLocator(base=10, subs=(2.0, 5.0), numticks=12) if subs == (1.0,) and not narrow else NullLocator()
@@ -152,7 +154,7 @@ def power_law(metric: str, coefficient: float, exponent: float, variable: str) -
     """A power law as typeset text, for `typeset`: coefficient times variable to the minus exponent."""
     base = "10^{%d}" % (power := int(np.floor(np.log10(coefficient)))) if coefficient >= 1e4 else ""  # noqa: UP031
     front = f"{coefficient / 10**power:.3g} \\times {base}" if base else f"{coefficient:.3g}"
-    return f"{escaped(shortened(metric, 24))} = ${front}\\,{variable}^{{{-exponent:.3f}}}$"
+    return f"{escaped(shortened(metric, 20))} = ${front}\\,{variable}^{{{-exponent:.3f}}}$"
 
 
 def escaped(text: str) -> str:
@@ -339,20 +341,19 @@ def save(figure: Drawing, folder: Path, name: str) -> tuple[Path, ...]:
         The paths, in the order of `SUFFIXES`.
     """
     lay_out(figure)
-    about: dict[str, Any] = {"Title": figure.heading, "Creator": None}
-    svg, pdf = io.BytesIO(), io.BytesIO()
+    svg = io.BytesIO()
     with mpl.rc_context(fname=_STYLE):
         for dpi in (DPI, 200, 150, 100):
             figure.set_dpi(dpi)
             png = _png(figure)
             if len(png) <= MAX_PNG_BYTES:
                 break
+        about = {"Title": figure.heading, "Description": figure.caption, "Creator": None, "Date": None}
         vector: Any = FigureCanvasSVG(figure)
-        vector.print_svg(svg, metadata={**about, "Description": figure.caption, "Date": None})
-        pages: Any = FigureCanvasPdf(figure)
-        pages.print_pdf(pdf, metadata={**about, "Subject": figure.caption, "Producer": None, "CreationDate": None})
+        vector.print_svg(svg, metadata=about)
+        pdf = _pdf(figure)
     paths = tuple(folder / f"{name}{suffix}" for suffix in SUFFIXES)
-    for path, data in zip(paths, (png, svg.getvalue(), pdf.getvalue()), strict=True):
+    for path, data in zip(paths, (png, svg.getvalue(), pdf), strict=True):
         write_bytes(path, data)
     return paths
 
@@ -367,3 +368,12 @@ def _png(figure: Drawing) -> bytes:
     reduced = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     reduced.save(png, "PNG", dpi=(figure.dpi, figure.dpi), pnginfo=about)
     return png.getvalue()
+
+
+def _pdf(figure: Drawing) -> bytes:
+    """The figure as a PDF whose text is text, in TrueType fonts as journals ask for."""
+    canvas: Any = FigureCanvasPdf(figure)
+    pdf = io.BytesIO()
+    about = {"Title": figure.heading, "Subject": figure.caption}
+    canvas.print_pdf(pdf, metadata={**about, "Creator": None, "Producer": None, "CreationDate": None})
+    return pdf.getvalue()

@@ -53,6 +53,8 @@ def block_bars(
     key = key or ModelKey.of(rows)
     multiplier = {c.block: c.multiplier for c in comparisons if c.multiplier is not None}
     figure, (axes,) = style.new_figure(height=0.6 + 0.25 * len(means))
+    names = [style.shortened(block_name(str(block)), 20) for block in means.index]
+    longest = 0
     for index, (block, mean) in enumerate(means.items()):
         values = rows.loc[rows["block"] == block, METRIC]
         axes.barh(index, mean, color=key.look(rows[rows["block"] == block]).colour, height=0.62)
@@ -68,11 +70,13 @@ def block_bars(
             )
         spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
         bought = f" ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
+        longest = max(longest, len(spread + bought) + 5)
         text, end = f"{mean:.3g}{spread}{bought}", (max(mean, values.max()), index)
         axes.annotate(text, end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
-    axes.set_yticks(range(len(means)), [style.shortened(block_name(str(block)), 20) for block in means.index])
+    axes.set_yticks(range(len(means)), names)
     axes.grid(False, axis="y")
-    axes.set_xlim(0, rows[METRIC].max() * (1.75 if multiplier else 1.4))
+    room = style.WIDTH - 0.15 - 0.055 * max(map(len, names))  # inches for bars and the texts beside them
+    axes.set_xlim(0, rows[METRIC].max() * room / (room - 0.1 - 0.048 * longest))
     style.linear_ticks(axes.xaxis)
     axes.set(xlabel=style.lower(metric, 50))
     return style.finish(figure, f"{metric} of the block designs", caption)
@@ -215,7 +219,8 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str, 
     late = rows.loc[rows["step"] > last / 10, column]
     all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)
     all_axes[0].set_ylabel(ylabel)
-    handles = key.handles(rows, markers=False) + style.style_entries([*map(patch_name, patches)])
+    handles = key.handles(rows, markers=False)
+    handles += style.style_entries([*map(patch_name, patches)]) if len(patches) > 1 else []
     return style.finish(figure, "Training loss, with an early zoom", caption, handles)
 
 
