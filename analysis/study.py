@@ -71,13 +71,17 @@ class SliceFits:
     @property
     def label(self) -> str:
         """What was fitted, in words: block, step, conditions, and the numbers of models and repeats."""
-        text = f"{self.piece.label}; {plural(len(self.rows), 'model')}"
+        return f"{self.piece.label}; {self._counts}"
+
+    @property
+    def _counts(self) -> str:
+        text = plural(len(self.rows), "model")
         return text + (f", geometric means of up to {self.repeats} seeds, bars of one SD" if self.repeats > 1 else "")
 
     @property
     def brief(self) -> str:
         """As `label`, without conditions that stand elsewhere."""
-        return f"{self.piece.brief}; {plural(len(self.rows), 'model')}"
+        return f"{self.piece.brief}; {self._counts}"
 
     @property
     def fits(self) -> list[Fit]:
@@ -99,7 +103,7 @@ def fit_slice(piece: Slice) -> SliceFits:
         try:
             return fit()
         except CannotFitError as error:
-            omitted.append((f"{what} of {piece.label}", str(error)))
+            omitted.append((f"{what} of {piece.brief}", str(error)))
             return None
 
     correlation = attempt("Correlation", lambda: correlate(x, y))
@@ -167,7 +171,7 @@ def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) 
         try:
             found.append(test(form))
         except CannotFitError as error:
-            omitted.append((f"{what}, {form.name}, {piece.label}", str(error)))
+            omitted.append((f"{what}, {form.name}, {piece.brief}", str(error)))
     return found
 
 

@@ -21,9 +21,10 @@ from analysis.fit.common import CannotFitError
 from analysis.fit.lines import fit_line
 from analysis.page import Page
 from analysis.table import load_published, load_study
+from harness.runs.columns import NESTED_COLUMNS
 
 from .conftest import PAPER, SHAPES, result_row, write_csv, write_extras, write_results
-from .test_evaluation import COUNTS, NESTED_COLUMNS, measured_row
+from .test_evaluation import COUNTS, measured_row
 
 BLOCKS = ("adaln-zero", "adaln", "cross-attention", "in-context")
 
@@ -182,7 +183,7 @@ def test_files_say_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with Image.open(png) as image:
         assert image.size[0] == round(style.WIDTH * 300)
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
-        assert image.info["Description"] == "N = 50,000"  # type: ignore[index]
+        assert image.info["Description"] == "N = 50,000"
     assert "N = 50,000" in svg.read_text()
     assert b"/Subject (N = 50,000)" in pdf.read_bytes()
     assert b"/FontFile2" in pdf.read_bytes()  # TrueType; journals refuse Type 3 fonts
