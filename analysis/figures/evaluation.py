@@ -29,8 +29,8 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str, key
     """The distance against 1/N over the first N samples of every model, and its extrapolation to infinitely many.
 
     Args:
-        table: rows of `analysis.table.load_nested` with size, depth, width and patch_size, one evaluation per model,
-            and frechet_infinity, the limit that was recorded with it (NaN without one).
+        table: rows of `analysis.table.load_nested` with block, size, depth, width and patch_size, one evaluation per
+            model, and frechet_infinity, the limit that was recorded with it (NaN without one).
         metric: printed name of the metric.
         caption: how it was measured.
         key: how the models of the study are drawn; by default that of these rows.

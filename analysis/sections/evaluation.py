@@ -60,7 +60,7 @@ def _samples(page: Page, section: Section, piece: Slice, nested: pd.DataFrame) -
         page.omit(f"{what}, of {len(first) - _MOST_MODELS} models", f"drawn for the {_MOST_MODELS} of most compute")
         first = first.tail(_MOST_MODELS)
     keys = ["cell", "step", "evaluation"]
-    about = first[[*keys, "size", "depth", "width", "patch_size", "frechet_infinity"]]
+    about = first[[*keys, "block", "size", "depth", "width", "patch_size", "frechet_infinity"]]
     rows = nested.merge(about, on=keys, how="inner")
     page.draw(
         section, "samples-n", f"{piece.metric} at nested numbers of samples against 1/N, {len(about)} models.",

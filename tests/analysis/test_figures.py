@@ -33,7 +33,7 @@ def full_study(folder: Path) -> Page:
     """Everything that can be measured: blocks, seeds, steps, guidance, sampler steps, nested samples, memorisation."""
     rows = [
         measured_row(shape, block=block, seed=seed, step=step) | {"copies": 0.01, "loss_optimal_train": 0.01}
-        for shape in SHAPES[1:6] for block in BLOCKS[: 4 if shape[2] == 2 else 1] for step in (400, 1000)
+        for shape in SHAPES[1:5] for block in BLOCKS[: 4 if shape[2] == 2 else 1] for step in (400, 1000)
         for seed in (0, 1)[: 1 + (shape[2] == 2)]
     ]  # fmt: skip
     for index, row in enumerate(rows[:8:2]):
@@ -50,9 +50,9 @@ def full_study(folder: Path) -> Page:
 
 def awkward_study(folder: Path) -> Page:
     """Long names, names that look like mathematics, networks without depth and patches, a logged loss at 200 steps."""
-    rows = [result_row(*shape, extractor="a_rather_long-feature$space$of-my-own@01", step=s) for shape in SHAPES
+    rows = [result_row(*shape, extractor="a_rather_long-feature$space$of-my-own@01", step=s) for shape in SHAPES[:5]
             for s in (500, 1000)]  # fmt: skip
-    for hidden in (4, 8, 16, 32, 64):
+    for hidden in (4, 8, 16, 32):
         about = {"cell": f"{hidden:012x}", "name": f"my-mixer-of-many-words-hidden{hidden}", "block": "mixer$_of$words"}
         empty = dict.fromkeys(("depth", "width", "heads", "patch_size"), "")
         rows += [result_row(2, hidden, 2, step=s) | about | empty | {"extractor": rows[0]["extractor"]}
