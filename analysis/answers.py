@@ -88,7 +88,7 @@ def untrained(table: pd.DataFrame) -> tuple[Answer, ...] | None:
     if last.empty or not noise.all():
         return None
     low, high = last[METRIC].min(), last[METRIC].max()
-    distance = interval((low, high)) if low < high else number(low, 3)
+    distance = " to ".join(dict.fromkeys(number(end, 3) for end in (low, high)))
     precision, recall = (number(last[column].max(), 2) for column in ("precision", "recall"))
     text = (
         f"No: it is untrained. The samples of {_all(last['cell'].nunique())} look like noise: precision is at most "
