@@ -45,6 +45,14 @@ class Group:
         text = describe_conditions(self.conditions)
         return f"{text}; not comparable with other {listed(*self.others)}" if self.others else text
 
+    @property
+    def brief(self) -> str:
+        """The label where nothing else says how values were measured, otherwise the letters of `with_ways`."""
+        if "way" not in self.table:
+            return self.label
+        ways = [str(way) for way in self.table["way"].drop_duplicates() if way]
+        return f"measured as {listed(*ways)}" if ways else ""
+
 
 def describe_conditions(conditions: Mapping[str, Any]) -> str:
     """The conditions of a measurement as one line of text; those that are empty or vary are left out."""
@@ -63,6 +71,27 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
         "decoder": lambda name: f"decoder {name}",
     }
     return "; ".join(filter(None, (say(have[key]) for key, say in words.items() if key in have)))
+
+
+def with_ways(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Give every way of measuring in a table a letter, so that captions need not repeat the conditions.
+
+    Returns:
+        The table with a column `way`, and letter to conditions in words. With one way only the column is empty and the
+        key is empty.
+    """
+    groups = comparable_groups(table)
+    names = [_letter(index) for index in range(len(groups))] if len(groups) > 1 else [""] * len(groups)
+    way = pd.Series("", index=table.index, dtype=object)
+    for name, group in zip(names, groups, strict=True):
+        way[group.table.index] = name
+    described = {name: describe_conditions(group.conditions) for name, group in zip(names, groups, strict=True)}
+    return table.assign(way=way), described
+
+
+def _letter(index: int) -> str:
+    """A to Z, then A2 to Z2, ..."""
+    return chr(ord("A") + index % 26) + (str(index // 26 + 1) if index >= 26 else "")
 
 
 def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Group]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import multiprocessing
 import os
 import sys
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis.figures.style import CannotDrawError, save
+from analysis.answers import Answer
+from analysis.figures.style import CannotDrawError, Drawing, ModelKey, save
 from analysis.fit.common import CannotFitError
+from analysis.numbers import text
 
 _FEW_FIGURES = 4  # below this a second process is not worth its start
 
@@ -55,7 +55,8 @@ class Picture:
     name: str
     alt: str
     caption: str
-    figure: Callable[[], Figure]  #: draws it; called once, in this or another process
+    figure: Callable[[], Drawing]  #: draws it; called once, in this or another process
+    heading: str = ""
     data: str = ""
 
 
@@ -65,6 +66,7 @@ class Section:
 
     key: str
     title: str
+    opening: str = ""  #: one sentence: what the section shows
     paragraphs: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -77,20 +79,24 @@ class Page:
     folder: Path
     title: str
     lead: str
-    warnings: list[str] = field(default_factory=list)  #: shown above everything
-    summary: list[str] = field(default_factory=list)
+    key: ModelKey | None = None  #: how the models look, in all figures
+    answers: list[Answer] = field(default_factory=list)
+    ways: dict[str, str] = field(default_factory=dict)  #: letter to conditions of measurement; one way has no letter
+    warnings: list[str] = field(default_factory=list)
+    summary: list[str] = field(default_factory=list)  #: what else the first screen says
+    front: list[Picture] = field(default_factory=list)  #: the figures that show the answers
     sections: list[Section] = field(default_factory=list)
     omitted: list[tuple[str, str]] = field(default_factory=list)  #: (what, why)
     fits: dict[str, Any] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
     sketches: list[tuple[Section, Picture]] = field(default_factory=list)  #: still to be drawn
 
-    def section(self, key: str, title: str) -> Section:
+    def section(self, key: str, title: str, opening: str = "") -> Section:
         """A new section at the end of the page."""
-        self.sections.append(Section(key, title))
+        self.sections.append(Section(key, title, opening))
         return self.sections[-1]
 
-    def draw(self, section: Section, name: str, alt: str, caption: str, figure: Callable[[], Figure]) -> None:
+    def draw(self, section: Section, name: str, alt: str, caption: str, figure: Callable[[], Drawing]) -> None:
         """Add a figure; `finish` draws, saves and shows it, or notes why it cannot be drawn."""
         self.sketches.append((section, Picture(name, alt, caption, figure)))
 
@@ -102,9 +108,16 @@ class Page:
             if isinstance(drawn, str):
                 self.omit(f"Figure “{picture.name}”", drawn)
                 continue
-            self.paths += drawn
-            data = base64.b64encode(drawn[0].read_bytes()).decode("ascii")
-            section.pictures.append(replace(picture, data=data))
+            self.paths += drawn.paths
+            data = base64.b64encode(drawn.paths[0].read_bytes()).decode("ascii")
+            section.pictures.append(replace(picture, data=data, heading=drawn.heading))
+
+    def move_to_front(self, names: Sequence[str]) -> None:
+        """Show the first two of these figures that were drawn beside the answers, instead of in their sections."""
+        drawn = {picture.name: (section, picture) for section in self.sections for picture in section.pictures}
+        for section, picture in [drawn[name] for name in dict.fromkeys(names) if name in drawn][:2]:
+            section.pictures.remove(picture)
+            self.front.append(picture)
 
     def omit(self, what: str, why: str) -> None:
         """Note something that is not in the report."""
@@ -121,8 +134,14 @@ class Page:
 _inherited: tuple[list[Picture], Path] = ([], Path())
 
 
-def _draw_all(pictures: list[Picture], folder: Path) -> list[tuple[Path, Path] | str]:
-    """PNG and SVG of every figure, in order; for one that cannot be drawn, the reason."""
+@dataclass(frozen=True)
+class _Drawn:
+    paths: tuple[Path, ...]  #: the PNG first
+    heading: str
+
+
+def _draw_all(pictures: list[Picture], folder: Path) -> list[_Drawn | str]:
+    """The files of every figure, in order; for one that cannot be drawn, the reason."""
     global _inherited
     _inherited = pictures, folder
     try:
@@ -137,49 +156,10 @@ def _draw_all(pictures: list[Picture], folder: Path) -> list[tuple[Path, Path] |
         _inherited = [], Path()
 
 
-def _draw_one(index: int) -> tuple[Path, Path] | str:
+def _draw_one(index: int) -> _Drawn | str:
     pictures, folder = _inherited
     try:
-        return save(pictures[index].figure(), folder, pictures[index].name)
+        figure = pictures[index].figure()
+        return _Drawn(save(figure, folder, pictures[index].name), figure.heading)
     except (CannotDrawError, CannotFitError) as error:
         return str(error)
-
-
-def number(value: Any, digits: int = 4) -> str:
-    """A printed number: `digits` significant digits, thousands separated, empty where missing."""
-    if value is None or pd.isna(value):
-        return ""
-    value = float(value)
-    if not math.isfinite(value):
-        return str(value)
-    if value == int(value) and abs(value) < 1e9:
-        return f"{int(value):,}"
-    if abs(value) >= 1e6 or abs(value) < 1e-4:
-        return f"{value:.{digits - 1}e}"
-    short = f"{value:.{digits}g}"
-    return f"{float(short):,.0f}" if abs(float(short)) >= 10 ** (digits - 1) else short
-
-
-def text(value: Any) -> str:
-    """A printed value: a text as it is, a number, an interval of two numbers, flags as a list or "none"."""
-    if isinstance(value, tuple):
-        return interval(value) if value and not isinstance(value[0], str) else "; ".join(value) or "none"
-    return value if isinstance(value, str) else number(value)
-
-
-def interval(pair: Sequence[float] | None, digits: int = 3) -> str:
-    """A printed interval: "0.268 to 0.462"; empty where there is none."""
-    return "" if pair is None or pd.isna(list(pair)).any() else " to ".join(number(end, digits) for end in pair)
-
-
-def rounded(value: Any) -> Any:
-    """Numbers to six significant digits, not-a-number to None, tuples to lists, dataclass fields as they are."""
-    if isinstance(value, dict):
-        return {str(key): rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    if isinstance(value, bool | str):
-        return value
-    if value is None or pd.isna(value) or not math.isfinite(value):
-        return None
-    return int(value) if value == int(value) else float(f"{value:.6g}")

@@ -15,7 +15,8 @@ from analysis.fit.surface import InteractionFit
 from analysis.frontier import Frontier, IsoFlop
 from analysis.heldout import HeldOut
 from analysis.names import SHAPE, block_name, patch_name, shape_name
-from analysis.page import Table, interval, number, text
+from analysis.numbers import interval, number, text
+from analysis.page import Table
 from analysis.study import SliceFits
 
 _MOST_PAIRS = 8  # pairs of equal compute shown, the most unequal first
@@ -64,7 +65,7 @@ def fit_table(found: SliceFits) -> Table:
             law = f"ln {metric} = {c0} {c1} ln N {c2} ln T {c3} ln N ln T"
             pairs = (fit.intervals[3], fit.intervals_hc3[3], fit.intervals_wild[3])
             rows.append((fit.form, law, f"ln N ln T {c3}", *pairs, boot(f"{fit.form}: ln N ln T"), fit.flags))
-    caption = f"Fits. {found.label}. G: Gflops of one forward pass, N: parameters, T: tokens."
+    caption = f"Fits. {found.brief}. G: Gflops of one forward pass, N: parameters, T: tokens."
     caption += " One seed per model: noise between seeds is not known." if found.repeats == 1 else ""
     if boots:
         caption += f" Bootstrap over {', '.join(next(iter(boots.values())).levels)}."
@@ -82,7 +83,7 @@ def slope_table(found: SliceFits) -> Table:
     what = "The power law’s exponent within each patch size: few tokens cap what depth and width can buy."
     slopes = found.slopes.items()
     rows = [(patch, law.n, number(law.exponent, 3), flipped(law.slope_t), law.flags) for patch, law in slopes]
-    return Table.of(f"{what} {found.piece.label}.", "Patch size | Models | Exponent | 95 % (t) | Flags", rows)
+    return Table.of(f"{what} {found.piece.brief}.", "Patch size | Models | Exponent | 95 % (t) | Flags", rows)
 
 
 def held_table(found: SliceFits) -> Table:
@@ -95,7 +96,7 @@ def held_table(found: SliceFits) -> Table:
         flags = "; ".join(f"{form}: {flag}" for form, h in tests.items() for flag in h.flags) or "none"
         errors = [_error(tests[form]) if form in tests else "" for form in forms]
         rows.append((scheme, len(any_test.names), number(any_test.extrapolation, 3), *errors, flags))
-    caption = f"Errors on models not fitted to: mean (and largest), signed for a single model. {found.label}."
+    caption = f"Errors on models not fitted to: mean (and largest), signed for a single model. {found.brief}."
     return Table.of(caption, " | ".join(("Test", "Models", "Extrapolation", *forms, "Flags")), rows)
 
 
@@ -109,7 +110,7 @@ def ranking_table(found: SliceFits) -> Table:
     """The forms from best to worst by held-out error."""
     caption = (
         "Model selection: the forms by held-out error, the geometric mean of their mean errors over the tests that "
-        f"every form passed. {found.label}."
+        f"every form passed. {found.brief}."
     )
     rows = [
         (place, entry.form, f"{entry.score:.1f} %", entry.best_in, entry.absent)
@@ -124,7 +125,7 @@ def forecast_table(found: SliceFits) -> Table:
     caption = (
         f"Forecast of the {metric} of models larger than any measured, by Gflops of one forward pass, at "
         "the same training steps and batch. The prediction interval holds only if the form does; where the forms "
-        f"differ by more than it, no forecast is supported. {found.label}."
+        f"differ by more than it, no forecast is supported. {found.brief}."
     )
     rows = [
         (f"{f.extrapolation:g} ×", f.gmacs, f.form, f.mean, (f.low, f.high), f.flags)
@@ -142,7 +143,7 @@ def residual_table(found: SliceFits) -> Table:
     rows = tuple(
         (r.form, *(f"{value:+.1f} %" for value in (*r.by_size.values(), *r.by_patch.values()))) for r in found.residuals
     )
-    caption = f"Mean of measured over fitted by size and by patch size; above 0: worse than the fit. {found.label}."
+    caption = f"Mean of measured over fitted by size and by patch size; above 0: worse than the fit. {found.brief}."
     return Table(caption, columns, rows)
 
 
@@ -172,7 +173,7 @@ def seed_table(found: SliceFits) -> Table:
     columns = "Model | Training seeds | Sampling seeds | Mean | SD, training seeds | SD, sampling seeds"
     caption = (
         f"{piece.metric} over seeds: arithmetic mean, standard deviation between training seeds (each the mean of its "
-        f"sampling seeds) and between the sampling seeds of one run. {piece.label}."
+        f"sampling seeds) and between the sampling seeds of one run. {piece.brief}."
     )
     return Table.of(caption, columns, rows)
 
@@ -199,11 +200,15 @@ def block_table(found: Sequence[BlockComparison], metric: str, measured: str) ->
         "Compute multiplier (95 %) | Verdict | Why"
     )
     caption = (
-        f"Block designs against {base}. {measured}. Ratio at equal Gflops: {metric} over that of {base} interpolated "
-        f"at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which {base} of the "
-        f"same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
+        f"Block designs against {base}. {_sentence(measured)}Ratio at equal Gflops: {metric} over that of {base} "
+        f"interpolated at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which "
+        f"{base} of the same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
     )
     return Table.of(caption, columns, rows)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}. " if text else ""
 
 
 def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
@@ -214,7 +219,9 @@ def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
         exponent = (number(s.exponent, 3), s.exponent_t)
         rows.append((block_name(s.block), s.patch_size, s.step, s.models, *exponent, *against, s.verdict, s.flags))
     columns = "Block | Patch size | Step | Models | Exponent | 95 % (t) | Difference | 95 % (t) | Verdict | Flags"
-    caption = f"Does a design gain more from compute? The power law’s exponent per block. {measured}."
+    caption = (
+        f"Does a design gain more from compute? The power law’s exponent per block. {_sentence(measured)}".rstrip()
+    )
     return Table.of(caption, columns, rows)
 
 

@@ -1,8 +1,10 @@
-"""Tables to a page: figures/*.png and *.svg, fits.json and one self-contained report.html."""
+"""Tables to a page: figures/* (PNG, SVG, PDF), fits.json, report.md and one self-contained report.html."""
 
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import table as tables
+from analysis.answers import answers, untrained, untrained_models
 from analysis.combine import apart, sources_of
-from analysis.conditions import mixture_warning
+from analysis.conditions import mixture_warning, with_ways
 from analysis.figures.scaling import baselines
-from analysis.page import Page, rounded
+from analysis.figures.style import SUFFIXES, ModelKey
+from analysis.names import plural
+from analysis.numbers import rounded
+from analysis.page import Page, Table
 from analysis.sections import records
 from analysis.sections.blocks import blocks
 from analysis.sections.evaluation import evaluation
@@ -25,6 +31,11 @@ from analysis.slices import LOSS
 from harness.files import write_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+#: The figures that show the answers, by preference: what compute buys, then what training or another block does.
+_LAW = ("metric-vs-gflops-log", "metric-vs-gflops")
+_FRONT = (*_LAW[:1], "metric-over-steps", "loss-train-vs-heldout", "samples", *_LAW[1:])
+_FRONT_BLOCKS = ("blocks", *_LAW[:1], "blocks-over-steps", *_LAW[1:])
 
 
 @dataclass(frozen=True)
@@ -49,17 +60,21 @@ def write_report(folder: Path) -> ReportResult:
     """
     page = _published(folder) if tables.is_published(folder) else _study(folder)
     page.finish()
+    page.move_to_front(_FRONT_BLOCKS if len(page.fits.get("blocks", [])) else _FRONT)
     before = _figures_before(folder)
+    page.fits["answers"] = [{"question": a.question, "answer": a.text, "trust": a.trust} for a in page.answers]
     page.fits["warnings"] = page.warnings
     page.fits["omitted"] = [{"what": what, "why": why} for what, why in page.omitted]
     page.fits["figures"] = sorted({path.stem for path in page.paths})
-    fits, html = folder / "fits.json", folder / "report.html"
+    fits, text, html = (folder / name for name in ("fits.json", "report.md", "report.html"))
     write_bytes(fits, (json.dumps(rounded(page.fits), indent=1, ensure_ascii=False) + "\n").encode())
-    write_bytes(html, _render(page).encode())
+    write_bytes(text, _render(page, "report.md.j2").encode())
+    write_bytes(html, _render(page, "report.html.j2").encode())
     for name in before - set(page.fits["figures"]):
-        for suffix in (".png", ".svg"):
+        for suffix in SUFFIXES:
             (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
-    return ReportResult((*page.paths, fits, html), (*(f"Warning: {line}" for line in page.warnings), *page.summary))
+    said = (*(answer.line for answer in page.answers), *page.summary, *(f"Warning: {line}" for line in page.warnings))
+    return ReportResult((*page.paths, fits, text, html), said)
 
 
 def _study(folder: Path) -> Page:
@@ -69,18 +84,29 @@ def _study(folder: Path) -> Page:
     command = " ".join([*sources, "--output", str(folder)]) if sources else name
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
-    title = f"Stud{'ies' if len(studies) > 1 else 'y'} {name}"
-    page = Page(folder, title, lead, fits={"study": name, "source": "results.csv"})
-    page.warnings += [*apart(table), *filter(None, [mixture_warning(table)])]
-    scaling(page, table)
-    scaling(page, table, LOSS)
-    frontier(page, table)
-    blocks(page, table)
-    metrics(page, table)
-    evaluation(page, table, tables.load_nested(folder))
+    whole = f"Stud{'ies' if len(studies) > 1 else 'y'} {name}"
+    page = Page(folder, sweep_title(folder) or whole, f"{whole}: {lead}", fits={"study": name, "source": "results.csv"})
+    page.warnings += apart(table)
+    table = _begin(page, table)
+    found = None
+    if untrained(table) is None:
+        found = scaling(page, table)
+        scaling(page, table, LOSS)
+        frontier(page, table)
+        blocks(page, table)
+        metrics(page, table)
+        evaluation(page, table, tables.load_nested(folder))
+        if names := untrained_models(table):
+            some = f"The samples of {plural(len(names), 'model')} look like noise ({', '.join(names)})"
+            page.warnings.append(f"{some}; a law through untrained models means little")
+    else:
+        page.fits |= {"slices": [], "loss slices": [], "frontier": [], "blocks": [], "block slopes": []}
+        page.omit("Fits, frontier and block comparison", "the models are untrained: their samples look like noise")
+    page.answers += answers(table, curves, found)
     training(page, table, curves)
     sampling(page, table)
     records.samples(page, table)
+    _ways(page)
     records.results(page, table)
     records.costs(page, table)
     records.attempts(page, attempts)
@@ -96,14 +122,15 @@ def _published(folder: Path) -> Page:
         "the paper’s tables and figures; nothing was trained for this page."
     )
     page = Page(folder, "Published numbers of DiT", lead, fits={"study": "paper", "source": "published.csv"})
-    page.warnings += filter(None, [mixture_warning(table)])
-    scaling(page, table)
+    table = _begin(page, table)
+    page.answers += answers(table, pd.DataFrame(), scaling(page, table))
     frontier(page, table)
     blocks(page, table)
     training(page, table, None)
     sampling(page, table)
     _baseline_section(page, table, others)
     paper_tables(page, table, others)
+    _ways(page)
     records.results(page, table)
     for what, why in (
         ("Figures 5 and 6 (FID over training steps)", "the paper’s tables give most models at 400,000 steps only"),
@@ -116,15 +143,40 @@ def _published(folder: Path) -> Page:
     return page
 
 
+def _begin(page: Page, table: pd.DataFrame) -> pd.DataFrame:
+    """Give the page the look of its models and its ways of measuring; return the table with them."""
+    table, page.ways = with_ways(table)
+    page.key = ModelKey.of(table)
+    page.warnings += filter(None, [mixture_warning(table)])
+    return table
+
+
+def _ways(page: Page) -> None:
+    """The ways of measuring by their letter, if there are several."""
+    if len(page.ways) > 1:
+        opening = "Values measured in different ways do not compare; captions name the way by its letter."
+        section = page.section("ways", "Ways of measuring", opening)
+        section.tables.append(Table.of("How values were measured.", "Way | Conditions", page.ways.items()))
+
+
+def sweep_title(folder: Path) -> str:
+    """The title of the sweep in a study's folder; empty where there is none."""
+    try:
+        title = tomllib.loads((folder / "sweep.toml").read_text(encoding="utf-8")).get("title", "")
+    except (OSError, ValueError):
+        return ""
+    return title if isinstance(title, str) else ""
+
+
 def _baseline_section(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> None:
-    section = page.section("baselines", "Against other models")
+    section = page.section("baselines", "Against other models", "DiT-XL/2 beside the models the paper compares with.")
     best = table[(table["size"] == "XL") & (table["decoder"] == "ft-EMA") & (table["guidance"] == 1)]
     model, known = best[best["resolution"] == 256], others[others["resolution"] == 256]
     caption = "N = 50,000; extractor inception-v3; ImageNet 256 x 256; no guidance; DiT-XL/2 after 7 million steps"
     page.draw(
         section, "baselines", "Bubble chart of FID against Gflops: DiT-XL/2, ADM, ADM-U, LDM-4 and LDM-8.",
         "As the paper’s Figure 2, right. Gflops of ADM, ADM-U, LDM-4 and LDM-8 as quoted there.",
-        lambda: baselines(model, known, "FID", caption),
+        lambda: baselines(model, known, "FID", caption, page.key),
     )  # fmt: skip
     for row in known[known["gmacs"].isna()].itertuples():
         page.omit(f"{row.model} in the baseline figure", "its Gflops are not given, or it uses guidance")
@@ -139,12 +191,26 @@ def _figures_before(folder: Path) -> set[str]:
         return set()
 
 
-def _render(page: Page) -> str:
+def _render(page: Page, template: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     blocks_alone: Any = {"trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, **blocks_alone
-    )
+        loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html.j2"), undefined=StrictUndefined,
+        **blocks_alone,
+    )  # fmt: skip
+    environment.filters |= {"markdown": _as_markdown, "raised": _raised}
     shown = [section for section in page.sections if section.paragraphs or section.pictures or section.tables]
-    return environment.get_template("report.html.j2").render(page=page, sections=shown)
+    return environment.get_template(template).render(page=page, sections=shown)
+
+
+def _raised(text: str) -> Any:
+    """A text with the exponents of G raised, as HTML."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"G\^(−?[0-9.]+)", r"G<sup>\1</sup>", str(escape(text))))
+
+
+def _as_markdown(text: str) -> str:
+    """A text whose signs mean themselves in Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)

@@ -61,6 +61,21 @@ class Slice:
         return "; ".join(filter(None, (self.variant, self.measured)))
 
     @property
+    def brief(self) -> str:
+        """As `label`, without conditions that stand elsewhere (`analysis.conditions.with_ways`)."""
+        return f"{block_name(self.block)}, {self.step:,} steps{self._brief_context}"
+
+    @property
+    def brief_at_any_step(self) -> str:
+        """As `label_at_any_step`, without conditions that stand elsewhere."""
+        return f"{block_name(self.block)}{self._brief_context}"
+
+    @property
+    def _brief_context(self) -> str:
+        measured = f"held-out images of {self.group.conditions['data']}" if self.column == LOSS else self.group.brief
+        return "".join(f"; {part}" for part in (self.variant, measured) if part)
+
+    @property
     def siblings(self) -> pd.DataFrame:
         """Rows of the same batch size and recipe, of every block and at every step, with a value."""
         rows = self.group.table[self.group.table[self.column].notna()]
@@ -129,7 +144,9 @@ def largest_slice(table: pd.DataFrame, column: str = METRIC) -> Slice:
 def _loss_groups(table: pd.DataFrame) -> list[Group]:
     """Rows with a held-out loss, grouped by data, one per cell and step, without the columns about sampling."""
     learned = ["data", "vae"]
-    sampled = [column for column in (*CONDITIONS, "evaluation", "sampling_seed", METRIC) if column not in learned]
+    sampled = [
+        column for column in (*CONDITIONS, "way", "evaluation", "sampling_seed", METRIC) if column not in learned
+    ]
     rows = table[table[LOSS].notna()].drop_duplicates(["cell", "step"]).drop(columns=sampled, errors="ignore")
     side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # side of an image or latent
     parts = rows.groupby([*learned, side], dropna=False, sort=False)

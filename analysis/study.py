@@ -5,7 +5,7 @@ Reports and notebooks only print and draw it; they compute nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -71,8 +71,17 @@ class SliceFits:
     @property
     def label(self) -> str:
         """What was fitted, in words: block, step, conditions, and the numbers of models and repeats."""
-        text = f"{self.piece.label}; {plural(len(self.rows), 'model')}"
+        return f"{self.piece.label}; {self._counts}"
+
+    @property
+    def _counts(self) -> str:
+        text = plural(len(self.rows), "model")
         return text + (f", geometric means of up to {self.repeats} seeds, bars of one SD" if self.repeats > 1 else "")
+
+    @property
+    def brief(self) -> str:
+        """As `label`, without conditions that stand elsewhere."""
+        return f"{self.piece.brief}; {self._counts}"
 
     @property
     def fits(self) -> list[Fit]:
@@ -94,7 +103,7 @@ def fit_slice(piece: Slice) -> SliceFits:
         try:
             return fit()
         except CannotFitError as error:
-            omitted.append((f"{what} of {piece.label}", str(error)))
+            omitted.append((f"{what} of {piece.brief}", str(error)))
             return None
 
     correlation = attempt("Correlation", lambda: correlate(x, y))
@@ -120,6 +129,11 @@ def fit_slice(piece: Slice) -> SliceFits:
         pairs=tuple(equal_compute_pairs(rows, column)),
         omitted=tuple(omitted),
     )
+
+
+def forecasts_at(found: SliceFits, ratio: float) -> list[Forecast]:
+    """What every form of compute predicts for a model of `ratio` times the largest compute measured."""
+    return _forecasts([*found.lines.values(), found.floor], (ratio,))
 
 
 def _bootstraps(
@@ -157,7 +171,7 @@ def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) 
         try:
             found.append(test(form))
         except CannotFitError as error:
-            omitted.append((f"{what}, {form.name}, {piece.label}", str(error)))
+            omitted.append((f"{what}, {form.name}, {piece.brief}", str(error)))
     return found
 
 
@@ -170,12 +184,12 @@ def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
     return slopes if len(slopes) > 1 else {}
 
 
-def _forecasts(fits: list[LineFit | FloorFit | None]) -> list[Forecast]:
+def _forecasts(fits: Sequence[LineFit | FloorFit | None], ahead: tuple[float, ...] = AHEAD) -> list[Forecast]:
     found = []
     for fit in (fit for fit in fits if fit is not None):
-        x = np.array(AHEAD) * fit.x_range[1]
+        x = np.array(ahead) * fit.x_range[1]
         band = (fit.predict(x) if isinstance(fit, LineFit) else fit.band(x))[["mean", "low", "high"]].to_numpy(float)
-        for ratio, gmacs, (mean, low, high) in zip(AHEAD, x, band, strict=True):
+        for ratio, gmacs, (mean, low, high) in zip(ahead, x, band, strict=True):
             flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
             flags += ["predicts a negative metric"] if mean <= 0 else []
             flags += ["the floor is not identified"] if isinstance(fit, FloorFit) and not fit.identified else []

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.conditions import require_comparable
 from analysis.figures import style
+from analysis.figures.style import Drawing, ModelKey
 from analysis.names import METRIC
 
 #: Panels of the memorisation figure: column to name of its line, by the label of the axis they share.
@@ -25,14 +25,15 @@ _INK = {"train": style.PALETTE[0], "heldout": style.PALETTE[1]}
 
 
 @style.styled
-def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> Figure:
+def distance_against_samples(table: pd.DataFrame, metric: str, caption: str, key: ModelKey | None = None) -> Drawing:
     """The distance against 1/N over the first N samples of every model, and its extrapolation to infinitely many.
 
     Args:
-        table: rows of `analysis.table.load_nested` with size, depth, width and patch_size, one evaluation per model,
-            and frechet_infinity, the limit that was recorded with it (NaN without one).
+        table: rows of `analysis.table.load_nested` with block, size, depth, width and patch_size, one evaluation per
+            model, and frechet_infinity, the limit that was recorded with it (NaN without one).
         metric: printed name of the metric.
         caption: how it was measured.
+        key: how the models of the study are drawn; by default that of these rows.
 
     Raises:
         CannotDrawError: no model was measured at two counts or more.
@@ -42,30 +43,32 @@ def distance_against_samples(table: pd.DataFrame, metric: str, caption: str) -> 
     if rows.empty:
         raise style.CannotDrawError("no model was measured at more than one number of samples")
     figure, (axes,) = style.new_figure()
-    key = style.ShapeKey.of(rows)
+    key = key or ModelKey.of(rows)
     for _, run in rows.sort_values("samples").groupby("cell", sort=False):
-        ink, marker = key.look(run)
+        look = key.look(run)
+        ink, marker = look.colour, look.marker
         x, y = 1 / run["samples"].to_numpy(float), run[METRIC].to_numpy(float)
-        axes.plot(x, y, color=ink, marker=marker, markersize=4, linestyle="", zorder=3)
+        axes.plot(x, y, color=ink, marker=marker, markersize=3, linestyle="", zorder=3)
         limit = float(run["frechet_infinity"].iloc[0])
         if np.isfinite(limit):
             late = x <= 2 * x.min()  # the larger counts, where the points lie on the line
             end = limit + x[late].max() * (y[late] - limit).mean() / x[late].mean()
-            axes.plot([0, x[late].max()], [limit, end], color=ink, linewidth=1, linestyle="--", zorder=2)
+            axes.plot([0, x[late].max()], [limit, end], color=ink, linewidth=0.7, linestyle="--", zorder=2)
             axes.plot([0], [limit], color=ink, marker=marker, markerfacecolor="white", clip_on=False, zorder=4)
     ticks = _spread_out(sorted({int(n) for n in rows["samples"]}, reverse=True))
     axes.set_xticks([0, *(1 / n for n in ticks)], ["∞", *(f"{n:,}" for n in ticks)])
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.set(xlabel="Samples N (the axis is 1/N)", ylabel=f"{metric} (lower is better)")
+    style.linear_ticks(axes.yaxis)
+    axes.set(xlabel="Samples N (the axis is 1/N)", ylabel=style.lower(metric))
     limits = style.legend_entry("limit", color=style.GREY, linestyle="--", marker="o", markerfacecolor="white")
-    return style.finish(figure, f"{metric} against the number of samples", caption, [*key.handles, limits])
+    return style.finish(figure, f"{metric} against the number of samples", caption, [*key.handles(rows), limits])
 
 
 def _spread_out(counts: list[int]) -> list[int]:
     """Counts whose labels do not overlap on an axis of 1/N from the smallest count to infinity; largest first."""
     kept: list[int] = []
-    least = 0.09 / min(counts)
+    least = 0.095 / min(counts)
     for count in counts:
         if 1 / count - (1 / kept[-1] if kept else 0) >= least:
             kept.append(count)
@@ -73,7 +76,7 @@ def _spread_out(counts: list[int]) -> list[int]:
 
 
 @style.styled
-def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
+def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Drawing:
     """Train against held-out, model by model against compute: the distance, the share of copies, and the loss.
 
     Args:
@@ -94,8 +97,8 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
     panels = [panel for panel, columns in needed.items() if columns <= measured]
     if not panels:
         raise style.CannotDrawError("the distance to both splits, copies and the optimal denoiser were not measured")
-    figure, all_axes = style.new_figure(1.1 + 1.9 * len(panels), 1, len(panels), sharex=True, sharey=False)
-    labels = {"distance": metric, "copies": "Share of samples", "loss": "Denoising loss"}
+    figure, all_axes = style.new_figure(0.5 + 1.35 * len(panels), 1, len(panels), sharex=True, sharey=False)
+    labels = {"distance": style.shortened(metric, 20), "copies": "Share of samples", "loss": "Denoising loss"}
     for axes, panel in zip(all_axes, panels, strict=True):
         for index, (column, name) in enumerate(MEMORY[panel].items()):
             if column not in measured:
@@ -111,7 +114,8 @@ def memorisation(table: pd.DataFrame, metric: str, caption: str) -> Figure:
         if panel == "loss":
             style.log_scale(axes, "y")
         else:
+            style.linear_ticks(axes.yaxis, 4)
             axes.set_ylim(0, 1.1 * max(rows[column].max() for column in MEMORY[panel] if column in measured) or 0.05)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1, handletextpad=0.4)
     all_axes[-1].set_xlabel(style.GFLOPS)
     return style.finish(figure, "Memorisation: train against held-out images", caption)

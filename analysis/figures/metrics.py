@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.conditions import require_comparable
 from analysis.figures.scaling import draw_points
-from analysis.figures.style import GFLOPS, CannotDrawError, ShapeKey, finish, log_scale, new_figure, styled
+from analysis.figures.style import (
+    CannotDrawError,
+    Drawing,
+    ModelKey,
+    finish,
+    linear_ticks,
+    log_scale,
+    new_figure,
+    shortened,
+    styled,
+)
 from analysis.fit.lines import Correlation
 from analysis.names import METRIC
 from analysis.slices import per_shape
@@ -22,7 +31,8 @@ def all_metrics(
     names: Mapping[str, str],
     caption: str,
     correlations: Mapping[str, Correlation] | None = None,
-) -> Figure:
+    key: ModelKey | None = None,
+) -> Drawing:
     """A row per metric: against training compute (all checkpoints, left) and Gflops (one step, right), log x axes.
 
     Seeds are averaged; a bar is one standard deviation to either side.
@@ -33,6 +43,7 @@ def all_metrics(
         names: column to printed name; columns without a value are left out.
         caption: how they were measured.
         correlations: by column, the correlation of the metric with the models' compute; the semi-log r is printed.
+        key: how the models of the study are drawn; by default that of these rows.
 
     Raises:
         InputError: rows that were measured differently.
@@ -42,18 +53,19 @@ def all_metrics(
     shown = [column for column in names if column in checkpoints and checkpoints[column].notna().any()]
     if set(shown) <= {METRIC}:
         raise CannotDrawError("no metric but the Fréchet distance was measured")
-    figure, all_axes = new_figure(1.1 + 1.2 * len(shown), 2, len(shown), sharex=True, sharey=False)
-    key = ShapeKey.of(checkpoints)
+    figure, all_axes = new_figure(0.6 + 0.95 * len(shown), 2, len(shown), sharex=True, sharey=False)
+    key = key or ModelKey.of(checkpoints)
     trained = checkpoints[checkpoints["train_gmacs"] > 0]
     for row, column in enumerate(shown):
         left, right = all_axes[2 * row : 2 * row + 2]
         for axes, rows, x in ((left, trained, "train_gmacs"), (right, models, "gmacs")):
             draw_points(axes, per_shape(rows[rows[column].notna()], column), x, column, key)
-        left.set_ylabel(names[column])
+        left.set_ylabel(shortened(names[column], 16))
         for axes in (left, right):
             log_scale(axes, "x", narrow=True)
+            linear_ticks(axes.yaxis, 4)
         if correlations and column in correlations:
-            right.set_title(f"r = {correlations[column].semilog:.2f}", loc="right", fontsize=8)
-    all_axes[-2].set_xlabel("Training compute, Gflops")
-    all_axes[-1].set_xlabel(GFLOPS)
-    return finish(figure, "Metrics against compute", caption, key.handles)
+            right.set_title(f"r = {correlations[column].semilog:.2f}", loc="right", fontsize=6)
+    all_axes[-2].set_xlabel("Training Gflops")
+    all_axes[-1].set_xlabel("Gflops")
+    return finish(figure, "Metrics against compute", caption, key.handles(checkpoints))

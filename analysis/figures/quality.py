@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.figures.style import MARKERS, CannotDrawError, colours, finish, legend_entry, new_figure, styled
+from analysis.figures.style import MARKERS, CannotDrawError, Drawing, colours, finish, legend_entry, new_figure, styled
 from analysis.fit.residuals import Residuals
 from analysis.heldout import HeldOut
 from analysis.names import patch_order, size_order
 
 
 @styled
-def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: str, caption: str) -> Figure:
+def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: str, caption: str) -> Drawing:
     """Residuals in percent by size and patch size, one map per form; a pattern shows what the form cannot describe.
 
     Args:
@@ -39,14 +38,15 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
     sizes, patches = size_order(rows), patch_order(rows)
     if not patches:
         raise CannotDrawError("the models have no patch size")
-    figure, all_axes = new_figure(lines * (0.9 + 0.28 * len(sizes)), columns, lines)
+    figure, all_axes = new_figure(lines * (0.55 + 0.18 * len(sizes)), columns, lines)
     limit = max(abs(value) for fit in shown for value in fit.percent)
     for axes, fit in zip(all_axes, shown, strict=False):
         frame = pd.DataFrame({"size": rows["size"], "patch": rows["patch_size"], "percent": fit.percent})
         grid = frame.pivot_table(index="size", columns="patch", values="percent").reindex(index=sizes, columns=patches)
+        whole = grid.astype(float).round() + 0.0  # no "-0"
         seaborn.heatmap(
-            grid, ax=axes, cmap="vlag", center=0, vmin=-limit, vmax=limit, annot=True, fmt="+.0f", cbar=False,
-            linewidths=0.5, annot_kws={"fontsize": 8},
+            grid, ax=axes, cmap="vlag", center=0, vmin=-limit, vmax=limit, annot=whole, fmt="+.0f", cbar=False,
+            linewidths=0.5, annot_kws={"fontsize": 6},
         )  # fmt: skip
         axes.set(title=fit.form, xlabel="Patch size", ylabel="")
         axes.tick_params(rotation=0, length=0)
@@ -56,7 +56,7 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
 
 
 @styled
-def held_out_errors(held: Sequence[HeldOut], metric: str, caption: str) -> Figure:
+def held_out_errors(held: Sequence[HeldOut], metric: str, caption: str) -> Drawing:
     """Mean absolute error on models a form was not fitted to, one row per test, log axis.
 
     Args:
@@ -75,10 +75,10 @@ def held_out_errors(held: Sequence[HeldOut], metric: str, caption: str) -> Figur
         form: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": ""}
         for i, (form, colour) in enumerate(colours(forms).items())
     }
-    figure, (axes,) = new_figure(1.3 + 0.42 * len(schemes))
+    figure, (axes,) = new_figure(0.9 + 0.26 * len(schemes))
     for test in held:
         at = len(schemes) - 1 - schemes.index(test.scheme)
-        axes.plot([max(test.mape, 0.1)], [at], markersize=7, **looks[test.form])
+        axes.plot([max(test.mape, 0.1)], [at], markersize=4.5, **looks[test.form])
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     ticks = [value for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= value <= high]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from analysis.figures.style import WIDTH, CannotDrawError, finish, styled
+from analysis.figures.style import DPI, WIDTH, CannotDrawError, Drawing, finish, styled
 from analysis.names import SHAPE, block_name, patch_order, shape_name, size_order
 
 Image8 = npt.NDArray[np.uint8]
@@ -41,12 +41,12 @@ def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
 
 
 @styled
-def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str) -> Figure:
+def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str) -> Drawing:
     """The pictures as a grid of sizes by patch sizes if each place has at most one, otherwise as a labelled list.
 
     Args:
         pictures: cell id to PNG file, see `find_samples`.
-        cells: rows with cell, name, block, size, depth, width, patch_size, seed.
+        cells: rows with cell, name, block, size, depth, width, patch_size, seed, and gmacs, which orders a list.
         caption: how the images were sampled.
 
     Raises:
@@ -58,16 +58,20 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     shown = shown[shown["cell"].isin(list(images))]
     if shown.empty:
         raise CannotDrawError("there are no sample pictures of these cells in samples/")
+    order = ["gmacs", "block", "seed"] if "gmacs" in shown else ["block", "seed"]
+    shown = shown.sort_values(order, kind="stable")
     sizes = size_order(shown)
     patches = patch_order(shown)
-    is_grid = bool(patches) and not shown.duplicated(SHAPE).any() and len(shown) > 1
+    is_grid = bool(shown["patch_size"].notna().all()) and not shown.duplicated(SHAPE).any() and len(shown) > 1
     columns = len(patches) if is_grid else min(3, len(shown))
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
     rows = len(sizes) if is_grid else -(-len(shown) // columns)
-    pitch = aspect + (0.02 if is_grid else 0.035 * columns)  # of a row, in widths of a column; room for the labels
-    figure = Figure(figsize=(WIDTH, 0.7 + rows * pitch * (WIDTH - 0.3) / columns), layout="constrained")
+    labels = [textwrap.fill(_label(row, shown), 66 // columns) for row in shown.itertuples()]
+    lines = max(label.count("\n") + 1 for label in labels)
+    pitch = aspect + (0.02 if is_grid else 0.035 * columns * lines)  # of a row, in widths of a column; room for labels
+    figure = Drawing((WIDTH, 0.25 + rows * pitch * (WIDTH - 0.2) / columns), DPI, layout="constrained")
     axes = figure.subplots()
-    axes.set(xlim=(-0.02, columns), ylim=(rows * pitch, -0.035 * columns), aspect="equal")
+    axes.set(xlim=(-0.02, columns), ylim=(rows * pitch, -0.035 * columns * lines), aspect="equal")
     axes.set_axis_off()
     row: Any
     for index, row in enumerate(shown.itertuples()):
@@ -75,13 +79,13 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
         if is_grid:
             line, column = sizes.index(str(row.size)), patches.index(int(row.patch_size))
         else:
-            axes.text(column + 0.49, line * pitch - 0.01, _label(row, shown), fontsize=7, ha="center", va="bottom")
+            axes.text(column + 0.49, line * pitch - 0.01, labels[index], fontsize=5.5, ha="center", va="bottom")
         _show(axes, images[str(row.cell)], column, line * pitch, aspect)
     if is_grid:
         for column, patch in enumerate(patches):
-            axes.text(column + 0.49, -0.01, f"patch {patch}", fontsize=9, ha="center", va="bottom")
+            axes.text(column + 0.49, -0.01, f"patch {patch}", fontsize=6.5, ha="center", va="bottom")
         for line, size in enumerate(sizes):
-            axes.text(-0.02, line * pitch + aspect / 2, size, rotation=90, fontsize=9, ha="right", va="center")
+            axes.text(-0.02, line * pitch + aspect / 2, size, rotation=90, fontsize=6.5, ha="right", va="center")
     return finish(figure, "Samples", caption)
 
 

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from analysis.compare import BlockComparison
 from analysis.conditions import require_comparable
 from analysis.figures import style
-from analysis.names import BLOCK_NAMES, METRIC, block_name, patch_name, patch_order, plural, size_order
+from analysis.figures.style import Drawing, ModelKey
+from analysis.fit.common import Array
+from analysis.names import METRIC, block_name, patch_name, patch_order, plural, size_order
 
 _MOST_PANELS = 4
+_NOISY = 40  # a curve of more points is smoothed, over a share of its points
+_SMOOTHED = 0.06
+_LOG_HALF = 1.12  # half of the window on a log axis, as a factor
 
 
 @style.styled
-def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()) -> Figure:
+def block_bars(
+    table: pd.DataFrame,
+    metric: str,
+    caption: str,
+    comparisons: Sequence[BlockComparison] = (),
+    key: ModelKey | None = None,
+) -> Drawing:
     """The metric of the block designs at one shape and step: a bar for the mean, a dot for each seed; ±: one SD.
 
     Args:
@@ -27,6 +39,7 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
         metric: printed name of the metric.
         caption: how it was measured, and the shape and step.
         comparisons: their compute multipliers are printed after the values.
+        key: how the models of the study are drawn; by default that of these rows.
 
     Raises:
         InputError: rows that were measured differently.
@@ -37,22 +50,35 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
     means = rows.groupby("block")[METRIC].mean().sort_values(ascending=False)
     if len(means) < 2:
         raise style.CannotDrawError("fewer than two block designs at one shape and step")
-    colour = _block_colours(rows)
+    key = key or ModelKey.of(rows)
     multiplier = {c.block: c.multiplier for c in comparisons if c.multiplier is not None}
-    figure, (axes,) = style.new_figure(height=1.6 + 0.38 * len(means))
+    figure, (axes,) = style.new_figure(height=0.6 + 0.25 * len(means))
+    names = [style.shortened(block_name(str(block)), 20) for block in means.index]
+    longest = 0
     for index, (block, mean) in enumerate(means.items()):
         values = rows.loc[rows["block"] == block, METRIC]
-        axes.barh(index, mean, color=colour[str(block)], height=0.62)
+        axes.barh(index, mean, color=key.look(rows[rows["block"] == block]).colour, height=0.62)
         if len(values) > 1:
-            axes.plot(values, [index] * len(values), "o", color="white", markeredgecolor="black", markersize=4)
+            axes.plot(
+                values,
+                [index] * len(values),
+                "o",
+                color="white",
+                markeredgecolor="black",
+                markersize=2.5,
+                markeredgewidth=0.5,
+            )
         spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
-        bought = f"  ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
-        text, end = f"{mean:.4g}{spread}{bought}", (max(mean, values.max()), index)
-        axes.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(range(len(means)), [block_name(str(block)) for block in means.index])
+        bought = f" ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
+        longest = max(longest, len(spread + bought) + 5)
+        text, end = f"{mean:.3g}{spread}{bought}", (max(mean, values.max()), index)
+        axes.annotate(text, end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
+    axes.set_yticks(range(len(means)), names)
     axes.grid(False, axis="y")
-    axes.set_xlim(0, rows[METRIC].max() * (1.55 if multiplier else 1.25))
-    axes.set(xlabel=f"{metric} (lower is better)")
+    room = style.WIDTH - 0.15 - 0.055 * max(map(len, names))  # inches for bars and the texts beside them
+    axes.set_xlim(0, rows[METRIC].max() * room / (room - 0.1 - 0.048 * longest))
+    style.linear_ticks(axes.xaxis)
+    axes.set(xlabel=style.lower(metric, 50))
     return style.finish(figure, f"{metric} of the block designs", caption)
 
 
@@ -65,13 +91,12 @@ def over_steps(
     caption: str,
     log_axes: bool = False,
     panel: str = "patch_size",
-) -> Figure:
+    key: ModelKey | None = None,
+) -> Drawing:
     """Values over training steps, one line per cell, one panel per patch size or per size (paper's Figures 5, 6, 13).
 
-    Cells with a value at a single step are not drawn.
-
-    Colour shows the size (the patch size if each size has a panel), or the block if there is only one size. The line
-    style shows the column, or else the block.
+    Cells with a value at a single step are not drawn. Colours are those of the models; the line style shows the column,
+    or else what the colour does not. A noisy curve is drawn faint, with its running mean.
 
     Args:
         table: rows with cell, step, size, depth, width, block, patch_size and the columns; one value per cell and step.
@@ -81,6 +106,7 @@ def over_steps(
         caption: how the values were measured.
         log_axes: two log axes, which show the early steps and the late values.
         panel: "patch_size", or "size" for one panel per size.
+        key: how the models of the study are drawn; by default that of these rows.
 
     Raises:
         CannotDrawError: no cell has a value at more than one step; or, for a panel per size, one size only or too many.
@@ -91,46 +117,85 @@ def over_steps(
     if rows.empty:
         raise style.CannotDrawError("no cell was measured at more than one training step")
     panels = _panels(rows, panel)
-    figure, all_axes = style.new_figure(columns=len(panels))
-    by, names, colour = _colour_key(rows, panel)
-    blocks = list(dict.fromkeys(rows["block"])) if by != "block" else []
-    styles = list(columns.values()) if len(columns) > 1 else [block_name(block) for block in blocks]
-    for axes, (heading_above, cells) in zip(all_axes, panels, strict=True):
+    figure, all_axes = style.new_panels(len(panels))
+    key = key or ModelKey.of(rows)
+    markers = panel == "size"  # then the patch sizes share a panel
+    for axes, (above, cells) in zip(all_axes, panels, strict=True):
         for _, run in cells.sort_values("step").groupby("cell"):
+            look = key.look(run)
             for index, column in enumerate(columns):
                 values = run[["step", column]].dropna().groupby("step", as_index=False).mean()
-                which = index if len(columns) > 1 else blocks.index(run["block"].iloc[0]) if blocks else 0
-                ink = colour.get(str(run[by].iloc[0]), style.GREY)
-                axes.plot(
-                    values["step"], values[column], color=ink, linestyle=style.line_style(which), linewidth=1.1,
-                    marker="o" if len(values) <= 12 else "", markersize=3, alpha=0.9,
-                )  # fmt: skip
-        axes.set(xlabel=style.STEPS, title=heading_above)
+                line = style.line_style(index) if len(columns) > 1 else look.line
+                _curve(axes, values.set_axis(["step", "value"], axis=1), look, line, log_axes)
+        axes.set_title(style.shortened(above, 28))
+        axes.set_xlabel(style.STEPS)
         if log_axes:
-            axes.set_xscale("log")
-            style.log_scale(axes, "y")
-            first, last = int(cells["step"].min()), int(cells["step"].max())
-            middle = min(cells["step"], key=lambda step: abs(np.log(step / np.sqrt(first * last))))
-            ticks = sorted({first, int(middle), last})
-            axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _log_steps(axes, cells)
         else:
-            axes.xaxis.set_major_formatter(lambda value, _: style.short(value))
-            axes.locator_params(axis="x", nbins=3 if len(panels) > 1 else 7)
-    all_axes[0].set_ylabel(ylabel)
-    handles = [style.legend_entry(names[key], color=colour[key]) for key in style.in_legend(list(names))]
-    return style.finish(figure, heading, caption, handles + (style.style_entries(styles) if len(styles) > 1 else []))
+            _steps(axes)
+            style.linear_ticks(axes.yaxis)
+    for axes in all_axes[::2]:
+        axes.set_ylabel("\n".join(textwrap.wrap(ylabel, 24 if len(panels) > 2 else 34)))
+    handles = key.handles(rows, markers)
+    return style.finish(figure, heading, caption, handles + _column_entries(columns))
+
+
+def _column_entries(columns: Mapping[str, str]) -> list[Any]:
+    return style.style_entries(list(columns.values())) if len(columns) > 1 else []
+
+
+def _curve(axes: Axes, values: pd.DataFrame, look: style.Look, line: Any, log_axes: bool = False) -> None:
+    """Columns step and value: with markers if they are few; faint behind their running mean if they are many."""
+    ink: Any = {"color": look.colour, "linestyle": line}
+    steps, heights = values["step"].to_numpy(float), values["value"].to_numpy(float)
+    if len(steps) <= _NOISY:
+        few: Any = {**look.points, "markersize": 3} if len(steps) <= 12 else {}
+        axes.plot(steps, heights, **{**few, **ink, "linewidth": 0.8})
+        return
+    axes.plot(steps, heights, color=look.colour, linewidth=0.4, alpha=0.25)
+    axes.plot(steps, smoothed(steps, heights, log_axes), linewidth=0.8, **ink)
+
+
+def smoothed(steps: Array, values: Array, log: bool = False) -> Array:
+    """The running mean of values over a window that is equally wide everywhere on the axis; all of shape [n].
+
+    Args:
+        steps: rising.
+        values: one a step.
+        log: the axis is logarithmic.
+    """
+    half = _SMOOTHED / 2 * (steps[-1] - steps[0])
+    ends = (steps / _LOG_HALF, steps * _LOG_HALF) if log else (steps - half, steps + half)
+    first, last = np.searchsorted(steps, ends[0]), np.searchsorted(steps, ends[1], side="right")
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray((total[last] - total[first]) / (last - first))
+
+
+def _steps(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(lambda value, _: style.short(value))
+
+
+def _log_steps(axes: Axes, cells: pd.DataFrame) -> None:
+    axes.set_xscale("log")
+    style.log_scale(axes, "y")
+    first, last = int(cells["step"].min()), int(cells["step"].max())
+    middle = min(cells["step"], key=lambda step: abs(np.log(step / np.sqrt(first * last))))
+    ticks = sorted({first, int(middle), last})
+    axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 @style.styled
-def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) -> Figure:
-    """A loss over training, all of it and its first tenth, linear axes (paper's Figure 13).
+def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str, key: ModelKey | None = None) -> Drawing:
+    """A loss over training, all of it and its first tenth, linear axes (paper's Figure 13); noisy curves smoothed.
 
     Args:
         table: rows with cell, step, size, depth, width, patch_size and the column.
         column: of the loss.
         ylabel: label of the value axis.
         caption: how it was measured.
+        key: how the models of the study are drawn; by default that of these rows.
 
     Raises:
         CannotDrawError: fewer than three steps in the first tenth.
@@ -140,21 +205,22 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str) 
     early = rows[rows["step"] <= last / 10]
     if early["step"].nunique() < 3:
         raise style.CannotDrawError("fewer than three steps were logged in the first tenth of training")
-    sizes, patches, colour = size_order(rows), patch_order(rows), style.colours(size_order(rows))
-    styles = {patch: style.line_style(index) for index, patch in enumerate(patches)}
-    figure, all_axes = style.new_figure(columns=2, sharey=False)
+    key, patches = key or ModelKey.of(rows), patch_order(rows)
+    lines = {patch: style.line_style(index) for index, patch in enumerate(patches)}
+    figure, all_axes = style.new_panels(2, sharey=False)
     for axes, part, heading in zip(all_axes, (rows, early), ("all of training", "its first tenth"), strict=True):
         for _, run in part.sort_values("step").groupby("cell"):
-            look = {"color": colour[str(run["size"].iloc[0])], "linestyle": styles.get(run["patch_size"].iloc[0], "-")}
-            axes.plot(run["step"], run[column], **look, linewidth=0.8)
-        axes.set(xlabel=style.STEPS, title=heading)
-        axes.xaxis.set_major_formatter(lambda value, _: style.short(value))
-        axes.locator_params(axis="x", nbins=4)
+            values = run[["step", column]].set_axis(["step", "value"], axis=1)
+            _curve(axes, values, key.look(run), lines.get(run["patch_size"].iloc[0], "-"))
+        axes.set_title(heading)
+        axes.set_xlabel(style.STEPS)
+        _steps(axes)
+        style.linear_ticks(axes.yaxis)
     late = rows.loc[rows["step"] > last / 10, column]
     all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)
     all_axes[0].set_ylabel(ylabel)
-    handles = [style.legend_entry(size, color=colour[size]) for size in style.in_legend(sizes)]
-    handles += style.style_entries([*map(patch_name, patches)])
+    handles = key.handles(rows, markers=False)
+    handles += style.style_entries([*map(patch_name, patches)]) if len(patches) > 1 else []
     return style.finish(figure, "Training loss, with an early zoom", caption, handles)
 
 
@@ -171,21 +237,3 @@ def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:
             raise style.CannotDrawError(f"{plural(len(names), 'size')}; panels by size need 2 to {_MOST_PANELS}")
     panels = [(name, rows[rows[panel] == value]) for name, value in names.items()]
     return panels + ([("no patches", rest)] if len(rest := rows[rows[panel].isna()]) else [])
-
-
-def _colour_key(rows: pd.DataFrame, panel: str) -> tuple[str, dict[str, str], dict[str, str]]:
-    """The column that the colours show, the printed names of its values, and their colours."""
-    if panel == "size":
-        names = {str(patch): patch_name(patch) for patch in patch_order(rows)}
-        return "patch_size", names, style.colours(list(names))
-    if rows["size"].nunique() > 1 or rows["block"].nunique() == 1:
-        sizes = size_order(rows)
-        return "size", {size: size for size in sizes}, style.colours(sizes)
-    colour = _block_colours(rows)
-    return "block", {block: block_name(block) for block in colour}, colour
-
-
-def _block_colours(rows: pd.DataFrame) -> dict[str, str]:
-    """The colours of the blocks; a block has the same colour in every figure."""
-    known = [*BLOCK_NAMES, *sorted(set(rows["block"]) - set(BLOCK_NAMES))]
-    return {block: colour for block, colour in style.colours(known).items() if block in set(rows["block"])}

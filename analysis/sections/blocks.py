@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
 from analysis.compare import BASELINE, BlockComparison, block_slopes, compare_blocks, describe
 from analysis.conditions import Group, comparable_groups
-from analysis.figures.style import CannotDrawError
+from analysis.figures.style import CannotDrawError, Drawing, ModelKey
 from analysis.figures.training import block_bars, over_steps
 from analysis.names import METRIC, block_name, shape_names
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
 from analysis.slices import variants
 
+_OPENING = "Each conditioning block against adaLN-Zero at the same shape, batch and training step."
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 
 
 def blocks(page: Page, table: pd.DataFrame) -> None:
     """The block designs side by side, at every shape and step where the baseline was also measured."""
-    section = page.section("blocks", "Block designs")
+    section = page.section("blocks", "Block designs", _OPENING)
     page.fits["blocks"], page.fits["block slopes"] = [], []
     if table["block"].nunique() < 2:
         only = block_name(table["block"].iloc[0])
@@ -31,23 +31,24 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
     parts = ((group, name, rows) for group in comparable_groups(table) for name, rows in variants(group.table))
     for whole, name, own in parts:
         group, label = replace(whole, table=own), "; ".join(filter(None, (name, whole.label)))
+        brief = "; ".join(filter(None, (name, whole.brief)))
         found = compare_blocks(own)
         if not found:
             continue
-        section.tables.append(block_table(found, group.metric, label))
+        section.tables.append(block_table(found, group.metric, brief))
         if slopes := block_slopes(own):
-            section.tables.append(block_slope_table(slopes, label))
+            section.tables.append(block_slope_table(slopes, brief))
             page.fits["block slopes"] += [{**plain(s), "conditions": dict(group.conditions)} for s in slopes]
         about = {"metric_name": group.metric, "conditions": dict(group.conditions)}
         page.fits["blocks"] += [{**plain(c), "difference": c.difference, **about} for c in found]
         final = {c.shape: max(d.step for d in found if d.shape == c.shape) for c in found}
-        if not drawn:
-            page.summary += [describe(c, group.metric) for c in found if c.step == final[c.shape]]
+        sentences = [f"{describe(c, group.metric)}." for c in found if c.step == final[c.shape]]
+        section.paragraphs += sentences if not drawn else []
         compute = {c.shape: c.gmacs for c in found}
         largest = sorted(final, key=lambda shape: -compute[shape])[:_MOST_SHAPES]
         if drawn:
             why = "drawn for the way of measuring with most rows only; see its table"
-            page.omit(f"Figures of the block designs; {label}", why)
+            page.omit(f"Figures of the block designs; {brief}", why)
             continue
         drawn = True
         if len(largest) < len(final):
@@ -73,18 +74,18 @@ def _block_figures(
         section, f"blocks{suffix}",
         f"Bars of {group.metric} at {shape}: {block_name(BASELINE)} {here[0].baseline_metric:.4g}, {values}.",
         f"{shape} at step {step:,}.",
-        lambda: block_bars(rows, group.metric, f"{shape}, {step:,} steps; {label}", here),
+        lambda: block_bars(rows, group.metric, f"{shape}, {step:,} steps; {label}", here, page.key),
     )  # fmt: skip
     page.draw(
         section, f"blocks-over-steps{suffix}", f"{group.metric} of the block designs over training steps at {shape}.",
         "As the paper’s Figure 5.",
-        lambda: _blocks_over_steps(same, group.metric, f"{shape}; {label}"),
+        lambda: _blocks_over_steps(same, group.metric, f"{shape}; {label}", page.key),
     )  # fmt: skip
 
 
-def _blocks_over_steps(rows: pd.DataFrame, metric: str, caption: str) -> Any:
+def _blocks_over_steps(rows: pd.DataFrame, metric: str, caption: str, key: ModelKey | None) -> Drawing:
     many = rows.groupby("cell")["step"].transform("nunique") > 1
     if rows.loc[many & rows[METRIC].notna(), "block"].nunique() < 2:
         raise CannotDrawError("fewer than two block designs were measured at more than one training step")
     heading = f"{metric} of the block designs over training"
-    return over_steps(rows, {METRIC: metric}, f"{metric} (lower is better)", heading, caption)
+    return over_steps(rows, {METRIC: metric}, f"{metric} (lower is better)", heading, caption, key=key)

@@ -10,6 +10,7 @@ from analysis.page import Page, Section, Table
 from analysis.printed import row_table
 from analysis.slices import Slice, scaling_slices
 
+_OPENING = "How far the distances can be trusted: bias, spread, floor, and signs that training images are copied."
 _MOST_MODELS = 12  # lines in the figure of N
 _WORTH = {
     "frechet_mean_term": "Means", "frechet_cov_term": "Covariances", "frechet_bias": "Bias at N",
@@ -25,7 +26,7 @@ _MEMORY = {
 
 def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
     """The slice with most models: how far its distances can be trusted, and whether its models copy training images."""
-    section = page.section("evaluation", "What the distances are worth")
+    section = page.section("evaluation", "What the distances are worth", _OPENING)
     pieces = scaling_slices(table)
     if not pieces:
         return
@@ -43,7 +44,7 @@ def _worth(page: Page, section: Section, piece: Slice) -> None:
     caption = (
         "The distance and its two terms. Bias: how much higher N samples of the same Gaussian score than infinitely "
         "many, to first order. At N = ∞: a line in 1/N, extrapolated. Folds: disjoint parts of the samples; being "
-        f"smaller, they score higher. Floor: as many real images against the other real ones. {piece.label}."
+        f"smaller, they score higher. Floor: as many real images against the other real ones. {piece.brief}."
     )
     titles = {"samples": "N", METRIC: piece.metric}
     section.tables.append(_table(caption, piece.table, titles | _WORTH))
@@ -59,12 +60,12 @@ def _samples(page: Page, section: Section, piece: Slice, nested: pd.DataFrame) -
         page.omit(f"{what}, of {len(first) - _MOST_MODELS} models", f"drawn for the {_MOST_MODELS} of most compute")
         first = first.tail(_MOST_MODELS)
     keys = ["cell", "step", "evaluation"]
-    about = first[[*keys, "size", "depth", "width", "patch_size", "frechet_infinity"]]
+    about = first[[*keys, "block", "size", "depth", "width", "patch_size", "frechet_infinity"]]
     rows = nested.merge(about, on=keys, how="inner")
     page.draw(
         section, "samples-n", f"{piece.metric} at nested numbers of samples against 1/N, {len(about)} models.",
         "Values at different N do not compare: fewer samples score higher. Dashed: the line to infinitely many.",
-        lambda: distance_against_samples(rows, piece.metric, piece.label),
+        lambda: distance_against_samples(rows, piece.metric, piece.label, page.key),
     )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def _memory(page: Page, section: Section, piece: Slice) -> None:
         lambda: memorisation(rows, piece.metric, piece.label),
     )  # fmt: skip
     if {"frechet_heldout", "copies", "loss_optimal_train"} & set(means):
-        caption = f"Train against held-out images. {piece.label}."
+        caption = f"Train against held-out images. {piece.brief}."
         section.tables.append(_table(caption, piece.table, _MEMORY))
 
 

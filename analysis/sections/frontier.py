@@ -15,10 +15,12 @@ from analysis.page import Page, Section
 from analysis.printed import frontier_table, isoflop_table, plain
 from analysis.slices import LOSS, Slice, scaling_slices
 
+_OPENING = "What the best checkpoint reaches for a training budget, and which model it is."
+
 
 def frontier(page: Page, table: pd.DataFrame) -> None:
     """Envelope and slices at equal training compute, of the metric and of the held-out loss."""
-    section = page.section("frontier", "Compute-optimal frontier")
+    section = page.section("frontier", "Compute-optimal frontier", _OPENING)
     page.fits["frontier"] = []
     for column, name in ((METRIC, "frontier"), (LOSS, "loss-frontier")):
         pieces = scaling_slices(table, column)
@@ -26,17 +28,17 @@ def frontier(page: Page, table: pd.DataFrame) -> None:
             drawn = piece.group.label == pieces[0].group.label
             if not drawn:
                 why = "drawn for the way of measuring with most models only; see its table"
-                page.omit(f"Figures of the compute-optimal frontier; {piece.label}", why)
+                page.omit(f"Figures of the compute-optimal frontier; {piece.brief}", why)
             _frontier(page, section, piece, f"{name}{f'-{count}' if count > 1 else ''}", drawn)
 
 
 def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool) -> None:
     rows, metric = checkpoints(piece), piece.metric
-    label = piece.label_at_any_step
+    label, brief = piece.label_at_any_step, piece.brief_at_any_step
     try:
         found = find_frontier(piece)
     except CannotFitError as error:
-        page.omit(f"Compute-optimal frontier of the {metric}; {label}", str(error))
+        page.omit(f"Compute-optimal frontier of the {metric}; {brief}", str(error))
         return
     values: dict[str, Any] = {"label": label, "metric": metric, "block": piece.block, **plain(found)}
     if found.law is not None:  # its intervals would claim too much
@@ -45,14 +47,14 @@ def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool
     draw(
         section, name, f"{metric} of {found.checkpoints} checkpoints against training compute, with their envelope.",
         "Lines join the checkpoints of a model; steps show the best reached so far.",
-        lambda: draw_frontier(rows, found, metric, label, piece.column),
+        lambda: draw_frontier(rows, found, metric, label, piece.column, page.key),
     )  # fmt: skip
-    section.tables.append(frontier_table(found, metric, label))
+    section.tables.append(frontier_table(found, metric, brief))
     slices: list[IsoFlop] = []
     try:
         slices = isoflop_slices(piece)
     except CannotFitError as error:
-        page.omit(f"Slices at equal training compute, {metric}; {label}", str(error))
+        page.omit(f"Slices at equal training compute, {metric}; {brief}", str(error))
     if slices:
         draw(
             section, name.replace("frontier", "isoflops"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.names import METRIC, block_name
-from analysis.page import Page, Table, number
+from analysis.numbers import number
+from analysis.page import Page, Table
 from analysis.printed import row_table
 from harness.runs.columns import printed_title
 
@@ -14,7 +15,7 @@ _STATE_OF_THE_ART = (METRIC, "sfid", "inception_score", "precision", "recall")
 
 def paper_tables(page: Page, table: pd.DataFrame, others: pd.DataFrame) -> None:
     """Tables 1 (models), 2 and 3 (ImageNet 256 and 512 against other models) and 4 (all runs)."""
-    section = page.section("tables", "The paper’s tables")
+    section = page.section("tables", "The paper’s tables", "Tables 1 to 4 as the paper prints them.")
     runs = table[table["decoder"] == "ft-MSE"]
     runs = runs[runs["samples"] == runs["samples"].max()]
     section.tables.append(_models(runs))

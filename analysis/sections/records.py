@@ -23,11 +23,11 @@ _FIRST = (
 
 def results(page: Page, table: pd.DataFrame) -> None:
     """Every row of the table, group by group; and the rows without a metric."""
-    section = page.section("results", "Results")
+    section = page.section("results", "Results", "Every row of the table.")
     text = "Values within one table were measured alike and compare; values of different tables do not."
     section.paragraphs.append(f"{text} Empty: not measured.")
     for group in comparable_groups(table):
-        section.tables.append(_result_table(group.table, group.label, group.conditions["extractor"]))
+        section.tables.append(_result_table(group.table, _capital(group.brief), group.conditions["extractor"]))
     unmeasured = table[table["extractor"] == ""]
     if not unmeasured.empty:
         section.tables.append(_result_table(unmeasured, "Trained, not evaluated yet", ""))
@@ -52,12 +52,16 @@ def _result_table(rows: pd.DataFrame, label: str, extractor: str) -> Table:
     study = ("study",) if rows["study"].nunique() > 1 else ()
     columns = dict.fromkeys((*study, *_FIRST, *(column.name for column in RESULT_COLUMNS.values() if column.title)))
     titles = {column: printed_title(column, extractor) or "Study" for column in columns if column in rows}
-    return row_table(f"{label}. Gflops are multiply-adds.", rows, titles)
+    return row_table(f"{label or 'All rows'}. Gflops are multiply-adds.", rows, titles)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def samples(page: Page, table: pd.DataFrame) -> None:
     """The contact sheet of samples/*.png."""
-    section = page.section("samples", "Samples")
+    section = page.section("samples", "Samples", "What the models generate, drawn from the samples that were scored.")
     cells = table.drop_duplicates("cell")
     pictures = find_samples(page.folder, cells)
     if not pictures:
@@ -81,7 +85,7 @@ def samples(page: Page, table: pd.DataFrame) -> None:
 
 def costs(page: Page, table: pd.DataFrame) -> None:
     """Time and compute of every cell, and their totals."""
-    section = page.section("costs", "Costs")
+    section = page.section("costs", "Costs", "What every cell took.")
     cells = table.groupby("cell", sort=False).agg(
         name=("name", "last"),
         step=("step", "last"),
@@ -101,7 +105,7 @@ def costs(page: Page, table: pd.DataFrame) -> None:
 
 def attempts(page: Page, table: pd.DataFrame) -> None:
     """Every attempt: its machine, and the reason of a failure."""
-    section = page.section("attempts", "Attempts")
+    section = page.section("attempts", "Attempts", "What ran where, and what failed.")
     if table.empty:
         page.omit("The attempts and what they ran on", "there is no attempts.csv, or it has no rows")
         return
@@ -120,7 +124,7 @@ def attempts(page: Page, table: pd.DataFrame) -> None:
 
 def provenance(page: Page, attempts_table: pd.DataFrame, command: str, sources: list[str]) -> None:
     """Where the numbers come from and how to make this page again."""
-    section = page.section("provenance", "Provenance")
+    section = page.section("provenance", "Provenance", "Where the numbers come from and how this page is made again.")
     rows = [
         ("Made again with", command),
         ("From", ", ".join(source for source in sources if any(page.folder.glob(source)))),

@@ -11,27 +11,39 @@ from analysis.figures.scaling import bubbles, metric_against_gflops, training_co
 from analysis.fit.common import CannotFitError
 from analysis.fit.lines import Correlation, correlate
 from analysis.names import METRIC, METRICS, plural
-from analysis.page import Page, Section, interval, number
+from analysis.numbers import number
+from analysis.page import Page, Section
 from analysis.slices import LOSS, Slice, per_shape, scaling_slices
 from analysis.study import SliceFits, fit_slice
 from harness.runs.columns import printed_title
 
+_OPENINGS = {
+    METRIC: "How the distance between generated and real images falls as a forward pass of the model costs more.",
+    LOSS: "The same for the denoising loss of the EMA weights on held-out images, which needs no samples.",
+}
 
-def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
-    """Fits and figures of a metric against compute, for the largest slice and all others that have enough rows."""
+
+def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> SliceFits | None:
+    """Fits and figures of a metric against compute, for the largest slice and all others that have enough rows.
+
+    Returns:
+        The fits of the largest slice; None where nothing was measured.
+    """
     is_loss = column == LOSS
-    section = page.section("loss" if is_loss else "scaling", "The held-out loss" if is_loss else "What compute buys")
+    name, title = ("loss", "The held-out loss") if is_loss else ("scaling", "What compute buys")
+    section = page.section(name, title, _OPENINGS[column])
     key = "loss slices" if is_loss else "slices"
     page.fits[key] = []
     pieces = scaling_slices(table, column)
     if not pieces:
         what = "held-out loss" if is_loss else "metric"
         page.omit(f"The {what} against compute", f"no row has a {what}")
+    first = None
     for index, piece in enumerate(pieces):
         count = len(per_shape(piece.table, column))
         if index and count < 4:
             why = f"{plural(count, 'shape')}; a fit of the metric against compute needs at least 4"
-            page.omit(f"Fit of {piece.label}", why)
+            page.omit(f"Fit of {piece.brief}", why)
             continue
         _note_absent(page, piece)
         found = fit_slice(piece)
@@ -40,8 +52,8 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> None:
         _figures(page, section, found, f"-{index + 1}" if index else "")
         _tables(section, found)
         page.fits[key].append(printed.slice_values(found))
-        if piece.group.label == pieces[0].group.label:  # tables show the other ways of measuring
-            _summary(page, found)
+        first = first or found
+    return first
 
 
 def _note_absent(page: Page, piece: Slice) -> None:
@@ -51,7 +63,7 @@ def _note_absent(page: Page, piece: Slice) -> None:
         page.omit(f"{cell.name} in the scaling fit", f"it has no {piece.metric} at step {piece.step:,}")
     for row in piece.table[piece.table[piece.column] <= 0].itertuples():
         value = number(getattr(row, piece.column))
-        page.omit(f"Fits of {piece.label}", f"the {piece.metric} of {row.name} is {value}, which has no logarithm")
+        page.omit(f"Fits of {piece.brief}", f"the {piece.metric} of {row.name} is {value}, which has no logarithm")
 
 
 def _tables(section: Section, found: SliceFits) -> None:
@@ -68,20 +80,22 @@ def _tables(section: Section, found: SliceFits) -> None:
 def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> None:
     piece, rows, label, correlation = found.piece, found.rows, found.label, found.correlation
     metric, column = piece.metric, piece.column
-    start = "loss" if column == LOSS else "metric"
+    start, others = "loss" if column == LOSS else "metric", _other_blocks(piece)
     r = f" Correlation with the logarithm of compute: {correlation.semilog:.2f}." if correlation else ""
     alt = f"Scatter plot of {metric} against Gflops on a log axis for {len(rows)} models.{r}"
     page.draw(
         section, f"{start}-vs-gflops{suffix}", alt, "As the paper’s Figure 8: linear metric, semi-log line.",
-        lambda: metric_against_gflops(rows, metric, label, found.lines["semi-log"], correlation, column),
+        lambda: metric_against_gflops(
+            rows, metric, label, found.lines["semi-log"], correlation, column, page.key, others
+        ),
     )  # fmt: skip
     law = found.lines["power law"]
     if law is not None:
         page.draw(
             section, f"{start}-vs-gflops-log{suffix}",
-            f"The same on two log axes, with the power law {law.equation(metric)}.",
-            "The same on two log axes, with the power law.",
-            lambda: metric_against_gflops(rows, metric, label, law, correlation, column),
+            f"Scatter plot of {metric} against Gflops on two log axes, with the power law {law.equation(metric)}.",
+            "Two log axes, with the power law.",
+            lambda: metric_against_gflops(rows, metric, label, law, correlation, column, page.key, others),
         )  # fmt: skip
     if suffix:
         return  # the other slices have only these two figures, and tables
@@ -90,12 +104,12 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
             section, f"bubbles{suffix}",
             f"Bubble chart of {metric} of {len(rows)} models by patch size and size; bubble area shows Gflops.",
             "As the paper’s Figure 2, left.",
-            lambda: bubbles(rows, metric, label),
+            lambda: bubbles(rows, metric, label, page.key),
         )  # fmt: skip
         page.draw(
             section, f"training-compute{suffix}", f"{metric} against training compute, one point per checkpoint.",
             "As the paper’s Figure 9.",
-            lambda: training_compute(per_shape(piece.checkpoints), metric, piece.label_at_any_step),
+            lambda: training_compute(per_shape(piece.checkpoints), metric, piece.label_at_any_step, page.key),
         )  # fmt: skip
     page.draw(
         section, f"{start}-residuals{suffix}", f"Maps of the residuals of {len(found.residuals)} forms, in percent.",
@@ -109,24 +123,17 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
     )  # fmt: skip
 
 
-def _summary(page: Page, found: SliceFits) -> None:
-    metric, law, correlation = found.piece.metric, found.lines["power law"], found.correlation
-    if law is None or correlation is None:
-        page.summary.append(f"{found.label}: no fit, see what could not be drawn")
-        return
-    page.summary.append(
-        f"{law.equation(metric)} over {law.n} models (exponent {interval(printed.flipped(law.slope_t))}, 95 %); "
-        f"r({metric}, ln G) = {correlation.semilog:.2f}, Spearman {correlation.spearman:.2f}"
-    )
-    page.summary.append(found.label)
-    out = [f"{h.form} {h.mape:.1f} %" for h in found.held if h.scheme == "leave one out"]
-    if out:
-        page.summary.append(f"Error on a model left out, on average: {', '.join(out)}")
+def _other_blocks(piece: Slice) -> pd.DataFrame | None:
+    """The models of the other block designs at the slice's step, seeds averaged; None where there are none."""
+    rows = piece.siblings
+    rows = rows[(rows["block"] != piece.block) & (rows["step"] == piece.step)]
+    return None if rows.empty else per_shape(rows, piece.column)
 
 
 def metrics(page: Page, table: pd.DataFrame) -> None:
     """Every metric of the generated images against compute, once per way of measuring."""
-    section = page.section("metrics", "Other metrics")
+    opening = "Every metric of the generated images against training compute and against Gflops."
+    section = page.section("metrics", "Other metrics", opening)
     first: dict[str, Slice] = {}
     for piece in scaling_slices(table):
         first.setdefault(piece.group.label, piece)
@@ -141,7 +148,7 @@ def metrics(page: Page, table: pd.DataFrame) -> None:
             section, f"metrics{f'-{count}' if count > 1 else ''}",
             f"{', '.join(names.values())} against training compute and against Gflops.",
             "As the paper’s Figure 12; r is with the logarithm of Gflops.",
-            lambda p=piece, n=names, c=correlations: all_metrics(p.checkpoints, p.table, n, p.label, c),  # type: ignore[misc]
+            lambda p=piece, n=names, c=correlations: all_metrics(p.checkpoints, p.table, n, p.label, c, page.key),  # type: ignore[misc]
         )  # fmt: skip
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.conditions import comparable_groups
-from analysis.figures.scaling import sampling_compute
+from analysis.conditions import Group, comparable_groups
+from analysis.figures.scaling import guidance, sampling_compute
 from analysis.figures.style import CannotDrawError
 from analysis.figures.training import loss_with_zoom, over_steps
 from analysis.names import METRIC, SHAPE
-from analysis.page import Page
+from analysis.page import Page, Section
 
 
 def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> None:
     """The metric and the losses over training steps. `curves` is None for the published numbers, which have none."""
-    section = page.section("training", "Over training")
+    section = page.section(
+        "training", "Over training", "Whether more steps still help, and whether train and held-out loss part."
+    )
     groups = comparable_groups(table)
     for index, group in enumerate(groups):
         shapes = group.table.drop_duplicates(SHAPE)
@@ -25,9 +27,9 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
             axis = f"{group.metric} (lower is better)"
             try:
                 columns = {METRIC: group.metric}
-                figure = over_steps(group.table, columns, axis, heading, group.label, panel=panel)
+                figure = over_steps(group.table, columns, axis, heading, group.label, panel=panel, key=page.key)
             except CannotDrawError as error:
-                page.omit(f"{heading} steps{', a panel per size' if what else ''}; {group.label}", str(error))
+                page.omit(f"{heading} steps{', a panel per size' if what else ''}{_after(group)}", str(error))
                 break
             name = f"metric-over-steps{what}{f'-{index + 1}' if index else ''}"
             caption = f"As the paper’s Figure 6, {'lower' if what else 'upper'} row."
@@ -43,18 +45,18 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
     for name in sorted(set(curves["name"][~curves["cell"].isin(cells.index)])):
         page.omit(f"The losses of {name}", "the cell is not in results.csv, so its shape is not known")
     loss, how = (
-        "Training loss (MSE + variational term)",
-        "Mean since the row before; raw weights, on the batches trained on",
+        "Training loss",
+        "MSE + variational term; mean since the row before; raw weights, on the batches trained on",
     )
     page.draw(
         section, "loss-over-steps", "Training loss over training steps, one line per cell.",
         "As the paper’s Figure 13, on log axes.",
-        lambda: over_steps(known, {"loss": "training loss"}, loss, "Training loss", how, log_axes=True),
+        lambda: over_steps(known, {"loss": "training loss"}, loss, "Training loss", how, log_axes=True, key=page.key),
     )  # fmt: skip
     page.draw(
         section, "loss-zoom", "Training loss over all of training and over its first tenth, one line per cell.",
         "As the paper’s Figure 13, with its early zoom.",
-        lambda: loss_with_zoom(known, "loss", loss, how),
+        lambda: loss_with_zoom(known, "loss", loss, how, page.key),
     )  # fmt: skip
     page.draw(
         section, "loss-train-vs-heldout",
@@ -63,13 +65,16 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
         lambda: over_steps(
             known, {"loss_train": "train", "loss_heldout": "held-out"}, "Denoising loss (noise MSE)",
             "Denoising loss, train against held-out", "EMA weights; mean over timesteps", log_axes=True,
+            key=page.key,
         ),
     )  # fmt: skip
 
 
 def sampling(page: Page, table: pd.DataFrame) -> None:
-    """The metric against sampling compute, if cells were sampled with several numbers of steps."""
-    section = page.section("sampling", "Sampling compute")
+    """The metric against sampling compute and guidance, if cells were sampled with several steps or scales."""
+    opening = "What more sampler steps and stronger guidance buy without training again."
+    section = page.section("sampling", "Sampling compute and guidance", opening)
+    _guidance(page, section, table)
     count = 0
     for group in comparable_groups(table, vary=["sampling_steps"]):
         swept = group.table[group.table.groupby("step")["sampling_steps"].transform("nunique") > 1]
@@ -84,8 +89,31 @@ def sampling(page: Page, table: pd.DataFrame) -> None:
             section, f"sampling-compute{f'-{count}' if count > 1 else ''}",
             f"{group.metric} against the compute of sampling one image.",
             "As the paper’s Figure 10. Where sampling seeds differ, means and one standard deviation.",
-            lambda r=rows, g=group, c=caption: sampling_compute(r, g.metric, c),  # type: ignore[misc]
+            lambda r=rows, g=group, c=caption: sampling_compute(r, g.metric, c, page.key),  # type: ignore[misc]
         )  # fmt: skip
     if not count:
         why = "all values were sampled with the same number of steps"
         page.omit("The metric against sampling compute (Figure 10)", why)
+
+
+def _guidance(page: Page, section: Section, table: pd.DataFrame) -> None:
+    """The metric against guidance, at the last step where a model was sampled with several scales."""
+    count = 0
+    for group in comparable_groups(table, vary=["guidance", "guidance_channels"]):
+        swept = group.table[group.table.groupby(["step", "cell"])["guidance"].transform("nunique") > 1]
+        if swept.empty:
+            continue
+        count += 1
+        step = int(swept["step"].max())
+        rows, caption = swept[swept["step"] == step], f"{step:,} training steps; {group.label}"
+        page.draw(
+            section, f"guidance{f'-{count}' if count > 1 else ''}", f"{group.metric} against the guidance scale.",
+            f"After {step:,} training steps. Where sampling seeds differ, means and one standard deviation.",
+            lambda r=rows, g=group, c=caption: guidance(r, g.metric, c, page.key),  # type: ignore[misc]
+        )  # fmt: skip
+    if not count:
+        page.omit("The metric against guidance", "no model was sampled with several guidance scales")
+
+
+def _after(group: Group) -> str:
+    return f"; {group.brief}" if group.brief else ""

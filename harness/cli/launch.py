@@ -132,6 +132,19 @@ def _run(
     return ended
 
 
+def _print_answers(study: Study) -> None:
+    """Say what the study shows so far; where its tables do not allow that, say why."""
+    from analysis.answers import answers_of
+    from harness.cli.words import wrapped
+    from harness.errors import InputError
+
+    try:
+        for line in answers_of(study.folder):
+            print(wrapped(line))
+    except InputError as error:
+        print(f"no answers: {error}", file=sys.stderr)
+
+
 def _print_results(
     sweep: Sweep,
     study: Study,
@@ -166,6 +179,8 @@ def _print_results(
         cli.console().print(results_table(sweep.title, shown))
     if rows:
         print(f"{len(rows)} rows in {study.table('results.csv')}")
+        if owed is None:
+            _print_answers(study)
     unfinished = [item for item in ended if item.now.state is not State.DONE]
     for item in unfinished:
         print(f"{item.name}: {item.now.state}: {item.now.message} (log: {item.run.log})", file=sys.stderr)

@@ -52,7 +52,9 @@ def report(
     output: _OutputOption = None,
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
-    """Draw the figures (PNG and SVG), fit the laws (fits.json) and write one self-contained report.html.
+    """Say what the study shows, fit the laws (fits.json), draw the figures (PNG, SVG, PDF) and write a report.
+
+    report.html is one self-contained page that begins with the answers; report.md holds the answers alone.
 
     Several studies become one report. What was measured alike is fitted together, a cell of two studies counts once,
     and what does not compare stands apart, with the reason.
@@ -65,10 +67,11 @@ def report(
     # figures are drawn into files; a backend that the environment names may not be installed
     os.environ["MPLBACKEND"] = "agg"
     from analysis.report import write_report
+    from harness.cli.words import wrapped
 
     written = write_report(folder)
     for line in written.summary:
-        print(line)
+        print(wrapped(line))
     print(f"{len(written.paths)} files, all on one page: {written.paths[-1]}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ def _in_largest(value: float, **units: float) -> str:
 def number(value: float | None) -> str:
     """A number to four significant digits; empty when not measured."""
     return "" if value is None else f"{value:.4g}"
+
+
+def wrapped(line: str) -> str:
+    """A sentence in lines that fit the terminal, the second and later ones indented."""
+    width = min(shutil.get_terminal_size().columns, 110)
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def state_line(item: CellRun) -> str:

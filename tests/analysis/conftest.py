@@ -18,6 +18,12 @@ SHAPES = [(depth, width, patch) for depth, width in ((2, 32), (4, 64), (6, 96)) 
 BAD_MESSAGE = "<script>alert('x')</script> loss is not finite"
 
 
+@pytest.fixture(autouse=True)
+def _quick_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fonts are cut for PDFs, which takes most of a report's time; reports of wider fixtures have real ones."""
+    monkeypatch.setattr("analysis.figures.style._pdf", lambda _: b"%PDF-")
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:

@@ -141,7 +141,7 @@ def test_two_processes_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
         page.finish()
         assert page.omitted == [("Figure “none”", "a bubble chart of one model shows nothing")]
         seen[cores] = [path.read_bytes() for path in page.paths]
-        assert [path.name for path in page.paths][:3] == ["f0.png", "f0.svg", "f1.png"]
+        assert [path.name for path in page.paths][:3] == ["f0.png", "f0.svg", "f0.pdf"]
     assert seen[1] == seen[2]
 
 

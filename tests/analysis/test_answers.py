@@ -1,0 +1,130 @@
+"""The answers of a study: in words, with number, interval and trust; an untrained study gets no law."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.answers import Answer, answers, answers_of, untrained_models
+from analysis.report import write_report
+from analysis.table import load_curves, load_published, load_study
+
+from .conftest import PAPER, SHAPES, result_row, write_extras, write_results
+
+
+def asked(found: tuple[Answer, ...], question: str) -> Answer:
+    return next(answer for answer in found if answer.question.startswith(question))
+
+
+def of_rows(folder: Path, rows: list[dict[str, object]]) -> tuple[Answer, ...]:
+    return answers(load_study(write_results(folder, rows)), load_curves(folder))
+
+
+def test_the_paper_answers() -> None:
+    found = answers(load_published(PAPER), pd.DataFrame())
+    compute = asked(found, "What does compute")
+    assert "Twice the Gflops lower FID by 22.3 % (95 %: 16.9 to 27.4 %)" in compute.text
+    assert pytest.approx(0.223, abs=5e-4) == 1 - 2**-0.364752
+    assert compute.trust.startswith("fair: the law misses a model left out by 20.5 %")
+    block = asked(found, "Which block")
+    assert "adaLN-Zero is ahead, but no winner can be named, at XL/2: 19.5 FID, 22.8 % below adaLN (25.2)" in block.text
+    assert block.trust.startswith("low: 1 training seed")
+    assert "cannot be told" in asked(found, "Does it memorise").text
+    assert "475 Gflops (95 %: " in asked(found, "What would a 4 times").text
+    assert asked(found, "What to do next").text
+
+
+def test_a_winner_needs_seeds_and_an_interval(tmp_path: Path) -> None:
+    worse = {"adaln-zero": 1.0, "adaln": 2.0}
+    rows = [
+        result_row(4, 64, 2, block=block, seed=seed, frechet=10 * worse[block] + 0.1 * seed)
+        for block in worse for seed in (0, 1, 2)
+    ]  # fmt: skip
+    found = of_rows(tmp_path, rows)
+    assert found[0].question == "Which block wins?"  # nothing else can be told
+    assert found[0].text.startswith("adaLN-Zero wins at d4-w64/2: 10.1 FD-digits-cnn, 49.8 % (95 %: 48.6 to 50.9 %)")
+    assert found[0].trust.startswith("fair: Welch interval over 3 and 3 seeds")
+    assert "no fit over 1 model" in asked(found, "What does compute").text
+
+
+def test_no_trend_is_no_law(tmp_path: Path) -> None:
+    values = (10.0, 10.4, 9.7, 10.1, 9.9, 10.3)
+    rows = [result_row(*shape, frechet=value) for shape, value in zip(SHAPES, values, strict=False)]
+    answer = asked(of_rows(tmp_path, rows), "What does compute")
+    assert answer.text.startswith("No trend is shown")
+    assert answer.trust.startswith("low")
+
+
+@pytest.mark.parametrize(("late", "told"), [(50.0, "No"), (96.0, "Nearly"), (99.0, "Yes")])
+def test_converged_where_it_no_longer_falls(tmp_path: Path, late: float, told: str) -> None:
+    rows = [
+        result_row(*s, step=step, frechet=value) for s in SHAPES[:3] for step, value in ((500, 100.0), (1000, late))
+    ]
+    answer = asked(of_rows(tmp_path, rows), "Is it converged")
+    assert answer.text.startswith(f"{told}: FD-digits-cnn fell by {100 - late:.3g} % over the last 50 %")
+
+
+def test_losses_tell_of_convergence_where_the_metric_cannot(make_study: Callable[..., Path]) -> None:
+    folder = make_study()
+    answer = asked(answers(load_study(folder), load_curves(folder)), "Is it converged")
+    assert answer.text.startswith(
+        "No: the held-out loss fell by 15.9 % over the last 50 % of training (median of 9 runs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("copies", "told"), [(0.0, "No sign of it: 0 of 1,500"), (0.5, "There are signs: 750 of 1,500")]
+)
+def test_copies_have_an_interval(tmp_path: Path, copies: float, told: str) -> None:
+    answer = asked(of_rows(tmp_path, [result_row(*s, copies=copies) for s in SHAPES]), "Does it memorise")
+    assert answer.text.startswith(told)
+    assert ("(95 %: 0 to 0.25 %)" in answer.text) == (copies == 0)
+
+
+def test_an_untrained_study_is_called_that(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise: dict[str, Any] = {"precision": 0.0, "recall": 0.002, "loss_heldout": 0.99}
+    rows = [result_row(*shape, **noise, frechet=float(rng.uniform(99, 101))) for shape in SHAPES[:4]]
+    write_extras(write_results(tmp_path, rows), rows)
+    result = write_report(tmp_path)
+    assert result.summary[0].startswith(
+        "Is it trained? No: it is untrained. The samples of all 4 models look like noise"
+    )
+    assert not any("Twice the Gflops" in line for line in result.summary)
+    text = (tmp_path / "fits.json").read_text()
+    assert "exponent" not in text
+    assert "it is untrained" in (tmp_path / "report.html").read_text()
+    rows[0] |= {"precision": 0.5, "recall": 0.5}  # one that is trained
+    table = load_study(write_results(tmp_path, rows))
+    assert len(untrained_models(table)) == 3
+    assert asked(answers(table, pd.DataFrame()), "What does compute")
+
+
+def test_the_same_answers_everywhere(make_study: Callable[..., Path]) -> None:
+    folder = make_study(shapes=SHAPES[:2])
+    (folder / "sweep.toml").write_text('title = "My *own* sizes"\n')
+    said = write_report(folder).summary
+    assert answers_of(folder) == said[: len(answers_of(folder))]
+    html, text = ((folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert "<h1>My *own* sizes</h1>" in html
+    assert text.startswith("# My \\*own\\* sizes\n")
+    for answer in answers(load_study(folder), load_curves(folder)):
+        assert f"**{answer.question}**" in text
+        assert answer.question in html
+        assert html.index(answer.question) < html.index("<nav")  # before everything else
+    assert html.count("<img") == html.count("figcaption><strong>")
+    assert html[: html.index("<nav")].count("<img") == 2
+    assert text.count("](figures/") == 2
+    assert html.count("digits-cnn@0123abcd") == 1  # how it was measured stands once
+
+
+def test_a_way_of_measuring_has_a_letter(tmp_path: Path) -> None:
+    rows = [result_row(*s, evaluation=e, extractor=f"{e}@01") for s in SHAPES[:2] for e in ("one", "two")]
+    write_report(write_results(tmp_path, rows))
+    html = (tmp_path / "report.html").read_text()
+    assert "measured as A" in html
+    assert "measured as B" in html
+    assert html.count("extractor two@01") == 1
