@@ -107,11 +107,11 @@ def check_ready(data: Data, shared: Shared, sweep: str) -> None:
     Raises:
         InputError: something is missing; the message names the command to run first.
     """
-    vae = autoencoders.find(data, shared, sweep)
     folder, manifest = _found(data, shared)
     again = f"dit-harness encode {sweep}"
     if manifest is None:
         raise InputError(f"data.vae: the images are not encoded yet; first: {again}")
+    vae = autoencoders.find(data, shared, sweep)
     _require_same(folder, manifest, data, autoencoders.weights_hash(vae), None, sweep)
     if not manifest["complete"]:
         done = sum(shard["count"] for split in manifest["splits"].values() for shard in split["shards"])

@@ -17,7 +17,7 @@ from harness.runs.cellruns import CellRun
 from harness.runs.log import TrainLog
 from harness.runs.state import State
 from harness.spec.cell import Cell
-from harness.spec.data import DATA_SETS, Data
+from harness.spec.data import Data
 from harness.spec.evaluation import Evaluation
 from sweeps.grid import Sweep
 from sweeps.protocols import Origin
@@ -161,7 +161,7 @@ def latents_bytes(data: Data) -> int | None:
 
     None without an autoencoder, or when only the data tells how many images there are.
     """
-    images = DATA_SETS.facts(data.name).images
+    images = data.images
     if data.vae is None or images is None:
         return None
     return images * 2 * 2 * data.shape.channels * data.shape.size**2 * _FLOAT
