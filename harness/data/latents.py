@@ -101,17 +101,33 @@ class Latents:
     weights: str
 
 
+def check_encoded(data: Data, shared: Shared, sweep: str) -> None:
+    """Check that some of the images are encoded, wherever the autoencoder is.
+
+    Raises:
+        InputError: none is.
+    """
+    if _found(data, shared)[1] is None:
+        raise InputError(f"data.vae: the images are not encoded yet; first: dit-harness encode {sweep}")
+
+
+def is_encoded(data: Data, shared: Shared) -> bool:
+    """Whether all images are encoded, by the manifest alone."""
+    manifest = _found(data, shared)[1]
+    return manifest is not None and bool(manifest["complete"])
+
+
 def check_ready(data: Data, shared: Shared, sweep: str) -> None:
     """Check that training on these latents can start; reads the manifest and the sizes of the files.
 
     Raises:
         InputError: something is missing; the message names the command to run first.
     """
-    folder, manifest = _found(data, shared)
-    again = f"dit-harness encode {sweep}"
-    if manifest is None:
-        raise InputError(f"data.vae: the images are not encoded yet; first: {again}")
     vae = autoencoders.find(data, shared, sweep)
+    check_encoded(data, shared, sweep)
+    folder, manifest = _found(data, shared)
+    assert manifest is not None
+    again = f"dit-harness encode {sweep}"
     _require_same(folder, manifest, data, autoencoders.weights_hash(vae), None, sweep)
     if not manifest["complete"]:
         done = sum(shard["count"] for split in manifest["splits"].values() for shard in split["shards"])

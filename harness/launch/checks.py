@@ -33,9 +33,9 @@ def checks(
     yield from _of_data(sweep, study, items, content=content)
 
 
-def missing(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str]) -> list[str]:
+def missing(sweep: Sweep, study: Study, items: list[CellRun]) -> list[str]:
     """Everything that a launch of these cells lacks, one line each that says how to get it; reads no whole data set."""
-    lines = []
+    lines, gpus = [], EXECUTORS.load(sweep.resources.executor).gpus()
     for check in checks(sweep, study, items, gpus, content=False):
         try:
             check()
@@ -55,6 +55,7 @@ def _of_data(sweep: Sweep, study: Study, items: list[CellRun], *, content: bool)
         yield partial(sources.check_available, data, source)
         if data.vae is not None:
             yield partial(_check_autoencoder, data, shared, sweep)
+            yield partial(latents.check_encoded, data, shared, str(sweep.path))
             yield partial(latents.check_ready, data, shared, str(sweep.path))
         elif content:
             yield partial(sources.data_set(data).check_content, data, source)
