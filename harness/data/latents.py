@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from harness.data import autoencoders
 from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.data.finite import require_finite
+from harness.data.read_ahead import read_ahead
 from harness.data.sources import data_set
 from harness.errors import InputError, NonFiniteError, non_finite_in
 from harness.files import read_json, write_atomic, write_json
@@ -267,8 +268,9 @@ def _shard(
     images: ImageArray, first: int, count: int, encoder: Encoder, progress: Callable[[int], None]
 ) -> NDArray[np.float32]:
     parts = []
-    for start in range(first, first + count, BATCH):
-        batch = np.asarray(images[np.arange(start, min(start + BATCH, first + count))])
+    batches = [np.arange(start, min(start + BATCH, first + count)) for start in range(first, first + count, BATCH)]
+    for chosen, batch in zip(batches, read_ahead(images, batches), strict=True):
+        start = int(chosen[0])
         mirrored = np.ascontiguousarray(batch[:, :, ::-1])
         parts.append(np.stack([encoder(batch), encoder(mirrored)], axis=1))  # (n, 2, 2, C, S, S)
         require_finite(np.isfinite(parts[-1]), "latents of the autoencoder", start)

@@ -48,6 +48,7 @@ class _Chosen:
 
     def __init__(self, images: ImageArray, chosen: NDArray[np.int64]) -> None:
         self._images, self._chosen = images, chosen
+        self.several_threads = bool(getattr(images, "several_threads", False))
 
     @property
     def shape(self) -> tuple[int, ...]:
