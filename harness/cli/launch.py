@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sweeps.grid import Sweep
 
 _RESOURCES = (
-    *("executor", "slots", "threads", "ranks", "cells_per_gpu", "data_folder", "data_download"),
+    *("executor", "slots", "threads", "ranks", "cells_per_gpu", "device", "data_folder", "data_download"),
     *("nodes", "partition", "account", "qos", "constraint", "time", "mem_gb", "gpus", "max_parallel", "cells_per_job"),
 )
 

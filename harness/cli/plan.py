@@ -21,7 +21,7 @@ WORTH_SAVING_HOURS = 24
 
 @cli.takes_fields(
     resources=(
-        *("executor", "slots", "threads", "ranks", "cells_per_gpu", "data_folder", "data_download"),
+        *("executor", "slots", "threads", "ranks", "cells_per_gpu", "device", "data_folder", "data_download"),
         *("inception_weights", "adm_reference", "nodes", "max_parallel", "cells_per_job"),
     )
 )
@@ -49,16 +49,19 @@ def plan(
     """
     from harness.cli.tables import plan_table
     from harness.cli.words import evaluation_lines, lever_lines, parts_line
+    from harness.launch.checks import check_ranks
     from harness.launch.levers import levers
     from harness.launch.plan import plan as price
     from harness.launch.plan import totals
     from harness.runs.study import Shared
 
     sweep, folder = cli.resolve(study, results, given)
-    if sweep.resources.executor == "slurm" and gpus is not None:
-        sweep = sweep.with_resources({"gpus": gpus})
     if tflops is not None and not 0 < tflops < math.inf:
         raise InputError(f"--tflops: {tflops}; allowed: a finite number above 0")
+    if sweep.resources.executor == "slurm" and gpus is not None:
+        sweep = sweep.with_resources({"gpus": gpus})
+    elif gpus:
+        check_ranks(sweep, [str(number) for number in range(gpus)])
     items = cli.items_of(sweep, folder)
     if check:
         _check(sweep, folder, items)

@@ -50,7 +50,7 @@ class Site:
             most = resources.max_parallel or (1 if resources.cells_per_job else None)
             jobs = f"{most} Slurm job{'s' * (most != 1)} at once" if most else "Slurm, all jobs at once"
             slots = f", each with {resources.cells_per_job} slots" if resources.cells_per_job else ""
-            return f"{jobs}{slots}{' (a GPU a rank is assumed: --gpus 1)' if self.assumed else ''}"
+            return f"{jobs}{slots}{' (a GPU a rank is assumed: --device cuda)' if self.assumed else ''}"
         if self.cores:
             count = default_slots(resources, [])
             return f"{count} slot{'s' * (count != 1)} of this machine"

@@ -208,7 +208,9 @@ def test_a_plan_for_slurm_counts_jobs_at_once(tmp_path: Path) -> None:
     assert two["site"] == "2 Slurm jobs at once"
     assert two["estimated_s"] > 3600 * two["gpu_hours"] / 2.1
     sweep, items = paper(tmp_path, executor="slurm", max_parallel=32)
-    assert "a GPU a rank is assumed: --gpus 1" in totals(sweep, plan(sweep, items, 100.0))["site"]
+    assert "a GPU a rank is assumed: --device cuda" in totals(sweep, plan(sweep, items, 100.0))["site"]
+    sweep, items = paper(tmp_path, executor="slurm", device="cuda", max_parallel=32)
+    assert totals(sweep, plan(sweep, items, 100.0))["site"] == "32 Slurm jobs at once"
     assert site_of(Resources(executor="slurm")).name(Resources(executor="slurm")) == "Slurm, all jobs at once"
 
 
