@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError
 from harness.spec.cell import Cell
-from harness.spec.data import Data
-from harness.spec.diffusion import Diffusion
 from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
 from harness.spec.extension import Extension
 from harness.spec.identity import describe_validation_error, spec_id, validated
-from harness.spec.model import NETWORKS, ModelSpec
 from harness.spec.resources import Recording, Resources
-from harness.spec.training import Training
+from sweeps.fields import SECTIONS, Fields, Setting, table_of, tables_of
 from sweeps.protocols import Origin, Protocol, named, protocols
 from sweeps.protocols import evaluations as asked
+from sweeps.rules import Rule, rules
 from sweeps.toml import read_toml
 
 #: The folder beside the studies that holds the runs of all of them.
@@ -30,86 +28,18 @@ RESERVED_NAME = "runs"
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-_SECTIONS: dict[str, type[BaseModel]] = {"model": ModelSpec, "diffusion": Diffusion, "data": Data, "training": Training}
 _TOP_LEVEL = (
     "title",
     "extend",
     "seed",
     "grid",
-    *_SECTIONS,
+    *SECTIONS,
     "protocol",
     "evaluation",
     "recording",
     "exclude",
     "resources",
 )
-
-#: One setting of an axis: dotted field name -> value.
-_Setting = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """The fields that a sweep may set; they depend on the networks that it names.
-
-    Attributes:
-        sections: names of the fields of each section of a cell.
-        sizes: named sizes: the fields of `model` that each one sets.
-    """
-
-    sections: Mapping[str, tuple[str, ...]]
-    sizes: Mapping[str, Mapping[str, int]]
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> _Fields:
-        """The fields for this document; if it names several networks, the fields of all of them."""
-        grid = _table(document, "grid")
-        tables = [_table(document, "model"), grid]
-        tables += [
-            entry for axis in grid.values() if isinstance(axis, list) for entry in axis if isinstance(entry, dict)
-        ]
-        given = [table[key] for table in tables for key in ("network", "model.network") if key in table]
-        asked = [name for value in given for name in (value if isinstance(value, list) else [value])]
-        specs = [NETWORKS.facts(name).Spec for name in asked if name in NETWORKS.names]
-        specs = specs or [NETWORKS.facts(ModelSpec.model_fields["network"].default).Spec]
-        model = dict.fromkeys(field for spec in specs for field in spec.model_fields)
-        return cls(
-            {section: tuple(spec.model_fields) for section, spec in _SECTIONS.items()} | {"model": tuple(model)},
-            {size: fields for spec in reversed(specs) for size, fields in spec.sizes.items()},
-        )
-
-    def setting(self, field: str, value: Any, key: str) -> _Setting:
-        """One field and value as dotted names; `size` sets several fields.
-
-        Raises:
-            InputError: no such field or size; `key` names it.
-        """
-        if self.sizes and field in ("size", "model.size"):
-            if not isinstance(value, str) or value not in self.sizes:
-                raise InputError(f"{key}: unknown size {value!r}; allowed: {', '.join(self.sizes)}")
-            return {f"model.{name}": number for name, number in self.sizes[value].items()}
-        return {self._dotted(field, key): value}
-
-    def settings(self, table: Mapping[str, Any], key: str) -> _Setting:
-        """The settings of a table of fields and values."""
-        found: _Setting = {}
-        for field, value in table.items():
-            found |= self.setting(field, value, key)
-        return found
-
-    def _dotted(self, field: str, key: str) -> str:
-        section, _, leaf = field.rpartition(".")
-        if leaf in self.sections.get(section, ()):
-            return field
-        size = ["size"] if self.sizes else []
-        if section in self.sections:
-            allowed = [*self.sections[section], *(size if section == "model" else [])]
-            raise InputError(f"{key}: unknown key; allowed in {section}: {', '.join(allowed)}")
-        dotted = {name: f"{section}.{name}" for section, names in self.sections.items() for name in names}
-        dotted["seed"] = "seed"
-        if field not in dotted:
-            raise InputError(f"{key}: {field!r} is no field of a cell; allowed: {', '.join([*size, *sorted(dotted)])}")
-        return dotted[field]
 
 
 class NamedCell(NamedTuple):
@@ -130,13 +60,14 @@ class Sweep:
     study: str
     title: str
     base: Mapping[str, Any]
-    axes: Mapping[str, tuple[_Setting, ...]]
+    axes: Mapping[str, tuple[Setting, ...]]
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...]
     evaluations: tuple[Evaluation, ...]
     origins: tuple[Origin, ...]  # one per evaluation
     protocols: Mapping[str, Protocol]
     recording: Recording
     resources: Resources
+    rules: tuple[Rule, ...] = ()  # which cells run on other resources
     extensions: tuple[Extension, ...] = ()  # the user's own files that the sweep names
 
     def cells(self) -> Iterator[NamedCell]:
@@ -162,6 +93,36 @@ class Sweep:
     def evaluations_of(self, cell: Cell) -> tuple[Evaluation, ...]:
         """The evaluations of a cell, with their extractors filled in."""
         return tuple(evaluation.resolved(cell.data) for evaluation in self.evaluations)
+
+    def resources_of(self, cell: Cell) -> Resources:
+        """What a cell runs on: the sweep's resources, and in their place those of its rules, the last one first.
+
+        Raises:
+            InputError: they contradict each other.
+        """
+        given = {name: value for rule in self.rules if rule.fits(cell) for name, value in rule.resources.items()}
+        if not given:
+            return self.resources
+        keys = " and ".join(rule.key for rule in self.rules if rule.fits(cell))
+        return validated(Resources, {**self.resources.model_dump(), **given}, keys)
+
+    def with_resources(self, given: Mapping[str, Any]) -> Sweep:
+        """The sweep with these resources for every cell.
+
+        Raises:
+            InputError: a value is not allowed, or contradicts another one.
+        """
+        if not given:
+            return self
+        fields = {**self.resources.model_dump(), **given}
+        changed = replace(
+            self,
+            resources=validated(Resources, fields, "command line, resources"),
+            rules=tuple(rule.without(given) for rule in self.rules),
+        )
+        for _, cell in changed.cells():
+            changed.resources_of(cell)
+        return changed
 
 
 def study_name(argument: str) -> str:
@@ -204,28 +165,32 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     if not isinstance(title, str):
         raise InputError(f"title: should be a text (got {title!r})")
     extensions = _extensions(path.parent, document.get("extend", []))
-    fields = _Fields.of(document)
+    fields = Fields.of(document)
     base: dict[str, Any] = {}
-    for section in _SECTIONS:
-        for key, value in _table(document, section).items():
+    for section in SECTIONS:
+        for key, value in table_of(document, section).items():
             base |= fields.setting(f"{section}.{key}", value, f"{section}.{key}")
     if "seed" in document:
         base["seed"] = document["seed"]
-    axes = _axes(_table(document, "grid"), base, fields)
-    known = protocols(_table(document, "protocol"))
-    evaluations, origins = _evaluations(_tables(document, "evaluation"), known)
+    axes = _axes(table_of(document, "grid"), base, fields)
+    known = protocols(table_of(document, "protocol"))
+    resources = table_of(document, "resources")
+    own_rules = rules(tables_of(resources, "for", "resources.for"), fields)
+    resources.pop("for", None)
+    evaluations, origins = _evaluations(tables_of(document, "evaluation"), known)
     return Sweep(
         path=path,
         study=study,
         title=title,
         base=base,
         axes=axes,
-        exclude=tuple(_exclusion(rule, i, fields) for i, rule in enumerate(_tables(document, "exclude"), 1)),
+        exclude=tuple(_exclusion(rule, i, fields) for i, rule in enumerate(tables_of(document, "exclude"), 1)),
         evaluations=evaluations,
         origins=origins,
         protocols=known,
-        recording=validated(Recording, _table(document, "recording"), "recording"),
-        resources=validated(Resources, _table(document, "resources"), "resources"),
+        recording=validated(Recording, table_of(document, "recording"), "recording"),
+        resources=validated(Resources, resources, "resources"),
+        rules=own_rules,
         extensions=extensions,
     )
 
@@ -246,10 +211,10 @@ def _extensions(folder: Path, names: Any) -> tuple[Extension, ...]:
     return tuple(found)
 
 
-def _axes(grid: dict[str, Any], base: Mapping[str, Any], fields: _Fields) -> dict[str, tuple[_Setting, ...]]:
+def _axes(grid: dict[str, Any], base: Mapping[str, Any], fields: Fields) -> dict[str, tuple[Setting, ...]]:
     if not grid:
         raise InputError("grid: is empty; name at least one axis, for example depth = [2, 4]")
-    axes: dict[str, tuple[_Setting, ...]] = {}
+    axes: dict[str, tuple[Setting, ...]] = {}
     seen: dict[str, str] = {}
     for axis, values in grid.items():
         key = f"grid.{axis}"
@@ -276,7 +241,7 @@ def _axes(grid: dict[str, Any], base: Mapping[str, Any], fields: _Fields) -> dic
     return axes
 
 
-def _exclusion(rule: dict[str, Any], number: int, fields: _Fields) -> dict[str, tuple[Any, ...]]:
+def _exclusion(rule: dict[str, Any], number: int, fields: Fields) -> dict[str, tuple[Any, ...]]:
     key = f"exclude {number}"
     if not rule:
         raise InputError(f"{key}: sets no field, so it would drop every cell")
@@ -306,7 +271,7 @@ def _evaluations(
 
 
 def _check_cells(sweep: Sweep) -> None:
-    """Check every cell, so that no run starts while one of them is invalid."""
+    """Check every cell and the rules for resources, so that no run starts while one of them is invalid."""
     names: dict[str, str] = {}
     longest = 0
     for name, cell in sweep.cells():
@@ -314,10 +279,14 @@ def _check_cells(sweep: Sweep) -> None:
             raise InputError(f"grid: {name} and {names[cell.id]} are the same cell; every cell once")
         names[cell.id] = name
         longest = max(longest, cell.training.steps)
+        sweep.resources_of(cell)
         for origin, evaluation in zip(sweep.origins, sweep.evaluations_of(cell), strict=True):
             check_evaluation(origin.key, evaluation, cell)
     if not names:
         raise InputError("grid: is empty; exclude drops every cell")
+    cells = [cell for _, cell in sweep.cells()]
+    for rule in sweep.rules:
+        rule.check(cells)
     steps = [(f"{origin.key}.at", e.at) for origin, e in zip(sweep.origins, sweep.evaluations, strict=True)]
     for key, given in (*steps, ("recording.loss_steps", sweep.recording.loss_steps)):
         if any(not 0 < step <= longest for step in given):
@@ -398,17 +367,3 @@ def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
         section, _, leaf = field.rpartition(".")
         (out.setdefault(section, {}) if section else out)[leaf] = value
     return out
-
-
-def _table(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = document.get(key, {})
-    if not isinstance(value, dict):
-        raise InputError(f"{key}: should be a table [{key}] (got {value!r})")
-    return value
-
-
-def _tables(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    value = document.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InputError(f"{key}: should be tables [[{key}]] (got {value!r})")
-    return value

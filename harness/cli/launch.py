@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sweeps.grid import Sweep
 
 _RESOURCES = (
-    *("executor", "slots", "threads", "ranks", "cells_per_gpu", "data_folder", "data_download"),
+    *("executor", "slots", "threads", "ranks", "cells_per_gpu", "device", "data_folder", "data_download"),
     *("nodes", "partition", "account", "qos", "constraint", "time", "mem_gb", "gpus", "max_parallel", "cells_per_job"),
 )
 
@@ -27,10 +28,11 @@ _EVALUATION = (
 )
 
 
-@cli.takes_fields(resources=(*_RESOURCES, "micro_batch"))
+@cli.takes_fields(resources=(*_RESOURCES, "micro_batch", "inception_weights", "adm_reference"))
 def launch(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
+    cell: cli.CellsOption = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
     wait: cli.WaitOption = False,
     **given: Any,
@@ -47,10 +49,15 @@ def launch(
     from harness.runs.state import RETRIED
 
     sweep, folder = cli.resolve(study, results, given)
+    items = cli.items_of(sweep, folder)
+    chosen = cli.matching(items, cell, folder) if cell else items
+    only = {item.cell.id for item in chosen} if cell else None
     with streams.lasting():
-        ended = _run(sweep, folder, cli.items_of(sweep, folder), retry=retry, wait=wait)
-        hint = " --retry" if any(item.now.state in RETRIED for item in ended) else ""
-        _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}")
+        ended = _run(sweep, folder, chosen, retry=retry, wait=wait, only=only)
+        hint = "".join(f" --cell {shlex.quote(pattern)}" for pattern in cell or ())
+        hint += " --retry" if any(item.now.state in RETRIED for item in ended) else ""
+        owed = {(item.cell.id, key) for item in chosen for key in item.owed} if cell else None
+        _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}", owed)
 
 
 @cli.takes_fields(resources=(*_RESOURCES, "inception_weights", "adm_reference"), evaluation=_EVALUATION)
@@ -65,7 +72,7 @@ def evaluate(
         ),
     ] = None,
     at: Annotated[str | None, typer.Option(help="Training steps whose weights are kept. Default: the last.")] = None,
-    cell: Annotated[list[str] | None, typer.Option(help="Name or id of a cell; again for more. Default: all.")] = None,
+    cell: cli.CellsOption = None,
     wait: cli.WaitOption = False,
     **given: Any,
 ) -> None:
@@ -83,7 +90,7 @@ def evaluate(
     sweep, folder = cli.resolve(study, results, given)
     everything = cli.items_of(sweep, folder)  # with the sweep's own evaluations, which come first in the tables
     sweep = remeasure.with_evaluations(sweep, protocol, {field: given[field] for field in _EVALUATION})
-    chosen = [cli.find_cell(everything, name, folder) for name in dict.fromkeys(cell)] if cell else everything
+    chosen = cli.matching(everything, cell, folder) if cell else everything
     selection = remeasure.select(sweep, chosen, None if at is None else remeasure.values(at, "at"))
     for line in selection.skipped:
         print(f"left out: {line}", file=sys.stderr)
@@ -102,9 +109,16 @@ def evaluate(
 
 
 def _run(
-    sweep: Sweep, study: Study, items: list[CellRun], *, retry: bool, wait: bool, chosen: list[CellRun] | None = None
+    sweep: Sweep,
+    study: Study,
+    items: list[CellRun],
+    *,
+    retry: bool,
+    wait: bool,
+    chosen: list[CellRun] | None = None,
+    only: set[str] | None = None,
 ) -> list[CellRun]:
-    """Launch with a view of these cells, and return them as they ended.
+    """Launch with a view of these cells, and return them as they ended; `chosen` and `only` are those of `launch`.
 
     Raises:
         Exit: with code 0 once all is submitted, if jobs go on by themselves and without `wait`; with 130 after Ctrl-C.
@@ -119,7 +133,7 @@ def _run(
     cli.print_warnings(sweep)
     try:
         with interrupting(), LaunchView(cli.console(), items) as view:
-            ended = run_all(sweep, study, view, retry=retry, wait=wait, chosen=chosen)
+            ended = run_all(sweep, study, view, retry=retry, wait=wait, chosen=chosen, only=only)
     except KeyboardInterrupt:
         jobs = f"the {executor.capitalize()} jobs go on"
         print(jobs if detached else "stopped; the same command goes on from the checkpoints", file=sys.stderr)

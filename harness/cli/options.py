@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -42,6 +43,11 @@ StudyArgument = Annotated[
 ]
 
 CellArgument = Annotated[str, typer.Argument(help="Name of the cell, or the beginning of its id.")]
+
+CellsOption = Annotated[
+    list[str] | None,
+    typer.Option("--cell", help="Only cells of this name or pattern (XL-*), or id; again for more. Default: all."),
+]
 
 ResultsOption = Annotated[
     Path,
@@ -127,7 +133,7 @@ def _option(field: FieldFacts, *, several: bool = False) -> inspect.Parameter:
 
 
 def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None) -> tuple[Sweep, Study]:
-    """The sweep and the study that an argument names; given resources replace the sweep's own."""
+    """The sweep and the study that an argument names; given resources replace the sweep's own, for every cell."""
     from harness.launch.executor import Schedulers
     from harness.runs.study import Study
     from sweeps.grid import load_sweep, study_name
@@ -142,19 +148,10 @@ def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None
         raise InputError(
             f"{argument}: no study of this name in {results}, and no sweeps/{name}.toml; give a sweep file"
         )
-    return _with_resources(load_sweep(path, name), given or {}), study
-
-
-def _with_resources(sweep: Sweep, given: Mapping[str, Any]) -> Sweep:
-    """The sweep with the given resources in place of its own; they are validated as in the file."""
-    from dataclasses import replace
-
-    from harness.spec.identity import validated
     from harness.spec.resources import Resources
 
-    asked = {key: value for key, value in given.items() if key in Resources.model_fields and value is not None}
-    fields = {**sweep.resources.model_dump(), **asked}
-    return replace(sweep, resources=validated(Resources, fields, "command line, resources")) if asked else sweep
+    asked = {key: value for key, value in (given or {}).items() if key in Resources.model_fields and value is not None}
+    return load_sweep(path, name).with_resources(asked), study
 
 
 def items_of(sweep: Sweep, study: Study) -> list[CellRun]:
@@ -176,6 +173,22 @@ def find_cell(items: list[CellRun], cell: str, study: Study) -> CellRun:
         names = ", ".join(item.name for item in items)
         raise InputError(f"{cell}: {problem} of this name in {study.name}; allowed: {names}")
     return found[0]
+
+
+def matching(items: list[CellRun], patterns: list[str], study: Study) -> list[CellRun]:
+    """The cells whose names match one of the patterns (`XL-*`), or whose ids begin so, in their order.
+
+    Raises:
+        InputError: a pattern matches none.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        mine = {i.cell.id for i in items if fnmatchcase(i.name, pattern) or (pattern and i.cell.id.startswith(pattern))}
+        if not mine:
+            names = ", ".join(item.name for item in items)
+            raise InputError(f"--cell {pattern}: matches no cell of {study.name}; allowed: {names}")
+        found |= mine
+    return [item for item in items if item.cell.id in found]
 
 
 def print_warnings(sweep: Sweep) -> None:

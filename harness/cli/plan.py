@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli import options as cli
 from harness.errors import InputError
 
+if TYPE_CHECKING:
+    from harness.runs.cellruns import CellRun
+    from harness.runs.study import Study
+    from sweeps.grid import Sweep
 
+#: Above so many GPU hours a plan says how to pay less.
+WORTH_SAVING_HOURS = 24
+
+
+@cli.takes_fields(
+    resources=(
+        *("executor", "slots", "threads", "ranks", "cells_per_gpu", "device", "data_folder", "data_download"),
+        *("inception_weights", "adm_reference", "nodes", "max_parallel", "cells_per_job"),
+    )
+)
 def plan(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
@@ -18,26 +32,68 @@ def plan(
         float | None,
         typer.Option(help="What a GPU sustains, 1e12 operations/s. Default: as finished cells did, or assumed 100."),
     ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, help="GPUs to plan for: of a machine, or of every node's job on Slurm. Default: as here."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Instead, list everything that is missing, and how to get it.")
+    ] = False,
     as_json: cli.JsonOption = False,
+    **given: Any,
 ) -> None:
     """Show every cell: shape, tokens, parameters, GMACs, cost, GPU hours, disk, estimated time and state.
 
     Starts nothing, and needs neither the data nor a GPU. Training compute is the paper's 3 * GMACs * batch * steps; an
-    operation is half a multiply-add.
+    operation is half a multiply-add. The time is that on this machine, or on what --gpus or --executor slurm describe.
     """
     from harness.cli.tables import plan_table
-    from harness.cli.words import evaluation_lines
+    from harness.cli.words import evaluation_lines, lever_lines, parts_line
+    from harness.launch.checks import check_ranks
+    from harness.launch.levers import levers
     from harness.launch.plan import plan as price
     from harness.launch.plan import totals
+    from harness.runs.study import Shared
 
-    sweep, folder = cli.resolve(study, results)
+    sweep, folder = cli.resolve(study, results, given)
     if tflops is not None and not 0 < tflops < math.inf:
         raise InputError(f"--tflops: {tflops}; allowed: a finite number above 0")
-    rows = price(sweep, cli.items_of(sweep, folder), tflops)
+    if sweep.resources.executor == "slurm" and gpus is not None:
+        sweep = sweep.with_resources({"gpus": gpus})
+    elif gpus:
+        check_ranks(sweep, [str(number) for number in range(gpus)])
+    items = cli.items_of(sweep, folder)
+    if check:
+        _check(sweep, folder, items)
+        return
+    rows = price(sweep, items, tflops, gpus, Shared(folder.root))
     if as_json:
         cli.print_json(rows)
         return
-    cli.console().print(plan_table(sweep.title, rows, totals(sweep, rows)))
-    for line in evaluation_lines(sweep):
+    total = totals(sweep, rows)
+    cli.console().print(plan_table(sweep.title, rows, total))
+    lines = [parts_line(total)] if total["on_gpu"] else []
+    lines += evaluation_lines(sweep)
+    if total["on_gpu"] and total["gpu_hours"] > WORTH_SAVING_HOURS:
+        lines += lever_lines(levers(sweep, items, rows))
+    for line in lines:
         print(line)
     cli.print_warnings(sweep)
+
+
+def _check(sweep: Sweep, folder: Study, items: list[CellRun]) -> None:
+    """List what a launch lacks.
+
+    Raises:
+        InputError: something is missing.
+    """
+    from harness.launch.checks import missing
+
+    lines = missing(sweep, folder, items)
+    for line in lines:
+        print(f"missing: {line}")
+    if lines:
+        raise InputError(
+            f"{sweep.path}: {len(lines)} of what a launch needs {'is' if len(lines) == 1 else 'are'} missing"
+        )
+    print("nothing is missing; the content of files is checked by launch")

@@ -110,7 +110,7 @@ def plan_table(title: str, rows: Sequence[Row], totals: Row) -> Table:
     caption = (
         f"{totals['cells']} cell{'s' * (totals['cells'] != 1)}; training {number(totals['train_gmacs'])} GMACs, "
         f"sampling {number(totals['sampling_gmacs'])} GMACs; what is not done takes about "
-        f"{duration(totals['estimated_s'])} on {totals['slots']} slots of this machine. "
+        f"{duration(totals['estimated_s'])} on {totals['site']}. "
         "GMACs: 1e9 multiply-adds of one forward pass of one image (the paper's Gflops).\n"
         f"{f'{hours:,.0f}' if hours >= 10 else number(hours)} GPU hours at {number(totals['tflops'])} TFLOP/s a GPU "
         f"({totals['throughput']}{'; --tflops N to state another' if assumed else ''}). Disk: weights "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.launch.levers import Lever
     from harness.launch.remeasure import Cost
     from harness.runs.cellruns import CellRun
     from harness.spec.evaluation import Evaluation
@@ -68,6 +70,24 @@ def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
         f"{text}, sampling seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {when}"
         for (text, when), seeds in lines.items()
     ]
+
+
+def parts_line(totals: Mapping[str, Any]) -> str:
+    """What the GPU hours of a plan are for."""
+    names = {"train": "training", "encoding": "encoding the images once"}
+    parts = {part: totals[f"{part}_gmacs"] for part in ("train", "sampling", "decoding", "scoring", "encoding")}
+    share = totals["gpu_hours"] / sum(parts.values())
+    texts = [f"{names.get(part, part)} {number(gmacs * share)}" for part, gmacs in parts.items() if gmacs]
+    return f"GPU hours: {', '.join(texts)}"
+
+
+def lever_lines(levers: Sequence[Lever]) -> list[str]:
+    """How to pay less, one line each."""
+    lines = []
+    for lever in levers:
+        disk = f" and {size_of(lever.disk)} of disk" if lever.disk else ""
+        lines.append(f"  {number(lever.hours)} GPU hours{disk} less: {lever.change}; {lever.price}")
+    return ["to pay less:", *lines] if lines else []
 
 
 def cost_line(cost: Cost, cells: int) -> str:

@@ -15,6 +15,9 @@ from harness.runs.study import Shared
 from harness.spec.data import Data, PretrainedVae, TrainedVae
 from harness.spec.identity import ID_DIGITS, spec_id
 
+#: Longest wait for the hub's first answer, in seconds.
+_HUB_SECONDS = 10.0
+
 CONFIG, WEIGHTS, CARD = "config.json", "diffusion_pytorch_model.safetensors", "card.json"
 
 
@@ -81,19 +84,30 @@ def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> P
                 if not (folder / file).is_file():
                     raise InputError(f"data.vae.name {name}: {folder} holds no {file} (diffusers' format, safetensors)")
             return folder
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+    found = [_cached(name, file) for file in (CONFIG, WEIGHTS)]
     reason = f"to ask the hub for it: dit-harness encode {sweep}"
-    try:
-        files = [Path(hf_hub_download(name, file, local_files_only=not download)) for file in (CONFIG, WEIGHTS)]
-    except Exception as error:  # the hub's errors have no common base; an unreachable network raises httpx's own
-        if download:
+    if download and None in found:
+        try:
+            get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=_HUB_SECONDS)  # asks once; a download asks six times
+            found = [Path(hf_hub_download(name, file)) for file in (CONFIG, WEIGHTS)]
+        except Exception as error:  # the hub's errors have no common base; an unreachable network raises httpx's own
             reason = f"the hub gave none ({first_line(error)})"
+    if found[0] is None or found[1] is None:
         raise InputError(
-            f"data.vae.name {name}: not here; {reason}; or put {CONFIG} and {WEIGHTS} of "
-            f"https://huggingface.co/{name} into {mine}"
-        ) from None
-    return files[0].parent
+            f"data.vae.name {name}: not here; {reason}; or where there is a network: "
+            f"hf download {name} {CONFIG} {WEIGHTS} --local-dir {mine}"
+        )
+    return found[0].parent
+
+
+def _cached(name: str, file: str) -> Path | None:
+    """A file of the hub that was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return Path(found) if isinstance(found, str) else None
 
 
 def weights_hash(folder: Path) -> str:

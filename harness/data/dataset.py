@@ -71,13 +71,21 @@ class LoadedData:
         name: as in `Data.name`.
         train: what the model may learn from.
         heldout: what it never sees.
-        fingerprint: first 12 hex digits of sha256 over shapes and content of both splits.
+        fingerprint: first 12 hex digits of sha256 over shapes and content of both splits, before a subset is taken.
+        subset: share of the images to learn from that `train` holds; None: all.
     """
 
     name: str
     train: Images
     heldout: Images
     fingerprint: str
+    subset: float | None = None
+
+    def split_fingerprint(self, split: str) -> str:
+        """What tells the images of a split ("train", "held-out") from others: the subset has one of its own."""
+        if split != "train" or self.subset is None:
+            return self.fingerprint
+        return hashlib.sha256(f"{self.fingerprint} {self.subset!r}".encode()).hexdigest()[:ID_DIGITS]
 
 
 @dataclass(frozen=True)
@@ -106,14 +114,15 @@ class Source:
 class DataSet(ABC):
     """A data set: it finds its files, loads them, and knows what they must hold.
 
-    `shape`, `extractor`, `needs` and `images` are for data sets in a user's file; for a built-in one they are in its
-    line of `harness.spec.data`.
+    `shape`, `extractor`, `needs`, `images` and `heldout` are for data sets in a user's file; for a built-in one they
+    are in its line of `harness.spec.data`.
 
     Attributes:
         shape: of its images, see `harness.spec.data.DataSetFacts`.
         extractor: name of the feature extractor that fits it.
         needs: fields of `Data` that a sweep must set.
         images: how many it has; None if that depends on the files.
+        heldout: how many of them are held out.
         fingerprint: the hash that its content must have; None: that of `Data.fingerprint`, if set.
     """
 
@@ -121,6 +130,7 @@ class DataSet(ABC):
     extractor: str | None = None
     needs: tuple[str, ...] = ()
     images: int | None = None
+    heldout: int = 0
     fingerprint: str | None = None
 
     def check(self, data: Data, source: Source) -> None:  # noqa: B027  # a data set in a package has nothing to find

@@ -66,6 +66,8 @@ class Scan:
 class ImageFiles:
     """Image files, decoded when they are indexed; an `ImageArray` (N, S, S, 3)."""
 
+    several_threads = True  # may index it at once
+
     def __init__(self, root: Path, paths: Sequence[str], size: int) -> None:
         self.root, self.paths, self.size = root, paths, size
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from harness.data import autoencoders
 from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.data.finite import require_finite
+from harness.data.read_ahead import read_ahead
 from harness.data.sources import data_set
 from harness.errors import InputError, NonFiniteError, non_finite_in
 from harness.files import read_json, write_atomic, write_json
@@ -101,6 +102,22 @@ class Latents:
     weights: str
 
 
+def check_encoded(data: Data, shared: Shared, sweep: str) -> None:
+    """Check that some of the images are encoded, wherever the autoencoder is.
+
+    Raises:
+        InputError: none is.
+    """
+    if _found(data, shared)[1] is None:
+        raise InputError(f"data.vae: the images are not encoded yet; first: dit-harness encode {sweep}")
+
+
+def is_encoded(data: Data, shared: Shared) -> bool:
+    """Whether all images are encoded, by the manifest alone."""
+    manifest = _found(data, shared)[1]
+    return manifest is not None and bool(manifest["complete"])
+
+
 def check_ready(data: Data, shared: Shared, sweep: str) -> None:
     """Check that training on these latents can start; reads the manifest and the sizes of the files.
 
@@ -108,10 +125,10 @@ def check_ready(data: Data, shared: Shared, sweep: str) -> None:
         InputError: something is missing; the message names the command to run first.
     """
     vae = autoencoders.find(data, shared, sweep)
+    check_encoded(data, shared, sweep)
     folder, manifest = _found(data, shared)
+    assert manifest is not None
     again = f"dit-harness encode {sweep}"
-    if manifest is None:
-        raise InputError(f"data.vae: the images are not encoded yet; first: {again}")
     _require_same(folder, manifest, data, autoencoders.weights_hash(vae), None, sweep)
     if not manifest["complete"]:
         done = sum(shard["count"] for split in manifest["splits"].values() for shard in split["shards"])
@@ -251,8 +268,9 @@ def _shard(
     images: ImageArray, first: int, count: int, encoder: Encoder, progress: Callable[[int], None]
 ) -> NDArray[np.float32]:
     parts = []
-    for start in range(first, first + count, BATCH):
-        batch = np.asarray(images[np.arange(start, min(start + BATCH, first + count))])
+    batches = [np.arange(start, min(start + BATCH, first + count)) for start in range(first, first + count, BATCH)]
+    for chosen, batch in zip(batches, read_ahead(images, batches), strict=True):
+        start = int(chosen[0])
         mirrored = np.ascontiguousarray(batch[:, :, ::-1])
         parts.append(np.stack([encoder(batch), encoder(mirrored)], axis=1))  # (n, 2, 2, C, S, S)
         require_finite(np.isfinite(parts[-1]), "latents of the autoencoder", start)

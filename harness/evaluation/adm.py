@@ -120,6 +120,11 @@ class AdmReference:
         return _read(self.path, IMAGES)
 
 
+#: Where the ADM suite has its batches (github.com/openai/guided-diffusion, evaluations), by resolution.
+_SUITE = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+_PUBLISHED = {256: "VIRTUAL_imagenet256_labeled.npz", 512: "VIRTUAL_imagenet512.npz"}
+
+
 def find(configured: str | None, size: int) -> AdmReference:
     """The reference that `resources.adm_reference` names; checks the headers of the file and reads no array.
 
@@ -133,8 +138,7 @@ def find(configured: str | None, size: int) -> AdmReference:
     key = "resources.adm_reference"
     if configured is None:
         raise InputError(
-            f'evaluation.reference "adm" needs {key}: the path of a reference batch of the ADM suite, such as '
-            "VIRTUAL_imagenet256_labeled.npz"
+            f'evaluation.reference "adm" needs {key}, the path of a reference batch of the ADM suite{_download(size)}'
         )
     path = Path(configured)
     if not path.is_file():
@@ -163,6 +167,13 @@ def find(configured: str | None, size: int) -> AdmReference:
             f"{path}: {IMAGES} says it holds {shape[0]} images; allowed: {_LEAST_IMAGES} to {_MOST_IMAGES}"
         )
     return AdmReference(path, shape[0])
+
+
+def _download(size: int) -> str:
+    """How to get the published batch of this resolution; empty where there is none."""
+    if (file := _PUBLISHED.get(size)) is None:
+        return ""
+    return f": curl -LO {_SUITE}/{size}/{file}"
 
 
 def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

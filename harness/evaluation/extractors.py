@@ -42,7 +42,7 @@ Network = Callable[[Tensor], Tensor | Features]
 class Extractor(ABC):
     """A feature extractor.
 
-    The first five attributes are for extractors in a user's file; for a built-in one they are in its line of
+    The first six attributes are for extractors in a user's file; for a built-in one they are in its line of
     `harness.spec.evaluation`.
 
     Attributes:
@@ -51,6 +51,7 @@ class Extractor(ABC):
         dims: how many features it gives per image.
         references: published statistics of its features, to compare images with.
         external: whether its weights come from outside the package; a launch then checks that they are there.
+        gmacs: 1e9 multiply-adds for one image, for the price of a sweep; 0: left out of it.
         batch: images in one call of the network; the last bits of the features may depend on it.
         slow: whether its features are kept in files, from which interrupted scoring continues.
         evenly: whether precision and recall take real images at even distances; False: the first ones.
@@ -61,6 +62,7 @@ class Extractor(ABC):
     dims: int
     references: tuple[str, ...] = ()
     external: bool = False
+    gmacs: float = 0.0
     batch: int = 500
     slow: bool = False
     evenly: bool = True

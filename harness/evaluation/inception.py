@@ -92,8 +92,8 @@ def find_weights(configured: str | None) -> Path:
     path = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub" / "checkpoints" / FILE
     if not path.is_file():
         raise InputError(
-            f"evaluation.extractor {NAME} needs its weights: download {URL} and set resources.inception_weights to the "
-            f"file, or put it into {path.parent}"
+            f"evaluation.extractor {NAME} needs its weights, in resources.inception_weights or in {path.parent}: "
+            f"curl -L --create-dirs -o {path} {URL}"
         )
     return path
 

@@ -152,7 +152,7 @@ def reference_of(
     card = {
         "format": _FORMAT,
         "data": dataset.name,
-        "fingerprint": dataset.fingerprint,
+        "fingerprint": dataset.split_fingerprint(split),
         "split": split,
         "images": len(images),
         "transform": _transform(data),
@@ -178,7 +178,7 @@ def reference_of(
                 yield part.pool
 
     return Reference(
-        label=f"{dataset.name}/{split}({len(images)})@{dataset.fingerprint[:8]}",
+        label=f"{dataset.name}/{split}({len(images)})@{dataset.split_fingerprint(split)[:8]}",
         count=len(images),
         mu=moments.mean,
         sigma=moments.covariance,

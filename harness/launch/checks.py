@@ -3,34 +3,71 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from harness.errors import InputError
+from harness.runs import trackers
 from harness.runs.cellruns import CellRun
 from harness.runs.state import State
 from harness.runs.study import Shared, Study
+from harness.spec.cell import Cell
+from harness.spec.data import Data
 from harness.spec.evaluation import EXTRACTORS
-from harness.spec.resources import EXECUTORS
+from harness.spec.resources import EXECUTORS, Resources
 from sweeps.grid import Sweep
 
 
-def check_data(sweep: Sweep, study: Study) -> None:
-    """Check that every data set and its latents are there; slow checks are made here, once for all jobs.
+def checks(
+    sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str], *, content: bool = True
+) -> Iterator[Callable[[], None]]:
+    """The checks of these cells, the quick ones first; each raises an InputError when something does not hold.
 
-    Raises:
-        InputError: it is not; one line that says what to do.
+    Without `content` none reads a whole data set.
     """
-    from harness.data import sources  # numpy, which `status` can do without
+    yield lambda: check_ranks(sweep, gpus, [(item.name, item.cell) for item in items])
+    yield from _of_evaluations(sweep, items)
+    yield lambda: trackers.check_installed(sweep.recording.trackers, str(sweep.path))
+    yield from _of_data(sweep, study, items, content=content)
+
+
+def missing(sweep: Sweep, study: Study, items: list[CellRun]) -> list[str]:
+    """Everything that a launch of these cells lacks, one line each that says how to get it; reads no whole data set."""
+    lines, gpus = [], EXECUTORS.load(sweep.resources.executor).gpus()
+    for check in checks(sweep, study, items, gpus, content=False):
+        try:
+            check()
+        except InputError as error:
+            lines.append(str(error).removeprefix(f"{sweep.path}: "))
+    return list(dict.fromkeys(lines))
+
+
+def _of_data(sweep: Sweep, study: Study, items: list[CellRun], *, content: bool) -> Iterator[Callable[[], None]]:
+    """Every data set and its latents are there; slow checks are made here, once for all jobs."""
+    from harness.data import latents, sources  # numpy, which `status` can do without
     from harness.data.dataset import Source
-    from harness.data.latents import check_ready
 
     shared = Shared(study.root)
     source = Source.of(sweep.resources, shared.images_folder)
-    for data in {cell.data for _, cell in sweep.cells()}:
-        sources.check_available(data, source)
+    for data in dict.fromkeys(item.cell.data for item in items):
+        yield partial(sources.check_available, data, source)
         if data.vae is not None:
-            check_ready(data, shared, str(sweep.path))
-        else:
-            sources.data_set(data).check_content(data, source)
+            yield partial(_check_autoencoder, data, shared, sweep)
+            yield partial(latents.check_encoded, data, shared, str(sweep.path))
+            yield partial(latents.check_ready, data, shared, str(sweep.path))
+        elif content:
+            yield partial(sources.data_set(data).check_content, data, source)
+        if content and data.subset is not None:
+            batch = max(item.cell.training.batch_size for item in items if item.cell.data == data)
+            yield partial(sources.check_subset, data, source, batch)
+
+
+def _check_autoencoder(data: Data, shared: Shared, sweep: Sweep) -> None:
+    from harness.data import autoencoders
+
+    autoencoders.find(data, shared, str(sweep.path))
 
 
 def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:
@@ -39,28 +76,57 @@ def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:
     Raises:
         InputError: a file is missing or damaged.
     """
+    for check in _of_evaluations(sweep, items):
+        check()
+
+
+def _of_evaluations(sweep: Sweep, items: list[CellRun]) -> Iterator[Callable[[], None]]:
     due = {(e, item.cell.data) for item in items if item.now.state is not State.DONE for e in item.evaluations}
     outside = {e.extractor for e, _ in due if e.extractor and EXTRACTORS.facts(e.extractor).external}
     sizes = {data.image_shape.size for e, data in due if e.reference == "adm"}
-    resources = sweep.resources
+    for name in sorted(outside):
+        yield partial(_named, sweep, _check_extractor, name, sweep.resources.inception_weights)
+    for size in sorted(sizes):
+        yield partial(_named, sweep, _check_adm, sweep.resources.adm_reference, size)
+
+
+def _named(sweep: Sweep, check: Callable[..., None], *arguments: Any) -> None:
+    """Make a check, whose message then begins with the name of the sweep's file."""
     try:
-        for name in sorted(outside):
-            from harness.evaluation import extractors  # imports torch
-
-            extractors.find(name).check(resources.inception_weights)
-        for size in sorted(sizes):
-            from harness.evaluation import adm
-
-            adm.find(resources.adm_reference, size).check()
+        check(*arguments)
     except InputError as error:
         raise InputError(f"{sweep.path}: {error}") from None
 
 
-def check_ranks(sweep: Sweep, gpus: list[str]) -> None:
-    """The executor can give the resources, and each rank takes an equal share of the global batch."""
-    resources = sweep.resources
-    EXECUTORS.load(resources.executor).check(sweep, gpus)
-    for name, cell in sweep.cells():
+def _check_extractor(name: str, weights: str | None) -> None:
+    from harness.evaluation import extractors  # imports torch
+
+    extractors.find(name).check(weights)
+
+
+def _check_adm(configured: str | None, size: int) -> None:
+    from harness.evaluation import adm
+
+    adm.find(configured, size).check()
+
+
+def check_ranks(sweep: Sweep, gpus: list[str], cells: Iterable[tuple[str, Cell]] | None = None) -> None:
+    """The executor can give every cell its resources, and each rank takes an equal share of the global batch.
+
+    Args:
+        sweep: the sweep.
+        gpus: of this machine.
+        cells: names and cells; None: all of the sweep.
+
+    Raises:
+        InputError: one line that says what is allowed.
+    """
+    checked: set[Resources] = set()
+    for name, cell in sweep.cells() if cells is None else cells:
+        resources = sweep.resources_of(cell)
+        if resources not in checked:
+            EXECUTORS.load(resources.executor).check(replace(sweep, resources=resources), gpus)
+            checked.add(resources)
         batch = cell.training.batch_size
         if batch % resources.world:
             allowed = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)

@@ -23,7 +23,7 @@ from harness.runs.cellruns import CellRun
 from harness.runs.records import Claim, Ticket
 from harness.runs.state import RETRIED, STARTABLE, State
 from harness.runs.study import Study
-from harness.spec.resources import EXECUTORS
+from harness.spec.resources import EXECUTORS, Resources
 from sweeps.grid import Sweep
 
 
@@ -46,6 +46,7 @@ class Launch:
         view: what shows the launch to the user.
         gpus: of this machine, as CUDA_VISIBLE_DEVICES names them; empty where the executor assigns them itself.
         to_retry: ids of failed and cancelled cells that run again; an id is removed when its cell is claimed.
+        beside: other cells of the study, which this launch does not start; their jobs use the same slots.
     """
 
     sweep: Sweep
@@ -54,6 +55,11 @@ class Launch:
     view: View
     gpus: list[str]
     to_retry: set[str]
+    beside: tuple[CellRun, ...] = ()
+
+    def resources_of(self, item: CellRun) -> Resources:
+        """What a cell runs on."""
+        return self.sweep.resources_of(item.cell)
 
     def may_start(self, item: CellRun) -> bool:
         """Whether this launch starts the cell, by its state and by how often it was lost."""
@@ -90,7 +96,7 @@ class Launch:
         """
         note_takeover(item, self.view)
         self.to_retry.discard(item.cell.id)
-        run, resources = item.run, self.sweep.resources
+        run, resources = item.run, self.resources_of(item)
         number = max(run.attempt_numbers(), default=0) + 1
         study, executor = self.study.name, resources.executor
         claim = {"process": process_identity(), "time": now(), "study": study, "executor": executor, **more}

@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import time
 
-from harness.launch.checks import check_data, check_evaluations, check_ranks, check_writable
+from harness.launch.checks import check_writable, checks
 from harness.launch.executor import Executor, Launch, NoAnswerError, executor_named
 from harness.launch.signals import interrupt_no_more
 from harness.launch.view import View
 from harness.processes import now
-from harness.runs import provenance, trackers, triage
+from harness.runs import provenance, triage
 from harness.runs.attempts import RESTARTS
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.claims import Hold, SupersededError
@@ -36,11 +36,13 @@ def launch(
     retry: bool = False,
     wait: bool = False,
     chosen: list[CellRun] | None = None,
+    only: set[str] | None = None,
 ) -> list[CellRun]:
     """Run every cell that is missing, partial or interrupted (failed and cancelled ones too with `retry`).
 
-    With `chosen`, runs these cells only: those that `harness.launch.remeasure` has to measure.
-    Returns all cells, when they have ended; without `wait` an executor like Slurm returns when all are submitted.
+    With `chosen`, runs these cells only: those that `harness.launch.remeasure` has to measure. With `only`, the cells
+    with these ids. Returns the cells to run, when they have ended; without `wait` an executor like Slurm returns when
+    all are submitted.
 
     Raises:
         InputError: the data, the weights of Inception or the device is missing, the ranks cannot share the batch, or
@@ -48,11 +50,13 @@ def launch(
         KeyboardInterrupt: after Ctrl-C and the like, when the running jobs have stopped; on Slurm they go on.
     """
     executor = executor_named(sweep.resources.executor)
-    gpus = [] if sweep.resources.device == "cpu" else executor.gpus()
-    items = cell_runs(sweep, study) if chosen is None else chosen
+    everything = cell_runs(sweep, study) if chosen is None else chosen
+    items = [item for item in everything if only is None or item.cell.id in only]
+    on_cpu = all(sweep.resources_of(item.cell).device == "cpu" for item in items)
+    gpus = [] if on_cpu else executor.gpus()
     _check(sweep, study, items, gpus)
     if chosen is None:
-        study.save_sweep(sweep.path, {item.cell.id: item.name for item in items}, sweep.extensions)
+        study.save_sweep(sweep.path, {item.cell.id: item.name for item in everything}, sweep.extensions)
     study.remove_leftovers(item.run for item in items)
     origin, changed = provenance.origin()
     study.save_diff(origin.diff, changed)
@@ -60,7 +64,8 @@ def launch(
     items = sorted(items, key=_training_cost, reverse=True)
     # `evaluate` also retries a cell that fails in another launch while this one runs
     to_retry = {item.cell.id for item in items if retry and (chosen is not None or item.now.state in RETRIED)}
-    work = Launch(sweep, study, items, view, gpus, to_retry)
+    beside = tuple(item for item in everything if only is not None and item.cell.id not in only)
+    work = Launch(sweep, study, items, view, gpus, to_retry, beside)
     executor.prepare(work)
     try:
         run_to_end(work, executor, wait=wait)
@@ -77,10 +82,8 @@ def _check(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str]) ->
     Raises:
         InputError: a check fails; one line with file, key and what is allowed.
     """
-    check_ranks(sweep, gpus)
-    check_evaluations(sweep, items)
-    trackers.check_installed(sweep.recording.trackers, str(sweep.path))
-    check_data(sweep, study)
+    for check in checks(sweep, study, items, gpus):
+        check()
     study.check_schema()
     check_writable(study)
 
@@ -95,6 +98,8 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
     pause, silent = executor.poll_seconds, False
     while True:
         tried, reason = [item for item in work.items if work.may_start(item)], None
+        for item in work.beside if tried else ():
+            item.refresh()
         try:
             tried, pause = executor.submit(work, tried), executor.poll_seconds
         except NoAnswerError as error:
@@ -106,7 +111,7 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
         ids = {item.cell.id for item in tried}
         watched = [item for item in work.items if item.now.state in ACTIVE or item.cell.id in ids or work.is_held(item)]
         view.tick(work.items)
-        if not watched:
+        if not watched and not _waits_for_slots(work):
             return
         reason = reason or _silence(work, watched)
         if (reason is not None) != silent:
@@ -114,19 +119,30 @@ def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
             name = work.sweep.resources.executor.capitalize()
             view.note(f"{name} does not answer: {reason}; waiting" if silent else f"{name} answers again")
         time.sleep(pause)
-        for item in watched:
-            item.refresh()
-            if item.now.state in ACTIVE or work.is_held(item):
-                continue
-            if item.mine:
-                _record_last_words(item)
-            lost = item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL)
-            item.restarts += lost and not _was_never_taken(item)
-            if lost and item.restarts <= RESTARTS:
-                view.note(f"{item.name}: {item.now.message}; starting it again")
-            elif item.cell.id not in announced and not work.may_start(item):  # else it was another launch's
-                announced.add(item.cell.id)
-                view.finished(item)
+        _look(work, watched, announced)
+
+
+def _look(work: Launch, watched: list[CellRun], announced: set[str]) -> None:
+    """Read the states of these cells anew; tell of those that have ended, and whose ids are not among `announced`."""
+    for item in watched:
+        item.refresh()
+        if item.now.state in ACTIVE or work.is_held(item):
+            continue
+        if item.mine:
+            _record_last_words(item)
+        lost = item.mine and item.now.state in (State.INTERRUPTED, State.PARTIAL)
+        item.restarts += lost and not _was_never_taken(item)
+        if lost and item.restarts <= RESTARTS:
+            work.view.note(f"{item.name}: {item.now.message}; starting it again")
+        elif item.cell.id not in announced and not work.may_start(item):  # else it was another launch's
+            announced.add(item.cell.id)
+            work.view.finished(item)
+
+
+def _waits_for_slots(work: Launch) -> bool:
+    """Whether a cell would start, if other cells of the study did not have the slots."""
+    busy = any(item.now.state in ACTIVE and item.in_local_slot for item in work.beside)
+    return busy and any(work.may_start(item) for item in work.items)
 
 
 def _record_last_words(item: CellRun) -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import psutil
@@ -18,12 +19,13 @@ from harness.files import is_full
 from harness.launch import imports
 from harness.launch.executor import Executor, Launch
 from harness.launch.job import Job
-from harness.launch.machine import default_slots, gpus_unseen, visible_gpus
+from harness.launch.machine import gpus_unseen, share_of, visible_gpus
 from harness.launch.signals import held
 from harness.processes import now, process_identity, signal_process
 from harness.runs import triage
 from harness.runs.cellruns import CellRun
 from harness.runs.state import ACTIVE
+from harness.spec.resources import Resources
 from sweeps.grid import Sweep
 
 #: Longest wait for the jobs to write their checkpoints after Ctrl-C, in seconds.
@@ -33,12 +35,14 @@ STOP_SECONDS = 120.0
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 
 
-def _free_gpus(gpus: list[str], active: list[CellRun], ranks: int) -> str | None:
-    """The GPUs with the fewest live jobs of this study, one for each rank, as CUDA_VISIBLE_DEVICES takes them."""
+def _free_gpus(gpus: list[str], active: list[tuple[CellRun, Resources]], ranks: int) -> str | None:
+    """The GPUs least taken by live jobs of this study, one for each rank, as CUDA_VISIBLE_DEVICES takes them."""
     if not gpus:
         return None
-    claims = [item.now.attempt.claim.get("gpu") or "" for item in active if item.now.attempt]
-    taken = Counter(gpu for claim in claims for gpu in claim.split(","))
+    taken: Counter[str] = Counter()
+    for item, resources in active:
+        claimed = (item.now.attempt.claim.get("gpu") or "") if item.now.attempt else ""
+        taken.update(dict.fromkeys(claimed.split(","), Fraction(1, resources.cells_per_gpu)))
     return ",".join(sorted(gpus, key=lambda gpu: taken[gpu])[:ranks])
 
 
@@ -125,15 +129,18 @@ class LocalExecutor(Executor):
 
     def submit(self, launch: Launch, waiting: list[CellRun]) -> list[CellRun]:
         """Start cells while slots are free. All launches of the study on this machine share the slots."""
-        resources, tried = launch.sweep.resources, []
+        tried: list[CellRun] = []
         for item in waiting:
-            active = [i for i in launch.items if i.now.state in ACTIVE and i.in_local_slot]
-            if len(active) >= default_slots(resources, launch.gpus):
+            resources, others = launch.resources_of(item), (*launch.items, *launch.beside)
+            active = [(i, launch.resources_of(i)) for i in others if i.now.state in ACTIVE and i.in_local_slot]
+            taken = sum(share_of(of, launch.gpus) for _, of in active)
+            if active and taken + share_of(resources, launch.gpus) > 1:
                 break
             item.refresh()
             if not launch.may_start(item):  # another launch was quicker
                 continue
-            gpu = _free_gpus(launch.gpus, active, resources.ranks)
+            gpus = [] if resources.device == "cpu" else launch.gpus
+            gpu = _free_gpus(gpus, active, resources.ranks)
             with held():  # a claim has its job, or neither is made
                 job = launch.claim(item, gpu=gpu, allocation=os.environ.get("SLURM_JOB_ID"))
                 if job is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import subprocess
+from fractions import Fraction
 
 from harness.spec.resources import Resources
 
@@ -47,9 +49,15 @@ def usable_cores() -> int:
     return min(cores, int(allocated)) if allocated.isdigit() else cores
 
 
-def default_slots(resources: Resources, gpus: list[str]) -> int:
-    """Cells at once: `cells_per_gpu` a GPU, or as many as the cores allow at the asked threads; each rank counts."""
+def share_of(resources: Resources, gpus: list[str]) -> Fraction:
+    """The share of this machine that a cell takes: of its slots, else of its GPUs, else of its cores at its threads."""
     if resources.slots is not None:
-        return resources.slots
-    available = len(gpus) * resources.cells_per_gpu if gpus else usable_cores() // resources.threads
-    return max(1, available // resources.ranks)
+        return Fraction(1, resources.slots)
+    if gpus and resources.device != "cpu":
+        return Fraction(resources.ranks, len(gpus) * resources.cells_per_gpu)
+    return Fraction(resources.ranks * resources.threads, usable_cores())
+
+
+def default_slots(resources: Resources, gpus: list[str]) -> int:
+    """Cells at once, if all take the same share of this machine; at least one."""
+    return max(1, math.floor(1 / share_of(resources, gpus)))

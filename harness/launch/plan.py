@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import median
 from typing import Any
 
 from harness.data.autoencoders import folder_name
+from harness.data.latents import is_encoded
+from harness.data.vae_cost import vae_cost
 from harness.launch.machine import default_slots, visible_gpus
+from harness.launch.site import LONGEST_ON_CORES, Site, site_of, wall_seconds, with_gpus
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun
 from harness.runs.log import TrainLog
 from harness.runs.state import State
+from harness.runs.study import Shared
 from harness.spec.cell import Cell
-from harness.spec.data import DATA_SETS, Data
-from harness.spec.evaluation import Evaluation
+from harness.spec.data import Data
+from harness.spec.evaluation import EXTRACTORS, Evaluation
 from sweeps.grid import Sweep
 from sweeps.protocols import Origin
 
@@ -66,68 +71,115 @@ def throughput(items: Sequence[CellRun], tflops: float | None = None) -> Through
     return Throughput(ASSUMED_TFLOPS, "assumed")
 
 
-def plan(sweep: Sweep, items: list[CellRun], tflops: float | None = None) -> list[Row]:
+def plan(
+    sweep: Sweep,
+    items: list[CellRun],
+    tflops: float | None = None,
+    gpus: int | None = None,
+    shared: Shared | None = None,
+) -> list[Row]:
     """One row a cell.
 
     Args:
         sweep: the sweep.
         items: its cells and their runs.
         tflops: what one GPU sustains, in 1e12 floating-point operations per second; see `throughput`.
+        gpus: how many the machine has on which it is to run; None: as many as this one.
+        shared: the folder in which encoded images are found; None: there are none.
 
     Returns:
-        Rows whose `estimated_s` is wall time on one slot of this machine, fitted to the study's finished cells if there
-        are any; `gpu_hours` is one GPU's time for training and sampling at `tflops` (`throughput` says on whose word).
+        Rows whose `estimated_s` is wall time of the cell at the `site`, fitted to the study's finished cells if some
+        ran on the same kind of device; `share` is the share of the site that the cell takes. `gpu_hours` is one GPU's
+        time at `tflops` (`throughput` says on whose word) for training, sampling, decoding by the autoencoder and
+        scoring.
         Bytes on disk: `weights_bytes` (plain and averaged weights of every evaluated step), `states_bytes` (while it
         trains: weights, averages and two moments of the optimizer, twice), `samples_bytes` (generated images), and
         `latents_bytes` of the folder `latents`, which cells with the same data and autoencoder share; None where there
-        are none, or where the number of images is not known without the data.
+        are none, or where the number of images is not known without the data. `encoding_gmacs` is what it takes to
+        make that folder, once; 0 where it is made.
     """
     rate = throughput(items, tflops)
-    on_gpu = sweep.resources.device != "cpu" and bool(visible_gpus())
-    rows: list[Row] = []
-    for item in items:
-        cell = item.cell
-        cost = count_cell(cell)
-        gmacs = cost.macs / 1e9
-        evaluations = sweep.evaluations_of(cell)
-        train_gmacs = 3 * gmacs * cell.training.batch_size * cell.training.steps
-        sampling_gmacs = sum(_sampling_passes(cell, e) for e in evaluations) * gmacs
-        gpu_hours = rate.hours(train_gmacs + sampling_gmacs)
-        kept = {step for evaluation in evaluations for step in evaluation.steps(cell.training.steps)}
-        kept.add(cell.training.steps)
-        rows.append(
-            {
-                "id": cell.id,
-                "name": item.name,
-                "data": cell.data.name,
-                **{key: getattr(cell.model, key, None) for key in ("block", "depth", "width", "heads", "patch_size")},
-                "tokens": cell.tokens,
-                "params": cost.params,
-                "params_m": cost.params / 1e6,
-                "gmacs": gmacs,
-                "gflops": 2 * gmacs,
-                "seed": cell.seed,
-                "train_gmacs": train_gmacs,
-                "sampling_gmacs": sampling_gmacs,
-                "gpu_hours": gpu_hours,
-                "tflops": rate.tflops,
-                "throughput": rate.source,
-                "weights_bytes": 2 * _FLOAT * cost.params * len(kept),
-                "states_bytes": _STATES * 4 * _FLOAT * cost.params,
-                "samples_bytes": sum(_sample_bytes(cell, e) for e in evaluations),
-                "latents": folder_name(cell.data) if cell.data.vae else None,
-                "latents_bytes": latents_bytes(cell.data),
-                "estimated_s": 3600 * gpu_hours / sweep.resources.world
-                if on_gpu
-                else _assumed_seconds(cell, evaluations, gmacs),
-                "evaluations": [_evaluation_row(*pair) for pair in zip(sweep.origins, evaluations, strict=True)],
-                "state": item.now.state.value,
-            }
-        )
-    scale = _measured_over_assumed(items, rows)
-    for row in rows:
-        row["estimated_s"] = round(row["estimated_s"] * scale, 1)
+    site = site_of(sweep.resources, gpus)
+    rows = [_row(sweep, item, rate, shared) for item in items]
+    _estimate(sweep, items, rows, site)
+    on_cores = not any(site.has_gpu(sweep.resources_of(item.cell)) for item in items)
+    if on_cores and sweep.resources.device == "auto" and gpus is None and _wall(rows) > LONGEST_ON_CORES:
+        _estimate(sweep, items, rows, with_gpus(site))
     return rows
+
+
+def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -> Row:
+    """What a cell costs, wherever it runs."""
+    cell = item.cell
+    cost = count_cell(cell)
+    gmacs = cost.macs / 1e9
+    evaluations = sweep.evaluations_of(cell)
+    train_gmacs = 3 * gmacs * cell.training.batch_size * cell.training.steps
+    sampling_gmacs = sum(_sampling_passes(cell, e) for e in evaluations) * gmacs
+    images = [(e, e.samples * len(e.steps(cell.training.steps))) for e in evaluations]
+    vae = vae_cost(cell.data)
+    decoding_gmacs = sum(count for _, count in images) * vae.decode / 1e9
+    scoring_gmacs = sum(count * EXTRACTORS.facts(str(e.extractor)).gmacs for e, count in images)
+    encoded = cell.data.vae is None or (shared is not None and is_encoded(cell.data, shared))
+    kept = {step for evaluation in evaluations for step in evaluation.steps(cell.training.steps)} | {
+        cell.training.steps
+    }
+    return {
+        "id": cell.id,
+        "name": item.name,
+        "data": cell.data.name,
+        **{key: getattr(cell.model, key, None) for key in ("block", "depth", "width", "heads", "patch_size")},
+        "tokens": cell.tokens,
+        "params": cost.params,
+        "params_m": cost.params / 1e6,
+        "gmacs": gmacs,
+        "gflops": 2 * gmacs,
+        "seed": cell.seed,
+        "train_gmacs": train_gmacs,
+        "sampling_gmacs": sampling_gmacs,
+        "decoding_gmacs": decoding_gmacs,
+        "scoring_gmacs": scoring_gmacs,
+        "gpu_hours": rate.hours(train_gmacs + sampling_gmacs + decoding_gmacs + scoring_gmacs),
+        "tflops": rate.tflops,
+        "throughput": rate.source,
+        "weights_bytes": 2 * _FLOAT * cost.params * len(kept),
+        "states_bytes": _STATES * 4 * _FLOAT * cost.params,
+        "samples_bytes": sum(_sample_bytes(cell, e) for e in evaluations),
+        "latents": folder_name(cell.data) if cell.data.vae else None,
+        "latents_bytes": latents_bytes(cell.data),
+        "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae.encode / 1e9,
+        "evaluations": [_evaluation_row(*pair) for pair in zip(sweep.origins, evaluations, strict=True)],
+        "state": item.now.state.value,
+    }
+
+
+def _estimate(sweep: Sweep, items: list[CellRun], rows: list[Row], site: Site) -> None:
+    """Write into the rows how long the cells take at a site, and what of it."""
+    name = site.name(sweep.resources)
+    for item, row in zip(items, rows, strict=True):
+        resources = sweep.resources_of(item.cell)
+        on_gpu = site.has_gpu(resources)
+        row |= {"site": name, "on_gpu": on_gpu, "share": float(site.share(resources))}
+        row["estimated_s"] = 3600 * row["gpu_hours"] / resources.world if on_gpu else _assumed_seconds(item.cell, row)
+        row["encoding_s"] = _encoding_seconds(row)
+    scale = {on_gpu: _measured_over_assumed(items, rows, on_gpu) for on_gpu in {row["on_gpu"] for row in rows}}
+    for row in rows:
+        row["estimated_s"] = round(row["estimated_s"] * scale[row["on_gpu"]], 1)
+
+
+def _encoding_seconds(row: Row) -> float:
+    """Of one process: on one GPU, or one thread."""
+    gmacs: float = row["encoding_gmacs"]
+    rate = Throughput(row["tflops"], row["throughput"])
+    return rate.hours(gmacs) * 3600 if row["on_gpu"] else gmacs / ASSUMED_GMACS_PER_S
+
+
+def _wall(rows: list[Row]) -> float:
+    """Wall time of what is not done, the encoding of its data first; the longest cells start first."""
+    left = sorted((row for row in rows if row["state"] != State.DONE), key=lambda row: row["train_gmacs"], reverse=True)
+    encoding: dict[str, float] = {row["latents"]: row["encoding_s"] for row in left if row["latents"]}
+    cells = [(row["estimated_s"], Fraction(row["share"]).limit_denominator(10_000)) for row in left]
+    return round(sum(encoding.values()) + wall_seconds(cells), 1)
 
 
 def _evaluation_row(origin: Origin, evaluation: Evaluation) -> Row:
@@ -136,24 +188,28 @@ def _evaluation_row(origin: Origin, evaluation: Evaluation) -> Row:
 
 
 def totals(sweep: Sweep, rows: list[Row]) -> Row:
-    """Sums over the grid, and the wall time on the slots of this machine of what is not done."""
+    """Sums over the grid, and the wall time at the site of what is not done."""
     gpus = [] if sweep.resources.device == "cpu" else visible_gpus()
     slots = default_slots(sweep.resources, gpus)
-    left = [row["estimated_s"] for row in rows if row["state"] != State.DONE]
-    latents = {row["latents"]: row["latents_bytes"] for row in rows if row["latents"] is not None}
-    summed = ("train_gmacs", "sampling_gmacs", "gpu_hours", "weights_bytes", "samples_bytes")
+    latents = {row["latents"]: row for row in rows if row["latents"] is not None}
+    encoding = sum(row["encoding_gmacs"] for row in latents.values())
+    bytes_ = [row["latents_bytes"] for row in latents.values()]
+    summed = ("train_gmacs", "sampling_gmacs", "decoding_gmacs", "scoring_gmacs", "weights_bytes", "samples_bytes")
+    rate = Throughput(rows[0]["tflops"], rows[0]["throughput"])
     return {
         "cells": len(rows),
         **{key: sum(row[key] for row in rows) for key in summed},
-        "tflops": rows[0]["tflops"],
-        "throughput": rows[0]["throughput"],
+        "encoding_gmacs": encoding,
+        "gpu_hours": sum(row["gpu_hours"] for row in rows) + rate.hours(encoding),
+        "tflops": rate.tflops,
+        "throughput": rate.source,
         # a finished run keeps no state: at most the largest ones at once
         "states_bytes": sum(sorted((row["states_bytes"] for row in rows), reverse=True)[:slots]),
         "latents": len(latents),
-        "latents_bytes": None if None in latents.values() else sum(latents.values()),
-        "slots": slots,
-        # cells start in order, each on the first free slot; no better than the sum over slots or the longest cell
-        "estimated_s": round(max(sum(left) / slots, max(left, default=0.0)), 1),
+        "latents_bytes": None if None in bytes_ else sum(bytes_),
+        "site": rows[0]["site"],
+        "on_gpu": any(row["on_gpu"] for row in rows),
+        "estimated_s": _wall(rows),
     }
 
 
@@ -162,7 +218,7 @@ def latents_bytes(data: Data) -> int | None:
 
     None without an autoencoder, or when only the data tells how many images there are.
     """
-    images = DATA_SETS.facts(data.name).images
+    images = data.images
     if data.vae is None or images is None:
         return None
     return images * 2 * 2 * data.shape.channels * data.shape.size**2 * _FLOAT
@@ -199,19 +255,29 @@ def sampling_passes(evaluation: Evaluation) -> int:
     return evaluation.samples * evaluation.sampling_steps * (2 if evaluation.guidance != 1 else 1)
 
 
-def _assumed_seconds(cell: Cell, evaluations: tuple[Evaluation, ...], gmacs: float) -> float:
+def _assumed_seconds(cell: Cell, row: Row) -> float:
+    """On one CPU thread."""
     recipe = cell.training
     pass_seconds = ASSUMED_BLOCK_SECONDS * (cell.model.layers + 2)
-    train = recipe.steps * (pass_seconds + (1 + _BACKWARD) * recipe.batch_size * gmacs / ASSUMED_GMACS_PER_S)
-    images = sum(_sampling_passes(cell, e) for e in evaluations)
-    return train + images * gmacs / ASSUMED_GMACS_PER_S
+    gmacs = row["train_gmacs"] + row["sampling_gmacs"] + row["decoding_gmacs"] + row["scoring_gmacs"]
+    return float(recipe.steps * pass_seconds + gmacs / ASSUMED_GMACS_PER_S)
 
 
-def _measured_over_assumed(items: list[CellRun], rows: list[Row]) -> float:
-    """Median ratio over the finished cells; 1 when there are none."""
-    done = [(item, row) for item, row in zip(items, rows, strict=True) if item.now.state is State.DONE]
+def _measured_over_assumed(items: list[CellRun], rows: list[Row], on_gpu: bool) -> float:
+    """Median ratio over the cells that have finished on such a device; 1 when there are none."""
+    done = [
+        (item, row)
+        for item, row in zip(items, rows, strict=True)
+        if item.now.state is State.DONE and row["on_gpu"] == on_gpu and _devices(item) <= {"cuda" if on_gpu else "cpu"}
+    ]
     ratios = [seconds / row["estimated_s"] for item, row in done if (seconds := measured_seconds(item))]
     return median(ratios) if ratios else 1.0
+
+
+def _devices(item: CellRun) -> set[str]:
+    """What the attempts at a cell computed on, as far as they say it."""
+    started = [attempt.started for attempt in item.run.attempts() if attempt.started]
+    return {one["conditions"]["device"] for one in started if "conditions" in one}
 
 
 def measured_seconds(item: CellRun) -> float | None:

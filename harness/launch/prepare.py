@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.data import autoencoders, latents
 from harness.data.dataset import LoadedData, Source
-from harness.data.sources import data_set
+from harness.data.sources import load
 from harness.errors import InputError
 from harness.files import read_json, write_json
 from harness.launch.machine import visible_gpus
@@ -145,7 +145,7 @@ def _bench(sweep: Sweep, latent: Latent, shared: Shared, folder: Path, hooks: Ho
 
     resources = sweep.resources
     source = Source.of(resources, shared.images_folder, _reporter(hooks, "check files"))
-    dataset = data_set(latent.data).load(latent.data, source)
+    dataset = load(latent.data, source)
     device, conditions = _conditions(sweep, folder, say)
 
     def measure(autoencoder: Any) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import CellFailedError, InputError
 from harness.files import fsync
@@ -37,19 +38,22 @@ def _queue(study: Study) -> Queue:
     return queue if isinstance(queue, Queue) else Queue(study.name)
 
 
-def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str | None) -> str | None:
+def _submit_array(
+    launch: Launch, items: list[CellRun], resources: Resources, limit: int, after: str | None
+) -> str | None:
     """Claim cells, submit them, and record the jobs' numbers.
 
     Args:
         launch: the launch.
         items: the cells.
+        resources: of each of them.
         limit: largest number of tasks in an array.
         after: number of the array that has to end first; None: start at once.
 
     Returns:
         The number of the array; None when other launches had claimed all cells.
     """
-    resources, study = launch.sweep.resources, launch.study
+    study = launch.study
     token, queue, slots = uuid.uuid4().hex[:12], _queue(study), resources.cells_per_job
     pools = None if slots is None else min(resources.max_parallel or 1, -(-len(items) // slots), limit)
     claimed: list[tuple[CellRun, Job]] = []
@@ -68,7 +72,7 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
     work: list[Job | Pool] = list(jobs)
     if slots is not None and pools is not None:
         work = [Pool(tuple(jobs[index::pools]), slots) for index in range(min(pools, len(jobs)))]
-    numbers = _hand_over(launch, work, claimed, token, after)
+    numbers = _hand_over(launch, _Array(work, claimed, resources, token, after))
     array = numbers[0].partition("_")[0]
     where = f"Slurm job {array}" if slots is None else f"Slurm job {array} of {len(numbers)} x {slots} slots"
     launch.view.note(f"{len(claimed)} cell{'s' * (len(claimed) != 1)} submitted as {where}")
@@ -78,22 +82,42 @@ def _submit_array(launch: Launch, items: list[CellRun], limit: int, after: str |
     return array
 
 
-def _hand_over(
-    launch: Launch, work: list[Job | Pool], claimed: list[tuple[CellRun, Job]], token: str, after: str | None
-) -> list[str]:
+@dataclass(frozen=True)
+class _Array:
+    """Claimed cells, and the jobs for them, which run on the same resources.
+
+    Attributes:
+        work: what each job calls.
+        claimed: the cells, each with its own job.
+        resources: of a cell.
+        token: the array's comment.
+        after: number of the array that has to end first; None: none.
+    """
+
+    work: list[Job | Pool]
+    claimed: list[tuple[CellRun, Job]]
+    resources: Resources
+    token: str
+    after: str | None
+
+
+def _hand_over(launch: Launch, array: _Array) -> list[str]:
     """Submit an array, and record its numbers; returns them.
 
     Raises:
         _UnknownError: Slurm did not answer, and squeue lists no job; the claims stay.
         SlurmError: Slurm refused; the claims are removed.
     """
-    resources, study, jobs = launch.sweep.resources, launch.study, [job for _, job in claimed]
+    study, claimed, token = launch.study, array.claimed, array.token
+    jobs = [job for _, job in claimed]
     queue = _queue(study)
     try:
-        numbers = slurm.submit(work, resources, study.submitit_folder, study.name, token, after)
+        numbers = slurm.submit(array.work, array.resources, study.submitit_folder, study.name, token, array.after)
     except slurm.SlurmError as error:
         refused = not isinstance(error, slurm.SlurmDownError)
-        numbers = _found(queue, token, len(work), over=not refused)  # a refused job is listed for a while as failed
+        numbers = _found(
+            queue, token, len(array.work), over=not refused
+        )  # a refused job is listed for a while as failed
         absent = queue.error is None
         if not numbers and absent and refused:
             _release(claimed, study, token)
@@ -106,7 +130,7 @@ def _hand_over(
         launch.view.note(f"sbatch: {error}; but squeue lists the job")
         return numbers
     except BaseException as error:  # Ctrl-C too, which may come before or after Slurm has taken the jobs
-        numbers = _found(queue, token, len(work))
+        numbers = _found(queue, token, len(array.work))
         if isinstance(error, Exception) and not numbers and queue.error is None:
             _release(claimed, study, token)
         else:
@@ -114,6 +138,33 @@ def _hand_over(
         raise
     _record(jobs, numbers)
     return numbers
+
+
+class _Group(NamedTuple):
+    """Cells with the same resources, in which `max_parallel` is the share of these cells."""
+
+    items: list[CellRun]
+    resources: Resources
+
+
+def _groups(launch: Launch, waiting: list[CellRun]) -> list[_Group]:
+    """The cells by their resources, in the order of the first ones.
+
+    `max_parallel` is divided among the groups by their cells; where there are more groups than that, they go in turn.
+    """
+    found: dict[Resources, list[CellRun]] = {}
+    for item in waiting:
+        found.setdefault(launch.resources_of(item), []).append(item)
+    most, left = launch.sweep.resources.max_parallel, len(waiting)
+    if most is None or len(found) == 1 or len(found) > most:
+        return [_Group(items, resources) for resources, items in found.items()]
+    groups = []
+    for number, (resources, items) in enumerate(found.items()):
+        others = len(found) - number - 1
+        mine = max(1, min(most - others, round(most * len(items) / left)))
+        groups.append(_Group(items, resources.model_copy(update={"max_parallel": mine})))
+        most, left = most - mine, left - len(items)
+    return groups
 
 
 class _UnknownError(slurm.SlurmDownError):
@@ -188,18 +239,21 @@ class SlurmExecutor(Executor):
             raise InputError(f"Slurm does not answer: {error}; {later}") from None
 
     def submit(self, launch: Launch, waiting: list[CellRun]) -> list[CellRun]:
-        """Submit cells as arrays as large as the cluster allows; pools are one array, for there are few of them."""
-        submitted, after = 0, None
+        """Submit arrays of cells with the same resources, as large as the cluster allows; pools are one array each."""
+        submitted = 0
         try:
             limit = slurm.max_array_size() if waiting else 1
-            pooled = launch.sweep.resources.cells_per_job is not None
-            size = max(1, len(waiting)) if pooled else limit
-            for first in range(0, len(waiting), size):
-                chunk = waiting[first : first + size]
-                job = _submit_array(launch, chunk, limit, after)
-                if job is not None and launch.sweep.resources.max_parallel is not None:
-                    after = job  # Slurm applies the cap to each array, so the next one has to wait
-                submitted += len(chunk)
+            after, groups = None, _groups(launch, waiting)
+            in_turn = len(groups) > (launch.sweep.resources.max_parallel or len(groups))
+            for group in groups:
+                after = after if in_turn else None
+                size = len(group.items) if group.resources.cells_per_job is not None else limit
+                for first in range(0, len(group.items), size):
+                    chunk = group.items[first : first + size]
+                    job = _submit_array(launch, chunk, group.resources, limit, after)
+                    if job is not None and group.resources.max_parallel is not None:
+                        after = job  # Slurm applies the cap to each array, so the next one has to wait
+                    submitted += len(chunk)
         except slurm.SlurmDownError as error:
             state = f"{error.state}, " if isinstance(error, _UnknownError) else ""
             known = f"{state}{submitted} cells were submitted, the same command goes on later"

@@ -34,6 +34,7 @@ class DataSetFacts(NamedTuple):
         extractor: the feature extractor that fits it, unless the evaluation names another.
         needs: fields of `Data` that it cannot do without.
         images: how many it has, both splits together; None where that depends on the files.
+        heldout: how many of them are held out.
     """
 
     at: str
@@ -41,14 +42,21 @@ class DataSetFacts(NamedTuple):
     extractor: str | None = None
     needs: tuple[str, ...] = ()
     images: int | None = None
+    heldout: int = 0
 
 
 DATA_SETS = Kind(
     "DATA_SETS",
     {
-        "digits": DataSetFacts("harness.data.digits:DIGITS", InputShape(1, 8, 10), "digits-cnn", images=1_797),
+        "digits": DataSetFacts(
+            "harness.data.digits:DIGITS", InputShape(1, 8, 10), "digits-cnn", images=1_797, heldout=297
+        ),
         "fashion-mnist": DataSetFacts(
-            "harness.data.fashion_mnist:FASHION_MNIST", InputShape(1, 32, 10), "fashion-cnn", images=70_000
+            "harness.data.fashion_mnist:FASHION_MNIST",
+            InputShape(1, 32, 10),
+            "fashion-cnn",
+            images=70_000,
+            heldout=10_000,
         ),
         "imagenet": DataSetFacts(
             "harness.data.imagenet:IMAGENET",
@@ -56,6 +64,7 @@ DATA_SETS = Kind(
             "inception-v3-compat",
             ("resolution",),
             images=1_281_167 + 50_000,
+            heldout=50_000,
         ),
         "folder": DataSetFacts(
             "harness.data.folder:FOLDER", InputShape(3, ASKED, ASKED), needs=("resolution", "classes", "fingerprint")
@@ -127,6 +136,12 @@ class Data(Spec):
         pattern="^[0-9a-f]{12}$",
         description="folder: hash of its images, as `python -m harness.data.images FOLDER` prints it",
     )
+    subset: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="learn from this share of the images of every class only; what is held out stays whole",
+    )
     vae: Annotated[Vae, Field(discriminator="kind")] | None = Field(
         default=None, description="learn the latents of this autoencoder instead of pixels"
     )
@@ -149,6 +164,14 @@ class Data(Spec):
                 f"vae.factor {self.vae.factor} does not divide the {size}x{size} images; allowed: {allowed}"
             )
         return self
+
+    @property
+    def images(self) -> int | None:
+        """Images of both splits, those to learn from cut to the subset; None where only the files tell."""
+        facts = DATA_SETS.facts(self.name)
+        if facts.images is None:
+            return None
+        return facts.heldout + round((self.subset or 1) * (facts.images - facts.heldout))
 
     @property
     def image_shape(self) -> InputShape:

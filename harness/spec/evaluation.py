@@ -22,6 +22,7 @@ class ExtractorFacts(NamedTuple):
         dims: how many features it gives per image.
         references: published statistics of its features, besides the data set's own splits.
         external: whether its weights come from outside this package; a launch then checks that they are there.
+        gmacs: 1e9 multiply-adds for one image, about; 0 where it does not matter.
     """
 
     at: str
@@ -30,6 +31,7 @@ class ExtractorFacts(NamedTuple):
     dims: int
     references: tuple[str, ...] = ()
     external: bool = False
+    gmacs: float = 0.0
 
 
 #: The extractor behind FID.
@@ -38,9 +40,11 @@ INCEPTION = "inception-v3-compat"
 EXTRACTORS = Kind(
     "EXTRACTORS",
     {
-        "digits-cnn": ExtractorFacts("harness.evaluation.classifier:DIGITS_CNN", 1, 8, 64),
-        "fashion-cnn": ExtractorFacts("harness.evaluation.classifier:FASHION_CNN", 1, 32, 64),
-        INCEPTION: ExtractorFacts("harness.evaluation.inception:INCEPTION", 3, None, 2048, ("adm",), external=True),
+        "digits-cnn": ExtractorFacts("harness.evaluation.classifier:DIGITS_CNN", 1, 8, 64, gmacs=0.0004),
+        "fashion-cnn": ExtractorFacts("harness.evaluation.classifier:FASHION_CNN", 1, 32, 64, gmacs=0.003),
+        INCEPTION: ExtractorFacts(
+            "harness.evaluation.inception:INCEPTION", 3, None, 2048, ("adm",), external=True, gmacs=5.7
+        ),
     },
     noun="extractor",
 )

@@ -130,7 +130,8 @@ class Resources(Spec):
             raise ValueError(f'gpus {self.gpus} contradicts device "{self.device}"; leave one of them out')
         if self.gpus not in (None, 0, self.ranks):
             raise ValueError(
-                f"gpus {self.gpus} contradicts ranks {self.ranks}, for each rank has one GPU; leave gpus out"
+                f"gpus {self.gpus} contradicts ranks {self.ranks}, for each rank has one GPU; leave gpus out, "
+                'for device = "cuda" gives each rank one'
             )
         return self
 

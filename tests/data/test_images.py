@@ -9,6 +9,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 
 from harness.data.dataset import Source
 from harness.data.images import ImageFiles, centre_crop, main, read_image, scan, warning
+from harness.data.read_ahead import read_ahead
 from harness.data.sources import check_available, load
 from harness.data.trees import find_tree
 from harness.errors import InputError
@@ -128,6 +130,34 @@ def test_files_are_indexed_like_an_array(tmp_path: Path) -> None:
     assert whole.shape == files.shape == (5, 8, 8, 3)
     assert np.array_equal(files[np.array([3, 1])], whole[[3, 1]])
     assert files[np.array([], dtype=int)].shape == (0, 8, 8, 3)
+
+
+def test_files_are_read_ahead_in_order_and_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, {"a": 9})
+    files = ImageFiles(tmp_path, [f"a/{i:03d}.png" for i in range(9)], 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(3))
+    readers: set[int] = set()
+    both = threading.Barrier(2, timeout=20)
+
+    class Watched:
+        several_threads, shape = True, files.shape
+
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, index: Any, /) -> Any:
+            readers.add(threading.get_ident())
+            if 0 in index or 2 in index:
+                both.wait()  # for the other one of the first two batches
+            return files[index]
+
+    batches = [np.arange(first, min(first + 2, 9)) for first in range(0, 9, 2)]
+    found = list(read_ahead(Watched(), batches))
+    assert np.array_equal(np.concatenate(found), files[np.arange(9)])
+    assert len(readers) > 1
+    (tmp_path / "a" / "005.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"005\.png: no readable image"):
+        list(read_ahead(files, batches))
 
 
 # the fingerprint

@@ -98,7 +98,7 @@ def test_every_science_field_is_in_the_id() -> None:
     changes: dict[str, dict[str, Any]] = {
         "model": {"depth": 3, "width": 64, "heads": 2, "patch_size": 2, "block": "adaln", "mlp_ratio": 2.0},
         "diffusion": {"timesteps": 500, "beta_start": 2e-4, "beta_end": 3e-2},
-        "data": {"name": "fashion-mnist", "labels": False, "horizontal_flips": True},
+        "data": {"name": "fashion-mnist", "labels": False, "horizontal_flips": True, "subset": 0.5},
         "training": {
             "steps": 7,
             "batch_size": 8,

@@ -119,7 +119,10 @@ def test_the_whole_study_is_priced_without_data_vae_or_gpu(tmp_path: Path) -> No
     assert xl["train_gmacs"] == pytest.approx(3.64e10, rel=2e-3)  # 3 * Gflops * batch * steps
     assert xl["train_gmacs"] == 3 * xl["gmacs"] * 256 * 400_000
     assert xl["sampling_gmacs"] == xl["gmacs"] * 250 * 50_000
-    assert xl["gpu_hours"] == pytest.approx(2e9 * (xl["train_gmacs"] + xl["sampling_gmacs"]) / 200e12 / 3600)
+    assert xl["decoding_gmacs"] == pytest.approx(50_000 * 311.09, rel=1e-4)
+    assert xl["scoring_gmacs"] == pytest.approx(50_000 * 5.7)
+    parts = ("train_gmacs", "sampling_gmacs", "decoding_gmacs", "scoring_gmacs")
+    assert xl["gpu_hours"] == pytest.approx(2e9 * sum(xl[part] for part in parts) / 200e12 / 3600)
     assert (xl["tflops"], xl["throughput"]) == (200.0, "given")
     # mean and deviation of 1,331,167 images and their mirror images; weights and averages, in fp32
     assert {(row["latents"], row["latents_bytes"]) for row in rows.values()} == {
@@ -137,7 +140,7 @@ def test_the_plan_says_what_it_assumes(tmp_path: Path) -> None:
     done = run_plan(tmp_path, str(ROOT / "sweeps/dit-512.toml"))
     assert peak_kilobytes(done) < 1_000_000
     text = " ".join(done.stdout.split())
-    assert "6,823 GPU hours at 100 TFLOP/s a GPU (assumed; --tflops N to state another)" in text
+    assert "6,833 GPU hours at 100 TFLOP/s a GPU (assumed; --tflops N to state another)" in text
     assert "weights 16.2 GB, samples 118.0 GB, states while training 21.6 GB, latents 349.0 GB" in text
     for bad in ("0", "-1", "nan", "inf"):
         done = run_plan(tmp_path, str(ROOT / "sweeps/dit-512.toml"), "--tflops", bad)

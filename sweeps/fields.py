@@ -1,0 +1,116 @@
+"""What a sweep file may set: the tables of a TOML document, and the fields of a cell by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from pydantic import BaseModel
+
+from harness.errors import InputError
+from harness.spec.data import Data
+from harness.spec.diffusion import Diffusion
+from harness.spec.model import NETWORKS, ModelSpec
+from harness.spec.training import Training
+
+SECTIONS: dict[str, type[BaseModel]] = {"model": ModelSpec, "diffusion": Diffusion, "data": Data, "training": Training}
+
+#: One setting of an axis: dotted field name -> value.
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields that a sweep may set; they depend on the networks that it names.
+
+    Attributes:
+        sections: names of the fields of each section of a cell.
+        sizes: named sizes: the fields of `model` that each one sets.
+    """
+
+    sections: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Fields:
+        """The fields for this document; if it names several networks, the fields of all of them."""
+        grid = table_of(document, "grid")
+        tables = [table_of(document, "model"), grid]
+        tables += [
+            entry for axis in grid.values() if isinstance(axis, list) for entry in axis if isinstance(entry, dict)
+        ]
+        given = [table[key] for table in tables for key in ("network", "model.network") if key in table]
+        asked = [name for value in given for name in (value if isinstance(value, list) else [value])]
+        specs = [NETWORKS.facts(name).Spec for name in asked if name in NETWORKS.names]
+        specs = specs or [NETWORKS.facts(ModelSpec.model_fields["network"].default).Spec]
+        model = dict.fromkeys(field for spec in specs for field in spec.model_fields)
+        return cls(
+            {section: tuple(spec.model_fields) for section, spec in SECTIONS.items()} | {"model": tuple(model)},
+            {size: fields for spec in reversed(specs) for size, fields in spec.sizes.items()},
+        )
+
+    def setting(self, field: str, value: Any, key: str) -> Setting:
+        """One field and value as dotted names; `size` sets several fields.
+
+        Raises:
+            InputError: no such field or size; `key` names it.
+        """
+        if self.sizes and field in ("size", "model.size"):
+            if not isinstance(value, str) or value not in self.sizes:
+                raise InputError(f"{key}: unknown size {value!r}; allowed: {', '.join(self.sizes)}")
+            return {f"model.{name}": number for name, number in self.sizes[value].items()}
+        return {self._dotted(field, key): value}
+
+    def names(self, field: str) -> bool:
+        """Whether a sweep may set this field of a cell."""
+        section, _, leaf = field.rpartition(".")
+        if field in ("size", "model.size"):
+            return bool(self.sizes)
+        return leaf in self.sections.get(section, ()) or field == "seed" or field in chain(*self.sections.values())
+
+    def settings(self, table: Mapping[str, Any], key: str) -> Setting:
+        """The settings of a table of fields and values."""
+        found: Setting = {}
+        for field, value in table.items():
+            found |= self.setting(field, value, key)
+        return found
+
+    def _dotted(self, field: str, key: str) -> str:
+        section, _, leaf = field.rpartition(".")
+        if leaf in self.sections.get(section, ()):
+            return field
+        size = ["size"] if self.sizes else []
+        if section in self.sections:
+            allowed = [*self.sections[section], *(size if section == "model" else [])]
+            raise InputError(f"{key}: unknown key; allowed in {section}: {', '.join(allowed)}")
+        dotted = {name: f"{section}.{name}" for section, names in self.sections.items() for name in names}
+        dotted["seed"] = "seed"
+        if field not in dotted:
+            raise InputError(f"{key}: {field!r} is no field of a cell; allowed: {', '.join([*size, *sorted(dotted)])}")
+        return dotted[field]
+
+
+def table_of(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A table of the document; empty where it has none.
+
+    Raises:
+        InputError: it is no table.
+    """
+    value = document.get(key, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{key}: should be a table [{key}] (got {value!r})")
+    return value
+
+
+def tables_of(document: Mapping[str, Any], key: str, path: str = "") -> list[dict[str, Any]]:
+    """A list of tables of the document; empty where it has none. `path` is what messages call it.
+
+    Raises:
+        InputError: it is no list of tables.
+    """
+    value = document.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{path or key}: should be tables [[{path or key}]] (got {value!r})")
+    return value
