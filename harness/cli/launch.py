@@ -33,6 +33,7 @@ def launch(
     results: cli.ResultsOption = cli.RESULTS,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
     wait: cli.WaitOption = False,
+    wide: cli.WideOption = False,
     **given: Any,
 ) -> None:
     """Train, sample and score every cell that is not done; resume what was interrupted.
@@ -50,7 +51,7 @@ def launch(
     with streams.lasting():
         ended = _run(sweep, folder, cli.items_of(sweep, folder), retry=retry, wait=wait)
         hint = " --retry" if any(item.now.state in RETRIED for item in ended) else ""
-        _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}")
+        _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}", wide=wide)
 
 
 @cli.takes_fields(resources=(*_RESOURCES, "inception_weights", "adm_reference"), evaluation=_EVALUATION)
@@ -67,6 +68,7 @@ def evaluate(
     at: Annotated[str | None, typer.Option(help="Training steps whose weights are kept. Default: the last.")] = None,
     cell: Annotated[list[str] | None, typer.Option(help="Name or id of a cell; again for more. Default: all.")] = None,
     wait: cli.WaitOption = False,
+    wide: cli.WideOption = False,
     **given: Any,
 ) -> None:
     """Measure kept weights again, with other samplers, steps, guidance, seeds, labels, references or protocols.
@@ -98,7 +100,7 @@ def evaluate(
     with streams.lasting():
         ended = _run(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
         owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
-        _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed)
+        _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed, wide=wide)
 
 
 def _run(
@@ -139,6 +141,8 @@ def _print_results(
     ended: list[CellRun],
     again: str,
     owed: set[tuple[str, str]] | None = None,
+    *,
+    wide: bool,
 ) -> None:
     """Write the tables of all cells; print the results, and the cells that are not done.
 
@@ -149,6 +153,7 @@ def _print_results(
         ended: those that were launched.
         again: the command that goes on, without `dit-harness`.
         owed: the cells and records whose results are printed; None: all.
+        wide: print all columns of the results.
 
     Raises:
         Exit: with code 1, when something is not done.
@@ -162,7 +167,7 @@ def _print_results(
     keys = [(row["cell"], evaluation_key(row["evaluation"], row["step"])) for row in rows]
     shown = [row for row, key in zip(rows, keys, strict=True) if owed is None or key in owed]
     if shown:
-        cli.console().print(results_table(sweep.title, shown))
+        cli.print_table(results_table(sweep.title, shown), wide=wide)
     if rows:
         print(f"{len(rows)} rows in {study.table('results.csv')}")
     unfinished = [item for item in ended if item.now.state is not State.DONE]

@@ -18,6 +18,7 @@ def plan(
         float | None,
         typer.Option(help="What a GPU sustains, 1e12 operations/s. Default: as finished cells did, or assumed 100."),
     ] = None,
+    wide: cli.WideOption = False,
     as_json: cli.JsonOption = False,
 ) -> None:
     """Show every cell: shape, tokens, parameters, GMACs, cost, GPU hours, disk, estimated time and state.
@@ -37,7 +38,7 @@ def plan(
     if as_json:
         cli.print_json(rows)
         return
-    cli.console().print(plan_table(sweep.title, rows, totals(sweep, rows)))
+    cli.print_table(plan_table(sweep.title, rows, totals(sweep, rows)), wide=wide)
     for line in evaluation_lines(sweep):
         print(line)
     cli.print_warnings(sweep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_watch_draws_a_table_that_fits_the_terminal(tmp_path: Path) -> None:
     watch(Console(file=out, force_terminal=True, width=160, height=16), "a title", items, 0.05)
     thread.join()
     assert "d21" in out.getvalue(), "what runs is shown, however many others there are"
-    assert "│d30" not in out.getvalue()
+    assert not re.search(r"^d30 ", out.getvalue(), re.MULTILINE)
     assert "20 of them are not shown here" in out.getvalue()
 
 
@@ -83,9 +84,9 @@ def test_the_table_shows_all_in_the_order_of_the_grid_unless_cut(tmp_path: Path)
     items = [item(tmp_path, depth) for depth in (1, 2, 3)]
     begin(items[2])
     rows = [status_row(found) for found in items]
-    assert status_table("t", rows).row_count == 3
+    assert len(status_table("t", rows).rows) == 3
     cut = status_table("t", rows, most=2)
-    assert [str(cell) for cell in cut.columns[0].cells] == ["d1", "d3"]
+    assert [row["name"] for row in cut.rows] == ["d1", "d3"]
 
 
 def test_failures_are_grouped_under_the_status(tmp_path: Path) -> None:
