@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,7 +66,9 @@ class _Shown:
     def name(self) -> str:
         """Its title, with the value where all rows share one."""
         values = {text.plain for text in self.texts}
-        return f"{self.column.title} ({values.pop()})" if len(values) == 1 and len(self.texts) > 1 else self.column.title
+        return (
+            f"{self.column.title} ({values.pop()})" if len(values) == 1 and len(self.texts) > 1 else self.column.title
+        )
 
 
 @dataclass(frozen=True)

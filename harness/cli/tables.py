@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any, TypedDict
 
@@ -131,8 +132,13 @@ def status_row(item: CellRun) -> StatusRow:
         "host": (attempt.started or {}).get("host") if attempt else None,
         "node": _node(attempt) if attempt else None,
         "cause": triage.cause_of(attempt) if attempt and state.state in _TROUBLED else None,
-        "message": "; ".join(part for part in (state.message, _measuring(item)) if part),
+        "message": "; ".join(part for part in (_elsewhere(item), state.message, _measuring(item)) if part),
     }
+
+
+def _elsewhere(item: CellRun) -> str:
+    """A note that another study has the cell."""
+    return f"a job of study {item.other_study}" if item.other_study else ""
 
 
 def _measuring(item: CellRun) -> str:
@@ -218,8 +224,8 @@ def results_table(title: str, rows: Sequence[Row]) -> FittedTable:
     columns = (
         _left("cell", "name", rank=15, least=_NAME),
         _right("step", rank=13 if several else 2),
-        *(_left(_CONDITIONS[column], column, rank=12, least=16) for column in varying),
-        *([_left("protocol", rank=11)] if len({row["protocol"] for row in rows}) > 1 else []),
+        *(_condition(column, rows) for column in varying),
+        *([_left("protocol", rank=1)] if len({row["protocol"] for row in rows}) > 1 else []),
         _right("params (M)", "params_m", number, rank=4),
         _right("GMACs", "gmacs", number, rank=6),
         *(_right(_names(column, rows), column, rank=rank) for column, rank in zip(_DISTANCES, (14, 10), strict=True)),
@@ -228,6 +234,14 @@ def results_table(title: str, rows: Sequence[Row]) -> FittedTable:
         _right("time", "seconds", duration, rank=5),
     )
     return FittedTable(title, columns, [*map(_over_seeds, groups.values())], _results_caption(rows[0], varying, seeds))
+
+
+def _condition(column: str, rows: Sequence[Row]) -> Column:
+    """A condition in which rows differ; without it they look alike."""
+    is_text = any(isinstance(row[column], str) for row in rows)
+    make = _left if is_text else _right
+    shown = make(_CONDITIONS[column], column, rank=12)
+    return replace(shown, least=16) if is_text else shown
 
 
 def _names(column: str, rows: Sequence[Row]) -> str:
