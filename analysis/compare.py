@@ -315,6 +315,14 @@ def _judge(own: Array, base: Array, seed_sigma: float | None) -> _Judgement:
     return _Judgement("worse" if difference > 0 else "better", how, interval)
 
 
+def multiplier_ends(interval: tuple[float | None, float | None]) -> str:
+    """The interval of a compute multiplier in words; an end that is None is beyond the baseline's models."""
+    low, high = (None if end is None else f"{end:.2f}" for end in interval)
+    if low is None and high is None:
+        return "both ends beyond the models"
+    return f"{low or 'beyond the models'} to {high or 'beyond the models'}"
+
+
 def describe(comparison: BlockComparison, metric: str) -> str:
     """The comparison as one sentence."""
     name, base = block_name(comparison.block), block_name(comparison.baseline)
@@ -323,6 +331,5 @@ def describe(comparison: BlockComparison, metric: str) -> str:
     if comparison.multiplier is not None:
         text += f", {comparison.multiplier:.2f} x the compute at which {base} gets there"
     if comparison.multiplier_interval is not None:
-        low, high = ("beyond its models" if end is None else f"{end:.2f}" for end in comparison.multiplier_interval)
-        text += f" (95 %: {low} to {high})"
+        text += f" (95 %: {multiplier_ends(comparison.multiplier_interval)})"
     return f"{text}: {comparison.verdict} ({comparison.reason})"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare import BASELINE, BlockComparison, BlockSlope
+from analysis.compare import BASELINE, BlockComparison, BlockSlope, multiplier_ends
 from analysis.fit.floor import FloorFit
 from analysis.fit.lines import LineFit
 from analysis.fit.surface import InteractionFit
@@ -188,8 +188,7 @@ def block_table(found: Sequence[BlockComparison], metric: str, measured: str) ->
     for c in found:
         multiplier = f"{c.multiplier:.2f} ×" if c.multiplier is not None else f"none: {c.multiplier_note}"
         if c.multiplier_interval is not None:
-            ends = ("beyond the models" if end is None else f"{end:.2f}" for end in c.multiplier_interval)
-            multiplier += f" ({' to '.join(ends)})"
+            multiplier += f" ({multiplier_ends(c.multiplier_interval)})"
         rows.append(
             (c.shape, c.step, block_name(c.block), c.gmacs, f"{c.seeds} and {c.baseline_seeds}", c.metric,
              c.baseline_metric, f"{c.difference:+.4g}", c.interval or "none",

@@ -128,7 +128,11 @@ def signal_process(identity: Mapping[str, Any] | None, number: int) -> bool:
 
 
 class HeldError(InputError):
-    """Another process is at work on a folder."""
+    """Another process is at work on a folder; `holder` says which, and on what."""
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 @contextlib.contextmanager
@@ -192,7 +196,7 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
             locks.mkdir(exist_ok=True)
             stack.enter_context(file_lock(locks / folder.name, work, patience=0))
         except HeldError as error:
-            raise HeldError(f"{folder}: {error} is at work on it; wait for it") from None
+            raise HeldError(f"{folder}: {error} is at work on it; wait for it", str(error).rstrip(",")) from None
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         for leftover in folder.glob(".*.tmp"):

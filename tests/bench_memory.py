@@ -18,6 +18,7 @@ from harness.evaluation.adm import SPATIAL_DIM
 from harness.evaluation.extractors import Features
 from harness.evaluation.features import PART, Extraction
 from harness.evaluation.statistics import Moments
+from harness.evaluation.watch import UNWATCHED
 from harness.spec.evaluation import INCEPTION
 from harness.training.ranks import Ranks
 
@@ -75,9 +76,9 @@ def main() -> None:
     told(f"reference, parts of {PART}")
     generated = metrics._extract(Images(n), Random(), None, lambda done, total: None)
     told(f"features of {n} images")
-    metrics._frechet(generated, reference, lambda done, total: None)
+    metrics._frechet(generated, reference, UNWATCHED)
     told("Frechet distances")
-    metrics._other_metrics(generated, reference)
+    metrics._other_metrics(generated, reference, UNWATCHED)
     told("KID, precision, recall, inception score")
 
 

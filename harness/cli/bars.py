@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Self
 
 from rich import progress
@@ -11,8 +12,11 @@ from rich.console import Console
 from harness.cli.words import duration, state_line
 from harness.runs.cellruns import CellRun
 from harness.runs.records import Progress
-from harness.runs.state import ACTIVE, State
+from harness.runs.state import ACTIVE, STARTABLE, State
 from harness.training.hooks import Report
+
+#: In a terminal of fewer columns the bars are short and have no clock, so that all their numbers fit.
+_WIDE = 110
 
 #: Least time between two lines in a pipe.
 LINE_SECONDS = 15.0
@@ -22,12 +26,13 @@ class _Bars(progress.Progress):
     """A bar for each thing in progress: its name, how much is done, a note, and a clock."""
 
     def __init__(self, console: Console, clock: progress.ProgressColumn) -> None:
+        narrow = console.width < _WIDE
         super().__init__(
             progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=24),
+            progress.BarColumn(bar_width=6 if narrow else 24),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[note]}", markup=False),
-            clock,
+            *(() if narrow else (clock,)),
             console=console,
             refresh_per_second=4,
             disable=not console.is_terminal,
@@ -85,6 +90,8 @@ class LaunchView:
 
     def __init__(self, console: Console, items: list[CellRun]) -> None:
         self._bars = _Bars(console, progress.TimeElapsedColumn())
+        self._drawn: dict[str, int] = {}  # cells with a bar: the number of the attempt
+        self._awaited: set[tuple[str, int]] = set()  # attempts of others that the user knows of
         self._total = len(items)
         self._done = sum(item.now.state is State.DONE for item in items)
         if self._done:
@@ -108,16 +115,50 @@ class LaunchView:
         """A cell ended."""
         self._done += item.now.state is State.DONE
         self.note(f"{state_line(item)} ({self._done}/{self._total} done)")
-        self._bars.drop(item.cell.id)
+        self._drop(item.cell.id)
         self.tick([])
 
     def tick(self, items: list[CellRun]) -> None:
-        """Draw the progress of the sweep and of the running cells."""
-        self._bars.show("", "sweep", self._done, self._total, "")
-        for item in (item for item in items if item.now.state in ACTIVE):
-            at = item.now.progress or Progress(stage="starting", done=0)
-            note = _note(at.get("loss"), at.get("images_per_s"), at.get("seconds_left"))
-            self._bars.show(item.cell.id, item.name, at["done"], at.get("total"), f"{at['stage']} {note}")
+        """Draw the progress of the sweep and of the running cells, as many as the terminal has lines for."""
+        active = [item for item in items if item.now.state in ACTIVE]
+        counts = Counter(str(item.now.state) for item in active)
+        counts["waiting for a slot"] = sum(item.now.state in STARTABLE for item in items)
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        self._bars.show("", "sweep", self._done, self._total, told)
+        lively = sorted(active, key=lambda item: item.now.state is not State.RUNNING)
+        shown = {item.cell.id: item for item in lively[: max(1, self._bars.console.height - 2)]}
+        for cell in [cell for cell in self._drawn if cell not in shown]:
+            self._drop(cell)
+        for item in active:
+            self._say_whose(item)
+        for cell, item in shown.items():
+            self._show(cell, item)
+
+    def _show(self, cell: str, item: CellRun) -> None:
+        """Draw the bar of a cell; that of a new attempt starts anew."""
+        number = item.now.attempt.number if item.now.attempt else 0
+        if self._drawn.get(cell, number) != number:
+            self._bars.drop(cell)
+        self._drawn[cell] = number
+        at = item.now.progress or Progress(stage="starting", done=0)
+        known = at["stage"], _note(at.get("loss"), at.get("images_per_s"), at.get("seconds_left"))
+        text = item.now.message or " ".join(part for part in known if part)
+        name = f"{item.name} (attempt {number})" if number > 1 else item.name
+        self._bars.show(cell, name, at["done"], at.get("total") or None, text)
+
+    def _say_whose(self, item: CellRun) -> None:
+        """Say that a cell is waited for which this launch did not start, once an attempt."""
+        attempt = item.now.attempt
+        if item.mine or attempt is None or (item.cell.id, attempt.number) in self._awaited:
+            return
+        self._awaited.add((item.cell.id, attempt.number))
+        whose = f"study {item.other_study}" if item.other_study else "another launch"
+        where = f" on {attempt.host}" if attempt.host else ""
+        self.note(f"{item.name}: waits for attempt {attempt.number}, of {whose}{where}")
+
+    def _drop(self, cell: str) -> None:
+        self._drawn.pop(cell, None)
+        self._bars.drop(cell)
 
     def note(self, text: str) -> None:
         """Print one line."""

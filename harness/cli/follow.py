@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -16,6 +17,9 @@ from harness.cli import tables
 from harness.cli.words import state_line
 from harness.runs.cellruns import CellRun
 from harness.runs.state import ACTIVE, State
+
+#: A live table shows so many cells, if there are as many, before it shows the reasons of failures whole.
+_FEW = 3
 
 #: Time between two looks at a log.
 LOG_SECONDS = 0.5
@@ -28,6 +32,7 @@ def watch(console: Console, title: str, items: list[CellRun], seconds: float) ->
     """
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     known = {item.cell.id: State.DONE for item in items if item.now.state is State.DONE}
+    idle = True
     with live or contextlib.nullcontext():
         while True:
             if live:
@@ -37,7 +42,8 @@ def watch(console: Console, title: str, items: list[CellRun], seconds: float) ->
                     if item.now.state is not known.get(item.cell.id, State.MISSING):
                         console.print(state_line(item), markup=False, soft_wrap=True)
                 known = {item.cell.id: item.now.state for item in items}
-            if not any(item.now.state in ACTIVE for item in items):
+            was_idle, idle = idle, not any(item.now.state in ACTIVE for item in items)
+            if idle and was_idle:  # one look may fall between the end of a cell and the start of the next
                 break
             time.sleep(seconds)
             for item in items:
@@ -48,12 +54,36 @@ def watch(console: Console, title: str, items: list[CellRun], seconds: float) ->
 
 
 def _picture(console: Console, title: str, items: list[CellRun]) -> Group:
-    """The table, cut to the height of the terminal, and what went wrong."""
-    causes = [Text(str(trouble), style="red") for trouble in tables.troubles(items)]
-    lines = sum(1 + len(text) // console.width for text in causes)
-    # a title, two lines of head, two of counts; long messages take more lines, and then the end is cut
-    most = max(3, console.height - 6 - lines)
-    return Group(tables.status_table(title, [tables.status_row(item) for item in items], most), *causes)
+    """The table and what went wrong, at the height of the terminal.
+
+    The counts and the cells at work come first; where there is no room for more, the others, the reasons of failures
+    and the headings go, in this order.
+    """
+    rows = [tables.status_row(item) for item in items]
+    active = sum(item.now.state in ACTIVE for item in items)
+    causes = [str(trouble) for trouble in tables.troubles(items)]
+    whole = [Text(cause, style="red") for cause in causes]
+    short = [Text(cause, style="red", no_wrap=True, overflow="ellipsis") for cause in causes]
+    few = min(_FEW, len(rows))
+    for shown, head, least in ((whole, True, few), (short, True, few), (short[:1], True, 0), ([], True, 0)):
+        if (found := _fitted(console, title, rows, shown, head, max(active, least))) is not None:
+            return found
+    return _fitted(console, title, rows, [], False, 0) or Group()
+
+
+def _fitted(
+    console: Console, title: str, rows: list[tables.StatusRow], causes: list[Text], head: bool, least: int
+) -> Group | None:
+    """As many cells as fit, above these causes; None when they are fewer than `least`."""
+    most = len(rows)
+    while most >= least:
+        table = replace(tables.status_table(title, rows, most), one_line=True, head=head)
+        picture = Group(table, *causes)
+        excess = len(console.render_lines(picture, pad=False)) - console.height
+        if excess <= 0:
+            return picture
+        most -= excess
+    return None
 
 
 def follow_log(item: CellRun, write: Callable[[str], object], note: Callable[[str], object]) -> None:

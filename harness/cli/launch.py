@@ -35,6 +35,7 @@ def launch(
     cell: cli.CellsOption = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and cancelled cells again, too.")] = False,
     wait: cli.WaitOption = False,
+    wide: cli.WideOption = False,
     **given: Any,
 ) -> None:
     """Train, sample and score every cell that is not done; resume what was interrupted.
@@ -57,7 +58,7 @@ def launch(
         hint = "".join(f" --cell {shlex.quote(pattern)}" for pattern in cell or ())
         hint += " --retry" if any(item.now.state in RETRIED for item in ended) else ""
         owed = {(item.cell.id, key) for item in chosen for key in item.owed} if cell else None
-        _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}", owed)
+        _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}", owed, wide=wide)
 
 
 @cli.takes_fields(resources=(*_RESOURCES, "inception_weights", "adm_reference"), evaluation=_EVALUATION)
@@ -74,6 +75,7 @@ def evaluate(
     at: Annotated[str | None, typer.Option(help="Training steps whose weights are kept. Default: the last.")] = None,
     cell: cli.CellsOption = None,
     wait: cli.WaitOption = False,
+    wide: cli.WideOption = False,
     **given: Any,
 ) -> None:
     """Measure kept weights again, with other samplers, steps, guidance, seeds, labels, references or protocols.
@@ -105,7 +107,7 @@ def evaluate(
     with streams.lasting():
         ended = _run(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
         owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
-        _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed)
+        _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed, wide=wide)
 
 
 def _run(
@@ -166,6 +168,8 @@ def _print_results(
     ended: list[CellRun],
     again: str,
     owed: set[tuple[str, str]] | None = None,
+    *,
+    wide: bool,
 ) -> None:
     """Write the tables of all cells; print the results, and the cells that are not done.
 
@@ -176,6 +180,7 @@ def _print_results(
         ended: those that were launched.
         again: the command that goes on, without `dit-harness`.
         owed: the cells and records whose results are printed; None: all.
+        wide: print all columns of the results.
 
     Raises:
         Exit: with code 1, when something is not done.
@@ -190,7 +195,7 @@ def _print_results(
     keys = [(row["cell"], evaluation_key(row["evaluation"] or LOSSES, row["step"])) for row in rows]
     shown = [row for row, key in zip(rows, keys, strict=True) if owed is None or key in owed]
     if shown:
-        cli.console().print(results_table(sweep.title, shown))
+        cli.print_table(results_table(sweep.title, shown), wide=wide)
     if rows:
         print(f"{len(rows)} rows in {study.table('results.csv')}")
         if owed is None:

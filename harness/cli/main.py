@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -40,6 +42,22 @@ app = typer.Typer(
     Exit codes: 0 all well, 1 some cells failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C, SIGTERM or
     the end of the terminal, 141 nobody reads the output.""",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"dit-harness {metadata.version('dit-scaling-harness')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from harness.files import at_home
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.cli.fitted import FittedTable
     from harness.runs.cellruns import CellRun
     from harness.runs.study import Study
     from harness.spec.fields import FieldFacts
@@ -55,6 +57,8 @@ ResultsOption = Annotated[
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+WideOption = Annotated[bool, typer.Option("--wide", help="Show all columns, however narrow the terminal is.")]
 
 WaitOption = Annotated[bool, typer.Option("--wait", help="Follow until all jobs have ended.", rich_help_panel="Slurm")]
 
@@ -204,6 +208,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
+def print_table(table: FittedTable, *, wide: bool) -> None:
+    """Print a table, with all of its columns or with those that fit."""
+    from dataclasses import replace
+
+    console().print(replace(table, wide=wide), crop=False)
+
+
 def console() -> Console:
     """Where tables and bars are drawn."""
     from rich.console import Console
@@ -212,7 +223,7 @@ def console() -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # as all that prints does: rich itself would end the process with exit code 1
 
-    # a pipe has no width; tables should not be squeezed into 80 columns there
-    width = None if sys.stdout.isatty() else 200
+    # a pipe has no width; tables should not be squeezed into 80 columns there, unless the user says so
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     # titles, names and messages are the user's: what looks like markup in them is not
     return Terminal(width=width, markup=False, emoji=False, highlight=False)

@@ -39,6 +39,7 @@ def plan(
     check: Annotated[
         bool, typer.Option("--check", help="Instead, list everything that is missing, and how to get it.")
     ] = False,
+    wide: cli.WideOption = False,
     as_json: cli.JsonOption = False,
     **given: Any,
 ) -> None:
@@ -71,7 +72,7 @@ def plan(
         cli.print_json(rows)
         return
     total = totals(sweep, rows)
-    cli.console().print(plan_table(sweep.title, rows, total))
+    cli.print_table(plan_table(sweep.title, rows, total), wide=wide)
     lines = [parts_line(total)] if total["on_gpu"] else []
     lines += evaluation_lines(sweep)
     if total["on_gpu"] and total["gpu_hours"] > WORTH_SAVING_HOURS:

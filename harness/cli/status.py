@@ -15,6 +15,7 @@ from harness.errors import InputError
 def status(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
+    wide: cli.WideOption = False,
     as_json: cli.JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until nothing is queued or running.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
@@ -26,8 +27,8 @@ def status(
     from harness.cli import tables
     from harness.cli.follow import watch as follow
 
-    if watch and as_json:
-        raise InputError("--watch and --json: allowed: one of them")
+    if watch + as_json + wide > 1:
+        raise InputError("--watch, --json, --wide: allowed: one of them")
     sweep, folder = cli.resolve(study, results)
     items = cli.items_of(sweep, folder)
     if watch:
@@ -38,7 +39,7 @@ def status(
     elif as_json:
         cli.print_json([tables.status_row(item) for item in items])
     else:
-        cli.console().print(tables.status_table(sweep.title, [tables.status_row(item) for item in items]))
+        cli.print_table(tables.status_table(sweep.title, [tables.status_row(item) for item in items]), wide=wide)
     if not as_json:
         for trouble in tables.troubles(items):
             print(trouble)

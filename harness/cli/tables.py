@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import mean, stdev
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
-from rich.table import Table
 from rich.text import Text
 
+from harness.cli.fitted import Column, FittedTable, Row
 from harness.cli.words import duration, number, size_of
 from harness.runs import triage
 from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
-from harness.runs.columns import PROTOCOL_COLUMNS, metric_name
+from harness.runs.columns import PROTOCOL_COLUMNS, printed_title
 from harness.runs.layout import EVALUATING
 from harness.runs.state import State
 
@@ -30,53 +30,25 @@ _COLOURS = {
     State.MISSING: "dim",
 }
 
-#: A row of a table: value by column.
-Row = Mapping[str, Any]
-
 #: States that a failed or lost attempt leaves behind.
 _TROUBLED = (State.FAILED, State.INTERRUPTED, State.PARTIAL)
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column: its title, the text of a row in it, and its alignment."""
+def _left(
+    title: str, key: str = "", show: Callable[[Any], str | Text] = str, *, rank: int = 0, least: int = 0
+) -> Column:
+    """A left-aligned column of the value under `key` (by default the title), as text; empty for None."""
 
-    title: str
-    text: Callable[[Row], str | Text]
-    justify: Literal["left", "right"] = "left"
+    def text(row: Row) -> str | Text:
+        value = row[key or title]
+        return "" if value is None else show(value)
 
-
-def _left(title: str, key: str = "", show: Callable[[Any], str | Text] = str) -> Column:
-    """A left-aligned column of the value under `key` (by default the title), as text."""
-    return Column(title, lambda row: show(row[key or title]))
+    return Column(title, text, "left", rank, least)
 
 
-def _right(title: str, key: str = "", show: Callable[[Any], str] = str) -> Column:
-    """As `_left`, for numbers."""
-    return Column(title, lambda row: show(row[key or title]), "right")
-
-
-def _as_text(value: str | Text, style: str = "") -> Text:
-    """The value as it is: rich takes brackets and colons in a plain string, which may be the user's, for markup."""
-    return Text(value, style) if isinstance(value, str) else value
-
-
-def _table(title: str, columns: Sequence[Column], rows: Iterable[Row], caption: str) -> Table:
-    table = Table(
-        title=_as_text(title, "table.title"),
-        title_justify="left",
-        caption=_as_text(caption, "table.caption"),
-        header_style="bold",
-        pad_edge=False,
-    )
-    table.caption_justify = "left"
-    for column in columns:
-        table.add_column(
-            _as_text(column.title), justify=column.justify, overflow="fold", no_wrap=column.title == "cell"
-        )
-    for row in rows:
-        table.add_row(*(_as_text(column.text(row)) for column in columns))
-    return table
+def _right(title: str, key: str = "", show: Callable[[Any], str] = str, *, rank: int = 0) -> Column:
+    """As `_left`, for numbers, which are never broken."""
+    return Column(title, _left(title, key, show).text, "right", rank)
 
 
 def _state_text(state: str) -> Text:
@@ -84,26 +56,29 @@ def _state_text(state: str) -> Text:
     return Text(state, style=_COLOURS[State(state)])
 
 
+#: Names of cells longer than this may take several lines.
+_NAME = 24
+
 _PLAN_COLUMNS = (
-    _left("cell", "name"),
-    _left("id"),
-    _left("block"),
-    _right("depth"),
-    _right("width"),
-    _right("heads"),
-    _right("patch", "patch_size"),
-    _right("tokens"),
-    _right("params (M)", "params_m", number),
-    _right("GMACs", "gmacs", number),
-    _right("train GMACs", "train_gmacs", number),
-    _right("sampling GMACs", "sampling_gmacs", number),
-    _right("GPU hours", "gpu_hours", number),
-    _right("est. time", "estimated_s", duration),
-    _left("state", show=_state_text),
+    _left("cell", "name", rank=15, least=_NAME),
+    _left("id", rank=1),
+    _left("block", rank=2),
+    _right("depth", rank=6),
+    _right("width", rank=5),
+    _right("heads", rank=3),
+    _right("patch", "patch_size", rank=4),
+    _right("tokens", rank=8),
+    _right("params (M)", "params_m", number, rank=10),
+    _right("GMACs", "gmacs", number, rank=13),
+    _right("train GMACs", "train_gmacs", number, rank=9),
+    _right("sampling GMACs", "sampling_gmacs", number, rank=7),
+    _right("GPU hours", "gpu_hours", number, rank=11),
+    _right("est. time", "estimated_s", duration, rank=12),
+    _left("state", show=_state_text, rank=14),
 )
 
 
-def plan_table(title: str, rows: Sequence[Row], totals: Row) -> Table:
+def plan_table(title: str, rows: Sequence[Row], totals: Row) -> FittedTable:
     """The grid with its prices, and the totals."""
     hours, assumed = totals["gpu_hours"], totals["throughput"] == "assumed"
     latents = f", latents {size_of(totals['latents_bytes'])}" if totals["latents"] else ""
@@ -117,7 +92,7 @@ def plan_table(title: str, rows: Sequence[Row], totals: Row) -> Table:
         f"{size_of(totals['weights_bytes'])}, samples {size_of(totals['samples_bytes'])}, states while training "
         f"{size_of(totals['states_bytes'])}{latents}."
     )
-    return _table(title, _PLAN_COLUMNS, rows, caption)
+    return FittedTable(title, _PLAN_COLUMNS, rows, caption)
 
 
 class StatusRow(TypedDict):
@@ -157,8 +132,13 @@ def status_row(item: CellRun) -> StatusRow:
         "host": (attempt.started or {}).get("host") if attempt else None,
         "node": _node(attempt) if attempt else None,
         "cause": triage.cause_of(attempt) if attempt and state.state in _TROUBLED else None,
-        "message": "; ".join(part for part in (state.message, _measuring(item)) if part),
+        "message": "; ".join(part for part in (_elsewhere(item), state.message, _measuring(item)) if part),
     }
+
+
+def _elsewhere(item: CellRun) -> str:
+    """A note that another study has the cell."""
+    return f"a job of study {item.other_study}" if item.other_study else ""
 
 
 def _measuring(item: CellRun) -> str:
@@ -182,21 +162,28 @@ def troubles(items: list[CellRun]) -> list[triage.Trouble]:
     return triage.group((name, attempt, message) for name, attempt, message in found if attempt)
 
 
+def _progress(row: Row) -> str:
+    """Where a cell is: "train 300/1000"; what has no count is not given one."""
+    if not row["stage"]:
+        return "starting" if row["state"] == State.RUNNING else ""
+    return f"{row['stage']} {row['done']}/{row['total']}" if row["total"] else str(row["stage"])
+
+
 _STATUS_COLUMNS = (
-    _left("cell", "name"),
-    _left("id"),
-    _left("state", show=_state_text),
-    Column("progress", lambda row: f"{row['stage']} {row['done']}/{row['total']}" if row["stage"] else ""),
-    _right("loss", show=number),
-    _right("images/s", "images_per_s", number),
-    _right("left", "seconds_left", duration),
-    _right("attempt", show=lambda number: str(number or "")),
-    _left("node", show=lambda name: name or ""),
-    _left("message"),
+    _left("cell", "name", rank=10, least=_NAME),
+    _left("id", rank=1),
+    _left("state", show=_state_text, rank=9),
+    Column("progress", _progress, rank=8),
+    _right("loss", show=number, rank=5),
+    _right("images/s", "images_per_s", number, rank=4),
+    _right("left", "seconds_left", duration, rank=7),
+    _right("attempt", rank=3),
+    _left("node", rank=2, least=16),
+    _left("message", rank=6, least=24),
 )
 
 
-def status_table(title: str, rows: Sequence[StatusRow], most: int | None = None) -> Table:
+def status_table(title: str, rows: Sequence[StatusRow], most: int | None = None) -> FittedTable:
     """The state of every cell, in the order of the grid; at most `most` cells, preferably active ones."""
     lively = sorted(rows, key=lambda row: [*_COLOURS].index(State(row["state"])))
     shown = {row["id"] for row in lively[:most]}
@@ -204,23 +191,25 @@ def status_table(title: str, rows: Sequence[StatusRow], most: int | None = None)
     caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     if len(shown) < len(rows):
         caption += f"; {len(rows) - len(shown)} of them are not shown here"
-    return _table(title, _STATUS_COLUMNS, [row for row in rows if row["id"] in shown], caption)
+    return FittedTable(title, _STATUS_COLUMNS, [row for row in rows if row["id"] in shown], caption)
 
 
-#: Measures in a results table besides the distance: name in results.csv, title.
-_MEASURES = {
-    "kid": "KID",
-    "precision": "precision",
-    "recall": "recall",
-    "loss_train": "loss train",
-    "loss_heldout": "loss held-out",
-}
+#: Measures in a results table besides those in a feature space: name in results.csv, title, rank.
+_MEASURES = (
+    ("precision", "precision", 9),
+    ("recall", "recall", 8),
+    ("loss_train", "loss train", 3),
+    ("loss_heldout", "loss held-out", 7),
+)
+
+#: Measures in a feature space, whose name is a part of theirs.
+_DISTANCES = ("frechet", "kid")
 
 _CONDITIONS = {column: column.replace("_", " ") for column in PROTOCOL_COLUMNS} | {"samples": "N", "ema": "EMA"}
 
 
-def results_table(title: str, rows: Sequence[Row]) -> Table:
-    """One row a cell, step and protocol, ordered by GMACs; the distance carries its metric's name.
+def results_table(title: str, rows: Sequence[Row]) -> FittedTable:
+    """One row a cell, step and protocol, ordered by GMACs; a metric has the name that the report gives it.
 
     Over several sampling seeds: mean and standard deviation, never the best. If rows were measured differently, each
     difference has its own column, and the caption warns.
@@ -228,29 +217,42 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     order = ("gmacs", "name", "step", "samples", "sampling_steps", "guidance", "protocol")
     rows = [row for row in rows if row["extractor"]] or rows  # those of losses alone only where there are no others
-    for row in sorted(rows, key=lambda row: [row[column] or 0 for column in order]):
+    for row in sorted(rows, key=lambda row: [(row[column] is not None, row[column]) for column in order]):
         groups.setdefault((row["cell"], row["step"], row["protocol"]), []).append(row)
     varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]
     seeds = max(len(group) for group in groups.values())
-    names = sorted({metric_name(row["extractor"]) for row in rows if row["extractor"]})
+    several = len({row["step"] for row in rows}) > 1
     columns = (
-        _left("cell", "name"),
-        _right("step"),
-        *(_right(_CONDITIONS[column], column, lambda value: "" if value is None else str(value)) for column in varying),
-        *([_left("protocol")] if len({row["protocol"] for row in rows}) > 1 else []),
-        _right("params (M)", "params_m", number),
-        _right("GMACs", "gmacs", number),
-        *([_right(" / ".join(names), "frechet")] if names else []),
-        *(_right(title, column) for column, title in _MEASURES.items() if names or column.startswith("loss")),
-        *([_right("seeds")] if seeds > 1 else []),
-        _right("time", "seconds", duration),
+        _left("cell", "name", rank=15, least=_NAME),
+        _right("step", rank=13 if several else 2),
+        *(_condition(column, rows) for column in varying),
+        *([_left("protocol", rank=1)] if len({row["protocol"] for row in rows}) > 1 else []),
+        _right("params (M)", "params_m", number, rank=4),
+        _right("GMACs", "gmacs", number, rank=6),
+        *(_right(_names(column, rows), column, rank=rank) for column, rank in zip(_DISTANCES, (14, 10), strict=True)),
+        *(_right(title, column, rank=rank) for column, title, rank in _MEASURES),
+        *([_right("seeds", rank=1)] if seeds > 1 else []),
+        _right("time", "seconds", duration, rank=5),
     )
-    return _table(title, columns, map(_over_seeds, groups.values()), _results_caption(rows[0], varying, seeds))
+    return FittedTable(title, columns, [*map(_over_seeds, groups.values())], _results_caption(rows[0], varying, seeds))
+
+
+def _condition(column: str, rows: Sequence[Row]) -> Column:
+    """A condition in which rows differ; without it they look alike."""
+    is_text = any(isinstance(row[column], str) for row in rows)
+    make = _left if is_text else _right
+    shown = make(_CONDITIONS[column], column, rank=12)
+    return replace(shown, least=16) if is_text else shown
+
+
+def _names(column: str, rows: Sequence[Row]) -> str:
+    """What a metric is called in the feature spaces of the rows."""
+    return " / ".join(sorted({printed_title(column, row["extractor"] or "") for row in rows}))
 
 
 def _over_seeds(group: list[Row]) -> Row:
     """One row for several sampling seeds: each measure as text, and the sum of their times."""
-    measured = {column: _mean([row[column] for row in group]) for column in ("frechet", *_MEASURES)}
+    measured = {column: _mean([row[column] for row in group]) for column in (*_DISTANCES, *(m[0] for m in _MEASURES))}
     seconds = (group[0]["train_seconds"] or 0) + sum(row["sample_seconds"] or 0 for row in group)
     return {**group[0], **measured, "seeds": len(group), "seconds": seconds}
 

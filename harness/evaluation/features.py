@@ -50,6 +50,7 @@ class Extraction:
         weights: str | None = None,
         ranks: Ranks | None = None,
         writing: Callable[[], AbstractContextManager[None]] = nullcontext,
+        at_once: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Find the weights.
 
@@ -59,12 +60,13 @@ class Extraction:
             weights: the file that `resources.inception_weights` names, if any.
             ranks: the ranks that share the parts; all but the first call `assist`. None: this process alone.
             writing: what features are written in, see `harness.training.hooks.Hooks`.
+            at_once: what they are computed in, see there.
 
         Raises:
             InputError: no such extractor or device, or its weights are not there.
         """
         self.name, self._device, self._weights, self._ranks = name, device, weights, ranks or Ranks()
-        self._writing = writing
+        self._writing, self._at_once = writing, at_once
         self._extractor = extractors.find(name)
         self.evenly, self.slow = self._extractor.evenly, self._extractor.slow
         self.label = extractors.extractor_label(name, weights)
@@ -81,10 +83,11 @@ class Extraction:
 
         Raises:
             NonFiniteError: the network gives values that are not finite.
+            StoppedError: the job was asked to stop.
         """
         batch = self._extractor.batch
         pieces = []
-        with torch.no_grad(), _on(self._device), exact_convolutions():
+        with torch.no_grad(), _on(self._device), exact_convolutions(), self._at_once():
             for start in range(0, len(images), batch):
                 x = torch.from_numpy(channels_first(images[start : start + batch]))
                 found = self._network(x.to(self._device))

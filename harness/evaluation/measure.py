@@ -17,6 +17,7 @@ from harness.errors import CellFailedError, non_finite_in
 from harness.evaluation.generate import Generator, Made, generate, load_weights, save_grid
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import Setup, score
+from harness.evaluation.watch import Watch
 from harness.files import write_json
 from harness.model.cost import count_cell
 from harness.model.network import Network
@@ -29,7 +30,7 @@ from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import Resources
 from harness.training.checkpoint import CorruptCheckpointError
-from harness.training.hooks import Hooks, StoppedError
+from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.ranks import Ranks
 
 
@@ -111,7 +112,7 @@ def _record(
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
     images, labels = made
     metrics = score(images, evaluation, cell.data, subject.dataset, setup)
-    metrics |= optimal_losses(cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.progress)
+    metrics |= optimal_losses(cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.watch)
     if cell.data.vae:
         metrics["reconstruction_frechet"] = reconstruction_distance(cell.data, subject.shared, metrics)
     record = {
@@ -159,7 +160,7 @@ def record_losses(subject: Subject, keys: list[str]) -> None:
         for key in keys if subject.ranks.is_first else ():
             begun, step, setup = time.monotonic(), split_key(key)[1], _setup(subject, key)
             metrics = optimal_losses(
-                subject.cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.progress
+                subject.cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.watch
             )
             record = {
                 **_about(subject, step, run.weights_checksum(step)),
@@ -187,11 +188,12 @@ def _weights(subject: Subject, evaluation: Evaluation, step: int) -> Network:
 
 
 def _setup(subject: Subject, key: str) -> Setup:
-    def progress(done: int, total: int) -> None:
-        subject.hooks.report({"stage": "score", "done": done, "total": total})
+    def report(value: Report) -> None:
+        subject.hooks.report(value)
         if subject.hooks.should_stop():
             raise StoppedError("stopped while scoring; the next launch goes on there")
 
     cache = partial(subject.run.features_part, key)
-    ranks, writing = subject.ranks, subject.hooks.writing
-    return Setup(subject.device, subject.resources, subject.shared, cache, progress, ranks, writing)
+    ranks, hooks = subject.ranks, subject.hooks
+    watch = Watch(report, hooks.at_once)
+    return Setup(subject.device, subject.resources, subject.shared, cache, watch, ranks, hooks.writing)

@@ -6,6 +6,7 @@ On small data a falling Frechet distance may mean copying: copies of the trainin
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from harness.data.draws import stream
 from harness.diffusion.objective import Objective, build
 from harness.errors import non_finite_in
 from harness.evaluation.references import once
+from harness.evaluation.watch import UNWATCHED, Watch
 from harness.files import read_json, write_json
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
@@ -60,7 +62,7 @@ class Nearest:
     copies: float
 
 
-def nearest(samples: Tensor, train: Tensor) -> Nearest:
+def nearest(samples: Tensor, train: Tensor, progress: Progress = lambda done, total: None) -> Nearest:
     """Compare the features of samples (N, d) with those of all training images (M, d); M is at least 2."""
     found = []
     reference = train.double()
@@ -70,6 +72,7 @@ def nearest(samples: Tensor, train: Tensor) -> Nearest:
         near = torch.cdist(some, reference).topk(2, largest=False).indices  # (rows, 2)
         # computed again from differences: cdist multiplies matrices, which puts a copy 1e-6 away from itself
         found.append((some[:, None] - reference[near]).norm(dim=2))
+        progress(start + len(some), len(samples))
     first, second = torch.cat(found).sort(dim=1).values.unbind(1)
     ratio = torch.where(first > 0, first / second, 0.0)  # 0 / 0 if two training images equal the sample
     return Nearest(float(ratio.median()), float((ratio < COPY_RATIO).double().mean()))
@@ -119,7 +122,7 @@ def optimal_losses(
     loss_images: int,
     device: str = "cpu",
     shared: Shared | None = None,
-    wait: Progress = lambda done, total: None,
+    watch: Watch = UNWATCHED,
 ) -> dict[str, float | None]:
     """Loss of the optimal denoiser of the training images on both splits, measured as by `measure_losses`.
 
@@ -131,7 +134,7 @@ def optimal_losses(
         loss_images: images per split, as in `Recording`.
         device: where it is computed.
         shared: where the result is kept; None: nowhere.
-        wait: see `references.once`.
+        watch: see `references.once`.
 
     Returns:
         `loss_optimal_train` and `loss_optimal_heldout`. None for latents, which are drawn anew at every step, and for
@@ -146,8 +149,14 @@ def optimal_losses(
     def make() -> dict[str, Any]:
         data = batches(dataset, device)
         denoiser = OptimalDenoiser(*_points(cell, data.train), build(cell.diffusion))
-        with non_finite_in("the optimal denoiser"):
-            losses = measure_losses(denoiser, cell, data, loss_images)
+        calls, progress = itertools.count(), watch.progress("optimal loss")
+
+        def counted(xt: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+            progress(next(calls), len(data) * LOSS_BINS)
+            return denoiser(xt, t, y)
+
+        with non_finite_in("the optimal denoiser"), watch.at_once():
+            losses = measure_losses(counted, cell, data, loss_images)
         return {f"loss_optimal_{name}": losses[f"loss_{name}"] for name in data._fields}
 
     described = f"{_FORMAT} {canonical_json(cell.data)} {dataset.fingerprint} {canonical_json(cell.diffusion)}"
@@ -161,7 +170,7 @@ def optimal_losses(
     def write(folder: Path, losses: dict[str, Any]) -> None:
         write_json(folder / "losses.json", losses)
 
-    return once(folder, "measuring the optimal denoiser", read, make, write, wait)
+    return once(folder, "measuring the optimal denoiser", read, make, write, watch)
 
 
 def _points(cell: Cell, train: Batches) -> tuple[Tensor, Tensor | None]:

@@ -7,6 +7,7 @@ Features are extracted once, part by part. Frechet distances are computed from s
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch_fidelity import KEY_METRIC_ISC_MEAN, KEY_METRIC_KID_MEAN, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -26,10 +28,11 @@ from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
 from harness.evaluation.features import Extraction
-from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, FrechetTarget, extrapolate
+from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, FrechetTarget, Terms, extrapolate
 from harness.evaluation.memorisation import nearest
 from harness.evaluation.references import Reference, adm_reference, reference_of
-from harness.evaluation.statistics import Blocks
+from harness.evaluation.statistics import Blocks, Moments
+from harness.evaluation.watch import UNWATCHED, Watch
 from harness.runs.columns import metric_name
 from harness.runs.study import Shared
 from harness.spec.data import Data
@@ -74,7 +77,7 @@ class Setup:
         shared: where references are kept; None: they are not kept.
         cache: gives the file for the features of the part of `features.PART` images that begins at an index; used for
             slow extractors only. None: features are not kept.
-        progress: called with the number of images done so far and of all; may raise an error to stop.
+        watch: takes the progress, and stops what takes long.
         ranks: this process, the first rank, and those that help by `Extraction.assist`. None: this process alone.
         writing: what features are written in, see `harness.training.hooks.Hooks`.
     """
@@ -83,7 +86,7 @@ class Setup:
     resources: Resources = field(default_factory=Resources)
     shared: Shared | None = None
     cache: Callable[[int], Path] | None = None
-    progress: Progress = lambda done, total: None
+    watch: Watch = UNWATCHED
     ranks: Ranks | None = None
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -96,7 +99,8 @@ class Setup:
         check_fits(evaluation.resolved(data), data)
         name = evaluation.resolved(data).extractor
         assert name is not None  # resolved() fills it in
-        return Extraction(name, self.device, self.resources.inception_weights, self.ranks, self.writing)
+        weights = self.resources.inception_weights
+        return Extraction(name, self.device, weights, self.ranks, self.writing, self.watch.at_once)
 
 
 def score(
@@ -138,7 +142,7 @@ def score(
     setup, evaluation = setup or Setup(), evaluation.resolved(data)
     extraction = setup.extraction(evaluation, data)
     try:
-        setup.progress(0, evaluation.samples)
+        setup.watch.progress("features")(0, evaluation.samples)
         _check_shape(images, evaluation, data)
         return _score(images, evaluation, data, dataset, setup, extraction)
     finally:  # the other ranks wait for it
@@ -148,23 +152,23 @@ def score(
 def _score(
     images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData, setup: Setup, extraction: Extraction
 ) -> dict[str, Any]:
-    of_adm = evaluation.reference == "adm"
-    batch = adm.find(setup.resources.adm_reference, data.image_shape.size) if of_adm else None
-    generated = _extract(images, extraction, setup.cache if extraction.slow else None, setup.progress)
+    of_adm, watch = evaluation.reference == "adm", setup.watch
+    with watch.at_once():
+        batch = adm.find(setup.resources.adm_reference, data.image_shape.size) if of_adm else None
+    generated = _extract(images, extraction, setup.cache if extraction.slow else None, watch.progress("features"))
 
     @functools.cache
     def own(split: str) -> Reference:
-        return reference_of(dataset, split, data, extraction, setup.shared, setup.progress)
+        return reference_of(dataset, split, data, extraction, setup.shared, watch)
 
-    reference = adm_reference(batch, extraction, setup.shared, setup.progress) if batch else own(evaluation.reference)
+    reference = adm_reference(batch, extraction, setup.shared, watch) if batch else own(evaluation.reference)
     record: dict[str, Any] = {"samples": len(images), "extractor": extraction.label, "reference": reference.label}
-    record |= _frechet(generated, reference, setup.progress)
-    setup.progress(len(images), len(images))  # a chance to stop: with many images each step takes minutes
-    record |= _other_metrics(generated, reference)
-    setup.progress(len(images), len(images))
+    record |= _frechet(generated, reference, watch)
+    with watch.at_once():
+        record |= _other_metrics(generated, reference, watch)
     record |= dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
     if batch is None:
-        record |= _memorisation(generated, dataset, own, {evaluation.reference: record["frechet"]})
+        record |= _memorisation(generated, dataset, own, {evaluation.reference: record["frechet"]}, watch)
     record["warnings"] = _warnings(record, reference, generated)
     return record
 
@@ -211,19 +215,25 @@ def _put(values: Tensor | None, into: Tensor | None, n: int, at: int) -> Tensor 
     return into
 
 
-def _frechet(generated: _Generated, reference: Reference, progress: Progress) -> dict[str, Any]:
+def _frechet(generated: _Generated, reference: Reference, watch: Watch) -> dict[str, Any]:
     """The distance and its uncertainty."""
-    target = reference.target
+    calls, progress = itertools.count(1), watch.progress("distances")
+
+    def terms_of(moments: Moments) -> Terms:
+        with watch.at_once():
+            terms = reference.target.terms_of(moments)
+        progress(next(calls), _PREFIXES + _FOLDS)
+        return terms
+
     # beside the sums of the blocks, only one d x d matrix is in memory at a time
-    nested = [
-        (moments.count, target.terms_of(moments)) for moments in generated.blocks.prefixes() if moments.count >= 2
-    ]
+    nested = [(moments.count, terms_of(moments)) for moments in generated.blocks.prefixes() if moments.count >= 2]
     counts, distances = [count for count, _ in nested], [terms.distance for _, terms in nested]
     n, whole = nested[-1]
     limit = extrapolate(counts, distances, len(reference.mu))
     equal = n % _PREFIXES == 0  # folds of different sizes would not compare
-    folds = [target.terms_of(fold).distance for fold in generated.blocks.folds(_PREFIXES // _FOLDS)] if equal else []
-    spatial = FrechetTarget(*reference.spatial) if reference.spatial and generated.spatial.count else None
+    folds = [terms_of(fold).distance for fold in generated.blocks.folds(_PREFIXES // _FOLDS)] if equal else []
+    with watch.at_once():
+        spatial = FrechetTarget(*reference.spatial) if reference.spatial and generated.spatial.count else None
     return {
         "frechet": whole.distance,
         "frechet_mean_term": whole.mean,
@@ -234,14 +244,18 @@ def _frechet(generated: _Generated, reference: Reference, progress: Progress) ->
         "frechet_folds_mean": float(np.mean(folds)) if folds else None,
         "frechet_folds_sd": float(np.std(folds, ddof=1)) if folds else None,
         "frechet_fold_samples": n // _FOLDS if folds else None,
-        "frechet_floor": reference.floor(n, progress),
+        "frechet_floor": reference.floor(n, watch),
         "sfid": spatial.terms_of(generated.spatial.whole).distance if spatial else None,
         "nested": [{"samples": count, "frechet": distance} for count, distance in zip(counts, distances, strict=True)],
     }
 
 
 def _memorisation(
-    generated: _Generated, dataset: LoadedData, own: Callable[[str], Reference], known: dict[str, float]
+    generated: _Generated,
+    dataset: LoadedData,
+    own: Callable[[str], Reference],
+    known: dict[str, float],
+    watch: Watch,
 ) -> dict[str, Any]:
     """Distances to both splits, and how near the samples are to the training images.
 
@@ -253,15 +267,33 @@ def _memorisation(
             continue
         reference = own(split)
         if split not in known:
-            known[split] = reference.target.terms_of(generated.blocks.whole).distance
+            with watch.at_once():
+                known[split] = reference.target.terms_of(generated.blocks.whole).distance
         found[f"frechet_{key}"] = known[split]
         if split == "train" and reference.complete:
-            near = nearest(generated.pool, reference.features)
+            with watch.at_once():
+                near = nearest(generated.pool, reference.features, watch.progress("nearest"))
             found |= {"nearest_ratio": near.ratio, "copies": near.copies}
     return found
 
 
-def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any]:
+class _Counted(TorchFunctionMode):
+    """Counts the calls of torch.cdist in here: precision and recall take long, and torch-fidelity tells nothing."""
+
+    def __init__(self, calls: int, progress: Progress) -> None:
+        super().__init__()
+        self._done, self._calls, self._progress = 0, calls, progress
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and count it."""
+        found = func(*args, **(kwargs or {}))
+        if func is torch.cdist:
+            self._done += 1
+            self._progress(self._done, self._calls)
+        return found
+
+
+def _other_metrics(generated: _Generated, reference: Reference, watch: Watch) -> dict[str, Any]:
     """KID, precision, recall and inception score, by torch-fidelity.
 
     Precision and recall are of float32 distances. The ADM suite's own run in float16, and are up to .003 and .006 away.
@@ -271,12 +303,15 @@ def _other_metrics(generated: _Generated, reference: Reference) -> dict[str, Any
     # every generated image is used about once; torch-fidelity's 100 would take longer than all the rest
     subsets = min(100, max(10, n // subset))
     options = {"kid_subset_size": subset, "kid_subsets": subsets, "rng_seed": _SEED, "verbose": False}
+    watch.progress("kernel distance")(0, 0)
     kid = kid_features_to_metric(generated.pool, real, **options)
     neighbours = {}
     if min(n, len(reference.neighbours)) > NEIGHBOURS:
         # save_cpu_ram: distances in pieces, never N x N
         options = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": _PRC_BATCH, "save_cpu_ram": True, "verbose": False}
-        neighbours = prc_features_to_metric(generated.pool, reference.neighbours, **options)
+        blocks = sum(math.ceil(len(features) / _PRC_BATCH) for features in (generated.pool, reference.neighbours))
+        with _Counted(blocks**2, watch.progress("precision")):
+            neighbours = prc_features_to_metric(generated.pool, reference.neighbours, **options)
     return {
         "kid": _finite(kid[KEY_METRIC_KID_MEAN]),
         "precision": _finite(neighbours.get(KEY_METRIC_PRECISION)),

@@ -34,6 +34,7 @@ from harness.evaluation.adm import AdmReference
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
 from harness.evaluation.statistics import Blocks, Moments
+from harness.evaluation.watch import UNWATCHED, Watch
 from harness.files import read_json, write_json
 from harness.processes import HeldError, exclusive
 from harness.runs.study import Shared
@@ -97,7 +98,7 @@ class Reference:
         """The Gaussian that Frechet distances are measured to."""
         return FrechetTarget(self.mu, self.sigma)
 
-    def floor(self, samples: int, progress: Progress = lambda done, total: None) -> float | None:
+    def floor(self, samples: int, watch: Watch = UNWATCHED) -> float | None:
         """Frechet distance of `samples` real images, drawn at random, to all the others: what a perfect model scores.
 
         It is the mean of five draws, since one draw varies by a fifth; if the extractor must run for it, a single draw.
@@ -111,18 +112,21 @@ class Reference:
             return read_json(folder / "floors.json") or {}
 
         def measure() -> float:
-            distances = []
-            for number in range(_FLOOR_DRAWS if self.complete else 1):
+            distances: list[float] = []
+            draws, progress = _FLOOR_DRAWS if self.complete else 1, watch.progress("floor")
+            for number in range(draws):
+                progress(number, draws)
                 chosen = np.sort(stream("floor", number).permutation(self.count)[:samples])
                 drawn = _moments(draw(chosen), samples)
-                rest = moments - drawn
-                distances.append(FrechetTarget(rest.mean, rest.covariance).terms_of(drawn).distance)
+                with watch.at_once():
+                    rest = moments - drawn
+                    distances.append(FrechetTarget(rest.mean, rest.covariance).terms_of(drawn).distance)
             return sum(distances) / len(distances)
 
         def write(folder: Path, found: float) -> None:
             write_json(folder / "floors.json", {**known(folder), str(samples): found})
 
-        return once(self.folder, "measuring a floor", lambda at: known(at).get(str(samples)), measure, write, progress)
+        return once(self.folder, "measuring a floor", lambda at: known(at).get(str(samples)), measure, write, watch)
 
 
 def reference_of(
@@ -131,7 +135,7 @@ def reference_of(
     data: Data,
     extraction: Extraction,
     shared: Shared | None = None,
-    progress: Progress = lambda done, total: None,
+    watch: Watch = UNWATCHED,
 ) -> Reference:
     """The reference of a split of a data set ("train", "held-out"); one process makes it while others wait.
 
@@ -141,7 +145,7 @@ def reference_of(
         data: the same, as the spec names it.
         extraction: gives the features.
         shared: where references are kept; None: this one is not kept.
-        progress: called while this or another process makes the reference; may raise an error to stop.
+        watch: of this process, while it or another one makes the reference.
 
     Raises:
         InputError: the split has fewer than two images.
@@ -161,9 +165,9 @@ def reference_of(
 
     def make() -> dict[str, Tensor]:
         with non_finite_in(f"{dataset.name}, {split} images"):
-            return _extract(images, extraction, progress)
+            return _extract(images, extraction, watch.progress(f"{split} reference"))
 
-    tensors, folder = _kept(f"{dataset.name}-{split}", card, shared, make, progress)
+    tensors, folder = _kept(f"{dataset.name}-{split}", card, shared, make, watch)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items() if name != "features"}
     moments = Moments.from_arrays(arrays, "pool_")
     spatial = Moments.from_arrays(arrays, "spatial_") if "spatial_count" in arrays else None
@@ -174,7 +178,7 @@ def reference_of(
         if complete:
             yield features[torch.from_numpy(indices)]
         else:
-            for _, part in extraction.parts(images, progress=progress, chosen=indices):
+            for _, part in extraction.parts(images, progress=watch.progress("floor"), chosen=indices):
                 yield part.pool
 
     return Reference(
@@ -196,7 +200,7 @@ def adm_reference(
     batch: AdmReference,
     extraction: Extraction,
     shared: Shared | None = None,
-    progress: Progress = lambda done, total: None,
+    watch: Watch = UNWATCHED,
 ) -> Reference:
     """The reference of an ADM batch: the statistics in its file, and the features of its images.
 
@@ -207,10 +211,10 @@ def adm_reference(
 
     def make() -> dict[str, Tensor]:
         with non_finite_in(f"{batch.path}, {adm.IMAGES}"):
-            parts = [part.pool for _, part in extraction.parts(batch.images(), progress=progress)]
+            parts = [part.pool for _, part in extraction.parts(batch.images(), progress=watch.progress("reference"))]
         return {"features": torch.cat(parts)}
 
-    tensors, _ = _kept("adm", card, shared, make, progress)
+    tensors, _ = _kept("adm", card, shared, make, watch)
     mu, sigma = batch.statistics()
     return Reference(
         label=batch.label,
@@ -235,7 +239,7 @@ def once(
     read: Callable[[Path], _T | None],
     make: Callable[[], _T],
     write: Callable[[Path, _T], object],
-    wait: Progress,
+    watch: Watch,
 ) -> _T:
     """A result that is kept in a folder: it is read, or one process makes and writes it while others wait.
 
@@ -245,7 +249,7 @@ def once(
         read: reads the result; None when it is missing or damaged.
         make: makes the result.
         write: writes it.
-        wait: called while another process makes it; may raise an error to stop.
+        watch: is told while another process makes it.
     """
     if folder is None:
         return make()
@@ -258,13 +262,13 @@ def once(
                     found = make()
                     write(folder, found)
                 return found
-        except HeldError:
-            wait(0, 1)
+        except HeldError as error:
+            watch.waits(f"waits for another cell: {error.holder or work}")
             time.sleep(_POLL_SECONDS)
 
 
 def _kept(
-    prefix: str, card: dict[str, Any], shared: Shared | None, make: Callable[[], dict[str, Tensor]], progress: Progress
+    prefix: str, card: dict[str, Any], shared: Shared | None, make: Callable[[], dict[str, Tensor]], watch: Watch
 ) -> tuple[dict[str, Tensor], Path | None]:
     """The tensors that `make` gives, and the folder where they are kept; a hash of the card is in its name."""
     key = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:12]
@@ -288,7 +292,7 @@ def _kept(
         write_json(folder / "card.json", card)
 
     folder = shared.reference_folder(name) if shared else None
-    return once(folder, "making a reference", read, make, write, progress), folder
+    return once(folder, "making a reference", read, make, write, watch), folder
 
 
 def _extract(images: ImageArray, extraction: Extraction, progress: Progress) -> dict[str, Tensor]:

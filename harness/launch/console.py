@@ -50,7 +50,9 @@ class Reporter:
         elapsed, done = moment - self._stage_begun, value["done"] - self._stage_done
         left = elapsed / done * (value["total"] - value["done"]) if done > 0 else None
         with self._hold.writing():
-            self._run.write_progress(cast(Progress, {**value, "seconds_left": left, "time": now()}))
+            self._run.write_progress(
+                cast(Progress, {**value, "attempt": self._hold.number, "seconds_left": left, "time": now()})
+            )
             if moment - self._mirrored >= TRACKER_SECONDS:
                 self._mirrored = moment
                 self._mirror.update()
@@ -59,7 +61,8 @@ class Reporter:
             loss = f", loss {value['loss']:.4f}" if value.get("loss") is not None else ""
             speed = f", {value['images_per_s']:.0f} images/s" if value.get("images_per_s") else ""
             until = f", {left:.0f} s left" if left is not None else ""
-            print(f"[{now()}] {value['stage']} {value['done']}/{value['total']}{loss}{speed}{until}", flush=True)
+            at = f"{value['stage']} {value['done']}/{value['total']}" if "waits" not in value else value["waits"]
+            print(f"[{now()}] {at}{loss}{speed}{until}", flush=True)
 
 
 @contextlib.contextmanager

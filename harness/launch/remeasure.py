@@ -125,7 +125,7 @@ def select(sweep: Sweep, items: Sequence[CellRun], at: Sequence[int] | None) -> 
                 skipped.append(f"{item.name}: no weights at step {step}; kept: {there}")
         if steps:
             owed = list(owed_evaluations(cell, asked, tuple(steps)))
-            found.append(CellRun(item.name, cell, item.run.on(EVALUATING), owed, asked, tuple(steps)))
+            found.append(CellRun(item.name, cell, item.run.on(EVALUATING), owed, asked, tuple(steps), study=item.study))
     if not found:
         more = f"; and {len(skipped) - 1} more cells or steps" if len(skipped) > 1 else ""
         raise InputError(": ".join(["nothing can be measured", *skipped[:1]]) + more)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from harness.processes import now
+from harness.training.hooks import StoppedError
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
@@ -20,8 +21,13 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 _OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 
 
+_STOPPED = "stopped while scoring; the next launch goes on there"
+
+
 class StopFlag:
     """Set by a signal and, using `with_parent`, by the parent's end; the work checks it between two steps."""
+
+    _raises = False
 
     def __init__(self, *, with_parent: bool = False) -> None:
         self._set = self._requeue = False
@@ -35,6 +41,24 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._set = True
         self._requeue |= number == signal.SIGUSR2
+        if self._raises:
+            self._raises = False  # what cleans up is left alone
+            raise StoppedError(_STOPPED)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A signal raises an error in here, for computations that take long and have no step at which to look.
+
+        Raises:
+            StoppedError: asked to stop, before this or in here.
+        """
+        if self.is_set():
+            raise StoppedError(_STOPPED)
+        before, self._raises = self._raises, True
+        try:
+            yield
+        finally:
+            self._raises = before
 
     def requeue(self) -> None:
         """After USR2 let submitit requeue this Slurm job, and exit. Called when everything is written."""

@@ -28,6 +28,7 @@ from harness.processes import now, process_identity
 from harness.runs import provenance, triage
 from harness.runs.cellruns import losses_key, owed_evaluations, split_key
 from harness.runs.claims import SupersededError
+from harness.runs.columns import metric_name
 from harness.runs.layout import TRAINING
 from harness.runs.study import Study
 from harness.runs.trackers import Mirror
@@ -119,7 +120,7 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     hooks = Hooks(should_stop=stop.is_set)
     if ranks.is_first:
         _record_start(job, conditions)
-        hooks = replace(hooks, writing=job.hold.writing, report=Reporter(job.hold, run, mirror))
+        hooks = replace(hooks, writing=job.hold.writing, report=Reporter(job.hold, run, mirror), at_once=stop.at_once)
     with ranks.one_by_one():
         dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
@@ -165,8 +166,8 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
             print(f"[{now()}] step {step}: evaluation {evaluation.id} failed: {error_line(error)}", flush=True)
             continue
         if record:
-            distance = record["metrics"]["frechet"]
-            print(f"[{now()}] step {step}: {evaluation.extractor} distance {distance}", flush=True)
+            found = record["metrics"]
+            print(f"[{now()}] step {step}: {metric_name(found['extractor'])} {found['frechet']:.6g}", flush=True)
     if failed:
         raise EvaluationsFailedError(failed, owed)
 

@@ -224,8 +224,9 @@ class Attempts(RunFolder):
         return [self.attempt(number) for number in self.attempt_numbers()]
 
     def progress(self) -> Progress | None:
-        """Where the running job is."""
-        return cast("Progress | None", read_json(self.progress_file))
+        """Where the newest attempt is, or was; None while it has not said so."""
+        found, newest = read_json(self.progress_file), max(self.attempt_numbers(), default=0)
+        return cast("Progress | None", None if found is None or found.get("attempt", newest) != newest else found)
 
     def write_progress(self, value: Progress) -> None:
         """Write where the job is; this is also its heartbeat. Not durable: losing it costs nothing."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from harness.runs.layout import LOSSES
-from harness.runs.state import Run, RunState
+from harness.runs.state import ACTIVE, Run, RunState
 from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
@@ -51,6 +51,7 @@ class CellRun:
     restarts: int = 0
     mine: bool = False  # started by this launch
     held: bool = False  # the user knows that a stopped job keeps it
+    study: str = ""  # from which it is seen
 
     def __post_init__(self) -> None:
         self.refresh()
@@ -59,6 +60,13 @@ class CellRun:
         """Read the state anew."""
         self.now = self.run.state(self.owed, self.cell.training.steps)
         return self.now
+
+    @property
+    def other_study(self) -> str:
+        """The study whose job has it, where that is another one; else empty."""
+        attempt = self.now.attempt
+        owner = attempt.claim.get("study", self.study) if attempt is not None and self.now.state in ACTIVE else ""
+        return owner if self.study and owner != self.study else ""
 
     @property
     def in_local_slot(self) -> bool:
@@ -76,5 +84,5 @@ def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:
     for name, cell in sweep.cells():
         evaluations = sweep.evaluations_of(cell)
         owed = list(owed_evaluations(cell, evaluations)) or [losses_key(cell)]
-        items.append(CellRun(name, cell, study.run(cell, older), owed, evaluations))
+        items.append(CellRun(name, cell, study.run(cell, older), owed, evaluations, study=study.name))
     return items

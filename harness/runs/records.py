@@ -68,10 +68,12 @@ class Ended(TypedDict, total=False):
 class Progress(TypedDict, total=False):
     """`progress.json`."""
 
+    attempt: int  # that wrote it
     stage: str
     done: int
     total: int
     loss: float | None
     images_per_s: float | None
     seconds_left: float | None
+    waits: str  # what it waits for
     time: str

@@ -101,11 +101,11 @@ class Run(Claims):
             seen = attempt.seen or Seen(None)
             waits = attempt.started is None or attempt.ended is not None or seen.word == "PENDING"
             state = State.QUEUED if waits else State.RUNNING
-            reason = "waits for a slot" if attempt.pooled and seen.word == "RUNNING" else seen.reason
+            progress = None if waits else self.progress()
+            message = _waits_for(attempt, seen) if waits else (progress or {}).get("waits", "")
             if attempt.unseen and attempt.seen is None:
-                reason = f"attempt {attempt.number} {attempt.unseen} wrote last {attempt.heartbeat_age:.0f} s ago"
-            shown = reason if waits or attempt.unseen else ""
-            return RunState(state, attempt, shown, None if waits else self.progress())
+                message = f"attempt {attempt.number} {attempt.unseen} wrote last {attempt.heartbeat_age:.0f} s ago"
+            return RunState(state, attempt, message, progress)
         if not missing:
             return RunState(State.DONE, attempt, "", None)
         if attempt is not None and attempt.ended is not None and _has_failed(attempt.ended, missing):
@@ -124,6 +124,15 @@ class Run(Claims):
         if attempt.seen is not None and attempt.seen.word:
             message += f"; {attempt.executor.capitalize()}: {attempt.seen.word}"
         return RunState(State.INTERRUPTED, attempt, message, self.progress())
+
+
+def _waits_for(attempt: Attempt, seen: Seen) -> str:
+    """What a queued attempt waits for."""
+    if attempt.ticket is None:
+        return "waits for its process to begin"
+    if attempt.pooled and seen.word == "RUNNING":
+        return "waits for a slot"
+    return f"waits in the queue of {attempt.executor.capitalize()}{f': {seen.reason}' if seen.reason else ''}"
 
 
 def _has_failed(ended: Ended, missing: list[str]) -> bool:

@@ -85,8 +85,11 @@ class Resources(Spec):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="what computes; auto: a GPU where one is visible, else the CPU"
     )
-    checkpoint_seconds: float = Field(
-        default=120.0, ge=0, description="seconds between two checkpoints; 0 writes one at every step"
+    checkpoint_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description="seconds between two checkpoints, the most that a kill -9 loses; 0 writes one at every step; by "
+        "default a tenth of the time trained so far, at least 5 s and 20 times what a checkpoint takes, at most 120 s",
     )
     sampling_batch: int = Field(
         default=250, gt=0, description="images sampled at once; interrupted sampling goes on after the last whole batch"

@@ -13,13 +13,14 @@ class StoppedError(Exception):
 
 
 class Report(TypedDict):
-    """Where the work is: `done` of `total` steps or images of a stage such as train, sample, score."""
+    """Where the work is: `done` of `total` steps or images of a stage such as train or sample; or what it waits for."""
 
     stage: str
     done: int
     total: int
     loss: NotRequired[float]
     images_per_s: NotRequired[float | None]
+    waits: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,11 @@ class Hooks:
             entered twice at once.
         should_stop: returns True once the job was asked to stop.
         report: records the progress; it is called often, so it skips most calls.
+        at_once: what is computed in here ends by a `StoppedError` as soon as the job is asked to stop, wherever it is;
+            so it may write nothing.
     """
 
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     should_stop: Callable[[], bool] = lambda: False
     report: Callable[[Report], None] = lambda _: None
+    at_once: Callable[[], AbstractContextManager[None]] = nullcontext

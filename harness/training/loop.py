@@ -30,6 +30,7 @@ from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.resources import Recording
 from harness.training import checkpoint
+from harness.training.cadence import Cadence
 from harness.training.hooks import Hooks, StoppedError
 from harness.training.losses import measure_losses
 from harness.training.ranks import Ranks
@@ -49,14 +50,14 @@ class Options:
         device: "cpu" or "cuda".
         keep: steps whose weights are kept for evaluation, the last step among them.
         recording: when the denoising loss is measured.
-        checkpoint_seconds: time between saved states; 0 saves one at every step.
+        checkpoint_seconds: time between saved states, see `harness.training.cadence`.
         micro_batch: images that a rank passes at once; their gradients add up. None: its whole share.
     """
 
     device: str
     keep: list[int]
     recording: Recording
-    checkpoint_seconds: float
+    checkpoint_seconds: float | None
     micro_batch: int | None = None
 
 
@@ -173,7 +174,7 @@ class _Checkpoints:
     def __init__(self, state: TrainState, cell: Cell, run: Run, hooks: Hooks, options: Options) -> None:
         self._state, self._cell, self._run, self._hooks, self._options = state, cell, run, hooks, options
         self._log = TrainLog(run)
-        self._saved_at = time.monotonic()
+        self._cadence = Cadence(options.checkpoint_seconds)
         self._steps = options.recording.steps(cell.training.steps, options.keep)
 
     def check(self) -> None:
@@ -194,13 +195,13 @@ class _Checkpoints:
 
     def after_step(self) -> None:
         """Write what is due."""
-        state, moment = self._state, time.monotonic()
+        state = self._state
         if state.step in self._options.keep:
             meta = {"step": state.step, "cell": self._cell.id}
             with self._hooks.writing():
                 self._log.sync()
                 checkpoint.save(self._run.weights_file(state.step), state.weights(), meta)
-        if state.step < self._cell.training.steps and moment - self._saved_at >= self._options.checkpoint_seconds:
+        if state.step < self._cell.training.steps and self._cadence.is_due(state.seconds):
             self.save_state()
 
     def save_state(self) -> None:
@@ -208,7 +209,7 @@ class _Checkpoints:
 
         A later one, of another cell or from which this training could not go on, is dropped too.
         """
-        run, step = self._run, self._state.step
+        run, step, begun = self._run, self._state.step, time.monotonic()
         with self._hooks.writing():
             self._log.sync()
             self._state.save(run.state_file(step))
@@ -216,7 +217,7 @@ class _Checkpoints:
             for path in run.state_files():
                 if path not in (run.state_file(step), *spare):
                     path.unlink(missing_ok=True)
-        self._saved_at = time.monotonic()
+        self._cadence.saved(time.monotonic() - begun)
 
 
 class Trainer:

@@ -26,6 +26,7 @@ from harness.errors import NonFiniteError, non_finite_in
 from harness.files import write_atomic, write_json
 from harness.spec.data import Data, TrainedVae
 from harness.training import checkpoint
+from harness.training.cadence import Cadence
 from harness.training.conditions import NumericConditions
 from harness.training.hooks import Hooks, StoppedError
 from harness.training.state import State
@@ -41,7 +42,7 @@ def train_vae(
     device: str,
     conditions: NumericConditions,
     measure: Callable[[Autoencoder], dict[str, Any]],
-    checkpoint_seconds: float,
+    checkpoint_seconds: float | None,
     hooks: Hooks,
 ) -> dict[str, Any]:
     """Train the autoencoder that `data` names and leave a diffusers folder with a card; the caller holds the folder.
@@ -57,7 +58,7 @@ def train_vae(
         device: "cpu" or "cuda".
         conditions: what decides the last bits; for the card.
         measure: how well the trained autoencoder reconstructs; for the card.
-        checkpoint_seconds: time between states.
+        checkpoint_seconds: time between states, see `harness.training.cadence`.
         hooks: see `harness.training.hooks.Hooks`.
 
     Returns:
@@ -75,17 +76,17 @@ def train_vae(
     if found := checkpoint.newest([folder / _STATE], lambda _, meta: meta.get("cell", state.owner) == state.owner):
         state.load(found)
     images = PixelBatches(dataset.train, device)
-    begun = saved = time.monotonic()
+    begun, cadence = time.monotonic(), Cadence(checkpoint_seconds)
     first, earlier = state.step, state.seconds
     while state.step < spec.steps:
         loss = _train_step(state, spec, images)
         moment = time.monotonic()
         state.seconds = earlier + moment - begun
         stop = hooks.should_stop() and state.step < spec.steps
-        if stop or moment - saved >= checkpoint_seconds or state.step == spec.steps:
+        if stop or cadence.is_due(state.seconds) or state.step == spec.steps:
             with non_finite_in(f"the autoencoder after step {state.step} (lower data.vae.learning_rate)"):
                 state.save(folder / _STATE)
-            saved = time.monotonic()
+            cadence.saved(time.monotonic() - moment)
         if stop:
             raise StoppedError(f"stopped at step {state.step} of {spec.steps}; the same command goes on from there")
         speed = (state.step - first) * spec.batch_size / max(moment - begun, 1e-9)

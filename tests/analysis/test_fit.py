@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.compare import compare_blocks, compute_multiplier, describe
+from analysis.compare import compare_blocks, compute_multiplier, describe, multiplier_ends
 from analysis.fit.bootstrap import bootstrap_exponent
 from analysis.fit.common import CannotFitError
 from analysis.fit.floor import fit_floor
@@ -184,6 +184,13 @@ def test_one_seed_is_inconclusive(tmp_path: Path) -> None:
     (stated,) = compare_blocks(table, seed_sigma=0.05)
     assert stated.verdict == "worse"
     assert "assumed" in stated.reason
+
+
+def test_an_end_beyond_the_models_is_said_once() -> None:
+    assert multiplier_ends((0.5, 2.0)) == "0.50 to 2.00"
+    assert multiplier_ends((None, 2.0)) == "beyond the models to 2.00"
+    assert multiplier_ends((0.5, None)) == "0.50 to beyond the models"
+    assert multiplier_ends((None, None)) == "both ends beyond the models"
 
 
 def test_seeds_give_a_verdict(tmp_path: Path) -> None:

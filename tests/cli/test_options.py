@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,17 @@ def test_the_list_of_verbs_loads_no_spec() -> None:
         "assert not {'pydantic', 'harness.spec.resources'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_version_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert re.fullmatch(r"dit-harness \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_a_live_table_is_not_wide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text(SWEEP)
+    assert run(monkeypatch, "status", "s.toml", "--watch", "--wide") == 2
+    assert capsys.readouterr().err == "error: --watch, --json, --wide: allowed: one of them\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from harness.evaluation.classifier import build, extract
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import statistics
 from harness.evaluation.references import once, reference_of
+from harness.evaluation.watch import Watch
 from harness.processes import exclusive
 from harness.runs.study import Shared
 from harness.spec.data import Data
 from harness.training import checkpoint
+from harness.training.hooks import Report
 
 DATA = Data()
 
@@ -164,10 +167,10 @@ def test_others_wait_for_the_one_that_makes_it(tmp_path: Path) -> None:
     process.start()
     assert ready.wait(30)
     file = tmp_path / "made"
-    waits: list[int] = []
+    waits: list[str] = []
 
-    def wait(done: int, total: int) -> None:
-        waits.append(done)
+    def report(value: Report) -> None:
+        waits.append(value["waits"])
         go.set()
 
     found = once(
@@ -176,11 +179,11 @@ def test_others_wait_for_the_one_that_makes_it(tmp_path: Path) -> None:
         lambda _: file.read_text() if file.exists() else None,
         lambda: pytest.fail("twice"),
         lambda *_: None,
-        wait,
+        Watch(report),
     )
     process.join()
     assert found == "by the other"
-    assert waits
+    assert re.fullmatch(r"waits for another cell: a test, process \d+ on \S+", waits[0])
 
 
 def test_an_unwritable_place_is_one_line(digits: LoadedData, extractor: Extraction, tmp_path: Path) -> None:

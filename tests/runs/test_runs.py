@@ -308,7 +308,7 @@ def test_a_stopped_slurm_job_is_queued_while_slurm_means_to_run_it_again(on_slur
     assert state(on_slurm) is State.RUNNING
     slurm.says = PENDING  # the node was lost
     found = on_slurm.state([KEY], 10)
-    assert (found.state, found.message) == (State.QUEUED, "BeginTime")
+    assert (found.state, found.message) == (State.QUEUED, "waits in the queue of Slurm: BeginTime")
     on_slurm.record(1, "ended", {"outcome": "stopped"})
     slurm.says = Seen(True, "COMPLETING")
     assert state(on_slurm) is State.QUEUED
