@@ -82,13 +82,16 @@ def plan_table(title: str, rows: Sequence[Row], totals: Row) -> FittedTable:
     """The grid with its prices, and the totals."""
     hours, assumed = totals["gpu_hours"], totals["throughput"] == "assumed"
     latents = f", latents {size_of(totals['latents_bytes'])}" if totals["latents"] else ""
+    price = (
+        f"{f'{hours:,.0f}' if hours >= 10 else number(hours)} GPU hours at {number(totals['tflops'])} TFLOP/s a GPU "
+        f"({totals['throughput']}{'; --tflops N to state another' if assumed else ''}). "
+    )
     caption = (
         f"{totals['cells']} cell{'s' * (totals['cells'] != 1)}; training {number(totals['train_gmacs'])} GMACs, "
         f"sampling {number(totals['sampling_gmacs'])} GMACs; what is not done takes about "
         f"{duration(totals['estimated_s'])} on {totals['site']}. "
         "GMACs: 1e9 multiply-adds of one forward pass of one image (the paper's Gflops).\n"
-        f"{f'{hours:,.0f}' if hours >= 10 else number(hours)} GPU hours at {number(totals['tflops'])} TFLOP/s a GPU "
-        f"({totals['throughput']}{'; --tflops N to state another' if assumed else ''}). Disk: weights "
+        f"{price if totals['on_gpu'] else ''}Disk: weights "
         f"{size_of(totals['weights_bytes'])}, samples {size_of(totals['samples_bytes'])}, states while training "
         f"{size_of(totals['states_bytes'])}{latents}."
     )

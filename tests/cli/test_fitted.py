@@ -15,7 +15,7 @@ from harness.cli.tables import StatusRow, plan_table, results_table, status_tabl
 from harness.runs.columns import PUBLISHED_INCEPTION
 
 TOTALS = {
-    **{"cells": 2, "train_gmacs": 1.1e11, "sampling_gmacs": 3e9, "estimated_s": 1e9, "slots": 2},
+    **{"cells": 2, "train_gmacs": 1.1e11, "sampling_gmacs": 3e9, "estimated_s": 1e9, "site": "1 GPU", "on_gpu": True},
     **{"gpu_hours": 530.0, "throughput": "assumed", "tflops": 100.0, "latents": 0},
     **dict.fromkeys(("latents_bytes", "weights_bytes", "samples_bytes", "states_bytes"), 10**9),
 }
