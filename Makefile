@@ -40,8 +40,8 @@ notebooks: $(STAMP) ## execute analysis/notebooks on a study (DIT_STUDY=results/
 check: lint types ## lint, types and the quick tests, in about a minute: the loop of an edit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m quick
 
-test: $(STAMP) ## run all tests, two processes at a time (COVERAGE=1 measures what they cover)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COVER)
+test: $(STAMP) ## run all tests, four processes at a time, for many wait (COVERAGE=1 measures what they cover)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(COVER)
 
 chaos: $(STAMP) ## kill launchers and jobs at 100 random writes; every study must end alike (SEED=1 repeats a run)
 	$(BIN)/python -m tests.chaos.rounds --kills 100 $(if $(SEED),--seed $(SEED))

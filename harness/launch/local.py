@@ -66,9 +66,11 @@ def _start(job: Job) -> None:
         timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True, tasks_per_node=job.resources.ranks
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with _stderr_in(folder / "controller.err"):  # of submitit's process that starts the ranks
+    errors = folder / f"{job.token}.err"  # of submitit's process that starts the ranks
+    with _stderr_in(errors):
         submitted = executor.submit(job)
-    (folder / "controller.err").rename(folder / f"{submitted.job_id}.err")
+    with contextlib.suppress(FileNotFoundError):  # somebody has removed the run meanwhile
+        errors.rename(folder / f"{submitted.job_id}.err")
     try:
         controller = process_identity(int(submitted.job_id))
     except psutil.Error:  # it has ended already, and its files tell how

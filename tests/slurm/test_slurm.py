@@ -269,7 +269,7 @@ def test_slurmctld_is_away_and_comes_back(local: SlurmBench, tmp_path: Path) -> 
 
 def test_kept_weights_are_measured_by_a_pool(local: SlurmBench, tmp_path: Path) -> None:
     bench = SlurmBench(tmp_path / "b", depth="[1, 2, 3]", checkpoint=60)
-    shutil.copytree(local.study, bench.study)
+    shutil.copytree(local.study.parent, bench.study.parent)
     options = ("--executor", "slurm", "--cells-per-job", "2", "--wait")
     done = bench.run("evaluate", "small", "--sampling-steps", "2", "--seed", "0,1", *options)
     assert done.returncode == 0, done.stderr
