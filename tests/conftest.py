@@ -1,4 +1,4 @@
-"""What all tests share: how they are spread over processes (`make test` runs two), and what is forgotten after one."""
+"""What all tests share: how they are spread over processes (`make test` runs four), and what is forgotten after one."""
 
 from __future__ import annotations
 
