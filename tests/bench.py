@@ -78,7 +78,7 @@ def steps(spec: dict[str, object], dataset: LoadedData, device: str, repeat: int
     """`repeat` training steps of a cell."""
     cell = Cell.model_validate(spec)
     state = TrainState.initial(cell, device)
-    options = Options(device, [], Recording(), checkpoint_seconds=0)
+    options = Options(device, [], Recording(), checkpoint_seconds=1e9)
     trainer = Trainer(state, cell, batches(dataset, device).train, options, Ranks())
 
     def work() -> None:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.data.dataset import Images, LoadedData
+from harness.data.draws import Normals
 from harness.data.latents import Latents, LatentSplit
+from harness.data.noise import noise_rows
 from harness.data.pixels import to_model
 
 #: All of a batch.
@@ -21,18 +23,24 @@ Indices = NDArray[np.int64]
 Mirror = NDArray[np.bool_]
 
 
+def upload(array: NDArray[Any], device: str) -> Tensor:
+    """An array as a tensor on the device; on the way to a GPU the caller does not wait for the copy."""
+    tensor = torch.from_numpy(array)
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Batches(Protocol):
     """One split on a device."""
 
     labels: Tensor  # (N,) int64, on the device
 
-    def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
+    def x0(self, indices: Indices, mirror: Mirror | None, posterior: Normals | None, part: slice = ALL) -> Tensor:
         """The model's clean input from these images or their mirror images, float32 (n, C, S, S) on the device.
 
         Args:
             indices: (N,), which images.
             mirror: (N,), which of them mirrored; None: none.
-            posterior: draws the noise of sampled latents; pixels draw nothing.
+            posterior: the noise of sampled latents, a row a place in the batch; None where pixels are asked.
             part: which n of the N to return; an image does not depend on the part.
         """
 
@@ -61,12 +69,16 @@ class PixelBatches:
         images: Any = split.images
         self._images = torch.from_numpy(images).to(device) if isinstance(images, np.ndarray) else images
 
-    def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
+    def x0(self, indices: Indices, mirror: Mirror | None, posterior: Normals | None, part: slice = ALL) -> Tensor:
         """See `Batches`."""
-        x = to_model(torch.as_tensor(self._images[indices[part]], device=self._device))  # (n, C, S, S)
+        chosen = indices[part]
+        if isinstance(self._images, Tensor):
+            x = to_model(self._images[upload(chosen, self._device)])  # (n, C, S, S)
+        else:
+            x = to_model(upload(self._images[chosen], self._device))
         if mirror is None:
             return x
-        return torch.where(torch.from_numpy(mirror[part]).to(self._device)[:, None, None, None], x.flip(-1), x)
+        return torch.where(upload(mirror[part], self._device)[:, None, None, None], x.flip(-1), x)
 
 
 class LatentBatches:
@@ -74,11 +86,14 @@ class LatentBatches:
 
     def __init__(self, split: LatentSplit, scaling: float, device: str) -> None:
         self.labels = torch.from_numpy(split.labels).to(device)
-        self._split, self._scaling, self._device = split, np.float32(scaling), device
+        self._split, self._scaling, self._device = split, scaling, device
 
-    def x0(self, indices: Indices, mirror: Mirror | None, posterior: np.random.Generator, part: slice = ALL) -> Tensor:
+    def x0(self, indices: Indices, mirror: Mirror | None, posterior: Normals | None, part: slice = ALL) -> Tensor:
         """See `Batches`."""
+        assert posterior is not None
         flipped = np.zeros(len(indices), bool) if mirror is None else mirror
         mean, std = self._split.moments(indices[part], flipped[part])
-        noise = posterior.standard_normal((len(indices), *mean.shape[1:]), dtype=np.float32)[part]
-        return torch.from_numpy((mean + std * noise) * self._scaling).to(self._device)
+        first, last, _ = part.indices(len(indices))
+        noise = noise_rows(posterior, slice(first, last), mean.shape[1:], self._device)
+        x0 = noise.mul_(upload(std, self._device)).add_(upload(mean, self._device))
+        return x0.mul_(self._scaling)

@@ -60,8 +60,10 @@ def hybrid_loss(output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor
     shrink = torch.expm1(-d)
     kl = 0.5 * (d + shrink + ratio * squared_error.detach() * (shrink + 1))
     first = t == 0
-    if t.is_cuda or first.any():  # rarely true; on a GPU the check costs more than the arithmetic
+    if t.is_cuda:  # to choose rows, the host would wait for the GPU
         kl = torch.where(first[:, None, None, None], _decoder_nll(predicted.detach(), v, x0, xt, schedule), kl)
+    elif len(rows := first.nonzero().flatten()):
+        kl = kl.index_copy(0, rows, _decoder_nll(predicted.detach()[rows], v[rows], x0[rows], xt[rows], schedule))
     return HybridLoss(mse=squared_error.flatten(1).mean(1), vb=kl.flatten(1).mean(1) / math.log(2))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from PIL import Image
 
 from harness.data.dataset import ImageArray
 from harness.data.draws import SampleStreams
+from harness.data.noise import noise_rows
 from harness.data.pixels import require_finite_values, to_uint8
 from harness.diffusion.guidance import guided
 from harness.diffusion.objective import build as build_objective
@@ -95,15 +97,38 @@ def draw(
         progress: called after every step with the number of steps done.
     """
     device = next(network.parameters()).device
-
-    def noise() -> torch.Tensor:
-        return torch.from_numpy(streams.noise()).to(device)
-
     denoise = guided(network, y, evaluation.guidance, evaluation.guided_channels(network.shape.channels))
     objective = build_objective(diffusion)
-    return objective.sample(
-        evaluation.sampler, denoise, noise(), evaluation.sampling_steps, lambda _: noise(), progress
-    )
+    with NoiseAhead(streams, device.type) as noise:
+        return objective.sample(
+            evaluation.sampler, denoise, noise(0), evaluation.sampling_steps, lambda step: noise(step + 1), progress
+        )
+
+
+class NoiseAhead:
+    """The noise of one step of a sampler after the other; for a CPU another thread makes it one step ahead."""
+
+    def __init__(self, streams: SampleStreams, device: str) -> None:
+        self._streams, self._device = streams, device
+        self._pool = ThreadPoolExecutor(1, "noise")
+        self._next: tuple[int, Future[torch.Tensor]] | None = None
+
+    def __call__(self, step: int) -> torch.Tensor:
+        """Noise of a step, (N, C, S, S); step 0 is what sampling begins with."""
+        if self._device != "cpu":
+            return self._make(step)
+        found = self._next[1].result() if self._next and self._next[0] == step else self._make(step)
+        self._next = (step + 1, self._pool.submit(self._make, step + 1)) if step else None
+        return found
+
+    def _make(self, step: int) -> torch.Tensor:
+        return noise_rows(self._streams.noise(step), self._streams.part, self._streams.shape, self._device)
+
+    def __enter__(self) -> NoiseAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

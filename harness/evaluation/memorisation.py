@@ -17,7 +17,6 @@ from torch import Tensor
 
 from harness.data.batches import Batches, batches
 from harness.data.dataset import LoadedData, Progress
-from harness.data.draws import stream
 from harness.diffusion.objective import Objective, build
 from harness.errors import non_finite_in
 from harness.evaluation.references import once
@@ -175,9 +174,9 @@ def optimal_losses(
 
 def _points(cell: Cell, train: Batches) -> tuple[Tensor, Tensor | None]:
     """The training images as the model sees them (with mirror images if it flips), and their labels."""
-    indices, draws = np.arange(len(train.labels)), stream("unused")
-    images, labels = train.x0(indices, None, draws), train.labels
+    indices = np.arange(len(train.labels))
+    images, labels = train.x0(indices, None, None), train.labels
     if cell.data.horizontal_flips:
-        images = torch.cat([images, train.x0(indices, np.ones(len(indices), dtype=bool), draws)])
+        images = torch.cat([images, train.x0(indices, np.ones(len(indices), dtype=bool), None)])
         labels = torch.cat([labels, labels])
     return images, labels if cell.data.shape.classes else None

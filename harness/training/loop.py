@@ -1,15 +1,17 @@
 """Training of one cell: set-up, then one loop. A resumed training gives the same bits, through `TrainState`.
 
-The loop is the same on one rank and on several (see `harness.training.ranks`): every rank draws the whole global batch
-and works on its own slice; the first rank writes.
+The loop is the same on one rank and on several (see `harness.training.ranks`): every rank draws its own share of the
+global batch and works on it; the first rank writes. Between two looks (see `_Looks`) nothing is read back from the
+device, written, or said to the other ranks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,6 @@ from torch import Tensor, nn
 
 from harness.data.batches import Batches, Splits, batches
 from harness.data.dataset import LoadedData
-from harness.data.draws import sample_indices, step_draws, stream
 from harness.data.latents import Latents
 from harness.diffusion.objective import build
 from harness.errors import NonFiniteError, non_finite_in
@@ -29,17 +30,26 @@ from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.resources import Recording
+from harness.spec.training import Training
 from harness.training import checkpoint
 from harness.training.cadence import Cadence
-from harness.training.hooks import Hooks, StoppedError
+from harness.training.feed import Feed
+from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.losses import measure_losses
+from harness.training.meter import Meter, Reading, together
 from harness.training.ranks import Ranks
-from harness.training.state import TrainState, ema_decay
+from harness.training.state import TrainState, Window, ema_decay
 
 _LOG = logging.getLogger(__name__)
 
 #: About the most rows of training loss per run, so that the log is small enough to commit.
 LOG_ROWS = 200
+
+#: See `Options.look_seconds`.
+LOOK_SECONDS = 0.25
+
+#: Most steps between two looks.
+_MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Options:
         recording: when the denoising loss is measured.
         checkpoint_seconds: time between saved states, see `harness.training.cadence`.
         micro_batch: images that a rank passes at once; their gradients add up. None: its whole share.
+        look_seconds: about the time between two looks at the losses and at the stop flag; 0: a look after every step.
     """
 
     device: str
@@ -59,6 +70,7 @@ class Options:
     recording: Recording
     checkpoint_seconds: float | None
     micro_batch: int | None = None
+    look_seconds: float = LOOK_SECONDS
 
 
 def train(
@@ -84,29 +96,44 @@ def train(
         state.load(found)
     data = batches(source, options.device)
     checkpoints = _Checkpoints(state, cell, run, hooks, options)
-    log = _Log(state, cell, run, hooks, options, data) if ranks.is_first else None
+    log = _Log(state, cell, run, hooks, options, data)
+    if ranks.is_first:
+        log.go_on()
     begun, earlier = time.monotonic(), state.seconds
     state.network.train()
-    trainer = Trainer(state, cell, data.train, options, ranks)
-
-    while state.step < recipe.steps:
-        loss = trainer.step()
-        state.seconds = earlier + time.monotonic() - begun
-        at_step = f"after step {state.step} (learning_rate {recipe.learning_rate}, precision {recipe.precision})"
-        if log is not None:
-            with non_finite_in(at_step):
-                checkpoints.check()
-                log.after_step(loss)
-                checkpoints.after_step()
-        # here the other ranks wait while the first one writes
-        if ranks.any_rank(hooks.should_stop()) and state.step < recipe.steps:
+    with contextlib.closing(Trainer(state, cell, data.train, options, ranks)) as trainer:
+        looks = _Looks(options, state.step, {*log.steps, *checkpoints.steps, recipe.steps})
+        while state.step < recipe.steps:
+            trainer.step()
+            if not looks.is_due(state.step):
+                continue
+            state.seconds = earlier + time.monotonic() - begun
+            readings = ranks.exchange(trainer.meter.read())
+            loss = together(readings)
+            if loss.odd_step:  # all ranks see it, so all of them fail
+                raise _not_finite(loss, recipe)
+            state.window = Window([reading.total for reading in readings], loss.steps)
+            at_step = f"after step {state.step} (learning_rate {recipe.learning_rate}, precision {recipe.precision})"
             if ranks.is_first:
                 with non_finite_in(at_step):
-                    checkpoints.save_state()
-            ranks.barrier()  # nobody leaves before the state is written
-            raise StoppedError(f"stopped at step {state.step} of {recipe.steps}; the next launch goes on from there")
-        speed = state.step * recipe.batch_size / state.seconds if state.seconds else None
-        hooks.report({"stage": "train", "done": state.step, "total": recipe.steps, "loss": loss, "images_per_s": speed})
+                    checkpoints.check()
+                    log.after_step(loss)
+                    checkpoints.after_step()
+            if state.step in log.steps:
+                trainer.meter.set(0.0, 0)
+            # here the other ranks wait while the first one writes
+            if ranks.any_rank(hooks.should_stop()) and state.step < recipe.steps:
+                if ranks.is_first:
+                    with non_finite_in(at_step):
+                        checkpoints.save_state()
+                ranks.barrier()  # nobody leaves before the state is written
+                raise StoppedError(
+                    f"stopped at step {state.step} of {recipe.steps}; the next launch goes on from there"
+                )
+            looks.plan(state.step, ranks)
+            speed = state.step * recipe.batch_size / state.seconds if state.seconds else None
+            done: Report = {"stage": "train", "done": state.step, "total": recipe.steps, "images_per_s": speed}
+            hooks.report(done if loss.mean is None else {**done, "loss": loss.mean})
 
     if ranks.is_first:
         with hooks.writing():
@@ -128,6 +155,39 @@ def _newest_state(run: Run, cell: Cell, keep: list[int], hooks: Hooks) -> checkp
     return found
 
 
+class _Looks:
+    """When the loop looks at its losses, its clock and its stop flag: at the steps that write, and by the clock.
+
+    All ranks look at the same steps, for they meet there.
+    """
+
+    def __init__(self, options: Options, step: int, fixed: Set[int]) -> None:
+        self._seconds = min(
+            options.look_seconds, math.inf if options.checkpoint_seconds is None else options.checkpoint_seconds
+        )
+        self._fixed, self._next = fixed, step + 1
+        self._at, self._looked = step, time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether to look after this step."""
+        return step >= self._next or step in self._fixed
+
+    def plan(self, step: int, ranks: Ranks) -> None:
+        """Set the next look, by the speed of the first rank since the last one."""
+        now = time.monotonic()
+        per_second = (step - self._at) / max(now - self._looked, 1e-6)
+        self._next = step + max(1, ranks.on_first(lambda: min(int(per_second * self._seconds), _MOST_STEPS)))
+        self._at, self._looked = step, now
+
+
+def _not_finite(loss: Reading, recipe: Training) -> NonFiniteError:
+    return NonFiniteError(
+        f"the loss became {loss.odd_loss} at step {loss.odd_step}, that of {loss.odd_images} of {recipe.batch_size} "
+        f"images (learning_rate {recipe.learning_rate}, precision {recipe.precision}); the weights before it are the "
+        "last checkpoint's"
+    )
+
+
 class _Log:
     """Writes the losses to `train.jsonl`: means of the training loss, and the denoising loss at chosen steps."""
 
@@ -135,29 +195,22 @@ class _Log:
         self._state, self._cell, self._data, self._hooks = state, cell, data, hooks
         self._images = options.recording.loss_images
         self._measured_at = options.recording.steps(cell.training.steps, options.keep)
-        self._every = max(1, cell.training.steps // LOG_ROWS)
+        every = max(1, cell.training.steps // LOG_ROWS)
         self._file = TrainLog(run)
-        self._go_on()
+        #: The steps that get a row of training loss.
+        self.steps = {*range(every, cell.training.steps, every), cell.training.steps}
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Write the log as it was when the state was written."""
-        state = self._state
-        if state.step and not state.rows:  # a state of version 0.1.0
-            state.rows = [row for row in self._file.rows() if row["step"] <= state.step]
-            reached, due = max((row["step"] for row in state.rows), default=0), state.step - state.step % self._every
-            if reached < due:
-                _LOG.warning("note: train.jsonl ends at step %s; the losses up to step %s are lost", reached, due)
         with self._hooks.writing():
-            self._file.rewrite(state.rows)
+            self._file.rewrite(self._state.rows)
 
-    def after_step(self, loss: float) -> None:
+    def after_step(self, loss: Reading) -> None:
         """Append the rows that are due."""
         state = self._state
-        state.window.append(loss)
-        if state.step % self._every == 0 or state.step == self._cell.training.steps:
-            mean = sum(state.window) / len(state.window)
-            self._append({"loss": mean, "seconds": state.seconds})
-            state.window = []
+        if state.step in self.steps:
+            self._append({"loss": loss.mean, "seconds": state.seconds})
+            state.window = Window([], 0)
         if state.step in self._measured_at:
             self._append(measure_losses(state.ema, self._cell, self._data, self._images))
 
@@ -175,7 +228,8 @@ class _Checkpoints:
         self._state, self._cell, self._run, self._hooks, self._options = state, cell, run, hooks, options
         self._log = TrainLog(run)
         self._cadence = Cadence(options.checkpoint_seconds)
-        self._steps = options.recording.steps(cell.training.steps, options.keep)
+        #: The steps that keep weights or measure.
+        self.steps = {*options.recording.steps(cell.training.steps, options.keep), *options.keep}
 
     def check(self) -> None:
         """Check that what is kept or measured at this step is finite; tell of moments that are not.
@@ -183,7 +237,7 @@ class _Checkpoints:
         Raises:
             NonFiniteError: it is not.
         """
-        if self._state.step in self._steps:
+        if self._state.step in self.steps:
             tensors = self._state.tensors()
             with non_finite_in("the state of the training"):
                 checkpoint.require_finite(tensors)
@@ -232,62 +286,45 @@ class Trainer:
     """
 
     def __init__(self, state: TrainState, cell: Cell, data: Batches, options: Options, ranks: Ranks) -> None:
-        self._state, self._cell, self._data, self._ranks = state, cell, data, ranks
+        self._state, self._cell, self._ranks = state, cell, ranks
         self._micro_batch, self._device = options.micro_batch, options.device
         self._objective = build(cell.diffusion)
         self._model = self._averaging()
+        part = ranks.share(cell.training.batch_size)
+        self._feed = Feed(cell, data, self._objective, part, options.device)
+        self.meter = Meter(options.device)
+        self.meter.set(state.window.of(ranks.rank, ranks.world), state.window.steps)
 
-    def step(self) -> float:
-        """One step of AdamW and of the averaged weights; returns the loss over the global batch, on every rank.
+    def step(self) -> None:
+        """One step of AdamW and of the averaged weights; its loss goes to the meter, and nothing is read back.
 
-        Raises:
-            NonFiniteError: the loss is not finite; nothing has changed.
+        Also a loss that is not finite changes the weights: ask the meter before they are kept.
         """
         cell, state, ranks = self._cell, self._state, self._ranks
-        recipe, shape = cell.training, cell.data.shape
-        n = recipe.batch_size
-        indices = sample_indices(cell.seed, state.step, n, len(self._data.labels))
-        draws = step_draws(
-            cell.seed,
-            state.step,
-            (n, shape.channels, shape.size, shape.size),
-            self._objective.draw,
-            recipe.label_dropout,
-        )
-        mine = ranks.share(n)
-        mirror = draws.flip if cell.data.horizontal_flips else None
-        x0 = self._data.x0(indices, mirror, stream("posterior", cell.seed, state.step), mine)  # (n, C, S, S)
-        y = None
-        if shape.classes:
-            labels = self._data.labels[torch.from_numpy(indices[mine]).to(self._device)]
-            y = labels.masked_fill(torch.from_numpy(draws.drop_label[mine]).to(self._device), state.network.null_class)
-        t = torch.from_numpy(draws.t[mine]).to(self._device)
-        noise = torch.from_numpy(draws.noise[mine]).to(self._device)
+        x0, y, t, noise = self._feed(state.step)
         xt = self._objective.noised(x0, t, noise)
-
         size = len(x0) if self._micro_batch is None else self._micro_batch
         passed: list[Tensor] = []  # losses, each weighted by its share of the images
         each: list[Tensor] = []  # losses of images
-        value = math.nan
         state.optimizer.zero_grad(set_to_none=True)
         for first in range(0, len(x0), size):
             part, last = slice(first, first + size), first + size >= len(x0)
             with nullcontext() if last else ranks.without_averaging(self._model):
-                with torch.autocast(x0.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                with torch.autocast(x0.device.type, torch.bfloat16, enabled=cell.training.precision == "bf16"):
                     output = self._model(xt[part], t[part], None if y is None else y[part])
                 losses = self._objective.loss(output, x0[part], xt[part], t[part], noise[part])
                 loss = losses.mean() * (len(losses) / len(x0))
                 passed.append(loss.detach())
                 each.append(losses.detach())
-                if last:  # all ranks see the same value, so all of them fail at the same step
-                    value = ranks.mean(float(torch.stack(passed).sum()))
-                    if not math.isfinite(value):
-                        raise self._not_finite(value, torch.cat(each))
                 loss.backward()
         state.optimizer.step()
         state.step += 1
         state.average(ema_decay(cell, state.step))
-        return value
+        self.meter.add(state.step, torch.stack(passed).sum(), torch.cat(each))
+
+    def close(self) -> None:
+        """Make no inputs any more."""
+        self._feed.close()
 
     def _averaging(self) -> nn.Module:
         """The network as the ranks train it together.
@@ -305,13 +342,3 @@ class Trainer:
             model(x, zero, zero if shape.classes else None).float().mean().backward()
             self._state.optimizer.zero_grad(set_to_none=True)
         return model
-
-    def _not_finite(self, loss: float, each: Tensor) -> NonFiniteError:
-        """What to raise on every rank; `each`: (n,), the losses of this rank's images."""
-        recipe, ranks = self._cell.training, self._ranks
-        bad = round(ranks.mean(float((~torch.isfinite(each)).sum())) * ranks.world)
-        return NonFiniteError(
-            f"the loss became {loss} at step {self._state.step + 1}, that of {bad} of {recipe.batch_size} images "
-            f"(learning_rate {recipe.learning_rate}, precision {recipe.precision}); the weights before it are the last "
-            "checkpoint's"
-        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.data.batches import Batches, Splits
-from harness.data.draws import stream
+from harness.data.draws import Normals, stream
 from harness.diffusion.objective import Objective, build
 from harness.errors import NonFiniteError
 from harness.spec.cell import Cell
@@ -58,7 +58,7 @@ def _bin_error(
     network: Denoiser, objective: Objective, split: Batches, labels: Tensor | None, count: int, number: int
 ) -> float:
     draws = stream("denoising-loss", number)  # the same for both splits: noise must not cause a gap between them
-    x0 = split.x0(np.arange(count), None, stream("denoising-loss-posterior", number))
+    x0 = split.x0(np.arange(count), None, Normals("denoising-loss-posterior", number))
     t = torch.from_numpy(objective.draw(draws, count, number / LOSS_BINS, (number + 1) / LOSS_BINS)).to(x0.device)
     noise = torch.from_numpy(draws.standard_normal(tuple(x0.shape), dtype=np.float32)).to(x0.device)
     return float(objective.error(network(objective.noised(x0, t, noise), t, labels), x0, noise).mean())

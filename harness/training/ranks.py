@@ -2,8 +2,8 @@
 
 Each rank takes an equal slice of the global batch. Only the first one reads and writes the run folder; it sends the
 others what they need. torch's DistributedDataParallel averages the gradients, over NCCL between GPUs. All the rest, a
-few numbers a step, goes over gloo between CPUs. gloo can wait for as long as the first rank writes or scores, and it
-notices at once when a process has died. One rank needs none of this, and nothing is set up for it.
+few numbers a few times a second, goes over gloo between CPUs. gloo can wait for as long as the first rank writes or
+scores, and it notices at once when a process has died. One rank needs none of this, and nothing is set up for it.
 
 torch's own environment variables identify the ranks: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 """
@@ -86,9 +86,9 @@ class Ranks:
         """Wait for all ranks."""
         self.any_rank(False)
 
-    def mean(self, value: float) -> float:
-        """Mean over the ranks; not finite if the value of any rank is not finite."""
-        return value
+    def exchange(self, value: T) -> list[T]:
+        """The values of all ranks, in order, on every rank. Waits until all ranks have called it."""
+        return [value]
 
     def on_first(self, find: Callable[[], T]) -> T:
         """Call `find` on the first rank only; every rank gets the result."""
@@ -144,11 +144,11 @@ class Group(Ranks):
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value)
 
-    def mean(self, value: float) -> float:
+    def exchange(self, value: T) -> list[T]:
         """See `Ranks`."""
-        total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total)
-        return float(total) / self.world
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
 
     def on_first(self, find: Callable[[], T]) -> T:
         """See `Ranks`."""
@@ -192,9 +192,8 @@ class Group(Ranks):
             if is_lost(error):
                 raise
             mine = error
-        said: list[Any] = [None] * self.world
         described = None if mine is None else (f"rank {self.rank}: {error_line(mine)}", triage.describe(mine))
-        dist.all_gather_object(said, described)
+        said = self.exchange(described)
         if mine is not None:
             raise mine
         if failed := [found for found in said if found is not None]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from harness.data.draws import DRAWS
 from harness.model.network import Network, build
 from harness.spec.cell import Cell
 from harness.training import checkpoint
@@ -60,13 +61,31 @@ class State:
         self.step, self.seconds = int(saved.meta["step"]), float(saved.meta["seconds"])
 
 
+class Window(NamedTuple):
+    """The training loss since the last row of the log.
+
+    Attributes:
+        sums: of each rank, the sum of its losses.
+        steps: how many steps were summed.
+    """
+
+    sums: list[float]
+    steps: int
+
+    def of(self, rank: int, world: int) -> float:
+        """The sum from which a rank goes on; the mean of all, where there were other ranks."""
+        if not self.sums:
+            return 0.0
+        return self.sums[rank] if len(self.sums) == world else sum(self.sums) / len(self.sums)
+
+
 @dataclass(kw_only=True)
 class TrainState(State):
     """The state of a cell's training."""
 
     network: Network
     ema: Network
-    window: list[float] = field(default_factory=list)  # losses since the last logged row
+    window: Window = field(default_factory=lambda: Window([], 0))
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the log, so that a resume can write it anew
 
     @classmethod
@@ -91,14 +110,14 @@ class TrainState(State):
 
     def meta(self) -> dict[str, Any]:
         """See `State`."""
-        return {**super().meta(), "window": self.window, "rows": self.rows}
+        return {**super().meta(), "window": list(self.window), "rows": self.rows, "draws": DRAWS}
 
     def load(self, saved: checkpoint.Loaded) -> None:
         """See `State`."""
         super().load(saved)
         self.ema.load_state_dict(checkpoint.part(saved.tensors, "ema."))
-        self.window = list(saved.meta["window"])
-        self.rows = list(saved.meta.get("rows", []))  # version 0.1.0 kept none
+        self.window = Window(*saved.meta["window"])
+        self.rows = list(saved.meta["rows"])
 
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the weights: decay * average + (1 - decay) * weights."""

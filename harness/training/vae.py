@@ -114,7 +114,7 @@ def _train_step(state: State, spec: TrainedVae, images: PixelBatches) -> float:
     network, optimizer, step = state.network, state.optimizer, state.step
     indices = sample_indices(spec.seed, step, spec.batch_size, len(images.labels))
     mirror = stream("vae-flip", spec.seed, step).random(spec.batch_size) < 0.5
-    x = images.x0(indices, mirror, stream("none"))  # (N, C, H, W)
+    x = images.x0(indices, mirror, None)  # (N, C, H, W)
     posterior = network.encode(x).latent_dist
     noise = stream("vae-noise", spec.seed, step).standard_normal(tuple(posterior.mean.shape), dtype=np.float32)
     z = posterior.mean + posterior.std * torch.from_numpy(noise).to(x.device)

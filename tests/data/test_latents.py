@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.data import autoencoders, latents
 from harness.data.batches import batches
 from harness.data.dataset import Images, LoadedData
-from harness.data.draws import stream
+from harness.data.draws import posterior_noise
 from harness.data.latents import check_ready, encode, open_latents
 from harness.errors import InputError, NonFiniteError
 from harness.files import write_json
@@ -175,15 +175,15 @@ def test_latents_are_sampled_and_scaled(shared: Shared) -> None:
     opened = open_latents(DATA, shared)
     data = batches(opened, "cpu").train
     indices = np.arange(70)
-    first = data.x0(indices, None, stream("posterior", 1, 0)).numpy()
-    again = data.x0(indices, None, stream("posterior", 1, 0)).numpy()
-    other = data.x0(indices, None, stream("posterior", 1, 1)).numpy()
+    first = data.x0(indices, None, posterior_noise(1, 0)).numpy()
+    again = data.x0(indices, None, posterior_noise(1, 0)).numpy()
+    other = data.x0(indices, None, posterior_noise(1, 1)).numpy()
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     mean, std = opened.train.moments(indices, np.zeros(70, bool))
-    noise = stream("posterior", 1, 0).standard_normal(mean.shape, dtype=np.float32)
+    noise = posterior_noise(1, 0).rows(slice(0, 70), mean.shape[1:])
     assert first == pytest.approx((mean + std * noise) * np.float32(manifest["measured_scaling"]), rel=1e-6)
-    draws = np.stack([data.x0(indices, None, stream("posterior", 2, s)).numpy() for s in range(400)])
+    draws = np.stack([data.x0(indices, None, posterior_noise(2, s)).numpy() for s in range(400)])
     scaled = np.float32(opened.scaling)
     assert draws.mean(0) == pytest.approx(mean * scaled, abs=0.3)
     assert draws.std(0) == pytest.approx(std * scaled, rel=0.2)

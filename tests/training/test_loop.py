@@ -51,7 +51,7 @@ def go(c: Cell, run: Run, dataset: LoadedData, stop_at: int | None = None, keep:
         c,
         dataset,
         run,
-        Options("cpu", keep or [c.training.steps], Recording(loss_steps=(3,), loss_images=16), checkpoint_seconds=1e9),
+        Options("cpu", keep or [c.training.steps], Recording(loss_steps=(3,), loss_images=16), 1e9, look_seconds=0),
         hooks,
     )
 

@@ -1,0 +1,98 @@
+"""The inputs of the coming steps, made by other threads while the network works on the present one.
+
+They are a pure function of (cell, step), so nothing of them is part of a state. numpy and the copies to a GPU let go of
+the interpreter lock, so the loop's thread finds them ready.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.data.batches import Batches, upload
+from harness.data.draws import posterior_noise, sample_indices, step_draws, step_noise
+from harness.data.noise import noise_rows
+from harness.diffusion.objective import Objective
+from harness.spec.cell import Cell
+
+#: Steps that are made ahead.
+AHEAD = 3
+
+#: Threads that make them for a GPU, which works off several steps of a small model while one is made.
+GPU_THREADS = 3
+
+
+class Inputs(NamedTuple):
+    """What one rank trains on in one step, on its device; n images."""
+
+    x0: Tensor  # (n, C, S, S) float32, clean
+    y: Tensor | None  # (n,) int64, labels, some replaced by the null class; None without classes
+    t: Tensor  # (n,), times as the objective draws them
+    noise: Tensor  # (n, C, S, S) float32, standard normal
+
+
+class Feed:
+    """The inputs of one step after the other.
+
+    Args:
+        cell: the recipe and the seed.
+        data: the train split.
+        objective: draws the times.
+        part: this rank's places in the global batch.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, cell: Cell, data: Batches, objective: Objective, part: slice, device: str) -> None:
+        self._cell, self._data, self._objective = cell, data, objective
+        self._part, self._device = part, device
+        if device == "cpu":
+            self._pool = ThreadPoolExecutor(1, "feed")
+        else:  # a new thread does not know which GPU is this rank's
+            self._pool = ThreadPoolExecutor(GPU_THREADS, "feed", torch.cuda.set_device, (torch.cuda.current_device(),))
+        self._waiting: deque[tuple[int, Future[tuple[Inputs, torch.cuda.Event | None]]]] = deque()
+
+    def __call__(self, step: int) -> Inputs:
+        """The inputs of a step; those of the steps after it are begun."""
+        if not self._waiting or self._waiting[0][0] != step:
+            self._waiting.clear()
+        last = self._waiting[-1][0] if self._waiting else step - 1
+        for later in range(last + 1, max(step, min(step + AHEAD, self._cell.training.steps - 1)) + 1):
+            self._waiting.append((later, self._pool.submit(self._make, later)))
+        inputs, ready = self._waiting.popleft()[1].result()
+        if ready is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(ready)
+            for tensor in inputs:
+                if tensor is not None:
+                    tensor.record_stream(stream)  # its memory is free when this stream is done with it
+        return inputs
+
+    def close(self) -> None:
+        """Make nothing more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _make(self, step: int) -> tuple[Inputs, torch.cuda.Event | None]:
+        if self._device == "cpu":
+            return self._inputs(step), None
+        with torch.cuda.stream(torch.cuda.Stream()):  # beside the network's
+            inputs, ready = self._inputs(step), torch.cuda.Event()
+            ready.record()
+        return inputs, ready
+
+    def _inputs(self, step: int) -> Inputs:
+        cell, part, device = self._cell, self._part, self._device
+        recipe, shape = cell.training, cell.data.shape
+        indices = sample_indices(cell.seed, step, recipe.batch_size, len(self._data.labels))
+        draws = step_draws(cell.seed, step, recipe.batch_size, self._objective.draw, recipe.label_dropout)
+        mirror = draws.flip if cell.data.horizontal_flips else None
+        x0 = self._data.x0(indices, mirror, posterior_noise(cell.seed, step), part)
+        y = None
+        if shape.classes:
+            labels = self._data.labels[upload(indices[part], device)]
+            y = labels.masked_fill(upload(draws.drop_label[part], device), shape.classes)  # null
+        noise = noise_rows(step_noise(cell.seed, step), part, (shape.channels, shape.size, shape.size), device)
+        return Inputs(x0, y, upload(draws.t[part], device), noise)
