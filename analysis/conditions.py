@@ -146,6 +146,18 @@ def mixture_warning(table: pd.DataFrame) -> str | None:
     )
 
 
+def draws_warning(table: pd.DataFrame) -> str | None:
+    """One sentence if the trainings of a table had random draws of several versions; otherwise None."""
+    if "draws" not in table or (versions := table["draws"].fillna(1).astype(int)).nunique() < 2:
+        return None
+    counts = versions.value_counts().sort_index()
+    parts = [f"version {version} ({count} rows)" for version, count in counts.items()]
+    return (
+        f"Trainings with random draws of {listed(*parts)} meet in this study: one seed means other noise in each, so "
+        "comparisons by seed are not paired"
+    )
+
+
 def require_comparable(table: pd.DataFrame, vary: Iterable[str] = ()) -> None:
     """Refuse a table whose rows were measured differently.
 

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import table as tables
 from analysis.answers import answers, untrained, untrained_models
 from analysis.combine import apart, sources_of
-from analysis.conditions import mixture_warning, with_ways
+from analysis.conditions import draws_warning, mixture_warning, with_ways
 from analysis.figures.scaling import baselines
 from analysis.figures.style import SUFFIXES, ModelKey
 from analysis.names import plural
@@ -147,7 +147,7 @@ def _begin(page: Page, table: pd.DataFrame) -> pd.DataFrame:
     """Give the page the look of its models and its ways of measuring; return the table with them."""
     table, page.ways = with_ways(table)
     page.key = ModelKey.of(table)
-    page.warnings += filter(None, [mixture_warning(table)])
+    page.warnings += filter(None, [mixture_warning(table), draws_warning(table)])
     return table
 
 

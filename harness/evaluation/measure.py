@@ -23,7 +23,7 @@ from harness.model.cost import count_cell
 from harness.model.network import Network
 from harness.runs import provenance
 from harness.runs.cellruns import evaluation_key, split_key
-from harness.runs.layout import TRAINING
+from harness.runs.layout import TRAINING, meta_of
 from harness.runs.state import Run
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
@@ -138,6 +138,7 @@ def _about(subject: Subject, step: int, weights: int | None) -> dict[str, Any]:
         "weights": weights,
         "params": cost.params,
         "macs": cost.macs,
+        "draws": meta_of(subject.run.weights_file(step)).get("draws", 1),
         "conditions": subject.conditions,
         "packages": provenance.packages(),
     }

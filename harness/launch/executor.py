@@ -47,6 +47,7 @@ class Launch:
         gpus: of this machine, as CUDA_VISIBLE_DEVICES names them; empty where the executor assigns them itself.
         to_retry: ids of failed and cancelled cells that run again; an id is removed when its cell is claimed.
         beside: other cells of the study, which this launch does not start; their jobs use the same slots.
+        retry: whether failed and cancelled cells run again, and what other random draws began is trained anew.
     """
 
     sweep: Sweep
@@ -56,6 +57,7 @@ class Launch:
     gpus: list[str]
     to_retry: set[str]
     beside: tuple[CellRun, ...] = ()
+    retry: bool = False
 
     def resources_of(self, item: CellRun) -> Resources:
         """What a cell runs on."""
@@ -127,6 +129,7 @@ class Launch:
             steps=item.steps,
             origin=provenance.origin()[0],
             extensions=self.sweep.extensions,
+            anew=self.retry,
         )
 
 

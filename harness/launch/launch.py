@@ -65,7 +65,7 @@ def launch(
     # `evaluate` also retries a cell that fails in another launch while this one runs
     to_retry = {item.cell.id for item in items if retry and (chosen is not None or item.now.state in RETRIED)}
     beside = tuple(item for item in everything if only is not None and item.cell.id not in only)
-    work = Launch(sweep, study, items, view, gpus, to_retry, beside)
+    work = Launch(sweep, study, items, view, gpus, to_retry, beside, retry)
     executor.prepare(work)
     try:
         run_to_end(work, executor, wait=wait)

@@ -35,6 +35,7 @@ class Payload:
     origin: provenance.Origin | None = None  # the code and the command of the launch
     pooled: bool = False  # one of several cells of a Slurm job, which `harness.launch.slurm_pool` starts and requeues
     extensions: tuple[Extension, ...] = ()  # the user's own files
+    anew: bool = False  # what an older version began with other random draws is trained anew
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields, the user's files first: unpickling loads them before the cell that uses them."""

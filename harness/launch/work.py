@@ -139,6 +139,7 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
                 recording=job.recording,
                 checkpoint_seconds=job.resources.checkpoint_seconds,
                 micro_batch=job.resources.micro_batch,
+                anew=job.anew,
             ),
             hooks,
             ranks,

@@ -77,7 +77,7 @@ def _loss_rows(item: CellRun, log: list[Row]) -> list[Row]:
     if record is None:
         return []
     optimal = {name: value for name, value in record["metrics"].items() if name.startswith("loss_optimal")}
-    about = {"params": record["params"], "macs": record["macs"], "metrics": optimal}
+    about = {**{key: record.get(key, 1) for key in ("params", "macs", "draws")}, "metrics": optimal}
     steps = dict.fromkeys(row["step"] for row in log if "loss_train" in row)
     return [_result_row(item.cell, None, {**about, "step": step}, log) for step in steps]
 
@@ -103,6 +103,7 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "step": step,
         "batch_size": cell.training.batch_size,
         "recipe": _recipe(cell),
+        "draws": record.get("draws", 1),
         "train_gmacs": 3 * gmacs * cell.training.batch_size * step,
         "loss_train": losses.get("loss_train"),
         "loss_heldout": losses.get("loss_heldout"),

@@ -128,6 +128,10 @@ class RunFolder:
         """All training states, the newest first."""
         return sorted((self.folder / "checkpoints").glob("state-*.safetensors"), reverse=True)
 
+    def weights_files(self) -> list[Path]:
+        """All kept weights, the newest first."""
+        return sorted((self.folder / "checkpoints").glob("weights-*.safetensors"), reverse=True)
+
     def evaluation_file(self, key: str) -> Path:
         """The record of one evaluation at one step (`key` is `<evaluation id>@<step>`)."""
         return self.folder / "evaluations" / f"{key}.json"

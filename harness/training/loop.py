@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from harness.data.batches import Batches, Splits, batches
 from harness.data.dataset import LoadedData
+from harness.data.draws import DRAWS
 from harness.data.latents import Latents
 from harness.diffusion.objective import build
-from harness.errors import NonFiniteError, non_finite_in
-from harness.runs.layout import belongs, step_of
+from harness.errors import CellFailedError, NonFiniteError, non_finite_in
+from harness.runs.layout import belongs, meta_of, step_of
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.spec.cell import Cell
@@ -63,6 +64,7 @@ class Options:
         checkpoint_seconds: time between saved states, see `harness.training.cadence`.
         micro_batch: images that a rank passes at once; their gradients add up. None: its whole share.
         look_seconds: about the time between two looks at the losses and at the stop flag; 0: a look after every step.
+        anew: whether what was begun with other random draws is removed and trained anew; otherwise it is refused.
     """
 
     device: str
@@ -71,6 +73,7 @@ class Options:
     checkpoint_seconds: float | None
     micro_batch: int | None = None
     look_seconds: float = LOOK_SECONDS
+    anew: bool = False
 
 
 def train(
@@ -92,6 +95,7 @@ def train(
     """
     recipe, ranks = cell.training, ranks or Ranks()
     state = TrainState.initial(cell, options.device)
+    ranks.on_first(lambda: _require_same_draws(run, options.anew, hooks))
     if (found := ranks.load_on_first(lambda: _newest_state(run, cell, options.keep, hooks))) is not None:
         state.load(found)
     data = batches(source, options.device)
@@ -139,6 +143,23 @@ def train(
         with hooks.writing():
             for path in run.state_files():  # from here on only the kept weights are needed
                 path.unlink(missing_ok=True)
+
+
+def _require_same_draws(run: Run, anew: bool, hooks: Hooks) -> None:
+    """Check that what was trained so far had the random draws of this version; remove it where it is to be done anew.
+
+    Raises:
+        CellFailedError: it had not.
+    """
+    metas = {path: meta_of(path) for path in (*run.state_files(), *run.weights_files())}
+    odd = {path: meta.get("draws", 1) for path, meta in metas.items() if meta and meta.get("draws", 1) != DRAWS}
+    for path, version in odd.items():
+        said = f"{path.name} was trained with random draws of version {version}, and this harness draws version {DRAWS}"
+        if not anew:
+            raise CellFailedError(f"{said}; launch again with --retry, which trains the cell anew")
+        _LOG.warning("removed, to train anew: %s", said)
+        with hooks.writing():
+            path.unlink(missing_ok=True)
 
 
 def _newest_state(run: Run, cell: Cell, keep: list[int], hooks: Hooks) -> checkpoint.Loaded | None:
@@ -251,7 +272,7 @@ class _Checkpoints:
         """Write what is due."""
         state = self._state
         if state.step in self._options.keep:
-            meta = {"step": state.step, "cell": self._cell.id}
+            meta = {"step": state.step, "cell": self._cell.id, "draws": DRAWS}
             with self._hooks.writing():
                 self._log.sync()
                 checkpoint.save(self._run.weights_file(state.step), state.weights(), meta)

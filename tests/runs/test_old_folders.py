@@ -12,6 +12,7 @@ from harness.launch.executor import Schedulers
 from harness.launch.launch import launch
 from harness.launch.remeasure import select, with_evaluations
 from harness.runs.cellruns import CellRun, cell_runs
+from harness.runs.collect import collect
 from harness.runs.state import State
 from harness.runs.study import Study
 from harness.spec.extension import Extension
@@ -54,18 +55,35 @@ def test_they_are_read(study: Study) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_they_are_resumed_retried_and_measured_again(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_unfinished_are_refused_and_trained_anew(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = in_this_process(load_sweep(study.sweep_file, "tiny"))
     items = launch(sweep, study, Quiet())
-    assert states(items) == {"seed0": State.DONE, "seed1": State.DONE, "seed2": State.FAILED}
-    finished, resumed, failed = sorted(items, key=lambda item: item.name)
+    assert states(items) == {"seed0": State.DONE, "seed1": State.FAILED, "seed2": State.FAILED}
+    finished, begun, failed = sorted(items, key=lambda item: item.name)
     assert finished.run.attempt_numbers() == [1], "it needs nothing"
-    assert "resumed at step 2" in capsys.readouterr().out
-    assert [attempt.outcome for attempt in resumed.run.attempts()] == ["stopped", "done"]
+    said = "trained with random draws of version 1, and this harness draws version 2; launch again with --retry"
+    assert said in begun.now.message
+    assert "resumed" not in capsys.readouterr().out
     launch(sweep, study, Quiet(), retry=True)
-    assert failed.refresh().state is State.DONE
-    assert failed.run.attempt_numbers() == [1, 2, 3]
+    assert [item.refresh().state for item in (begun, failed)] == [State.DONE, State.DONE]
+    assert "removed, to train anew: state-" in capsys.readouterr().out
+    rows = collect(study, items)
+    assert {row["name"][-5:]: row["draws"] for row in rows} == {"seed0": 1, "seed1": 2, "seed2": 2}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_one_that_never_failed_is_trained_anew_at_once(study: Study) -> None:
+    sweep = in_this_process(load_sweep(study.sweep_file, "tiny"))
+    items = launch(sweep, study, Quiet(), retry=True)
+    assert set(states(items).values()) == {State.DONE}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_finished_are_measured_again(study: Study) -> None:
+    sweep = in_this_process(load_sweep(study.sweep_file, "tiny"))
+    finished = min(cell_runs(sweep, study), key=lambda item: item.name)
     other = with_evaluations(sweep, None, {"sampling_steps": "3"})
     chosen = select(other, [finished], None).items
     assert states(launch(other, study, Quiet(), retry=True, chosen=chosen)) == {"seed0": State.DONE}
     assert len(finished.run.evaluation_files()) == 2
+    assert {row["draws"] for row in collect(study, [finished])} == {1}
