@@ -28,7 +28,7 @@ _EVALUATION = (
 )
 
 
-@cli.takes_fields(resources=(*_RESOURCES, "micro_batch", "inception_weights", "adm_reference"))
+@cli.takes_fields(resources=(*_RESOURCES, "micro_batch", "compile", "inception_weights", "adm_reference"))
 def launch(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,

@@ -21,6 +21,7 @@ from harness.data.latents import open_latents
 from harness.data.sources import load
 from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_text
+from harness.launch.compiling import choose, record_compiled, require_compiler, use_cache
 from harness.launch.console import Reporter
 from harness.launch.payload import Payload
 from harness.launch.signals import StopFlag
@@ -113,6 +114,7 @@ def work(job: Payload, stop: StopFlag) -> None:
 
 def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirror) -> None:
     run = job.run
+    use_cache(job)
     device = _device(job, ranks)
     conditions = ranks.on_first(lambda: _conditions(job, device))
     torch.set_num_threads(conditions["threads"])
@@ -140,10 +142,13 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
                 checkpoint_seconds=job.resources.checkpoint_seconds,
                 micro_batch=job.resources.micro_batch,
                 anew=job.anew,
+                compiled=conditions["compile"] == "on",
             ),
             hooks,
             ranks,
         )
+        if conditions["compile"] == "on" and ranks.is_first:
+            record_compiled(job)
     from harness.evaluation.measure import Subject, measure, record_losses  # slow to import
 
     loss_images = job.recording.loss_images
@@ -252,8 +257,14 @@ def _conditions(job: Payload, device: str) -> dict[str, Any]:
     attempts = [*run.on(TRAINING).attempts(), *(run.attempts() if run.track != TRAINING else [])]
     first = next((a.started["conditions"] for a in attempts if a.started and "conditions" in a.started), None)
     if first is None:
-        return mine
-    first = {"ranks": 1, "micro_batch": None, **first}  # older records lack them
+        choice = choose(job, device)
+        print(f"[{now()}] compiled: {'yes' if choice.compiled else 'no'}, {choice.why}", flush=True)
+        return {**mine, "compile": "on" if choice.compiled else "off"}
+    first = {"ranks": 1, "micro_batch": None, "compile": "off", **first}  # older records lack them
+    if first["compile"] == "on":
+        require_compiler(device, "the first attempt was compiled, which decides the last bits")
+    if (asked := job.resources.compile) not in ("auto", first["compile"]):
+        print(f"note: compile is {first['compile']}, as in the first attempt, though {asked} was asked for", flush=True)
     for key in ("torch", "device", "hardware", "ranks", *(("micro_batch",) if job.steps is None else ())):
         if first[key] != mine[key]:
             was, given = ("all" if value is None else value for value in (first[key], mine[key]))
@@ -262,4 +273,4 @@ def _conditions(job: Payload, device: str) -> dict[str, Any]:
                 "results agree within rounding, not bit for bit",
                 flush=True,
             )
-    return {**mine, "threads": first["threads"], "sampling_batch": first["sampling_batch"]}
+    return {**mine, **{key: first[key] for key in ("threads", "sampling_batch", "compile")}}

@@ -67,6 +67,10 @@ class DiT(Network):
         x = self.final(x, c)  # (N, T, p*p*outputs*C)
         return unpatchify(x, self.model.patch_size)  # (N, outputs*C, S, S)
 
+    def regions(self) -> nn.ModuleList:
+        """The blocks."""
+        return self.blocks
+
     def condition(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Embed timestep and label: their sum (N, D) for adaptive blocks, otherwise the sequence (N, K, D)."""
         if (y is None) != (self.label_embedding is None):

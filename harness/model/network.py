@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -65,6 +65,10 @@ class Network(nn.Module, ABC):
         if not self.shape.classes:
             raise InputError("a model without classes has no null class")
         return self.shape.classes
+
+    def regions(self) -> Iterable[nn.Module]:
+        """The parts that are compiled, by default the whole; parts of one kind and shape share their code."""
+        return [self]
 
     def initialise(self, seed: int) -> None:
         """Overwrite every parameter by torch's own initialisation, decided by `seed` alone."""

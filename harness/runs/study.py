@@ -130,12 +130,14 @@ class Study:
 
 
 class Shared:
-    """What several studies share: `results/_vae`, `_latents`, `_images` and `_references`."""
+    """What several studies share: `results/_vae`, `_latents`, `_images`, `_references` and `_compiled`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         #: What was found in the user's image folders, one file a folder.
         self.images_folder = root / "_images"
+        #: Compiled code, as torch keeps it, and for which shapes there is some.
+        self.compiled_folder = root / "_compiled"
 
     def vae_folder(self, name: str) -> Path:
         """An autoencoder, by `<data>-<id>` or by the name of a pretrained one."""

@@ -85,6 +85,10 @@ class Resources(Spec):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="what computes; auto: a GPU where one is visible, else the CPU"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="whether the network's blocks are compiled; auto: where the training is long enough to pay for it",
+    )
     checkpoint_seconds: float | None = Field(
         default=None,
         ge=0,

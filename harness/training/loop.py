@@ -65,6 +65,7 @@ class Options:
         micro_batch: images that a rank passes at once; their gradients add up. None: its whole share.
         look_seconds: about the time between two looks at the losses and at the stop flag; 0: a look after every step.
         anew: whether what was begun with other random draws is removed and trained anew; otherwise it is refused.
+        compiled: whether the network is compiled, part by part (see `Network.regions`).
     """
 
     device: str
@@ -74,6 +75,7 @@ class Options:
     micro_batch: int | None = None
     look_seconds: float = LOOK_SECONDS
     anew: bool = False
+    compiled: bool = False
 
 
 def train(
@@ -310,9 +312,11 @@ class Trainer:
         self._state, self._cell, self._ranks = state, cell, ranks
         self._micro_batch, self._device = options.micro_batch, options.device
         self._objective = build(cell.diffusion)
+        if options.compiled:
+            for part in state.network.regions():
+                part.compile(dynamic=False)  # in place: names of weights stay
         self._model = self._averaging()
-        part = ranks.share(cell.training.batch_size)
-        self._feed = Feed(cell, data, self._objective, part, options.device)
+        self._feed = Feed(cell, data, self._objective, ranks.share(cell.training.batch_size), options.device)
         self.meter = Meter(options.device)
         self.meter.set(state.window.of(ranks.rank, ranks.world), state.window.steps)
 
