@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.data.sources import load
+from harness.errors import CellFailedError
 from harness.launch import compiling
 from harness.launch.payload import Payload
 from harness.runs.state import Run
@@ -79,5 +80,5 @@ def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CXX", "no-such-compiler")
     choice = compiling.choose(job(tmp_path, "auto", 1_000_000), "cpu")
     assert (choice.compiled, choice.why) == (False, "no C++ compiler (no-such-compiler) is here")
-    with pytest.raises(compiling.CellFailedError, match=r'"on" \(allowed: auto, off\), and no C\+\+ compiler'):
+    with pytest.raises(CellFailedError, match=r'"on" \(allowed: auto, off\), and no C\+\+ compiler'):
         compiling.choose(job(tmp_path, "on"), "cpu")

@@ -1,0 +1,166 @@
+"""Whole training steps, with EMA, log and checkpoints, against bare loops of the same network on fixed tensors."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.data.dataset import LoadedData
+from harness.data.latents import Latents
+from harness.data.sources import load
+from harness.diffusion.objective import build as build_objective
+from harness.model.network import build
+from harness.runs.state import Run
+from harness.spec.cell import Cell
+from harness.spec.data import Data
+from harness.spec.resources import Recording
+from harness.training.hooks import Hooks, Report
+from harness.training.loop import Options, train
+from tests.bench.host import Mapped
+from tests.bench.pairs import Row, pair, repeated
+
+#: A step that is timed, and how many of them make one call.
+Step = Callable[[], object]
+
+
+class Setting(NamedTuple):
+    """A cell to time: its name, its model, images a step, and steps of a call."""
+
+    name: str
+    model: dict[str, Any]
+    batch: int
+    steps: int
+    latents: bool = False
+    precision: str = "fp32"
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        vae = {"kind": "pretrained", "name": "stabilityai/sd-vae-ft-mse"}
+        data = {"name": "imagenet", "resolution": 256, "vae": vae} if self.latents else {}
+        recipe = {"steps": 10**9, "batch_size": self.batch, "precision": self.precision}
+        return Cell.model_validate({"model": self.model, "data": data, "training": recipe})
+
+
+_S4 = {"depth": 12, "width": 384, "heads": 6, "patch_size": 4}
+
+SETTINGS = [
+    Setting("d4-w64-p2, 8x8x1, batch 64", {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}, 64, 20),
+    Setting("d6-w96-p2, 8x8x1, batch 64", {"depth": 6, "width": 96, "heads": 4, "patch_size": 2}, 64, 10),
+    Setting("S/4, 32x32x4, batch 8", _S4, 8, 2, latents=True),
+    Setting("S/4, 32x32x4, batch 8, bf16", _S4, 8, 2, latents=True, precision="bf16"),
+]
+
+
+def _inputs(setting: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fixed clean images, noise, times and labels."""
+    shape = setting.cell.data.shape
+    x0, noise = torch.randn(2, setting.batch, shape.channels, shape.size, shape.size)
+    t, y = torch.randint(1, 1000, (setting.batch,)), torch.randint(0, shape.classes, (setting.batch,))
+    return x0, noise, t, y
+
+
+def bare(setting: Setting, *, compiled: bool) -> Step:
+    """The same network, loss and optimiser on fixed tensors: no draws, no EMA, nothing read back."""
+    cell = setting.cell
+    network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
+    network.initialise(0)
+    if compiled:
+        for part in network.regions():
+            part.compile(dynamic=False)
+    return _loop(setting, network, network)
+
+
+def diffusers_loop(setting: Setting) -> Step:
+    """The DiT of diffusers of the same shape in a plain loop."""
+    from diffusers import DiTTransformer2DModel
+
+    shape, model = setting.cell.data.shape, setting.model
+    network: Any = DiTTransformer2DModel(
+        num_attention_heads=model["heads"],
+        attention_head_dim=model["width"] // model["heads"],
+        in_channels=shape.channels,
+        out_channels=2 * shape.channels,
+        num_layers=model["depth"],
+        sample_size=shape.size,
+        patch_size=model["patch_size"],
+        num_embeds_ada_norm=shape.classes,
+    )
+    return _loop(setting, network, lambda x, t, y: network(x, timestep=t, class_labels=y).sample)
+
+
+def _loop(setting: Setting, network: nn.Module, predict: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Step:
+    objective = build_objective(setting.cell.diffusion)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0, fused=True)
+    x0, noise, t, y = _inputs(setting)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        xt = objective.noised(x0, t, noise)
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "bf16"):
+            output = predict(xt, t, y)
+        objective.loss(output, x0, xt, t, noise).mean().backward()
+        optimizer.step()
+
+    return repeated(step, setting.steps)
+
+
+class _EnoughError(Exception):
+    """The training has made the steps that are timed."""
+
+
+def whole(setting: Setting, *, compiled: bool) -> Callable[[], float]:
+    """Our training with EMA, log and checkpoints; a call tells the seconds of `setting.steps` steps after the first."""
+    cell, source = setting.cell, _source(setting)
+
+    def work() -> float:
+        seen: list[tuple[int, float]] = []
+
+        def report(value: Report) -> None:
+            seen.append((value["done"], time.perf_counter()))
+            if value["done"] > setting.steps:
+                raise _EnoughError
+
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(Path(folder) / "run")
+            run.folder.mkdir()
+            options = Options("cpu", [], Recording(), None, compiled=compiled)
+            with contextlib.suppress(_EnoughError):
+                train(cell, source, run, options, Hooks(report=report))
+        (first, begun), (last, ended) = seen[0], seen[-1]
+        return (ended - begun) / (last - first) * setting.steps
+
+    return work
+
+
+def _source(setting: Setting) -> LoadedData | Latents:
+    if not setting.latents:
+        return load(Data())
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    latents: Any = Mapped(folder)
+    return Latents(latents, latents, 0.18215, "bench")
+
+
+def rows(threads: int) -> list[Row]:
+    """Every setting against the bare compiled loop, and against diffusers' model."""
+    torch.set_num_threads(threads)
+    found = []
+    for setting in SETTINGS:
+        for compiled in (False, True):
+            what = f"a training step of {setting.name}, {threads} threads"
+            mine = ("ours, compiled" if compiled else "ours, eager", whole(setting, compiled=compiled))
+            ours = pair(what, ("bare compiled loop", bare(setting, compiled=True)), mine, calls=setting.steps)
+            found.append(ours)
+        theirs = ("diffusers in a plain loop", diffusers_loop(setting))
+        found.append(pair(what, mine, theirs, calls=setting.steps))
+    return found
