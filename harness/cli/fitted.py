@@ -103,16 +103,24 @@ class FittedTable:
         widths = _widths(kept, options.max_width)
         if self.head:
             yield Text(self.title, "table.title")
-        yield from console.render(self._table(kept, widths), options.update(width=sum(widths) + _GAP * len(widths)))
+        options = options.update(width=sum(widths) + _GAP * len(widths))
+        if self.head or not self.rows:
+            yield from console.render(self._table(kept, widths, [], head=self.head), options)
+        for texts in zip(*(shown.texts for shown in kept), strict=True):
+            line = _line(texts, [shown.column.justify for shown in kept], widths)
+            # rich lays out what takes several lines; of every row it would take minutes in a large study
+            yield from [line] if line else console.render(self._table(kept, widths, [texts], head=False), options)
         yield Text(self.caption, "table.caption")
         if self.head and (out := [shown.name for shown in filled if shown not in kept]):
             yield Text(f"columns not shown: {', '.join(out)}; {self.all_at}", "table.caption")
 
-    def _table(self, kept: Sequence[_Shown], widths: Sequence[int]) -> Table:
+    def _table(
+        self, kept: Sequence[_Shown], widths: Sequence[int], rows: Sequence[Sequence[Text]], *, head: bool
+    ) -> Table:
         table = Table(
             box=box.SIMPLE_HEAD,
             show_edge=False,
-            show_header=self.head,
+            show_header=head,
             pad_edge=False,
             collapse_padding=True,
             header_style="bold",
@@ -120,7 +128,7 @@ class FittedTable:
         for shown, width in zip(kept, widths, strict=True):
             title = shown.column.title if cell_len(shown.column.title) <= width else _in_two_lines(shown.column.title)
             table.add_column(Text(title), justify=shown.column.justify, overflow="fold", width=width)
-        for texts in zip(*(shown.texts for shown in kept), strict=True):
+        for texts in rows:
             table.add_row(*(self._cut(text, width) for text, width in zip(texts, widths, strict=True)))
         return table
 
@@ -129,6 +137,18 @@ class FittedTable:
             return text
         short = textwrap.shorten(text.plain, width, placeholder=" …")
         return Text(short if short.strip(" …") else f"{text.plain[: width - 1]}…", text.style)
+
+
+def _line(texts: Sequence[Text], justify: Sequence[str], widths: Sequence[int]) -> Text | None:
+    """A row whose texts fit their columns; None for one that takes several lines."""
+    parts: list[str | Text | tuple[str, Any]] = []
+    for text, side, width in zip(texts, justify, widths, strict=True):
+        room = width - cell_len(text.plain)
+        if room < 0 or "\n" in text.plain:
+            return None
+        pad = " " * room
+        parts += [pad, text, " " * _GAP] if side == "right" else [text, pad, " " * _GAP]
+    return Text.assemble(*parts[:-1], no_wrap=True, overflow="ignore")
 
 
 def _as_text(value: str | Text) -> Text:
