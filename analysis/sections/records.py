@@ -92,15 +92,18 @@ def costs(page: Page, table: pd.DataFrame) -> None:
         train_gmacs=("train_gmacs", "last"),
         train_seconds=("train_seconds", "max"),
         sample_seconds=("sample_seconds", lambda seconds: seconds.sum(min_count=1)),
+        **{column: (column, "last") for column in ("images_per_s", "tflops", "mfu") if column in table},
     )
     total = cells[["train_gmacs", "train_seconds", "sample_seconds"]].sum(min_count=1)
     rows = pd.concat([cells, pd.DataFrame([{"name": "in all", **total}])])
     titles = {
         "name": "Cell", "step": "Steps", "train_gmacs": "Training Gflops", "train_seconds": "Training, s",
-        "sample_seconds": "Sampling and scoring, s",
+        "sample_seconds": "Sampling and scoring, s", "images_per_s": "Images/s", "tflops": "TFLOP/s", "mfu": "MFU",
     }  # fmt: skip
-    caption = "Training Gflops: 3 × GMACs × batch × steps. Seconds are wall time, all attempts."
-    section.tables.append(row_table(caption, rows, titles, always=tuple(titles)))
+    caption = "Training Gflops: 3 × GMACs × batch × steps. Seconds are wall time, all attempts. "
+    caption += "TFLOP/s: 6 × GMACs × images per second; MFU: over the rate of a large matrix product on that machine."
+    always = ("name", "step", "train_gmacs", "train_seconds", "sample_seconds")
+    section.tables.append(row_table(caption, rows, {t: titles[t] for t in titles if t in rows}, always))
 
 
 def attempts(page: Page, table: pd.DataFrame) -> None:

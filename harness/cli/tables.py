@@ -109,6 +109,7 @@ class StatusRow(TypedDict):
     total: int | None
     loss: float | None
     images_per_s: float | None
+    mfu: float | None
     seconds_left: float | None
     attempt: int | None
     host: str | None
@@ -130,6 +131,7 @@ def status_row(item: CellRun) -> StatusRow:
         "total": progress.get("total"),
         "loss": progress.get("loss"),
         "images_per_s": progress.get("images_per_s"),
+        "mfu": progress.get("mfu"),
         "seconds_left": progress.get("seconds_left"),
         "attempt": attempt.number if attempt else None,
         "host": (attempt.started or {}).get("host") if attempt else None,
@@ -179,6 +181,7 @@ _STATUS_COLUMNS = (
     Column("progress", _progress, rank=8),
     _right("loss", show=number, rank=5),
     _right("images/s", "images_per_s", number, rank=4),
+    _right("MFU", "mfu", lambda share: f"{share:.0%}", rank=3),
     _right("left", "seconds_left", duration, rank=7),
     _right("attempt", rank=3),
     _left("node", rank=2, least=16),

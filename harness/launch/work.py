@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,6 +25,7 @@ from harness.launch.compiling import choose, record_compiled, require_compiler, 
 from harness.launch.console import Reporter
 from harness.launch.payload import Payload
 from harness.launch.signals import StopFlag
+from harness.model.cost import count_cell
 from harness.processes import now, process_identity
 from harness.runs import provenance, triage
 from harness.runs.cellruns import losses_key, owed_evaluations, split_key
@@ -36,7 +37,8 @@ from harness.runs.trackers import Mirror
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import EXECUTORS
 from harness.training.conditions import numeric_conditions
-from harness.training.hooks import Hooks, StoppedError
+from harness.training.gemm import gemm_tflops
+from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.loop import Options, train
 from harness.training.ranks import LostRankError, RankFailedError, Ranks, error_line, is_lost, meet
 
@@ -121,8 +123,10 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     torch.use_deterministic_algorithms(True, warn_only=True)
     hooks = Hooks(should_stop=stop.is_set)
     if ranks.is_first:
-        _record_start(job, conditions)
-        hooks = replace(hooks, writing=job.hold.writing, report=Reporter(job.hold, run, mirror), at_once=stop.at_once)
+        best = gemm_tflops(device, job.cell.training.precision) * ranks.world
+        _record_start(job, conditions, best)
+        report = with_speed(Reporter(job.hold, run, mirror), count_cell(job.cell).macs, best)
+        hooks = replace(hooks, writing=job.hold.writing, report=report, at_once=stop.at_once)
     with ranks.one_by_one():
         dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
@@ -194,7 +198,25 @@ def _trouble(error: Exception) -> dict[str, Any]:
     return error.trouble if isinstance(error, RankFailedError) else triage.describe(error)
 
 
-def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
+def with_speed(report: Callable[[Report], None], macs: int, best: float) -> Callable[[Report], None]:
+    """Add to reports of a training what its speed is in operations.
+
+    Args:
+        report: takes the reports.
+        macs: multiply-adds of a forward pass of one image.
+        best: the rate of a matrix product in 1e12 operations per second.
+    """
+
+    def say(value: Report) -> None:
+        if value["stage"] == "train" and (speed := value.get("images_per_s")):
+            tflops = 6 * macs * speed / 1e12
+            value = {**value, "tflops": tflops, "mfu": tflops / best}
+        report(value)
+
+    return say
+
+
+def _record_start(job: Payload, conditions: dict[str, Any], best: float) -> None:
     """Record that the attempt has started, and how; remove the files that a killed one left behind."""
     run = job.run
     with job.hold.writing():
@@ -213,6 +235,7 @@ def _record_start(job: Payload, conditions: dict[str, Any]) -> None:
         "time": now(),
         "gpu": job.gpu,
         "conditions": conditions,
+        "gemm_tflops": best,
         "seeds": {"training": job.cell.seed, "sampling": [evaluation.seed for evaluation in job.evaluations]},
         **({"extend": extend} if extend else {}),
         **asdict(origin),

@@ -56,7 +56,7 @@ def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
     own = [evaluation.id for evaluation in item.evaluations]
     found = []
     for key, record in item.run.all_measured().items():
-        row = _result_row(item.cell, split_key(key)[0], record, log)
+        row = _result_row(item.cell, split_key(key)[0], record, log) | _speed(item, record, log)
         found.append((row, record["metrics"].get("nested", [])))  # absent in older records
     if not item.evaluations:
         known = {row["step"] for row, _ in found}
@@ -116,6 +116,19 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "train_seconds": next((seconds[s] for s in sorted(seconds) if s >= step), None),
         "sample_seconds": record.get("seconds"),
     }
+
+
+def _speed(item: CellRun, record: Row, log: list[Row]) -> Row:
+    """Images per second between the first and the last row of the log, and what that is in operations."""
+    seconds = {row["step"]: row["seconds"] for row in log if "seconds" in row}
+    first, last = min(seconds, default=0), max(seconds, default=0)
+    if last == first or seconds[last] <= seconds[first]:
+        return {}
+    images_per_s = (last - first) * item.cell.training.batch_size / (seconds[last] - seconds[first])
+    tflops = 6 * record["macs"] * images_per_s / 1e12
+    rates = [attempt.started.get("gemm_tflops") for attempt in item.run.attempts() if attempt.started]
+    best = next((rate for rate in reversed(rates) if rate), None)  # older attempts did not measure it
+    return {"images_per_s": images_per_s, "tflops": tflops, "mfu": tflops / best if best else None}
 
 
 def _guidance_channels(evaluation: Row, channels: int) -> str | None:

@@ -131,6 +131,13 @@ RESULT_COLUMNS = _table(
            "Frechet distance of decoded held-out images to their originals; for latents only", "Autoencoder alone",
            added=True),
     Column("train_seconds", "number", "s", True, "wall time of training, all attempts"),
+    Column("images_per_s", "number", "images/s", False, "speed of the training, after its first logged step",
+           added=True),
+    Column("tflops", "number", "1e12 operations/s", False,
+           "that speed in floating-point operations, 6 * gmacs an image", added=True),
+    Column("mfu", "number", "share", False,
+           "tflops over the rate of a large matrix product of the same precision, measured when the last attempt began",
+           added=True),
     Column("sample_seconds", "number", "s", True, "wall time of sampling and scoring"),
 )
 

@@ -45,6 +45,7 @@ class Started(TypedDict, total=False):
     time: str
     gpu: str | None
     conditions: dict[str, Any]  # of bit-for-bit agreement
+    gemm_tflops: float  # of a matrix product in the training's precision, of all ranks together
     seeds: dict[str, Any]
     extend: dict[str, str]  # the user's own files: name and hash; a copy is in `extend/<hash>.py`
     host: str
@@ -74,6 +75,8 @@ class Progress(TypedDict, total=False):
     total: int
     loss: float | None
     images_per_s: float | None
+    tflops: float  # 1e12 floating-point operations per second, three forward passes an image
+    mfu: float  # that over the rate of a matrix product
     seconds_left: float | None
     waits: str  # what it waits for
     time: str

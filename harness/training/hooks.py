@@ -20,6 +20,8 @@ class Report(TypedDict):
     total: int
     loss: NotRequired[float]
     images_per_s: NotRequired[float | None]
+    tflops: NotRequired[float]
+    mfu: NotRequired[float]
     waits: NotRequired[str]
 
 

@@ -63,6 +63,7 @@ def stated() -> FittedTable:
         "total": 40000,
         "loss": 0.00012345,
         "images_per_s": 12345.6,
+        "mfu": 0.456,
         "seconds_left": 100.0,
         "attempt": 12,
         "host": "node1234",
