@@ -254,18 +254,24 @@ def test_damaged_weights_of_a_trained_vae_are_found(tmp_path: Path, digits: Load
 def test_without_a_network_the_message_says_what_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: bool
 ) -> None:
-    def refuse(name: str, file: str, local_files_only: bool) -> Any:
-        assert local_files_only is not download
-        raise OSError("[Errno 101] Network is unreachable\nand more")  # after its own retries, 20 s
+    asked = []
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    def refuse(url: str, timeout: float) -> Any:
+        asked.append((url, timeout))
+        raise OSError("[Errno 101] Network is unreachable\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)  # retries for 20 s
     vae = {"kind": "pretrained", "name": "stabilityai/sd-vae-ft-mse"}
     data = Data.model_validate({"name": "imagenet", "resolution": 256, "vae": vae})
     with pytest.raises(InputError) as error:
         autoencoders.find(data, Shared(tmp_path), "s.toml", download)
     line = str(error.value)
     assert line.startswith("data.vae.name stabilityai/sd-vae-ft-mse: not here")
-    assert "put config.json and diffusion_pytorch_model.safetensors of https://huggingface.co/stabilityai/" in line
+    assert len(asked) == download
+    assert ("Network is unreachable" in line) is download
+    files = "config.json diffusion_pytorch_model.safetensors"
+    assert f"hf download stabilityai/sd-vae-ft-mse {files} --local-dir" in line
     assert str(tmp_path / "_vae" / "stabilityai" / "sd-vae-ft-mse") in line
     assert "\n" not in line
 
