@@ -115,8 +115,8 @@ def _require_idle(data: Data, shared: Shared) -> None:
     """
     at = read_json(shared.encoding_folder(autoencoders.folder_name(data)) / PROGRESS, _PROGRESS_KEYS)
     if at is not None and being_encoded(data, shared):
-        how_far = f"{at['stage']} {at['done']}/{at['total']}"
-        raise InputError(f"data.vae: the images are being encoded just now ({how_far}); then the same command again")
+        how_far = f" ({at['stage']} {at['done']}/{at['total']})" if at["total"] else ""
+        raise InputError(f"data.vae: the images are being encoded just now{how_far}; then the same command again")
 
 
 def being_encoded(data: Data, shared: Shared) -> bool:

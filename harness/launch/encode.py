@@ -9,6 +9,7 @@ import contextlib
 import signal
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.data import autoencoders, sources
@@ -19,7 +20,7 @@ from harness.launch.executor import Executor, NoAnswerError, executor_named
 from harness.launch.local import STOP_SECONDS, Child, start
 from harness.launch.prepare import Latent, Say, latent_data
 from harness.launch.signals import held, interrupt_no_more
-from harness.processes import exclusive, file_lock, is_alive, now, signal_process
+from harness.processes import HeldError, exclusive, file_lock, is_alive, now, signal_process
 from harness.runs.attempts import Scheduler, Seen
 from harness.runs.study import Study
 from harness.runs.words import last_words
@@ -48,13 +49,13 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say, *, wait: bool
     works = [_encoding(latent, gpus) for latent in latent_data(sweep, study)]
     jobs = [job for work in works if (job := _begin(work, executor, hooks, say)) is not None]
     for job in jobs:
-        if wait:
-            try:
-                _follow(job, executor.poll_seconds, hooks, say)
-            except KeyboardInterrupt:
-                raise StoppedError(f"the {job.executor} job goes on") from None
-        else:
+        if not wait:
             say(f"{job.where()}; how far it is: the same command; to follow: with --wait")
+            continue
+        try:
+            _follow(job, executor.poll_seconds, hooks, say)
+        except KeyboardInterrupt:
+            raise StoppedError(f"the {job.executor} job goes on") from None
 
 
 def _encoding(latent: Latent, gpus: list[str]) -> Encoding:
@@ -134,7 +135,7 @@ def _begin(work: Encoding, executor: Executor, hooks: Hooks, say: Say) -> _Job |
     """
     records = work.records
     records.folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(records.lock_file, "dit-harness encode", _LOCK_SECONDS):
+    with _alone(work):
         if (job := _known_job(work)) is not None:
             seen = job.seen()
             if seen.alive is None:
@@ -146,10 +147,24 @@ def _begin(work: Encoding, executor: Executor, hooks: Hooks, say: Say) -> _Job |
             say(f"{work.folder}: {line}")
             return None
         if executor.detached:
-            return _submit(work, executor, say)
+            return _submit(work, executor)
     line = work.in_process(hooks, say) if work.resources.world == 1 else _on_ranks(work, executor, hooks)
     say(f"{work.folder}: {line}")
     return None
+
+
+@contextlib.contextmanager
+def _alone(work: Encoding) -> Iterator[None]:
+    """In here no other `encode` looks for a job of this data set, or submits one.
+
+    Raises:
+        InputError: another one does.
+    """
+    try:
+        with file_lock(work.records.lock_file, "dit-harness encode", _LOCK_SECONDS):
+            yield
+    except HeldError as error:
+        raise InputError(f"{work.folder}: {error} is just looking at it; again in a moment") from None
 
 
 def _known_job(work: Encoding) -> _Job | None:
@@ -161,7 +176,7 @@ def _known_job(work: Encoding) -> _Job | None:
     return None if scheduler is None else _Job(work, submitted, scheduler)
 
 
-def _submit(work: Encoding, executor: Executor, say: Say) -> _Job | None:
+def _submit(work: Encoding, executor: Executor) -> _Job | None:
     """Record a job and submit it."""
     records = work.records
     submitted = Submitted(executor=work.resources.executor, token=work.token, time=now())
@@ -174,10 +189,7 @@ def _submit(work: Encoding, executor: Executor, say: Say) -> _Job | None:
         records.forget()
         raise
     records.submit(submitted)
-    job = _known_job(work)
-    if job is not None:
-        say(f"{work.folder}: submitted as {job.executor} job {submitted['job']}")
-    return job
+    return _known_job(work)
 
 
 def _follow(job: _Job, poll_seconds: float, hooks: Hooks, say: Say) -> None:

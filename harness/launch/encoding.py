@@ -294,6 +294,7 @@ def encode_shards(shards: Shards, encoder: Encoder, ranks: Ranks, hooks: Hooks) 
     for first in range(0, len(missing), ranks.world):
         turn = missing[first : first + ranks.world]
         report = partial(_report, hooks, done, sum(shard.count for shard in turn), len(turn), shards.total)
+        report(0)
         entry: Entry | None = None
         with ranks.together():
             if ranks.rank < len(turn):
