@@ -45,7 +45,8 @@ def encode(
     """Encode the sweep's images, and their mirror images, by the autoencoder that it names; once, for all studies.
 
     A pretrained one is read from results/_vae/NAME, a folder of that name, or the Hugging Face hub. Several ranks
-    (--ranks, on Slurm also --nodes) share the images; the bytes are the same on any number.
+    (--ranks, on Slurm also --nodes) share the images; the bytes are the same on any number. What the options say of a
+    cell holds for a data set here.
 
     Locally it stays in the foreground; interrupted, the same command goes on after the last whole shard. On Slurm it
     submits one job and returns, and the same command tells how far it is; with --wait it follows, and Ctrl-C ends the

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.data.autoencoders import folder_name
 from harness.data.latents import check_ready
 from harness.errors import CellFailedError, InputError
 from harness.launch.encode import encode_all
+from harness.launch.prepare import train_vaes
 from harness.processes import exclusive
 from harness.runs.study import Shared, Study
 from harness.training.hooks import Hooks
 from sweeps.grid import load_sweep
+from tests.conftest import forget_users_files
 from tests.launch.test_slurm import Command, command, listing
 from tests.small_study import Bench, sweep_text, wait_for
 
@@ -76,6 +79,9 @@ batch_size = 8
 """
 
 
+torch.set_num_threads(1)
+
+
 class GatedBench(Bench):
     """A sweep on latents of a user's own data set, with a trained autoencoder; `of` has one like it."""
 
@@ -86,8 +92,7 @@ class GatedBench(Bench):
         self.gate = folder / "gate"
         self.gate.mkdir()
         if of is None:
-            done = self.encode("train-vae")
-            assert done.returncode == 0, done.stderr
+            train_vaes(Here(self).sweep, Study(self.study.parent, "small"), Hooks(), print)
         else:
             shutil.copytree(of.study.parent / "_vae", self.study.parent / "_vae")
 
@@ -152,8 +157,8 @@ class Here:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> GatedBench:
     """Encoded on one rank, undisturbed."""
     bench = GatedBench(tmp_path_factory.mktemp("encode") / "whole")
-    done = bench.encode()
-    assert done.returncode == 0, done.stderr
+    Here(bench)()
+    forget_users_files()
     assert bench.listed() == ["train-00000.npy", "train-00001.npy", "train-00002.npy", "heldout-00000.npy"]
     return bench
 
