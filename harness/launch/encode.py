@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.data import autoencoders, sources
+from harness.data import autoencoders, latents, sources
 from harness.data.dataset import Source
 from harness.errors import CellFailedError, InputError
 from harness.launch.encoding import Encoding, Submitted
@@ -131,7 +131,8 @@ def _begin(work: Encoding, executor: Executor, hooks: Hooks, say: Say) -> _Job |
     """Encode here, or submit a job unless there is one; returns the job that is queued or running.
 
     Raises:
-        CellFailedError: the job that was submitted earlier has failed; this is told once.
+        InputError: another process is at work on the folder; Slurm refuses or does not answer.
+        CellFailedError: the job that was submitted earlier has failed, which is told once; or a rank here.
     """
     records = work.records
     records.folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +148,8 @@ def _begin(work: Encoding, executor: Executor, hooks: Hooks, say: Say) -> _Job |
             say(f"{work.folder}: {line}")
             return None
         if executor.detached:
+            if latents.being_encoded(work.data, work.shared):
+                raise InputError(f"{work.folder}: another dit-harness encode is at work on it; wait for it")
             return _submit(work, executor)
     line = work.in_process(hooks, say) if work.resources.world == 1 else _on_ranks(work, executor, hooks)
     say(f"{work.folder}: {line}")
@@ -160,11 +163,12 @@ def _alone(work: Encoding) -> Iterator[None]:
     Raises:
         InputError: another one does.
     """
-    try:
-        with file_lock(work.records.lock_file, "dit-harness encode", _LOCK_SECONDS):
-            yield
-    except HeldError as error:
-        raise InputError(f"{work.folder}: {error} is just looking at it; again in a moment") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(work.records.lock_file, "dit-harness encode", _LOCK_SECONDS))
+        except HeldError as error:
+            raise InputError(f"{work.folder}: {error} is just looking at it; again in a moment") from None
+        yield
 
 
 def _known_job(work: Encoding) -> _Job | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from harness.data import autoencoders, latents
-from harness.errors import CellFailedError, InputError
+from harness.errors import CellFailedError, InputError, first_line
 from harness.files import read_json, write_json
 from harness.launch.console import PROGRESS_SECONDS, log_to
 from harness.launch.job import enter_ranks
@@ -210,8 +210,11 @@ class Encoding(Latent):
                 extension.load()
             EXECUTORS.load(self.resources.executor).set_gpus(self)
             from harness.launch.work import device_of  # imports torch, which reads the environment
-            from harness.training.ranks import Ranks, error_line, meet
-
+            from harness.training.ranks import LostRankError, Ranks, error_line, meet
+        except Exception as error:
+            traceback.print_exc()
+            return "failed", f"{type(error).__name__}: {first_line(error)}"
+        try:
             hooks = Hooks(should_stop=stop.is_set, at_once=stop.at_once)
             with meet() if self.resources.world > 1 else nullcontext(Ranks()) as ranks:
                 return "done", encode(self, device_of(self, ranks), ranks, hooks, _print)
@@ -219,9 +222,11 @@ class Encoding(Latent):
             return "stopped", STOPPED
         except (CellFailedError, InputError, OSError) as error:
             return "failed", error_line(error)
+        except LostRankError as error:
+            return "failed", str(error)
         except Exception as error:
             traceback.print_exc()
-            return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return "failed", error_line(error)
 
 
 def _print(text: str) -> None:

@@ -287,7 +287,8 @@ class SlurmExecutor(Executor):
             raise InputError(f"Slurm does not answer: {error}; {_LATER}") from None
         # a cell's share of a job is no matter here
         resources = encoding.resources.model_copy(update={"cells_per_job": None, "cells_per_gpu": 1})
-        work = replace(encoding, resources=_absolute(resources))
+        results = str(Path(encoding.results).resolve())  # a node may start in another folder
+        work = replace(encoding, resources=_absolute(resources), results=results)
         try:
             return slurm.submit([work], resources, folder, encoding.study, token, None)[0]
         except slurm.SlurmDownError as error:

@@ -199,6 +199,8 @@ def test_begun_on_one_rank_killed_stopped_on_two_and_ended_on_one_it_is_the_same
     wait_for(lambda: "train-00002.npy" in bench.latents() or process.poll() is not None)
     with pytest.raises(InputError, match="is at work on it; wait for it"):
         here()
+    with pytest.raises(InputError, match="another dit-harness encode is at work on it; wait for it"):
+        Here(bench, executor="slurm")()
     with pytest.raises(InputError, match=r"the images are being encoded just now \(encode 1024/2120\); then the same"):
         here.check()
     process.send_signal(signal.SIGINT)
