@@ -233,7 +233,7 @@ def device_of(job: Placed, ranks: Ranks) -> str:
         some = f"{seen} of {len(given)} GPUs" if seen else "no GPU"
         raise CellFailedError(
             f"the job has GPU {job.gpu or '(any)'}, and torch sees {some} here; "
-            'mend that, or set resources.device = "cpu" to train without'
+            'mend that, or set resources.device = "cpu" to do without'
         )
     # a rank sees either the GPUs of all ranks on its node or its own only
     torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,14 @@ from harness.data.autoencoders import folder_name
 from harness.data.latents import check_ready
 from harness.errors import CellFailedError, InputError
 from harness.launch.encode import encode_all
+from harness.launch.encoding import Encoding
+from harness.launch.local import LOCAL, Child
 from harness.launch.prepare import train_vaes
+from harness.launch.work import device_of
 from harness.processes import exclusive
 from harness.runs.study import Shared, Study
 from harness.training.hooks import Hooks
+from harness.training.ranks import Group
 from sweeps.grid import load_sweep
 from tests.conftest import forget_users_files
 from tests.launch.test_slurm import Command, command, listing
@@ -229,6 +234,28 @@ def test_what_cannot_be_given_is_refused(
     with pytest.raises(InputError, match=message):
         Here(bench, **resources)()
     assert not list(bench.study.parent.glob("_latents/gated-*"))
+
+
+def test_each_rank_takes_a_gpu(bench: GatedBench, monkeypatch: pytest.MonkeyPatch, users_files: None) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,5")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    started: list[Encoding] = []
+    taken: list[int] = []
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+
+    def start(job: Encoding, folder: Path, token: str, ranks: int) -> Child:
+        assert ranks == 2
+        started.append(job)
+        return Child("1", None)
+
+    monkeypatch.setattr("harness.launch.encode.start", start)
+    with pytest.raises(CellFailedError, match="the ranks ended without a word"):
+        Here(bench, ranks=2)()
+    LOCAL.set_gpus(started[0])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,4"
+    assert [device_of(started[0], Group(rank, 2, rank)) for rank in range(2)] == ["cuda", "cuda"]
+    assert taken == [0, 1]
 
 
 @pytest.fixture
