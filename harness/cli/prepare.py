@@ -49,8 +49,8 @@ def encode(
     cell holds for a data set here.
 
     Locally it stays in the foreground; interrupted, the same command goes on after the last whole shard. On Slurm it
-    submits a job for each data set and returns, and the same command tells how far it is; with --wait it follows, and Ctrl-C ends the
-    following only.
+    submits a job for each data set and returns, and the same command tells how far it is; with --wait it follows, and
+    Ctrl-C ends the following only.
     """
     from functools import partial
 
