@@ -82,7 +82,7 @@ class WorkBar(_Bars):
         self.show(stage, stage, done, total, note)
         if self.disable and (moment - self._printed >= LINE_SECONDS or done == total):
             self._printed = moment
-            self.say(f"{stage} {done}/{total}, {note}")
+            self.say(f"{stage} {done}/{total}{f', {note}' if note else ''}")
 
 
 class LaunchView:

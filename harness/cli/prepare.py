@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _DATA = ("data_folder", "data_download")
 
+_RESOURCES = (
+    *("executor", "threads", "ranks", "device"),
+    *("nodes", "partition", "account", "qos", "constraint", "time", "mem_gb", "gpus"),
+)
+
 
 @cli.takes_fields(resources=_DATA)
 def train_vae(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS, **given: Any) -> None:
@@ -33,16 +38,25 @@ def train_vae(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS
     _prepare(train_vaes, study, results, given, StopFlag().is_set)
 
 
-@cli.takes_fields(resources=_DATA)
-def encode(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS, **given: Any) -> None:
+@cli.takes_fields(resources=(*_DATA, *_RESOURCES))
+def encode(
+    study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS, wait: cli.WaitOption = False, **given: Any
+) -> None:
     """Encode the sweep's images, and their mirror images, by the autoencoder that it names; once, for all studies.
 
-    A pretrained one is read from results/_vae/NAME, a folder of that name, or the Hugging Face hub. Interrupted, the
-    same command goes on after the last whole shard.
-    """
-    from harness.launch.prepare import encode_all
+    A pretrained one is read from results/_vae/NAME, a folder of that name, or the Hugging Face hub. Several ranks
+    (--ranks, on Slurm also --nodes) share the images; the bytes are the same on any number. What the options say of a
+    cell holds for a data set here.
 
-    _prepare(encode_all, study, results, given)
+    Locally it stays in the foreground; interrupted, the same command goes on after the last whole shard. On Slurm it
+    submits a job for each data set and returns, and the same command tells how far it is; with --wait it follows, and
+    Ctrl-C ends the following only.
+    """
+    from functools import partial
+
+    from harness.launch.encode import encode_all
+
+    _prepare(partial(encode_all, wait=wait), study, results, given)
 
 
 def _prepare(

@@ -120,7 +120,7 @@ def listed(root: Path) -> set[str]:
 
 def remove(found: Leftovers, root: Path) -> Removed:
     """Remove the runs that are not busy, and what only they read; what is needed meanwhile is left."""
-    cells, left = 0, []
+    cells, left, shared = 0, [], Shared(root)
     for entry in (entry for entry in found.runs if not entry.busy):
         try:
             _set_aside(entry.run, root)
@@ -133,6 +133,8 @@ def remove(found: Leftovers, root: Path) -> Removed:
         try:
             with exclusive(folder, "dit-harness clean"):
                 shutil.rmtree(folder)
+                if folder.parent == shared.encoding_folder(folder.name).parent.parent:
+                    shutil.rmtree(shared.encoding_folder(folder.name), ignore_errors=True)
         except HeldError as error:
             left.append(str(error))
     return Removed(cells, tuple(left))

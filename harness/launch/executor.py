@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from harness.errors import InputError
 from harness.launch.job import Job
+from harness.launch.payload import Placed
 from harness.launch.signals import StopFlag
 from harness.launch.view import View, note_takeover
 from harness.processes import HeldError, now, process_identity, signal_process
@@ -25,6 +26,9 @@ from harness.runs.state import RETRIED, STARTABLE, State
 from harness.runs.study import Study
 from harness.spec.resources import EXECUTORS, Resources
 from sweeps.grid import Sweep
+
+if TYPE_CHECKING:
+    from harness.launch.encoding import Encoding
 
 
 class NoAnswerError(InputError):
@@ -164,6 +168,16 @@ class Executor:
         """Claim and start as many cells as there is room for; returns those that it tried to start."""
         raise NotImplementedError
 
+    def submit_encoding(self, encoding: Encoding) -> str:
+        """Submit a job that encodes images and goes on by itself; returns its number. For a `detached` executor.
+
+        Raises:
+            NoAnswerError: the scheduler did not answer; it may have taken the job.
+            InputError: it did not take the job.
+        """
+        name = encoding.resources.executor
+        raise InputError(f'{encoding.sweep}: resources.executor: "{name}" runs cells only; allowed: "local", "slurm"')
+
     def scheduler(self, study: str) -> Scheduler | None:
         """What knows the jobs of a study by their tickets; None where claims hold no ticket."""
         return None
@@ -186,11 +200,11 @@ class Executor:
     def stop(self, launch: Launch) -> None:
         """Stop the jobs of this launch after Ctrl-C; by default they go on."""
 
-    def set_gpus(self, job: Job) -> None:
+    def set_gpus(self, job: Placed) -> None:
         """Make only the job's own GPUs visible; called in the job's process before the job begins."""
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu or ""
 
-    def wants_gpu(self, job: Job) -> bool:
+    def wants_gpu(self, job: Placed) -> bool:
         """Whether the job has to use a GPU; called in the job's process.
 
         Raises:

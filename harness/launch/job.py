@@ -20,7 +20,7 @@ from harness.launch.signals import StopFlag
 from harness.processes import now
 from harness.runs import triage
 from harness.runs.claims import SupersededError
-from harness.spec.resources import EXECUTORS
+from harness.spec.resources import EXECUTORS, Resources
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Job(Payload):
             with log_to(self.run.log):
                 return self._failed(error)
         executor.set_gpus(self)
-        if self.resources.world > 1 and self._enter_ranks() > 0:
+        if self.resources.world > 1 and enter_ranks(self.resources) > 0:
             return self._assist(stop)
         with log_to(self.run.log):
             job: Job = executor.of_this_start(self)
@@ -81,21 +81,6 @@ class Job(Payload):
         self.hold.record("ended", {"outcome": outcome, "message": message, **more, "time": now()})
         return outcome
 
-    def _enter_ranks(self) -> int:
-        """Set the variables from which torch reads the rank of this process; returns the rank."""
-        from submitit.helpers import TorchDistributedEnvironment
-
-        os.environ.pop("MASTER_PORT", None)  # a surrounding job's; jobs on one machine need different ports
-        found = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        if self.resources.nodes == 1:
-            os.environ["MASTER_ADDR"] = "localhost"
-        else:
-            try:
-                socket.getaddrinfo(found.master_addr, None)
-            except OSError:  # a node's name may be no host name; this is the address of the first node
-                os.environ["MASTER_ADDR"] = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", found.master_addr)
-        return int(found.rank)
-
     def _assist(self, stop: StopFlag) -> str:
         """Do the same work as the first rank, on every other rank, without writing files. The first rank learns how it
         ended.
@@ -111,3 +96,19 @@ class Job(Payload):
             traceback.print_exc()
             return "ended early"
         return "done"
+
+
+def enter_ranks(resources: Resources) -> int:
+    """Set the variables from which torch reads the rank of this process; returns the rank."""
+    from submitit.helpers import TorchDistributedEnvironment
+
+    os.environ.pop("MASTER_PORT", None)  # a surrounding job's; jobs on one machine need different ports
+    found = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if resources.nodes == 1:
+        os.environ["MASTER_ADDR"] = "localhost"
+    else:
+        try:
+            socket.getaddrinfo(found.master_addr, None)
+        except OSError:  # a node's name may be no host name; this is the address of the first node
+            os.environ["MASTER_ADDR"] = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", found.master_addr)
+    return int(found.rank)

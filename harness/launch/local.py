@@ -7,9 +7,10 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 import submitit
@@ -49,8 +50,7 @@ def _free_gpus(gpus: list[str], active: list[tuple[CellRun, Resources]], ranks: 
 def _submit(job: Job) -> None:
     """Start a job as a process of this machine, and record the process; or that it cannot be started."""
     try:
-        with imports.for_jobs():
-            _start(job)
+        _start(job)
     except Exception as error:  # cannot be pickled, or the system has no process left: the other cells go on
         if is_full(error):
             raise
@@ -60,14 +60,32 @@ def _submit(job: Job) -> None:
 
 
 def _start(job: Job) -> None:
-    folder = job.run.submitit_folder
+    child = start(job, job.run.submitit_folder, job.token, job.resources.ranks)
+    record = {"process": child.process, "time": now(), "job_id": child.number, "token": job.token}
+    job.run.record(job.attempt, "submitted", record)
+
+
+class Child(NamedTuple):
+    """Submitit's process that starts the ranks of a job; `process` is None when it has ended already."""
+
+    number: str
+    process: dict[str, Any] | None
+
+
+def start(job: Callable[[], object], folder: Path, token: str, ranks: int) -> Child:
+    """Start a job as ranks on this machine.
+
+    Args:
+        job: what each rank calls.
+        folder: for submitit's files, made if need be.
+        token: names the file for what submitit's process says, until its number is known.
+        ranks: how many.
+    """
     executor = submitit.LocalExecutor(folder, python=imports.python())
-    executor.update_parameters(
-        timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True, tasks_per_node=job.resources.ranks
-    )
+    executor.update_parameters(timeout_min=_NO_TIME_LIMIT_MIN, stderr_to_stdout=True, tasks_per_node=ranks)
     folder.mkdir(parents=True, exist_ok=True)
-    errors = folder / f"{job.token}.err"  # of submitit's process that starts the ranks
-    with _stderr_in(errors):
+    errors = folder / f"{token}.err"  # of submitit's process that starts the ranks
+    with _stderr_in(errors), imports.for_jobs():
         submitted = executor.submit(job)
     with contextlib.suppress(FileNotFoundError):  # somebody has removed the run meanwhile
         errors.rename(folder / f"{submitted.job_id}.err")
@@ -75,8 +93,7 @@ def _start(job: Job) -> None:
         controller = process_identity(int(submitted.job_id))
     except psutil.Error:  # it has ended already, and its files tell how
         controller = None
-    record = {"process": controller, "time": now(), "job_id": submitted.job_id, "token": job.token}
-    job.run.record(job.attempt, "submitted", record)
+    return Child(str(submitted.job_id), controller)
 
 
 def _record_stop(item: CellRun) -> None:

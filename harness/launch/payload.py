@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness.runs import provenance
 from harness.runs.claims import Hold
@@ -15,6 +15,18 @@ from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.extension import Extension
 from harness.spec.resources import Recording, Resources
+
+
+class Placed(Protocol):
+    """What is known of a job where it runs: what it was asked to run on, and the GPUs that it was given."""
+
+    @property
+    def resources(self) -> Resources:
+        """What it runs on."""
+
+    @property
+    def gpu(self) -> str | None:
+        """What CUDA_VISIBLE_DEVICES becomes, one a rank; None: no GPU."""
 
 
 @dataclass(frozen=True)

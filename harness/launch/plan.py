@@ -161,7 +161,7 @@ def _estimate(sweep: Sweep, items: list[CellRun], rows: list[Row], site: Site) -
         on_gpu = site.has_gpu(resources)
         row |= {"site": name, "on_gpu": on_gpu, "share": float(site.share(resources))}
         row["estimated_s"] = 3600 * row["gpu_hours"] / resources.world if on_gpu else _assumed_seconds(item.cell, row)
-        row["encoding_s"] = _encoding_seconds(row)
+        row["encoding_s"] = _encoding_seconds(row) / sweep.resources.world
     scale = {on_gpu: _measured_over_assumed(items, rows, on_gpu) for on_gpu in {row["on_gpu"] for row in rows}}
     for row in rows:
         row["estimated_s"] = round(row["estimated_s"] * scale[row["on_gpu"]], 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from harness.data import autoencoders, latents
+from harness.data import autoencoders
 from harness.data.dataset import LoadedData, Source
 from harness.data.sources import load
 from harness.errors import InputError
@@ -15,6 +17,8 @@ from harness.launch.machine import visible_gpus
 from harness.processes import exclusive
 from harness.runs.study import Shared, Study
 from harness.spec.data import Data, TrainedVae
+from harness.spec.extension import Extension
+from harness.spec.resources import Resources
 from harness.training.hooks import Hooks
 from sweeps.grid import Sweep
 
@@ -24,14 +28,42 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-class Latent(NamedTuple):
-    """A data set that a sweep sees through an autoencoder, and the names of the extractors that measure its cells."""
+@dataclass(frozen=True)
+class Latent:
+    """A data set that a sweep sees through an autoencoder, and what it is encoded and measured with.
+
+    Attributes:
+        data: names the images and the autoencoder.
+        extractors: names of those that measure the sweep's cells.
+        resources: of the sweep.
+        results: the folder that holds the studies, and what they share.
+        sweep: its file, for error messages.
+        extensions: the user's own files that the sweep names.
+    """
 
     data: Data
-    extractors: list[str]
+    extractors: tuple[str, ...]
+    resources: Resources
+    results: str
+    sweep: str
+    extensions: tuple[Extension, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, the user's files first: unpickling loads them before the data that uses them."""
+        return {"extensions": self.extensions, **vars(self)}
+
+    @property
+    def shared(self) -> Shared:
+        """What the studies share."""
+        return Shared(Path(self.results))
+
+    @property
+    def name(self) -> str:
+        """Of the folders of the latents and of an autoencoder that is trained."""
+        return autoencoders.folder_name(self.data)
 
 
-def latent_data(sweep: Sweep) -> list[Latent]:
+def latent_data(sweep: Sweep, study: Study) -> list[Latent]:
     """Every data set that the sweep sees through an autoencoder, once.
 
     Raises:
@@ -40,9 +72,10 @@ def latent_data(sweep: Sweep) -> list[Latent]:
     found: dict[str, Latent] = {}
     for _, cell in sweep.cells():
         if cell.data.vae is not None:
-            extractors = {str(evaluation.extractor) for evaluation in sweep.evaluations_of(cell)}
-            latent = Latent(autoencoders.science(cell.data), sorted(extractors))
-            found.setdefault(autoencoders.folder_name(cell.data), latent)
+            extractors = tuple(sorted({str(evaluation.extractor) for evaluation in sweep.evaluations_of(cell)}))
+            data, results = autoencoders.science(cell.data), str(study.root)
+            latent = Latent(data, extractors, sweep.resources, results, str(sweep.path), sweep.extensions)
+            found.setdefault(latent.name, latent)
     if not found:
         raise InputError(f"{sweep.path}: data.vae is not set: this sweep learns pixels and needs nothing encoded")
     return list(found.values())
@@ -56,137 +89,114 @@ def train_vaes(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         StoppedError: asked to stop; the state is written.
         CellFailedError: a loss became non-finite.
     """
-    wanted = [latent for latent in latent_data(sweep) if isinstance(latent.data.vae, TrainedVae)]
+    wanted = [latent for latent in latent_data(sweep, study) if isinstance(latent.data.vae, TrainedVae)]
     if not wanted:
         raise InputError(
             f"{sweep.path}: data.vae is pretrained: nothing to train; next: dit-harness encode {sweep.path}"
         )
-    shared = Shared(study.root)
     for latent in wanted:
-        data = latent.data
-        folder = shared.vae_folder(autoencoders.folder_name(data))
+        data, shared = latent.data, latent.shared
+        folder = shared.vae_folder(latent.name)
         with exclusive(folder, "dit-harness train-vae"):
             card = autoencoders.card_of(data, shared)
             if card is not None:
-                autoencoders.find(data, shared, str(sweep.path))  # whole?
-                say(f"{folder}: trained already; {_quality(card['reconstruction'])}")
+                autoencoders.find(data, shared, latent.sweep)  # whole?
+                say(f"{folder}: trained already; {quality(card['reconstruction'])}")
                 continue
             from harness.training.vae import train_vae
 
-            bench = _bench(sweep, latent, shared, folder, hooks, say)
+            bench = bench_of(latent, hooks)
+            device = own_device(latent)
+            conditions = conditions_in(folder, latent, device, say)
+            apply(conditions)
             card = train_vae(
                 data,
                 bench.dataset,
                 folder,
-                device=bench.device,
-                conditions=bench.conditions,
-                measure=bench.measure,
-                checkpoint_seconds=sweep.resources.checkpoint_seconds,
+                device=device,
+                conditions=conditions,
+                measure=partial(bench.measure, device),
+                checkpoint_seconds=latent.resources.checkpoint_seconds,
                 hooks=hooks,
             )
-            say(f"{folder}: {card['parameters']} parameters, {_quality(card['reconstruction'])}")
+            say(f"{folder}: {card['parameters']} parameters, {quality(card['reconstruction'])}")
 
 
-def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
-    """Encode every data set of the sweep that is not encoded yet; resume what was interrupted.
-
-    Raises:
-        InputError: an autoencoder or the data is missing or does not fit; another process encodes it just now.
-    """
-    from harness.evaluation.extractors import extractor_label  # imports torch
-
-    shared, path = Shared(study.root), str(sweep.path)
-    wanted = [(latent, autoencoders.find(latent.data, shared, path, download=True)) for latent in latent_data(sweep)]
-    for latent, vae_folder in wanted:
-        data = latent.data
-        weights = autoencoders.weights_hash(vae_folder)
-        folder = shared.latents_folder(autoencoders.folder_name(data))
-        with exclusive(folder, "dit-harness encode"):
-            known = read_json(folder / latents.RECONSTRUCTION, latents.MEASURED)
-            labels = {extractor_label(name, sweep.resources.inception_weights) for name in latent.extractors}
-            if latents.is_complete(data, shared, weights) and known is not None and labels <= known["distances"].keys():
-                latents.check_ready(data, shared, path)
-                say(f"{folder}: encoded already; {_quality(known)}")
-                continue
-            from harness.data.vae import Autoencoder
-
-            bench = _bench(sweep, latent, shared, folder, hooks, say)
-            autoencoder = Autoencoder.load(vae_folder, bench.device)
-            manifest = latents.encode(
-                data,
-                bench.dataset,
-                autoencoder.moments,
-                shared,
-                weights=weights,
-                conditions=dict(bench.conditions),
-                sweep=path,
-                progress=_reporter(hooks, "encode"),
-            )
-            measured = (autoencoders.card_of(data, shared) or {}).get("reconstruction", {})
-            if not labels <= measured.get("distances", {}).keys():
-                measured = bench.measure(autoencoder)
-            write_json(folder / latents.RECONSTRUCTION, measured)
-            scaling = latents.scaling(data, manifest)
-            images = sum(split["count"] for split in manifest["splits"].values())
-            say(f"{folder}: {images} images, each both ways; scaling {scaling:.6g}; {_quality(measured)}")
-
-
-class _Bench(NamedTuple):
-    """What an autoencoder is trained, used and measured with."""
+@dataclass(frozen=True)
+class Bench:
+    """The images of a data set, and how an autoencoder of them is measured."""
 
     dataset: LoadedData
-    device: str
-    conditions: NumericConditions
-    measure: Callable[[Any], dict[str, Any]]
+    latent: Latent
+    hooks: Hooks
+
+    def measure(self, device: str, autoencoder: Any) -> dict[str, Any]:
+        """How well the autoencoder reconstructs held-out images (see `harness.evaluation.reconstruction`)."""
+        from harness.evaluation.reconstruction import reconstruction
+
+        names, weights = self.latent.extractors, self.latent.resources.inception_weights
+        return reconstruction(autoencoder, self.dataset, names, device, self.hooks, weights)
 
 
-def _bench(sweep: Sweep, latent: Latent, shared: Shared, folder: Path, hooks: Hooks, say: Say) -> _Bench:
-    from harness.evaluation.reconstruction import reconstruction
+def bench_of(latent: Latent, hooks: Hooks) -> Bench:
+    """Read the images.
 
-    resources = sweep.resources
-    source = Source.of(resources, shared.images_folder, _reporter(hooks, "check files"))
-    dataset = load(latent.data, source)
-    device, conditions = _conditions(sweep, folder, say)
+    Raises:
+        InputError: they are missing or damaged, or are other images.
+    """
 
-    def measure(autoencoder: Any) -> dict[str, Any]:
-        return reconstruction(autoencoder, dataset, latent.extractors, device, hooks, resources.inception_weights)
+    def report(done: int, total: int) -> None:
+        hooks.report({"stage": "check files", "done": done, "total": total})
 
-    return _Bench(dataset, device, conditions, measure)
-
-
-def _reporter(hooks: Hooks, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: hooks.report({"stage": stage, "done": done, "total": total})
+    source = Source.of(latent.resources, latent.shared.images_folder, report)
+    return Bench(load(latent.data, source), latent, hooks)
 
 
-def _conditions(sweep: Sweep, folder: Path, say: Say) -> tuple[str, NumericConditions]:
-    """Device, and what decides the bits: as when this folder was begun, as far as this machine allows."""
+def own_device(latent: Latent) -> str:
+    """What this process computes on, where no executor has given it a GPU.
+
+    Raises:
+        InputError: torch does not see the GPU that was asked for, or that the machine has.
+    """
     import torch
 
+    key, asked, given = f"{latent.sweep}: resources.device", latent.resources.device, visible_gpus()
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f'{latent.sweep}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"'
+        )
+    if asked == "auto" and given and not torch.cuda.is_available():
+        raise InputError(
+            f'{key}: this machine gives GPU {",".join(given)}, and torch sees none; mend that, or allowed: "cpu"'
+        )
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def conditions_in(folder: Path, latent: Latent, device: str, say: Say) -> NumericConditions:
+    """What decides the bits: as when this folder was begun, as far as this machine allows."""
     from harness.data.vae import DECODE_BATCH
     from harness.training.conditions import numeric_conditions
 
-    asked, given = sweep.resources.device, visible_gpus()
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError(f'{sweep.path}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
-    if asked == "auto" and given and not torch.cuda.is_available():
-        raise InputError(
-            f"{sweep.path}: resources.device: this machine gives GPU {','.join(given)}, and torch sees none; "
-            'mend that, or allowed: "cpu"'
-        )
-    device = "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
     first = read_json(folder / "conditions.json", ("threads", "torch", "device", "hardware"))
-    mine = numeric_conditions(int(first["threads"]) if first else sweep.resources.threads, DECODE_BATCH, device)
+    mine = numeric_conditions(int(first["threads"]) if first else latent.resources.threads, DECODE_BATCH, device)
     if first is None:
         write_json(folder / "conditions.json", mine)
     elif first != mine:
         odd = ", ".join(f"{key} was {first[key]} and is {value}" for key, value in mine.items() if first[key] != value)
         say(f"note: {folder.name}: {odd}; results agree within rounding, not bit for bit")
-    torch.set_num_threads(mine["threads"])
+    return mine
+
+
+def apply(conditions: NumericConditions) -> None:
+    """Let torch compute under these conditions."""
+    import torch
+
+    torch.set_num_threads(conditions["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
-    return device, mine
 
 
-def _quality(measured: dict[str, Any] | None) -> str:
+def quality(measured: dict[str, Any] | None) -> str:
+    """In words, how well an autoencoder reconstructs images."""
     if not measured:
         return "reconstruction not measured"
     parts = [f"held-out images survive with {measured['psnr']} dB"]

@@ -14,13 +14,14 @@ import os
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import CellFailedError, InputError
 from harness.files import fsync
 from harness.launch import slurm_commands as slurm
 from harness.launch.executor import Executor, Launch, NoAnswerError
 from harness.launch.job import Job
+from harness.launch.payload import Placed
 from harness.launch.signals import StopFlag
 from harness.launch.slurm_pool import Pool, claim_start
 from harness.launch.slurm_queue import Queue
@@ -30,6 +31,9 @@ from harness.runs.cellruns import CellRun
 from harness.runs.records import Ticket
 from harness.runs.study import Study
 from harness.spec.resources import Resources
+
+if TYPE_CHECKING:
+    from harness.launch.encoding import Encoding
 
 
 def _queue(study: Study) -> Queue:
@@ -212,6 +216,24 @@ def _absolute(resources: Resources) -> Resources:
     return resources.model_copy(update={key: str(Path(path).resolve()) for key, path in paths.items() if path})
 
 
+_LATER = "nothing was submitted, the same command goes on later"
+
+
+def _check(folder: Path) -> None:
+    """Check that Slurm answers, and can write into this folder of submitit's.
+
+    Raises:
+        InputError: it would misread the folder's name.
+        SlurmError: it does not answer.
+    """
+    path = str(folder.resolve())
+    # sbatch replaces patterns such as %j in a path, and reads its options line by line
+    if "%" in path or not path.isprintable():
+        allowed = "allowed: a results folder without % and line breaks"
+        raise InputError(f"{path!r}: sbatch cannot write there; {allowed}")
+    slurm.max_array_size()
+
+
 class SlurmExecutor(Executor):
     """Jobs of Slurm, submitted as arrays; a launch returns at once unless it is asked to wait."""
 
@@ -220,13 +242,8 @@ class SlurmExecutor(Executor):
 
     def prepare(self, launch: Launch) -> None:
         """Check that Slurm answers and can write where it is to write."""
-        folder = str(launch.study.submitit_folder.resolve())
-        # sbatch replaces patterns such as %j in a path, and reads its options line by line
-        if "%" in folder or not folder.isprintable():
-            allowed = "allowed: a results folder without % and line breaks"
-            raise InputError(f"{folder!r}: sbatch cannot write there; {allowed}")
         try:
-            slurm.max_array_size()
+            _check(launch.study.submitit_folder)
             queue = _queue(launch.study)
             if queue.error is not None:  # Slurm did not answer when the states were read
                 queue.forget()
@@ -235,8 +252,7 @@ class SlurmExecutor(Executor):
             if queue.error is not None:
                 raise slurm.SlurmDownError(queue.error)
         except slurm.SlurmError as error:
-            later = "nothing was submitted, the same command goes on later"
-            raise InputError(f"Slurm does not answer: {error}; {later}") from None
+            raise InputError(f"Slurm does not answer: {error}; {_LATER}") from None
 
     def submit(self, launch: Launch, waiting: list[CellRun]) -> list[CellRun]:
         """Submit arrays of cells with the same resources, as large as the cluster allows; pools are one array each."""
@@ -262,6 +278,28 @@ class SlurmExecutor(Executor):
             raise InputError(f"{launch.sweep.path}: Slurm refused: {error}; {submitted} cells were submitted") from None
         return waiting
 
+    def submit_encoding(self, encoding: Encoding) -> str:
+        """Submit the job of an encoding, under its token; returns its number."""
+        folder, token = encoding.records.submitit_folder, encoding.token
+        try:
+            _check(folder)
+        except slurm.SlurmError as error:
+            raise InputError(f"Slurm does not answer: {error}; {_LATER}") from None
+        # a cell's share of a job is no matter here
+        resources = encoding.resources.model_copy(update={"cells_per_job": None, "cells_per_gpu": 1})
+        results = str(Path(encoding.results).resolve())  # a node may start in another folder
+        work = replace(encoding, resources=_absolute(resources), results=results)
+        try:
+            return slurm.submit([work], resources, folder, encoding.study, token, None)[0]
+        except slurm.SlurmDownError as error:
+            if numbers := _found(Queue(encoding.study), token, 1):
+                return numbers[0]
+            unknown = "whether it took the job is not known, the same command asks later"
+            raise NoAnswerError(f"Slurm does not answer: {error}; {unknown}", str(error)) from None
+        except slurm.SlurmError as error:
+            slurm.remove_work(folder, token)
+            raise InputError(f"{encoding.sweep}: Slurm refused: {error}; nothing was submitted") from None
+
     def scheduler(self, study: str) -> Queue:
         """What Slurm knows of the jobs of a study."""
         return Queue(study)
@@ -281,10 +319,10 @@ class SlurmExecutor(Executor):
             return f"Slurm did not cancel every job: {error}; the same command again"
         return ""
 
-    def set_gpus(self, job: Job) -> None:
+    def set_gpus(self, job: Placed) -> None:
         """Slurm itself says which GPUs a job has."""
 
-    def wants_gpu(self, job: Job) -> bool:
+    def wants_gpu(self, job: Placed) -> bool:
         """Whether GPUs were asked for; Slurm must have given them."""
         import torch
 

@@ -9,16 +9,14 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.launch import imports
 from harness.spec.resources import Resources
 
-if TYPE_CHECKING:
-    from harness.launch.job import Job
-    from harness.launch.slurm_pool import Pool
+#: What a task of an array calls; an object with a method `checkpoint`, by which submitit requeues it.
+Work = Callable[[], object]
 
 
 #: Longest wait for one of Slurm's commands, in seconds; without slurmctld they give up after about 10 s by themselves.
@@ -129,12 +127,12 @@ def _plain_environment(parameters: Mapping[str, object]) -> Iterator[None]:
 
 
 def submit(
-    jobs: Sequence[Job | Pool], resources: Resources, folder: Path, study: str, token: str, after: str | None
+    jobs: Sequence[Work], resources: Resources, folder: Path, study: str, token: str, after: str | None
 ) -> list[str]:
     """Submit an array with a task for each job; returns their numbers ("17_0", ..., or "17" for a single one).
 
     Args:
-        jobs: claimed attempts, or pools of them.
+        jobs: claimed attempts, pools of them, or an encoding.
         resources: what a cell needs; a pool asks for as much for each of its slots.
         folder: where submitit keeps its files; shared by all nodes.
         study: name of the study, which gives the jobs their name.
@@ -191,7 +189,7 @@ def submit(
         raise SlurmError("sbatch: no such command here") from None
 
 
-def _leave_work(jobs: Sequence[Job | Pool], folder: Path, token: str, minutes: int) -> list[str]:
+def _leave_work(jobs: Sequence[Work], folder: Path, token: str, minutes: int) -> list[str]:
     """Leave each task's work under the token, and return the lines of the script by which the task takes it.
 
     Submitit puts the work under the job's number when sbatch has told it; a task that starts without would wait in vain

@@ -23,7 +23,7 @@ from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_text
 from harness.launch.compiling import choose, record_compiled, require_compiler, use_cache
 from harness.launch.console import Reporter
-from harness.launch.payload import Payload
+from harness.launch.payload import Payload, Placed
 from harness.launch.signals import StopFlag
 from harness.model.cost import count_cell
 from harness.processes import now, process_identity
@@ -117,7 +117,7 @@ def work(job: Payload, stop: StopFlag) -> None:
 def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirror) -> None:
     run = job.run
     use_cache(job)
-    device = _device(job, ranks)
+    device = device_of(job, ranks)
     conditions = ranks.on_first(lambda: _conditions(job, device))
     torch.set_num_threads(conditions["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -246,7 +246,7 @@ def _record_start(job: Payload, conditions: dict[str, Any], best: float) -> None
     print(f"[{now()}] attempt {job.attempt} of {run.label} on {conditions['hardware']}{ranks}", flush=True)
 
 
-def _device(job: Payload, ranks: Ranks) -> str:
+def device_of(job: Placed, ranks: Ranks) -> str:
     """Where the job computes: on the CPU only where no GPU was asked for or given.
 
     Raises:
@@ -262,7 +262,7 @@ def _device(job: Payload, ranks: Ranks) -> str:
         some = f"{seen} of {len(given)} GPUs" if seen else "no GPU"
         raise CellFailedError(
             f"the job has GPU {job.gpu or '(any)'}, and torch sees {some} here; "
-            'mend that, or set resources.device = "cpu" to train without'
+            'mend that, or set resources.device = "cpu" to do without'
         )
     # a rank sees either the GPUs of all ranks on its node or its own only
     torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())

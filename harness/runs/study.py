@@ -147,6 +147,10 @@ class Shared:
         """The latents of a data set, by `<data>-<id>`."""
         return self.root / "_latents" / name
 
+    def encoding_folder(self, name: str) -> Path:
+        """What the jobs leave that make these latents: how far they are, how they ended, their log."""
+        return self.root / "_latents" / ".encoding" / name
+
     def reference_folder(self, name: str) -> Path:
         """What generated images are compared with (see `harness.evaluation.references`)."""
         return self.root / "_references" / name

@@ -15,11 +15,15 @@ from harness.data import autoencoders, latents
 from harness.data.batches import batches
 from harness.data.dataset import Images, LoadedData
 from harness.data.draws import posterior_noise
-from harness.data.latents import check_ready, encode, open_latents
+from harness.data.latents import check_ready, open_latents
+from harness.data.shards import Shards
 from harness.errors import InputError, NonFiniteError
 from harness.files import write_json
+from harness.launch.encoding import encode_shards
 from harness.runs.study import Shared
 from harness.spec.data import Data
+from harness.training.hooks import Hooks
+from harness.training.ranks import Ranks
 
 DATA = Data.model_validate({"name": "digits", "vae": {"kind": "trained", "factor": 4, "channels": 2}})
 CONDITIONS: dict[str, Any] = {"threads": 1}
@@ -67,8 +71,8 @@ def go(shared: Shared, encoder: Any = moments, **options: Any) -> dict[str, Any]
         "dataset": dataset(), **options,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latents, "SHARD", 32)
-        return encode(DATA, given.pop("dataset"), encoder, shared, **given)
+        patch.setattr("harness.data.shards.SHARD", 32)
+        return encode_shards(Shards(DATA, given.pop("dataset"), shared, **given), encoder, Ranks(), Hooks())
 
 
 def folder_of(shared: Shared) -> Path:

@@ -176,8 +176,8 @@ def test_latents_go_with_the_last_cell_that_reads_them(lab: Lab, monkeypatch: py
 
     def folders(name: str) -> list[Path]:
         cell: Cell = next(load_sweep(Path(f"{name}.toml")).cells()).cell
-        shared = Shared(lab.root)
-        return [shared.vae_folder(folder_name(cell.data)), shared.latents_folder(folder_name(cell.data))]
+        shared, data = Shared(lab.root), folder_name(cell.data)
+        return [shared.vae_folder(data), shared.latents_folder(data), shared.encoding_folder(data)]
 
     for folder in (*folders("one"), *folders("two")):
         folder.mkdir(parents=True)

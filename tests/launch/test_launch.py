@@ -308,7 +308,8 @@ def test_a_lost_cell_is_started_again_twice(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Launch, "claim", lose)
     monkeypatch.setattr(local, "_submit", lambda _job: None)
     monkeypatch.setattr(local.LocalExecutor, "poll_seconds", 0)
-    sweep = SimpleNamespace(resources=Resources(slots=1))
+    resources = Resources(slots=1)
+    sweep = SimpleNamespace(resources=resources, resources_of=lambda _cell: resources)
     run_to_end(Launch(sweep, Study(tmp_path, "s"), [item], View(), [], set()), LOCAL)  # type: ignore[arg-type]
     again = [f"d1: attempt {number} ended without a word; starting it again" for number in (1, 2)]
     assert said == ["started", again[0], "started", again[1], "started", "finished"]

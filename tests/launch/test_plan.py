@@ -68,13 +68,16 @@ def test_throughput_is_given_measured_or_assumed(sweep: Sweep, tmp_path: Path) -
 
 
 def test_the_table_holds_the_totals(sweep: Sweep, tmp_path: Path) -> None:
-    rows = plan(sweep, cell_runs(sweep, Study(tmp_path / "results", "study")), 1.0)
+    items = cell_runs(sweep, Study(tmp_path / "results", "study"))
+    rows = plan(sweep, items, 1.0, gpus=2)
     total = totals(sweep, rows)
     assert total["gpu_hours"] == pytest.approx(sum(row["gpu_hours"] for row in rows))
     assert total["weights_bytes"] == 2 * rows[0]["weights_bytes"]
     assert total["latents_bytes"] == 0  # there are none
     caption = str(plan_table("t", rows, total).caption)
-    assert "at 1 TFLOP/s a GPU (given)" in caption
+    assert "GPU hours at 1 TFLOP/s a GPU (given)" in caption
+    on_cores = plan(sweep, items, 1.0, gpus=0)
+    assert "GPU" not in str(plan_table("t", on_cores, totals(sweep, on_cores)).caption)
     assert "latents" not in caption
 
 

@@ -14,9 +14,10 @@ import pytest
 from harness.errors import CellFailedError, InputError
 from harness.launch import prepare
 from harness.launch.job import Job
-from harness.launch.work import _device
+from harness.launch.work import device_of
 from harness.runs.attempts import Attempt
 from harness.runs.state import Run
+from harness.runs.study import Study
 from harness.runs.triage import Cause, cause_of
 from harness.runs.words import last_words
 from harness.spec.cell import Cell
@@ -146,7 +147,7 @@ def test_a_gpu_that_torch_does_not_see_is_no_cpu(monkeypatch: pytest.MonkeyPatch
     def device(resources: Resources, gpu: str | None, seen: int) -> str:
         monkeypatch.setattr("torch.cuda.is_available", lambda: seen > 0)
         monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
-        return _device(Job("f", 1, "", "s", CELL, (), Recording(), resources, gpu=gpu), Ranks())
+        return device_of(Job("f", 1, "", "s", CELL, (), Recording(), resources, gpu=gpu), Ranks())
 
     assert device(Resources(), None, 0) == "cpu"
     with pytest.raises(CellFailedError, match="GPU GPU-0000, and torch sees no GPU"):
@@ -160,8 +161,9 @@ def test_a_gpu_that_torch_does_not_see_is_no_cpu(monkeypatch: pytest.MonkeyPatch
 def test_nor_is_it_for_what_comes_before_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeps.grid import load_sweep
 
-    (tmp_path / "s.toml").write_text(sweep_text())
+    (tmp_path / "s.toml").write_text(sweep_text(more='[data.vae]\nkind = "trained"\nfactor = 2\nchannels = 2'))
+    (latent,) = prepare.latent_data(load_sweep(tmp_path / "s.toml"), Study(tmp_path, "s"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0000")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match="gives GPU GPU-0000, and torch sees none"):
-        prepare._conditions(load_sweep(tmp_path / "s.toml"), tmp_path, print)
+        prepare.own_device(latent)

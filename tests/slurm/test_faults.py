@@ -15,7 +15,7 @@ __all__ = ["nothing_left", "pytestmark"]  # this module is on Slurm, too, and le
 
 
 def test_names_and_comments_are_anybodys(tmp_path: Path) -> None:
-    bench = SlurmBench(tmp_path / "b")
+    bench = SlurmBench(tmp_path / "b", steps=1_000_000)  # trains until it is cancelled
     theirs = ["sbatch", "--parsable", "--hold", "--job-name=dit-small", "--wrap=true"]
     held = [call(*theirs, f"--comment={words}").strip() for words in ("x|y||", "two\nlines", "naïve ☃", "")]
     assert bench.submit().returncode == 0

@@ -56,13 +56,13 @@ class PoolBench(SlurmBench):
         return sum(found.count(outcome) for found in self.outcomes().values())
 
 
-def test_twenty_cells_through_one_job_of_two_slots(tmp_path: Path) -> None:
-    bench = PoolBench(tmp_path / "pool", list(range(20)))
+def test_ten_cells_through_one_job_of_two_slots(tmp_path: Path) -> None:
+    bench = PoolBench(tmp_path / "pool", list(range(10)))
     before = bench.jobs()
     submitted = bench.submit("--cells-per-job", "2")
     assert submitted.returncode == 0, submitted.stderr
-    assert "20 cells submitted as Slurm job" in submitted.stdout
-    assert "20 queued" in submitted.stdout
+    assert "10 cells submitted as Slurm job" in submitted.stdout
+    assert "10 queued" in submitted.stdout
     assert "submitted as" not in bench.submit("--cells-per-job", "2").stdout, "nothing is submitted twice"
     (job,) = bench.jobs() - before
     killed = wait_for(lambda: next((cell for cell in bench.at_work() if bench.training(cell)()), ""))
@@ -78,10 +78,10 @@ def test_twenty_cells_through_one_job_of_two_slots(tmp_path: Path) -> None:
         assert bench.count("stopped") > stopped
         states = bench.states()
         assert set(states.values()) <= {"done", "queued"}, states
-    wait_for(lambda: bench.count("done") == 20, 600)
+    wait_for(lambda: bench.count("done") == 10, 600)
     done = bench.submit("--cells-per-job", "2", "--wait")
     assert done.returncode == 0, done.stderr
-    assert "20 of 20 cells are done already" in done.stdout
+    assert "10 of 10 cells are done already" in done.stdout
     assert bench.jobs() - before == {job}
     outcomes = bench.outcomes()
     assert all(found[-1] == "done" and found.count("done") == 1 for found in outcomes.values()), outcomes

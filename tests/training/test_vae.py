@@ -17,16 +17,19 @@ from PIL import Image
 
 from harness.data import autoencoders
 from harness.data.dataset import Images, LoadedData, Source
-from harness.data.latents import check_ready, encode, open_latents
+from harness.data.latents import check_ready, open_latents
+from harness.data.shards import Shards
 from harness.data.sources import load
 from harness.data.vae import Autoencoder, build, decoder
 from harness.errors import CellFailedError, InputError, NonFiniteError
 from harness.evaluation.reconstruction import reconstruction
+from harness.launch.encoding import encode_shards
 from harness.processes import exclusive
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
 from harness.training.conditions import numeric_conditions
 from harness.training.hooks import Hooks, Report, StoppedError
+from harness.training.ranks import Ranks
 from harness.training.vae import train_vae
 
 torch.set_num_threads(1)
@@ -190,8 +193,9 @@ def test_a_pretrained_folder_encodes_and_decodes(tmp_path: Path, monkeypatch: py
     autoencoder = Autoencoder.load(folder, "cpu")
     images = LoadedData("folder", rgb(40), rgb(5), "0123456789ab")
     weights = autoencoders.weights_hash(folder)
-    monkeypatch.setattr("harness.data.latents.SHARD", 16)
-    encode(data, images, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml")
+    monkeypatch.setattr("harness.data.shards.SHARD", 16)
+    shards = Shards(data, images, shared, weights=weights, conditions={}, sweep="s.toml")
+    encode_shards(shards, autoencoder.moments, Ranks(), Hooks())
     check_ready(data, shared, "s.toml")
     latents = open_latents(data, shared)
     assert latents.scaling == 0.18215
@@ -216,7 +220,8 @@ def test_other_weights_than_the_latents_were_made_by_do_not_decode_them(tmp_path
     data = pretrained("someone/vae", shared.vae_folder("someone/vae"))
     images = LoadedData("folder", rgb(4), rgb(2), "0123456789ab")
     autoencoder = Autoencoder.load(shared.vae_folder("someone/vae"), "cpu")
-    encode(data, images, autoencoder.moments, shared, weights="0" * 12, conditions={}, sweep="s.toml")
+    shards = Shards(data, images, shared, weights="0" * 12, conditions={}, sweep="s.toml")
+    encode_shards(shards, autoencoder.moments, Ranks(), Hooks())
     with pytest.raises(InputError, match="not the VAE that made the latents"):
         decoder(data, shared, "cpu")
     with pytest.raises(InputError, match="encoded by another VAE"):
@@ -254,18 +259,24 @@ def test_damaged_weights_of_a_trained_vae_are_found(tmp_path: Path, digits: Load
 def test_without_a_network_the_message_says_what_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: bool
 ) -> None:
-    def refuse(name: str, file: str, local_files_only: bool) -> Any:
-        assert local_files_only is not download
-        raise OSError("[Errno 101] Network is unreachable\nand more")  # after its own retries, 20 s
+    asked = []
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    def refuse(url: str, timeout: float) -> Any:
+        asked.append((url, timeout))
+        raise OSError("[Errno 101] Network is unreachable\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)  # retries for 20 s
     vae = {"kind": "pretrained", "name": "stabilityai/sd-vae-ft-mse"}
     data = Data.model_validate({"name": "imagenet", "resolution": 256, "vae": vae})
     with pytest.raises(InputError) as error:
         autoencoders.find(data, Shared(tmp_path), "s.toml", download)
     line = str(error.value)
     assert line.startswith("data.vae.name stabilityai/sd-vae-ft-mse: not here")
-    assert "put config.json and diffusion_pytorch_model.safetensors of https://huggingface.co/stabilityai/" in line
+    assert len(asked) == download
+    assert ("Network is unreachable" in line) is download
+    files = "config.json diffusion_pytorch_model.safetensors"
+    assert f"hf download stabilityai/sd-vae-ft-mse {files} --local-dir" in line
     assert str(tmp_path / "_vae" / "stabilityai" / "sd-vae-ft-mse") in line
     assert "\n" not in line
 
@@ -328,8 +339,9 @@ def test_images_of_any_folder_can_be_encoded(tmp_path: Path, monkeypatch: pytest
     folder = autoencoders.find(data, shared, "s.toml")
     autoencoder, dataset = Autoencoder.load(folder, "cpu"), load(data, Source(tmp_path / "images"))
     weights = autoencoders.weights_hash(folder)
-    monkeypatch.setattr("harness.data.latents.SHARD", 8)
-    encode(data, dataset, autoencoder.moments, shared, weights=weights, conditions={}, sweep="s.toml")
+    monkeypatch.setattr("harness.data.shards.SHARD", 8)
+    shards = Shards(data, dataset, shared, weights=weights, conditions={}, sweep="s.toml")
+    encode_shards(shards, autoencoder.moments, Ranks(), Hooks())
     check_ready(data, shared, "s.toml")
     latents = open_latents(data, shared)
     expected = autoencoder.moments(dataset.train.images[np.array([5])])
