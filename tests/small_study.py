@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 Found = TypeVar("Found")
 
+#: Columns that tell how long something took: they differ from run to run.
+TIMINGS = {"train_seconds", "sample_seconds", "images_per_s", "tflops", "mfu"}
+
 ROOT = Path(__file__).parents[1]
 
 _SWEEP = """

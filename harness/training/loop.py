@@ -97,7 +97,7 @@ def train(
     """
     recipe, ranks = cell.training, ranks or Ranks()
     state = TrainState.initial(cell, options.device)
-    ranks.on_first(lambda: _require_same_draws(run, options.anew, hooks))
+    ranks.on_first(lambda: _require_same_draws(run, cell, options.anew, hooks))
     if (found := ranks.load_on_first(lambda: _newest_state(run, cell, options.keep, hooks))) is not None:
         state.load(found)
     data = batches(source, options.device)
@@ -147,14 +147,15 @@ def train(
                 path.unlink(missing_ok=True)
 
 
-def _require_same_draws(run: Run, anew: bool, hooks: Hooks) -> None:
+def _require_same_draws(run: Run, cell: Cell, anew: bool, hooks: Hooks) -> None:
     """Check that what was trained so far had the random draws of this version; remove it where it is to be done anew.
 
     Raises:
         CellFailedError: it had not.
     """
     metas = {path: meta_of(path) for path in (*run.state_files(), *run.weights_files())}
-    odd = {path: meta.get("draws", 1) for path, meta in metas.items() if meta and meta.get("draws", 1) != DRAWS}
+    mine = {path: meta for path, meta in metas.items() if meta and belongs(meta, cell.id, step_of(path))}
+    odd = {path: meta.get("draws", 1) for path, meta in mine.items() if meta.get("draws", 1) != DRAWS}
     for path, version in odd.items():
         said = f"{path.name} was trained with random draws of version {version}, and this harness draws version {DRAWS}"
         if not anew:

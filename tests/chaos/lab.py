@@ -36,6 +36,7 @@ from harness.spec.data import Data
 from harness.training import checkpoint
 from sweeps.grid import load_sweep
 from tests.chaos.killer import Killer
+from tests.small_study import TIMINGS
 
 SWEEP = """
 title = "two tiny cells"
@@ -194,7 +195,7 @@ class Lab:
         for name in ("results.csv", "curves.csv"):
             with self.study.table(name).open() as file:
                 rows = list(csv.DictReader(file))
-            found[name] = [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in rows]
+            found[name] = [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
         return found
 
 

@@ -16,12 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.small_study import Bench, sweep_text, wait_for
+from tests.small_study import TIMINGS, Bench, sweep_text, wait_for
 
 CLUSTER = Path(__file__).with_name("cluster")
-
-#: What depends on when and where a row was made.
-UNSCIENTIFIC = {"train_seconds", "sample_seconds"}
 
 
 def call(*command: str) -> str:
@@ -120,8 +117,8 @@ def test_a_sweep_of_six_cells_equals_the_local_one(tmp_path: Path) -> None:
     other = SlurmBench(tmp_path / "local", **grid)
     assert other.launch().returncode == 0
     for mine, theirs in zip(bench.rows(), other.rows(), strict=True):
-        assert {k: v for k, v in mine.items() if k not in UNSCIENTIFIC} == {
-            k: v for k, v in theirs.items() if k not in UNSCIENTIFIC
+        assert {k: v for k, v in mine.items() if k not in TIMINGS} == {
+            k: v for k, v in theirs.items() if k not in TIMINGS
         }
 
 
@@ -180,7 +177,8 @@ def test_a_time_limit_is_passed_over(local: SlurmBench, tmp_path: Path) -> None:
     wait_for(lambda: bench.outcomes()["d1"][0] == "stopped", 150)
     done = bench.submit("--time", "1", "--wait")
     assert done.returncode == 0, done.stderr
-    assert bench.outcomes()["d1"] == ["stopped", "done"]
+    *earlier, last = bench.outcomes()["d1"]
+    assert (set(earlier), last) == ({"stopped"}, "done")  # a slow machine needs the limit again
     assert bench.weights()["d1"] == local.weights()["d1"]
 
 
