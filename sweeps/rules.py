@@ -58,7 +58,7 @@ class Rule:
         for condition in self.conditions:
             for value, setting in condition.allowed:
                 if not any(_has(cell, setting) for cell in cells):
-                    found = ", ".join(self._values(condition, cells)) or "none"
+                    found = ", ".join(self._values(condition, cells)) or "none here: name another field, such as depth"
                     raise InputError(
                         f"{self.key}.{condition.field}: no cell of the grid has {value!r}; allowed: {found}"
                     )

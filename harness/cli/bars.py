@@ -152,7 +152,9 @@ class LaunchView:
         if item.mine or attempt is None or (item.cell.id, attempt.number) in self._awaited:
             return
         self._awaited.add((item.cell.id, attempt.number))
-        whose = f"study {item.other_study}" if item.other_study else "another launch"
+        whose = f"study {item.other_study}" if item.other_study else "an earlier launch"
+        if attempt.job_id is not None and attempt.ticket is not None:
+            whose += f", {attempt.executor.capitalize()} job {attempt.job_id} ({item.now.state})"
         where = f" on {attempt.host}" if attempt.host else ""
         self.note(f"{item.name}: waits for attempt {attempt.number}, of {whose}{where}")
 

@@ -128,6 +128,7 @@ def _run(
     from harness.cli.bars import LaunchView
     from harness.launch.launch import launch as run_all
     from harness.launch.signals import interrupting
+    from harness.runs.state import ACTIVE, RETRIED
     from harness.spec.resources import EXECUTORS
 
     executor = sweep.resources.executor
@@ -143,7 +144,11 @@ def _run(
     if detached and not wait:
         states = Counter(str(item.now.state) for item in ended)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        print(f"{counts}; to follow: dit-harness status {study.name}, or the same command with --wait")
+        if any(item.now.state in ACTIVE for item in ended):
+            print(f"{counts}; to follow: dit-harness status {study.name}, or the same command with --wait")
+        else:
+            retried = any(item.now.state in RETRIED for item in ended)
+            print(f"{counts}{'; the same command with --retry runs them again' if retried else ''}")
         raise typer.Exit(0)
     return ended
 

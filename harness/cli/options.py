@@ -155,7 +155,17 @@ def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None
     from harness.spec.resources import Resources
 
     asked = {key: value for key, value in (given or {}).items() if key in Resources.model_fields and value is not None}
-    return load_sweep(path, name).with_resources(asked), study
+    sweep = load_sweep(path, name).with_resources(asked)
+    if sweep.resources.executor == "local":
+        from harness.spec.fields import fields_of
+
+        for field in fields_of(Resources).values():
+            if field.name in asked and field.marks.get("executor") == "slurm":
+                raise InputError(
+                    f"--{field.name.replace('_', '-')}: it is for Slurm, and this sweep runs here; "
+                    "allowed with: --executor slurm"
+                )
+    return sweep, study
 
 
 def items_of(sweep: Sweep, study: Study) -> list[CellRun]:

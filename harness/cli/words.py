@@ -81,6 +81,10 @@ def parts_line(totals: Mapping[str, Any]) -> str:
     return f"GPU hours: {', '.join(texts)}"
 
 
+#: A cell that takes this share of the wall time decides it.
+_MOST_OF_ALL = 0.7
+
+
 def lever_lines(levers: Sequence[Lever]) -> list[str]:
     """How to pay less, one line each."""
     lines = []
@@ -88,6 +92,19 @@ def lever_lines(levers: Sequence[Lever]) -> list[str]:
         disk = f" and {size_of(lever.disk)} of disk" if lever.disk else ""
         lines.append(f"  {number(lever.hours)} GPU hours{disk} less: {lever.change}; {lever.price}")
     return ["to pay less:", *lines] if lines else []
+
+
+def longest_line(rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> str:
+    """That one cell decides the wall time, where it does; empty elsewhere."""
+    left = [row for row in rows if row["state"] != "done"]
+    longest = max(left, key=lambda row: row["estimated_s"], default=None)
+    if longest is None or len(left) < 2 or longest["estimated_s"] < _MOST_OF_ALL * total["estimated_s"]:
+        return ""
+    on = f"{longest['ranks']} GPUs" if longest["ranks"] > 1 else "one GPU"
+    return (
+        f"{longest['name']} alone takes {duration(longest['estimated_s'])} on {on}: more ranks for it "
+        "([[resources.for]]) or for all (--ranks) shorten the study; what ranks lose by waiting is left out"
+    )
 
 
 def cost_line(cost: Cost, cells: int) -> str:

@@ -135,7 +135,7 @@ class LocalExecutor(Executor):
         if gpus and resources.ranks > len(gpus):
             raise InputError(
                 f"{key}.ranks: {resources.ranks}, but of GPUs, one a rank, {len(gpus)} "
-                f'{"is" if len(gpus) == 1 else "are"} visible here; allowed: at most as many, or device = "cpu"'
+                f'{"is" if len(gpus) == 1 else "are"} there; allowed: at most as many, or device = "cpu"'
             )
 
     def prepare(self, launch: Launch) -> None:

@@ -103,6 +103,8 @@ class Run(Claims):
             state = State.QUEUED if waits else State.RUNNING
             progress = None if waits else self.progress()
             message = _waits_for(attempt, seen) if waits else (progress or {}).get("waits", "")
+            if attempt.cancelled is not None:
+                message = "stopping; cancelled"
             if attempt.unseen and attempt.seen is None:
                 message = f"attempt {attempt.number} {attempt.unseen} wrote last {attempt.heartbeat_age:.0f} s ago"
             return RunState(state, attempt, message, progress)
