@@ -140,8 +140,8 @@ def _look(work: Launch, watched: list[CellRun], announced: set[str]) -> None:
 
 
 def _waits_for_slots(work: Launch) -> bool:
-    """Whether a cell would start, if other cells of the study did not have the slots."""
-    busy = any(item.now.state in ACTIVE and item.in_local_slot for item in work.beside)
+    """Whether a cell would start, if other cells, of this study or of others, did not have the slots."""
+    busy = bool(work.blocked) or any(item.now.state in ACTIVE and item.in_local_slot for item in work.beside)
     return busy and any(work.may_start(item) for item in work.items)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,6 +126,13 @@ class Attempt:
         """Why its process cannot be seen from here ("of host node7"); empty when it can, or is not known."""
         process = self.process or self.claim.get("process")
         return unseen(process) if process else ""
+
+    @property
+    def in_local_slot(self) -> bool:
+        """Whether it is a process of this machine, in this allocation if there is one."""
+        if self.ticket is not None or self.unseen:
+            return False
+        return self.claim.get("allocation") == os.environ.get("SLURM_JOB_ID")
 
     @property
     def loss(self) -> str:
