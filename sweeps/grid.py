@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from harness.errors import InputError
+from harness.errors import InputError, did_you_mean
 from harness.spec.cell import Cell
 from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
 from harness.spec.extension import Extension
@@ -86,8 +86,8 @@ class Sweep:
             try:
                 cell = Cell.model_validate(_nested(fields))
             except ValidationError as error:
-                point = ", ".join(f"{k}={v}" for setting in combination for k, v in setting.items())
-                raise InputError(f"{self.path}: {describe_validation_error(error)} (at {point})") from None
+                point = _point(error, {k: v for setting in combination for k, v in setting.items()})
+                raise InputError(f"{self.path}: {describe_validation_error(error)}{point}") from None
             yield NamedCell(_readable_name(cell, varying), cell)
 
     def evaluations_of(self, cell: Cell) -> tuple[Evaluation, ...]:
@@ -125,6 +125,15 @@ class Sweep:
         return changed
 
 
+def _point(error: ValidationError, settings: Setting) -> str:
+    """Where in the grid an error is, by the settings that have to do with it; empty where no axis has."""
+    # what is missing may be due to another field of its table
+    found = [item["loc"][: -1 if item["type"] == "missing" else None] for item in error.errors()]
+    places = [".".join(map(str, place)) for place in found]
+    shown = [k for k in settings if any(not place or f"{k}.".startswith(f"{place}.") for place in places)]
+    return f" (at {', '.join(f'{k}={settings[k]}' for k in shown)})" if shown else ""
+
+
 def study_name(argument: str) -> str:
     """The name of a study: the stem of a sweep file, or the argument itself.
 
@@ -160,7 +169,7 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
 def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     for key in document:
         if key not in _TOP_LEVEL:
-            raise InputError(f"{key}: unknown key; allowed: {', '.join(_TOP_LEVEL)}")
+            raise InputError(f"{key}: unknown key{did_you_mean(key, _TOP_LEVEL)}; allowed: {', '.join(_TOP_LEVEL)}")
     title = document.get("title", study)
     if not isinstance(title, str):
         raise InputError(f"title: should be a text (got {title!r})")

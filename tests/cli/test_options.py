@@ -35,10 +35,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--time", "0"], "command line, resources.time: Input should be greater than 0 (got 0)"),
-        (["--slots", "0"], "command line, resources.slots: Input should be greater than 0 (got 0)"),
-        (["--gpus", "-1"], "command line, resources.gpus: Input should be greater than or equal to 0 (got -1)"),
-        (["--executor", "moon"], "command line, resources.executor: Input should be 'local' or 'slurm' (got 'moon')"),
+        (["--time", "0"], "command line, resources.time: should be greater than 0 (got 0)"),
+        (["--slots", "0"], "command line, resources.slots: should be greater than 0 (got 0)"),
+        (["--gpus", "-1"], "command line, resources.gpus: should be greater than or equal to 0 (got -1)"),
+        (["--executor", "moon"], "command line, resources.executor: should be 'local' or 'slurm' (got 'moon')"),
         (["--cells-per-gpu", "2"], "command line, resources: cells_per_gpu 2 is for cells of one process"),
     ],
 )

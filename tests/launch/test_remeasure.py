@@ -196,10 +196,10 @@ def test_malformed_lists(text: str, field: str, message: str) -> None:
         ("papr", {}, "--protocol: unknown protocol 'papr'; allowed: paper, paper-guided, fast, small, mine"),
         ("paper", {}, "command line, evaluation.extractor: inception-v3-compat does not read digits"),
         (None, {"sampling_steps": "16,2000"}, "command line, evaluation.sampling_steps: 2000 exceeds"),
-        (None, {"samples": "1"}, "command line, evaluation.samples: Input should be greater"),
+        (None, {"samples": "1"}, "command line, evaluation.samples: should be greater"),
         (None, {"seed": "0,0"}, "command line, evaluation.seed: a value stands twice"),
-        (None, {"labels": "even"}, "command line, evaluation.labels: Input should be 'uniform', 'balanced'"),
-        (None, {"guidance": "nan"}, "command line, evaluation.guidance: Input should be a finite number"),
+        (None, {"labels": "even"}, "command line, evaluation.labels: should be 'uniform', 'balanced'"),
+        (None, {"guidance": "nan"}, "command line, evaluation.guidance: should be a finite number"),
         (
             None,
             {"extractor": "vgg"},
