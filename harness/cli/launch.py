@@ -84,7 +84,7 @@ def evaluate(
     kept weights are named and left out, and nothing is measured twice. The rows are in results.csv beside the others. A
     cell is measured with the CPU threads it was trained with, whatever --threads says.
     """
-    from harness.cli.words import cost_line, evaluation_lines
+    from harness.cli.words import cost_line, evaluation_lines, wrapped
     from harness.launch import remeasure
     from harness.runs.state import ACTIVE
     from harness.spec.resources import EXECUTORS
@@ -97,8 +97,8 @@ def evaluate(
     for line in selection.skipped:
         print(f"left out: {line}", file=sys.stderr)
     for line in evaluation_lines(sweep, f"after {at} steps" if at else "after the last step"):
-        print(line)
-    print(cost_line(remeasure.cost(selection.items, everything), len(selection.items)))
+        print(wrapped(line))
+    print(wrapped(cost_line(remeasure.cost(selection.items, everything), len(selection.items))))
     if busy := [item.name for item in selection.items if item.now.state in ACTIVE]:
         detached = EXECUTORS.facts(sweep.resources.executor).detached
         names = f"{', '.join(busy[:3])}{f' and {len(busy) - 3} more' if len(busy) > 3 else ''}"
@@ -200,6 +200,7 @@ def _print_results(
         print(f"{len(rows)} rows in {study.table('results.csv')}")
         if owed is None:
             _print_answers(study)
+        print(f"figures and report: dit-harness report {study.name}")
     unfinished = [item for item in ended if item.now.state is not State.DONE]
     for item in unfinished:
         print(f"{item.name}: {item.now.state}: {item.now.message} (log: {item.run.log})", file=sys.stderr)

@@ -114,7 +114,7 @@ class Verbs(TyperGroup):
         signature = inspect.signature(verb)
         vars(verb).update(__signature__=signature.replace(parameters=[*signature.parameters.values(), *options]))
         app = typer.Typer(add_completion=False, rich_markup_mode=self.rich_markup_mode)
-        app.command(name)(verb)
+        app.command(name, help=command.help)(verb)
         return name, typer.main.get_command(app), others
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 
 
 def _free_gpus(
-    gpus: list[str], active: list[tuple[CellRun, Resources]], neighbours: list[Neighbour], ranks: int
+    gpus: list[str], active: list[tuple[CellRun, Resources]], ranks: int, neighbours: Sequence[Neighbour] = ()
 ) -> str | None:
     """The GPUs least taken by live jobs, one for each rank, as CUDA_VISIBLE_DEVICES takes them."""
     if not gpus:
@@ -189,7 +189,7 @@ class LocalExecutor(Executor):
             if not launch.may_start(item):  # another launch was quicker
                 continue
             gpus = [] if resources.device == "cpu" else launch.gpus
-            gpu = _free_gpus(gpus, active, neighbours, resources.ranks)
+            gpu = _free_gpus(gpus, active, resources.ranks, neighbours)
             with held():  # a claim has its job, or neither is made
                 job = launch.claim(item, gpu=gpu, allocation=os.environ.get("SLURM_JOB_ID"))
                 if job is not None:

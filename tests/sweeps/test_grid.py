@@ -153,6 +153,14 @@ def test_each_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, e
     assert "\n" not in message
 
 
+def test_a_mistake_outside_the_grid_names_no_cell(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_sweep(write(tmp_path, GOOD.replace("steps = 10", 'steps = "10"')))
+    assert str(caught.value).endswith("training.steps: should be a whole number (got '10')")
+    with pytest.raises(InputError, match=r"model\.depth: should be a whole number \(got '2'\) \(at model\.depth=2\)$"):
+        load_sweep(write(tmp_path, GOOD.replace("depth = [2, 4]", 'depth = ["2"]')))
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
