@@ -9,7 +9,7 @@ from typing import Self
 from rich import progress
 from rich.console import Console
 
-from harness.cli.words import duration, state_line
+from harness.cli.words import duration, rate, state_line
 from harness.runs.cellruns import CellRun
 from harness.runs.records import Progress
 from harness.runs.state import ACTIVE, STARTABLE, State
@@ -59,7 +59,7 @@ def _note(loss: float | None, images_per_s: float | None, seconds_left: float | 
     """Loss, speed and time left, as far as they are known."""
     known = (
         f"loss {loss:.4f}" if loss is not None else "",
-        f"{images_per_s:.0f} images/s" if images_per_s else "",
+        f"{rate(images_per_s)} images/s" if images_per_s else "",
         f"{duration(seconds_left)} left" if seconds_left is not None else "",
     )
     return ", ".join(part for part in known if part)

@@ -40,6 +40,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def rate(value: float) -> str:
+    """A speed, whole unless it is small: 1234, 12, 0.4."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def reflowed(text: str) -> str:
     """A text whose paragraphs are one line each, to be broken by the terminal; one after a backspace is kept."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
