@@ -68,8 +68,9 @@ def _note(loss: float | None, images_per_s: float | None, seconds_left: float | 
 class WorkBar(_Bars):
     """The bar of work other than cells, in stages; in a pipe a line now and then."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, images: bool = True) -> None:
         super().__init__(console, progress.TimeRemainingColumn())
+        self._images = images  # whether the work counts images, whose speed is shown
         self._stage, self._begun, self._begun_at, self._printed = "", 0.0, 0, 0.0
 
     def report(self, value: Report) -> None:
@@ -77,7 +78,8 @@ class WorkBar(_Bars):
         moment, stage, done, total = time.monotonic(), value["stage"], value["done"], value["total"]
         if stage != self._stage:
             self._stage, self._begun, self._begun_at, self._printed = stage, moment, done, moment
-        speed = value.get("images_per_s") or (done - self._begun_at) / max(moment - self._begun, 1e-3)
+        speed = (done - self._begun_at) / max(moment - self._begun, 1e-3) if self._images else None
+        speed = value.get("images_per_s") or speed
         note = _note(value.get("loss"), speed)
         self.show(stage, stage, done, total, note)
         if self.disable and (moment - self._printed >= LINE_SECONDS or done == total):

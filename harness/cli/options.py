@@ -215,7 +215,7 @@ def print_table(table: FittedTable, *, wide: bool) -> None:
     console().print(replace(table, wide=wide), crop=False)
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Where tables and bars are drawn."""
     from rich.console import Console
 
@@ -226,4 +226,4 @@ def console() -> Console:
     # a pipe has no width; tables should not be squeezed into 80 columns there, unless the user says so
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     # titles, names and messages are the user's: what looks like markup in them is not
-    return Terminal(width=width, markup=False, emoji=False, highlight=False)
+    return Terminal(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)

@@ -233,8 +233,12 @@ class Attempts(RunFolder):
 
     def progress(self) -> Progress | None:
         """Where the newest attempt is, or was; None while it has not said so."""
-        found, newest = read_json(self.progress_file), max(self.attempt_numbers(), default=0)
-        return cast("Progress | None", None if found is None or found.get("attempt", newest) != newest else found)
+        found, newest = self.last_progress(), max(self.attempt_numbers(), default=0)
+        return None if found is None or found.get("attempt", newest) != newest else found
+
+    def last_progress(self) -> Progress | None:
+        """Where the last attempt was that said so: where a cell at rest was left."""
+        return cast("Progress | None", read_json(self.progress_file))
 
     def write_progress(self, value: Progress) -> None:
         """Write where the job is; this is also its heartbeat. Not durable: losing it costs nothing."""
