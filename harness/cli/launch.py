@@ -144,7 +144,8 @@ def _run(
     except KeyboardInterrupt:
         if not detached:
             with contextlib.suppress(KeyboardInterrupt):  # who asks twice does not want to wait
-                print(f"{len(collect(study, everything))} rows in {study.table('results.csv')}")
+                if rows := collect(study, everything):
+                    print(f"{len(rows)} rows in {study.table('results.csv')}")
         jobs = f"the {executor.capitalize()} jobs go on"
         print(jobs if detached else "stopped; the same command goes on from the checkpoints", file=sys.stderr)
         raise typer.Exit(130) from None

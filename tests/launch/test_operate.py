@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 
 from harness.cli import options as cli
 from harness.cli.main import main
+from harness.cli.status import _others
 from harness.data import autoencoders
 from harness.errors import InputError
 from harness.files import read_json
 from harness.launch import checks, local, machine, neighbours, slurm, slurm_commands
 from harness.launch.executor import Launch, Schedulers
 from harness.launch.job import Job
-from harness.launch.launch import launch
+from harness.launch.launch import _tell_unlisted, launch
 from harness.launch.levers import levers
 from harness.launch.plan import plan, totals
 from harness.launch.site import site_of, wall_seconds
@@ -321,3 +323,24 @@ def test_gpus_of_other_studies_are_taken_last(sweep: Sweep, study: Study, monkey
         work = Launch(sweep, Study(study.root, name), items, own.Quiet(), gpus, set())
         local.LOCAL.submit(work, work.items)
     assert [job.gpu for job in jobs] == gpus
+
+
+def test_a_launch_tells_how_many_cells_are_no_longer_listed(sweep: Sweep, study: Study) -> None:
+    items, view = cell_runs(sweep, study), Told()
+    study.save_sweep(sweep.path, {item.cell.id: item.name for item in items})
+    _tell_unlisted(study, items, view)
+    assert view.lines == []
+    _tell_unlisted(study, items[1:], view)
+    items[0].run.write_cell(items[0].name, items[0].cell)
+    _tell_unlisted(study, items[2:], view)
+    kept = "; their runs stay until dit-harness clean"
+    assert view.lines == ["1 cell is no longer listed", f"2 cells are no longer listed{kept}"]
+
+
+def test_cancel_tells_what_had_nothing_to_stop(sweep: Sweep, study: Study) -> None:
+    items = cell_runs(sweep, study)[:3]
+    items[0].now = replace(items[0].now, state=State.DONE)
+    items[1].now = replace(items[1].now, state=State.RUNNING)
+    assert _others(items[:1]) == ", 1 is done already"
+    assert _others(items) == ", 1 is done already, 1 is not running"
+    assert _others(items[1:2]) == ""
