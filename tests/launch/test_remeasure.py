@@ -105,7 +105,7 @@ def test_a_grid_of_samplers_is_measured_once_and_nothing_is_trained(trained: One
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, out + err
         assert "8 evaluations of 1 cell, 0 of them done already" in out
-        assert f"sampling seeds {seeds}; after 20,40 steps" in out
+        assert f"sampling seeds {seeds}; after 20,40 steps" in " ".join(out.split())
         assert "±" in out
         assert "compare values of one protocol only" in " ".join(out.split())
         assert "d1-w16-p4: done (1/1 done)" in out
@@ -275,7 +275,7 @@ def make_row() -> Callable[..., dict[str, Any]]:
     base = {
         "cell": "abc", "name": "d1", "step": 10, "data": "digits", "vae": None, "samples": 60, "sampler": "ddim",
         "sampling_steps": 4, "guidance": 1.0, "guidance_channels": None, "labels": "uniform", "ema": True,
-        "extractor": "digits-cnn@01", "reference": "digits/train(1500)@02", "protocol": "p1", "sampling_seed": 0,
+        "extractor": "digits-cnn@01", "reference": "digits/train(1500)@02", "protocol": "p1", "sampling_seed": 0, "seed": 0,
         "params_m": 1.0, "gmacs": 1.0, "frechet": 10.0, "kid": None, "precision": 0.5, "recall": 0.5,
         "loss_train": 1.0, "loss_heldout": 1.0, "train_seconds": 1.0, "sample_seconds": 1.0,
     }  # fmt: skip
