@@ -93,3 +93,15 @@ def test_a_live_table_is_not_wide(
     Path("s.toml").write_text(SWEEP)
     assert run(monkeypatch, "status", "s.toml", "--watch", "--wide") == 2
     assert capsys.readouterr().err == "error: --watch, --json, --wide: allowed: one of them\n"
+
+
+def test_paragraphs_of_a_help_break_at_the_width_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run(monkeypatch, "launch", "--help")
+    text = capsys.readouterr().out.partition("Arguments")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    followed = [line for line, after in zip(lines, lines[1:], strict=False) if line and after]
+    assert followed
+    assert min(map(len, followed)) > 60, "only the last line of a paragraph is short"

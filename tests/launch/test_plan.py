@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.tables import plan_table
-from harness.cli.words import duration, size_of
+from harness.cli.words import duration, rate, size_of
 from harness.launch.plan import ASSUMED_TFLOPS, latents_bytes, plan, throughput, totals
 from harness.runs.cellruns import CellRun, cell_runs, owed_evaluations
 from harness.runs.study import Study
@@ -111,6 +111,7 @@ def test_latents_of_unknown_data_have_no_size() -> None:
 
 
 def test_sizes_and_durations_in_words() -> None:
+    assert [rate(value) for value in (1234.5, 12.3, 0.41)] == ["1234", "12", "0.41"]
     assert [size_of(n) for n in (None, 0, 999, 1500, 87_200_000_000, 2e12)] == [  # type: ignore[arg-type]
         "unknown", "0 B", "999 B", "1.5 kB", "87.2 GB", "2.0 TB"
     ]  # fmt: skip

@@ -275,9 +275,9 @@ def make_row() -> Callable[..., dict[str, Any]]:
     base = {
         "cell": "abc", "name": "d1", "step": 10, "data": "digits", "vae": None, "samples": 60, "sampler": "ddim",
         "sampling_steps": 4, "guidance": 1.0, "guidance_channels": None, "labels": "uniform", "ema": True,
-        "extractor": "digits-cnn@01", "reference": "digits/train(1500)@02", "protocol": "p1", "sampling_seed": 0, "seed": 0,
+        "extractor": "digits-cnn@01", "reference": "digits/train(1500)@02", "protocol": "p1", "sampling_seed": 0,
         "params_m": 1.0, "gmacs": 1.0, "frechet": 10.0, "kid": None, "precision": 0.5, "recall": 0.5,
-        "loss_train": 1.0, "loss_heldout": 1.0, "train_seconds": 1.0, "sample_seconds": 1.0,
+        "loss_train": 1.0, "loss_heldout": 1.0, "train_seconds": 1.0, "sample_seconds": 1.0, "seed": 0,
     }  # fmt: skip
     return lambda **changes: {**base, **changes}
 
