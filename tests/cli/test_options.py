@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -102,6 +103,6 @@ def test_paragraphs_of_a_help_break_at_the_width_only(
     run(monkeypatch, "launch", "--help")
     text = capsys.readouterr().out.partition("Arguments")[0]
     lines = [line.strip() for line in text.splitlines()]
-    followed = [line for line, after in zip(lines, lines[1:], strict=False) if line and after]
+    followed = [line for line, after in itertools.pairwise(lines) if line and after]
     assert followed
     assert min(map(len, followed)) > 60, "only the last line of a paragraph is short"
