@@ -127,11 +127,17 @@ class Sweep:
 
 def _point(error: ValidationError, settings: Setting) -> str:
     """Where in the grid an error is, by the settings that have to do with it; empty where no axis has."""
-    # what is missing may be due to another field of its table
-    found = [item["loc"][: -1 if item["type"] == "missing" else None] for item in error.errors()]
-    places = [".".join(map(str, place)) for place in found]
-    shown = [k for k in settings if any(not place or f"{k}.".startswith(f"{place}.") for place in places)]
-    return f" (at {', '.join(f'{k}={settings[k]}' for k in shown)})" if shown else ""
+    shown: set[str] = set()
+    for item in error.errors():
+        # what is missing may be due to another field of its table
+        place = ".".join(map(str, item["loc"][: -1 if item["type"] == "missing" else None]))
+        below = {field for field in settings if not place or f"{field}.".startswith(f"{place}.")}
+        if item["type"] == "value_error":  # of several fields together, which its message names
+            words = set(re.findall(r"\w+", item["msg"]))
+            below = {field for field in below if field.rpartition(".")[2] in words}
+        shown |= below
+    point = ", ".join(f"{field}={value}" for field, value in settings.items() if field in shown)
+    return f" (at {point})" if point else ""
 
 
 def study_name(argument: str) -> str:

@@ -157,6 +157,10 @@ def test_a_mistake_outside_the_grid_names_no_cell(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_sweep(write(tmp_path, GOOD.replace("steps = 10", 'steps = "10"')))
     assert str(caught.value).endswith("training.steps: should be a whole number (got '10')")
+    with pytest.raises(InputError, match=r"width 32 is not divisible by heads 3$"):
+        load_sweep(write(tmp_path, GOOD.replace("width = 32", "width = 32\nheads = 3")))
+    with pytest.raises(InputError, match=r"patch_size 3 does not divide .* \(at model\.patch_size=3\)$"):
+        load_sweep(write(tmp_path, GOOD.replace("[4, 2]", "[3]")))
     with pytest.raises(InputError, match=r"model\.depth: should be a whole number \(got '2'\) \(at model\.depth=2\)$"):
         load_sweep(write(tmp_path, GOOD.replace("depth = [2, 4]", 'depth = ["2"]')))
 
@@ -164,8 +168,8 @@ def test_a_mistake_outside_the_grid_names_no_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("[diffusion]\ntimesteps = 4", "diffusion.timesteps 4: .* allowed: 8 to 1000000 "),
-        ("[diffusion]\ntimesteps = 7", "diffusion.timesteps 7: .* allowed: 8 to 1000000 "),
+        ("[diffusion]\ntimesteps = 4", "diffusion.timesteps 4: .* allowed: 8 to 1000000$"),
+        ("[diffusion]\ntimesteps = 7", "diffusion.timesteps 7: .* allowed: 8 to 1000000$"),
         ("[diffusion]\ntimesteps = 2000000", "diffusion.timesteps 2000000: "),
         ("[diffusion]\nbeta_end = 0.99", "diffusion.timesteps 1000 with .* leave 1e-415 of the signal at the last"),
         (
