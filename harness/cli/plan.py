@@ -50,10 +50,11 @@ def plan(
     """Show every cell: shape, tokens, parameters, GMACs, cost, GPU hours, disk, estimated time and state.
 
     Starts nothing, and needs neither the data nor a GPU. Training compute is the paper's 3 * GMACs * batch * steps; an
-    operation is half a multiply-add. The time is that on this machine, or on what --gpus or --executor slurm describe.
+    operation is half a multiply-add. The time is that on this machine, or on what --gpus or --executor slurm describe,
+    by the study's finished cells if there are any; of a finished cell it is what it took.
     """
     from harness.cli.tables import plan_table
-    from harness.cli.words import evaluation_lines, lever_lines, longest_line, parts_line
+    from harness.cli.words import evaluation_lines, lever_lines, longest_line, parts_line, wrapped
     from harness.launch.checks import check_ranks
     from harness.launch.levers import levers
     from harness.launch.plan import plan as price
@@ -84,7 +85,7 @@ def plan(
     if total["on_gpu"] and total["gpu_hours"] > WORTH_SAVING_HOURS:
         lines += lever_lines(levers(sweep, items, rows))
     for line in lines:
-        print(line)
+        print(wrapped(line))
     cli.print_warnings(sweep)
 
 

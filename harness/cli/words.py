@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,22 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def rate(value: float) -> str:
+    """A speed, whole unless it is small: 1234, 12, 0.4."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def reflowed(text: str) -> str:
+    """A text whose paragraphs are one line each, to be broken by the terminal; one after a backspace is kept."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in paragraphs)
+
+
 def wrapped(line: str) -> str:
-    """A sentence in lines that fit the terminal, the second and later ones indented."""
+    """A sentence in lines that fit the terminal, the second and later ones indented further than the first."""
     width = min(shutil.get_terminal_size().columns, 110)
-    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def state_line(item: CellRun) -> str:

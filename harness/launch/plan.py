@@ -89,7 +89,8 @@ def plan(
 
     Returns:
         Rows whose `estimated_s` is wall time of the cell at the `site`, fitted to the study's finished cells if some
-        ran on the same kind of device; `share` is the share of the site that the cell takes. `gpu_hours` is one GPU's
+        ran on the same kind of device (`time_source` says by what); `measured_s` is the wall time that a finished cell
+        took, None for others; `share` is the share of the site that the cell takes. `gpu_hours` is one GPU's
         time at `tflops` (`throughput` says on whose word) for training, sampling, decoding by the autoencoder and
         scoring.
         Bytes on disk: `weights_bytes` (plain and averaged weights of every evaluated step), `states_bytes` (while it
@@ -149,6 +150,7 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "latents": folder_name(cell.data) if cell.data.vae else None,
         "latents_bytes": latents_bytes(cell.data),
         "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae.encode / 1e9,
+        "measured_s": measured_seconds(item) if item.now.state is State.DONE else None,
         "evaluations": [_evaluation_row(*pair) for pair in zip(sweep.origins, evaluations, strict=True)],
         "state": item.now.state.value,
     }
@@ -164,9 +166,12 @@ def _estimate(sweep: Sweep, items: list[CellRun], rows: list[Row], site: Site) -
         row["group"] = groups.setdefault(resources, len(groups))  # cells with the same resources
         row["estimated_s"] = 3600 * row["gpu_hours"] / resources.world if on_gpu else _assumed_seconds(item.cell, row)
         row["encoding_s"] = _encoding_seconds(row) / sweep.resources.world
-    scale = {on_gpu: _measured_over_assumed(items, rows, on_gpu) for on_gpu in {row["on_gpu"] for row in rows}}
+    ratios = {on_gpu: _measured_over_assumed(items, rows, on_gpu) for on_gpu in {row["on_gpu"] for row in rows}}
     for row in rows:
-        row["estimated_s"] = round(row["estimated_s"] * scale[row["on_gpu"]], 1)
+        found = ratios[row["on_gpu"]]
+        row["estimated_s"] = round(row["estimated_s"] * (median(found) if found else 1.0), 1)
+        unmeasured = row["throughput"] if row["on_gpu"] else "assumed"
+        row["time_source"] = f"by {len(found)} finished cell{'s' * (len(found) != 1)}" if found else unmeasured
 
 
 def _encoding_seconds(row: Row) -> float:
@@ -228,6 +233,7 @@ def totals(sweep: Sweep, rows: list[Row]) -> Row:
         "site": rows[0]["site"],
         "on_gpu": any(row["on_gpu"] for row in rows),
         "estimated_s": goes.seconds,
+        "time_source": " and ".join(dict.fromkeys(row["time_source"] for row in rows)),
     }
 
 
@@ -281,15 +287,13 @@ def _assumed_seconds(cell: Cell, row: Row) -> float:
     return float(recipe.steps * pass_seconds + gmacs / ASSUMED_GMACS_PER_S)
 
 
-def _measured_over_assumed(items: list[CellRun], rows: list[Row], on_gpu: bool) -> float:
-    """Median ratio over the cells that have finished on such a device; 1 when there are none."""
-    done = [
-        (item, row)
+def _measured_over_assumed(items: list[CellRun], rows: list[Row], on_gpu: bool) -> list[float]:
+    """The ratio of each cell that has finished on such a device."""
+    return [
+        row["measured_s"] / row["estimated_s"]
         for item, row in zip(items, rows, strict=True)
-        if item.now.state is State.DONE and row["on_gpu"] == on_gpu and _devices(item) <= {"cuda" if on_gpu else "cpu"}
+        if row["measured_s"] and row["on_gpu"] == on_gpu and _devices(item) <= {"cuda" if on_gpu else "cpu"}
     ]
-    ratios = [seconds / row["estimated_s"] for item, row in done if (seconds := measured_seconds(item))]
-    return median(ratios) if ratios else 1.0
 
 
 def _devices(item: CellRun) -> set[str]:
@@ -304,4 +308,4 @@ def measured_seconds(item: CellRun) -> float | None:
     records = [item.run.measured(key) for key in item.owed]
     if not trained or any(record is None for record in records):
         return None
-    return float(trained[-1]) + sum(float(record["seconds"]) for record in records if record)
+    return float(trained[-1]) + sum(float(record.get("seconds", 0)) for record in records if record)
