@@ -6,7 +6,7 @@ import base64
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -100,11 +100,15 @@ class Page:
         """Add a figure; `finish` draws, saves and shows it, or notes why it cannot be drawn."""
         self.sketches.append((section, Picture(name, alt, caption, figure)))
 
-    def finish(self) -> None:
-        """Draw all figures, on two cores if there are two: drawing takes most of the time of a report."""
+    def finish(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Draw all figures, on two cores if there are two: drawing takes most of the time of a report.
+
+        `progress` is called with the figures done, and all of them.
+        """
         sketches, self.sketches = self.sketches, []
         results = _draw_all([picture for _, picture in sketches], self.folder / "figures")
-        for (section, picture), drawn in zip(sketches, results, strict=True):
+        for done, ((section, picture), drawn) in enumerate(zip(sketches, results, strict=True), 1):
+            progress(done, len(sketches))
             if isinstance(drawn, str):
                 self.omit(f"Figure “{picture.name}”", drawn)
                 continue
@@ -140,18 +144,20 @@ class _Drawn:
     heading: str
 
 
-def _draw_all(pictures: list[Picture], folder: Path) -> list[_Drawn | str]:
+def _draw_all(pictures: list[Picture], folder: Path) -> Iterator[_Drawn | str]:
     """The files of every figure, in order; for one that cannot be drawn, the reason."""
     global _inherited
-    _inherited = pictures, folder
+    _inherited, done = (pictures, folder), 0
     try:
         if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1 and len(pictures) > _FEW_FIGURES:
             try:
                 with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-                    return list(pool.map(_draw_one, range(len(pictures))))
+                    for drawn in pool.map(_draw_one, range(len(pictures))):
+                        done += 1
+                        yield drawn
             except BrokenProcessPool:
-                pass  # a process was killed: draw all in this one
-        return [_draw_one(index) for index in range(len(pictures))]
+                pass  # a process was killed: draw the others in this one
+        yield from map(_draw_one, range(done, len(pictures)))
     finally:
         _inherited = [], Path()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,11 @@ class ReportResult:
     summary: tuple[str, ...]  #: lines to print
 
 
-def write_report(folder: Path) -> ReportResult:
+def write_report(folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> ReportResult:
     """Write figures, fits and the page of a study (`folder`/results.csv) or of the published numbers (published.csv).
 
     The same tables give the same bytes. Every file is replaced whole, the page last; figures that an earlier report
-    drew and this one does not are removed.
+    drew and this one does not are removed. `progress` is called with the figures drawn, and all of them.
 
     Returns:
         The files written and a few lines that say what was found.
@@ -59,7 +60,7 @@ def write_report(folder: Path) -> ReportResult:
         InputError: no table in the folder, or a table that is wrong; nothing is written then.
     """
     page = _published(folder) if tables.is_published(folder) else _study(folder)
-    page.finish()
+    page.finish(progress)
     page.move_to_front(_FRONT_BLOCKS if len(page.fits.get("blocks", [])) else _FRONT)
     before = _figures_before(folder)
     page.fits["answers"] = [{"question": a.question, "answer": a.text, "trust": a.trust} for a in page.answers]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message; without a message, the name of its class."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """The known name that looks most like an unknown one, as " (did you mean depth?)"; empty where none does."""
+    close = difflib.get_close_matches(name, list(allowed), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 class InputError(ValueError):

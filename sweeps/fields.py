@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from harness.errors import InputError
+from harness.errors import InputError, did_you_mean
 from harness.spec.data import Data
 from harness.spec.diffusion import Diffusion
 from harness.spec.model import NETWORKS, ModelSpec
@@ -70,6 +70,11 @@ class Fields:
             return bool(self.sizes)
         return leaf in self.sections.get(section, ()) or field == "seed" or field in chain(*self.sections.values())
 
+    @property
+    def known(self) -> list[str]:
+        """The names of all fields of a cell that a sweep may set."""
+        return [*(["size"] if self.sizes else []), "seed", *chain(*self.sections.values())]
+
     def settings(self, table: Mapping[str, Any], key: str) -> Setting:
         """The settings of a table of fields and values."""
         found: Setting = {}
@@ -84,11 +89,15 @@ class Fields:
         size = ["size"] if self.sizes else []
         if section in self.sections:
             allowed = [*self.sections[section], *(size if section == "model" else [])]
-            raise InputError(f"{key}: unknown key; allowed in {section}: {', '.join(allowed)}")
+            raise InputError(
+                f"{key}: unknown key{did_you_mean(leaf, allowed)}; allowed in {section}: {', '.join(allowed)}"
+            )
         dotted = {name: f"{section}.{name}" for section, names in self.sections.items() for name in names}
         dotted["seed"] = "seed"
         if field not in dotted:
-            raise InputError(f"{key}: {field!r} is no field of a cell; allowed: {', '.join([*size, *sorted(dotted)])}")
+            allowed = [*size, *sorted(dotted)]
+            near = did_you_mean(leaf, allowed)
+            raise InputError(f"{key}: {field!r} is no field of a cell{near}; allowed: {', '.join(allowed)}")
         return dotted[field]
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from harness.errors import InputError
+from harness.errors import InputError, did_you_mean
 from harness.spec.cell import Cell
 from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
 from harness.spec.extension import Extension
@@ -86,8 +86,8 @@ class Sweep:
             try:
                 cell = Cell.model_validate(_nested(fields))
             except ValidationError as error:
-                point = ", ".join(f"{k}={v}" for setting in combination for k, v in setting.items())
-                raise InputError(f"{self.path}: {describe_validation_error(error)} (at {point})") from None
+                point = _point(error, {k: v for setting in combination for k, v in setting.items()})
+                raise InputError(f"{self.path}: {describe_validation_error(error)}{point}") from None
             yield NamedCell(_readable_name(cell, varying), cell)
 
     def evaluations_of(self, cell: Cell) -> tuple[Evaluation, ...]:
@@ -125,6 +125,21 @@ class Sweep:
         return changed
 
 
+def _point(error: ValidationError, settings: Setting) -> str:
+    """Where in the grid an error is, by the settings that have to do with it; empty where no axis has."""
+    shown: set[str] = set()
+    for item in error.errors():
+        # what is missing may be due to another field of its table
+        place = ".".join(map(str, item["loc"][: -1 if item["type"] == "missing" else None]))
+        below = {field for field in settings if not place or f"{field}.".startswith(f"{place}.")}
+        if item["type"] == "value_error":  # of several fields together, which its message names
+            words = set(re.findall(r"\w+", item["msg"]))
+            below = {field for field in below if field.rpartition(".")[2] in words}
+        shown |= below
+    point = ", ".join(f"{field}={value}" for field, value in settings.items() if field in shown)
+    return f" (at {point})" if point else ""
+
+
 def study_name(argument: str) -> str:
     """The name of a study: the stem of a sweep file, or the argument itself.
 
@@ -160,7 +175,7 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
 def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     for key in document:
         if key not in _TOP_LEVEL:
-            raise InputError(f"{key}: unknown key; allowed: {', '.join(_TOP_LEVEL)}")
+            raise InputError(f"{key}: unknown key{did_you_mean(key, _TOP_LEVEL)}; allowed: {', '.join(_TOP_LEVEL)}")
     title = document.get("title", study)
     if not isinstance(title, str):
         raise InputError(f"title: should be a text (got {title!r})")

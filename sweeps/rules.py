@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.errors import InputError
+from harness.errors import InputError, did_you_mean
 from harness.spec.cell import Cell
 from harness.spec.resources import Resources
 from sweeps.fields import Fields, Setting
@@ -58,7 +58,7 @@ class Rule:
         for condition in self.conditions:
             for value, setting in condition.allowed:
                 if not any(_has(cell, setting) for cell in cells):
-                    found = ", ".join(self._values(condition, cells)) or "none"
+                    found = ", ".join(self._values(condition, cells)) or "none here: name another field, such as depth"
                     raise InputError(
                         f"{self.key}.{condition.field}: no cell of the grid has {value!r}; allowed: {found}"
                     )
@@ -94,7 +94,8 @@ def _rule(table: Mapping[str, Any], key: str, fields: Fields) -> Rule:
             resources[field] = value
         elif not fields.names(field):
             allowed = "a field of a cell, such as size or patch_size, or of the resources"
-            raise InputError(f"{key}.{field}: unknown key; allowed: {allowed}: {', '.join(each)}")
+            near = did_you_mean(field, [*each, *fields.known])
+            raise InputError(f"{key}.{field}: unknown key{near}; allowed: {allowed}: {', '.join(each)}")
         else:
             values = value if isinstance(value, list) else [value]
             if not values:

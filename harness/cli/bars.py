@@ -9,7 +9,7 @@ from typing import Self
 from rich import progress
 from rich.console import Console
 
-from harness.cli.words import duration, state_line
+from harness.cli.words import duration, rate, state_line
 from harness.runs.cellruns import CellRun
 from harness.runs.records import Progress
 from harness.runs.state import ACTIVE, STARTABLE, State
@@ -59,7 +59,7 @@ def _note(loss: float | None, images_per_s: float | None, seconds_left: float | 
     """Loss, speed and time left, as far as they are known."""
     known = (
         f"loss {loss:.4f}" if loss is not None else "",
-        f"{images_per_s:.0f} images/s" if images_per_s else "",
+        f"{rate(images_per_s)} images/s" if images_per_s else "",
         f"{duration(seconds_left)} left" if seconds_left is not None else "",
     )
     return ", ".join(part for part in known if part)
@@ -68,8 +68,9 @@ def _note(loss: float | None, images_per_s: float | None, seconds_left: float | 
 class WorkBar(_Bars):
     """The bar of work other than cells, in stages; in a pipe a line now and then."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, images: bool = True) -> None:
         super().__init__(console, progress.TimeRemainingColumn())
+        self._images = images  # whether the work counts images, whose speed is shown
         self._stage, self._begun, self._begun_at, self._printed = "", 0.0, 0, 0.0
 
     def report(self, value: Report) -> None:
@@ -77,7 +78,8 @@ class WorkBar(_Bars):
         moment, stage, done, total = time.monotonic(), value["stage"], value["done"], value["total"]
         if stage != self._stage:
             self._stage, self._begun, self._begun_at, self._printed = stage, moment, done, moment
-        speed = value.get("images_per_s") or (done - self._begun_at) / max(moment - self._begun, 1e-3)
+        speed = (done - self._begun_at) / max(moment - self._begun, 1e-3) if self._images else None
+        speed = value.get("images_per_s") or speed
         note = _note(value.get("loss"), speed)
         self.show(stage, stage, done, total, note)
         if self.disable and (moment - self._printed >= LINE_SECONDS or done == total):
@@ -152,7 +154,9 @@ class LaunchView:
         if item.mine or attempt is None or (item.cell.id, attempt.number) in self._awaited:
             return
         self._awaited.add((item.cell.id, attempt.number))
-        whose = f"study {item.other_study}" if item.other_study else "another launch"
+        whose = f"study {item.other_study}" if item.other_study else "an earlier launch"
+        if attempt.job_id is not None and attempt.ticket is not None:
+            whose += f", {attempt.executor.capitalize()} job {attempt.job_id} ({item.now.state})"
         where = f" on {attempt.host}" if attempt.host else ""
         self.note(f"{item.name}: waits for attempt {attempt.number}, of {whose}{where}")
 

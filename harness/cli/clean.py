@@ -40,6 +40,8 @@ def clean(
     name = None if study is None else study_name(study)
     sweep = load_sweep(Path(study)) if study is not None and study.endswith(".toml") else None
     found = leftovers(results, name, [cell.id for _, cell in sweep.cells()] if sweep else [])
+    if name is not None and sweep is None and not (results / name).is_dir() and not (found.runs or found.torn):
+        raise InputError(f"{study}: no study of this name in {results}, and no run that it has left there")
     _describe(found)
     count = sum(not entry.busy for entry in found.runs)
     if not count and not found.torn:

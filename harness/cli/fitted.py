@@ -177,7 +177,7 @@ def _fitting(shown: Sequence[_Shown], width: int) -> list[_Shown]:
 
 def _widths(kept: Sequence[_Shown], width: int) -> list[int]:
     """The widths of the columns: what room is left goes to texts that would take several lines, the first one first."""
-    widths = [one.least for one in kept]
+    widths = [min(one.least, width) for one in kept]
     room = width - sum(widths) - _GAP * (len(kept) - 1)
     for number, one in enumerate(kept):
         more = max(0, min(room, one.whole - widths[number]))

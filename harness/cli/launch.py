@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections import Counter
@@ -54,7 +55,7 @@ def launch(
     chosen = cli.matching(items, cell, folder) if cell else items
     only = {item.cell.id for item in chosen} if cell else None
     with streams.lasting():
-        ended = _run(sweep, folder, chosen, retry=retry, wait=wait, only=only)
+        ended = _run(sweep, folder, chosen, items, retry=retry, wait=wait, only=only)
         hint = "".join(f" --cell {shlex.quote(pattern)}" for pattern in cell or ())
         hint += " --retry" if any(item.now.state in RETRIED for item in ended) else ""
         owed = {(item.cell.id, key) for item in chosen for key in item.owed} if cell else None
@@ -84,7 +85,7 @@ def evaluate(
     kept weights are named and left out, and nothing is measured twice. The rows are in results.csv beside the others. A
     cell is measured with the CPU threads it was trained with, whatever --threads says.
     """
-    from harness.cli.words import cost_line, evaluation_lines
+    from harness.cli.words import cost_line, evaluation_lines, wrapped
     from harness.launch import remeasure
     from harness.runs.state import ACTIVE
     from harness.spec.resources import EXECUTORS
@@ -97,15 +98,15 @@ def evaluate(
     for line in selection.skipped:
         print(f"left out: {line}", file=sys.stderr)
     for line in evaluation_lines(sweep, f"after {at} steps" if at else "after the last step"):
-        print(line)
-    print(cost_line(remeasure.cost(selection.items, everything), len(selection.items)))
+        print(wrapped(line))
+    print(wrapped(cost_line(remeasure.cost(selection.items, everything), len(selection.items))))
     if busy := [item.name for item in selection.items if item.now.state in ACTIVE]:
         detached = EXECUTORS.facts(sweep.resources.executor).detached
         names = f"{', '.join(busy[:3])}{f' and {len(busy) - 3} more' if len(busy) > 3 else ''}"
         plan = "nothing is submitted for them now" if detached else "waiting for it"
         print(f"another evaluate is at work on {names}: {plan}", file=sys.stderr)
     with streams.lasting():
-        ended = _run(sweep, folder, selection.items, chosen=selection.items, retry=True, wait=wait)
+        ended = _run(sweep, folder, selection.items, everything, chosen=selection.items, retry=True, wait=wait)
         owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
         _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed, wide=wide)
 
@@ -114,6 +115,7 @@ def _run(
     sweep: Sweep,
     study: Study,
     items: list[CellRun],
+    everything: list[CellRun],
     *,
     retry: bool,
     wait: bool,
@@ -122,12 +124,16 @@ def _run(
 ) -> list[CellRun]:
     """Launch with a view of these cells, and return them as they ended; `chosen` and `only` are those of `launch`.
 
+    `everything` is all cells of the study, whose tables are written after Ctrl-C.
+
     Raises:
         Exit: with code 0 once all is submitted, if jobs go on by themselves and without `wait`; with 130 after Ctrl-C.
     """
     from harness.cli.bars import LaunchView
     from harness.launch.launch import launch as run_all
     from harness.launch.signals import interrupting
+    from harness.runs.collect import collect
+    from harness.runs.state import ACTIVE, RETRIED
     from harness.spec.resources import EXECUTORS
 
     executor = sweep.resources.executor
@@ -137,13 +143,21 @@ def _run(
         with interrupting(), LaunchView(cli.console(), items) as view:
             ended = run_all(sweep, study, view, retry=retry, wait=wait, chosen=chosen, only=only)
     except KeyboardInterrupt:
+        if not detached:
+            with contextlib.suppress(KeyboardInterrupt):  # who asks twice does not want to wait
+                if rows := collect(study, everything):
+                    print(f"{len(rows)} rows in {study.table('results.csv')}")
         jobs = f"the {executor.capitalize()} jobs go on"
         print(jobs if detached else "stopped; the same command goes on from the checkpoints", file=sys.stderr)
         raise typer.Exit(130) from None
     if detached and not wait:
         states = Counter(str(item.now.state) for item in ended)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        print(f"{counts}; to follow: dit-harness status {study.name}, or the same command with --wait")
+        if any(item.now.state in ACTIVE for item in ended):
+            print(f"{counts}; to follow: dit-harness status {study.name}, or the same command with --wait")
+        else:
+            retried = any(item.now.state in RETRIED for item in ended)
+            print(f"{counts}{'; the same command with --retry runs them again' if retried else ''}")
         raise typer.Exit(0)
     return ended
 
@@ -200,6 +214,7 @@ def _print_results(
         print(f"{len(rows)} rows in {study.table('results.csv')}")
         if owed is None:
             _print_answers(study)
+        print(f"figures and report: dit-harness report {study.name}")
     unfinished = [item for item in ended if item.now.state is not State.DONE]
     for item in unfinished:
         print(f"{item.name}: {item.now.state}: {item.now.message} (log: {item.run.log})", file=sys.stderr)

@@ -20,6 +20,7 @@ from harness.cli.prepare import encode, train_vae
 from harness.cli.report import collect, report
 from harness.cli.sample import sample
 from harness.cli.status import cancel, logs, status
+from harness.cli.words import reflowed
 from harness.errors import InputError
 
 app = typer.Typer(
@@ -29,18 +30,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="""Scaling studies of Diffusion Transformers: from a grid of models to the GFLOPs-vs-FID plots.
+    help=reflowed("""Scaling studies of Diffusion Transformers: from a grid of models to the GFLOPs-vs-FID plots.
 
     A study is a sweep file (TOML), such as sweeps/quickstart.toml. Every verb takes the file, or the study's name (the
     file's stem) once it was launched.
 
     \b
     dit-harness plan sweeps/quickstart.toml      what would run, and what it costs
-    dit-harness launch sweeps/quickstart.toml    train, sample and score every cell; again to resume
+    dit-harness launch sweeps/quickstart.toml    run every cell; again to resume
     dit-harness report quickstart                table, fits, figures, report.html
 
     Exit codes: 0 all well, 1 some cells failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C, SIGTERM or
-    the end of the terminal, 141 nobody reads the output.""",
+    the end of the terminal, 141 nobody reads the output."""),
 )
 
 
@@ -65,7 +66,7 @@ _VERBS = (
     *(collect, report, sample, export, import_, clean),
 )
 for verb in _VERBS:
-    app.command(verb.__name__.strip("_").replace("_", "-"))(verb)
+    app.command(verb.__name__.strip("_").replace("_", "-"), help=reflowed(verb.__doc__ or ""))(verb)
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ class Verbs(TyperGroup):
         signature = inspect.signature(verb)
         vars(verb).update(__signature__=signature.replace(parameters=[*signature.parameters.values(), *options]))
         app = typer.Typer(add_completion=False, rich_markup_mode=self.rich_markup_mode)
-        app.command(name)(verb)
+        app.command(name, help=command.help)(verb)
         return name, typer.main.get_command(app), others
 
 
@@ -155,7 +155,17 @@ def resolve(argument: str, results: Path, given: Mapping[str, Any] | None = None
     from harness.spec.resources import Resources
 
     asked = {key: value for key, value in (given or {}).items() if key in Resources.model_fields and value is not None}
-    return load_sweep(path, name).with_resources(asked), study
+    sweep = load_sweep(path, name).with_resources(asked)
+    if sweep.resources.executor == "local":
+        from harness.spec.fields import fields_of
+
+        for field in fields_of(Resources).values():
+            if field.name in asked and field.marks.get("executor") == "slurm":
+                raise InputError(
+                    f"--{field.name.replace('_', '-')}: it is for Slurm, and this sweep runs here; "
+                    "allowed with: --executor slurm"
+                )
+    return sweep, study
 
 
 def items_of(sweep: Sweep, study: Study) -> list[CellRun]:
@@ -215,7 +225,7 @@ def print_table(table: FittedTable, *, wide: bool) -> None:
     console().print(replace(table, wide=wide), crop=False)
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Where tables and bars are drawn."""
     from rich.console import Console
 
@@ -226,4 +236,4 @@ def console() -> Console:
     # a pipe has no width; tables should not be squeezed into 80 columns there, unless the user says so
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     # titles, names and messages are the user's: what looks like markup in them is not
-    return Terminal(width=width, markup=False, emoji=False, highlight=False)
+    return Terminal(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)

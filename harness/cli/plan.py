@@ -34,7 +34,11 @@ def plan(
     ] = None,
     gpus: Annotated[
         int | None,
-        typer.Option(min=0, help="GPUs to plan for: of a machine, or of every node's job on Slurm. Default: as here."),
+        typer.Option(
+            min=0,
+            max=100_000,
+            help="GPUs to plan for: of a machine, or of every node's job on Slurm. Default: as here.",
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Instead, list everything that is missing, and how to get it.")
@@ -46,10 +50,11 @@ def plan(
     """Show every cell: shape, tokens, parameters, GMACs, cost, GPU hours, disk, estimated time and state.
 
     Starts nothing, and needs neither the data nor a GPU. Training compute is the paper's 3 * GMACs * batch * steps; an
-    operation is half a multiply-add. The time is that on this machine, or on what --gpus or --executor slurm describe.
+    operation is half a multiply-add. The time is that on this machine, or on what --gpus or --executor slurm describe,
+    by the study's finished cells if there are any; of a finished cell it is what it took.
     """
     from harness.cli.tables import plan_table
-    from harness.cli.words import evaluation_lines, lever_lines, parts_line
+    from harness.cli.words import evaluation_lines, lever_lines, longest_line, parts_line, wrapped
     from harness.launch.checks import check_ranks
     from harness.launch.levers import levers
     from harness.launch.plan import plan as price
@@ -74,11 +79,13 @@ def plan(
     total = totals(sweep, rows)
     cli.print_table(plan_table(sweep.title, rows, total), wide=wide)
     lines = [parts_line(total)] if total["on_gpu"] else []
+    if total["on_gpu"] and (line := longest_line(rows, total)):
+        lines.append(line)
     lines += evaluation_lines(sweep)
     if total["on_gpu"] and total["gpu_hours"] > WORTH_SAVING_HOURS:
         lines += lever_lines(levers(sweep, items, rows))
     for line in lines:
-        print(line)
+        print(wrapped(line))
     cli.print_warnings(sweep)
 
 

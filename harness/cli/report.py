@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -67,22 +68,41 @@ def report(
     # figures are drawn into files; a backend that the environment names may not be installed
     os.environ["MPLBACKEND"] = "agg"
     from analysis.report import write_report
+    from harness.cli.bars import WorkBar
     from harness.cli.words import wrapped
 
-    written = write_report(folder)
+    print(f"{folder}: fitting, then drawing the figures", file=sys.stderr, flush=True)
+    with WorkBar(cli.console(stderr=True), images=False) as bar:
+        written = write_report(
+            folder, lambda done, total: bar.report({"stage": "figures", "done": done, "total": total})
+        )
     for line in written.summary:
         print(wrapped(line))
     print(f"{len(written.paths)} files, all on one page: {written.paths[-1]}")
 
 
 def _together(studies: list[str], output: Path, results: Path) -> Path:
-    """Write the tables of several studies as one, and return their folder."""
-    from analysis.combine import combine
+    """Write the tables of several studies as one, and return their folder.
+
+    Raises:
+        InputError: the folder holds what other studies gave, or see `analysis.combine.combine`.
+    """
+    from analysis.combine import combine, sources_of
 
     names = list(dict.fromkeys(map(str, map(cli.home, studies))))
+    there = sources_of(output)
+    if there and set(map(_called, there)) != set(map(_called, names)):
+        raise InputError(
+            f"--output: {output} holds the tables of {', '.join(there)}; allowed: these studies again, or a new folder"
+        )
     table = combine([_tables_of(name, results) for name in names], names, output)
     print(f"{len(table)} rows of {table['cell'].nunique()} cells in {output / 'results.csv'}")
     return output
+
+
+def _called(study: str) -> str:
+    """What a study is called, by its name or by its sweep file."""
+    return Path(study).stem if study.endswith(".toml") else study
 
 
 def _tables_of(study: str, results: Path) -> Path:

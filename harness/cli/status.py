@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import options as cli
 from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.runs.cellruns import CellRun
 
 
 def status(
@@ -69,9 +72,21 @@ def cancel(
     stopped = stop([*chosen, *at_work(chosen)], [*items, *at_work(items)], folder.name)
     for line in stopped.problems:
         print(line, file=sys.stderr)
-    print(f"{stopped.cells} cell{'s' * (stopped.cells != 1)} asked to stop")
+    print(f"{stopped.cells} cell{'s' * (stopped.cells != 1)} asked to stop{_others(chosen)}")
     if stopped.problems:
         raise typer.Exit(1)
+
+
+def _others(items: list[CellRun]) -> str:
+    """How many of these cells had nothing to stop, and why."""
+    from harness.launch.remeasure import at_work
+    from harness.runs.state import ACTIVE, State
+
+    busy = {item.cell.id for item in at_work(items)}
+    idle = [item.now.state for item in items if item.now.state not in ACTIVE and item.cell.id not in busy]
+    done = sum(state is State.DONE for state in idle)
+    counts = {"done already": done, "not running": len(idle) - done}
+    return "".join(f", {count} {'is' if count == 1 else 'are'} {what}" for what, count in counts.items() if count)
 
 
 def logs(

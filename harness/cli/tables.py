@@ -57,23 +57,32 @@ def _state_text(state: str) -> Text:
 
 
 #: Names of cells longer than this may take several lines.
-_NAME = 24
+_NAME = 60
+
+_GPU_HOURS = "GPU hours"
+
+
+def _time_of(row: Row) -> float:
+    """What a finished cell took, and another one is estimated to take, in seconds."""
+    measured = row.get("measured_s")
+    return float(row["estimated_s"] if measured is None else measured)
+
 
 _PLAN_COLUMNS = (
     _left("cell", "name", rank=15, least=_NAME),
     _left("id", rank=1),
-    _left("block", rank=2),
-    _right("depth", rank=6),
-    _right("width", rank=5),
-    _right("heads", rank=3),
-    _right("patch", "patch_size", rank=4),
-    _right("tokens", rank=8),
+    _left("block", rank=1),
+    _right("depth", rank=5),
+    _right("width", rank=4),
+    _right("heads", rank=2),
+    _right("patch", "patch_size", rank=3),
+    _right("tokens", rank=7),
     _right("params (M)", "params_m", number, rank=10),
     _right("GMACs", "gmacs", number, rank=13),
     _right("train GMACs", "train_gmacs", number, rank=9),
-    _right("sampling GMACs", "sampling_gmacs", number, rank=7),
-    _right("GPU hours", "gpu_hours", number, rank=11),
-    _right("est. time", "estimated_s", duration, rank=12),
+    _right("sampling GMACs", "sampling_gmacs", number, rank=6),
+    _right(_GPU_HOURS, "gpu_hours", number, rank=8),
+    Column("est. time", lambda row: duration(_time_of(row)), "right", 12),
     _left("state", show=_state_text, rank=14),
 )
 
@@ -86,16 +95,21 @@ def plan_table(title: str, rows: Sequence[Row], totals: Row) -> FittedTable:
         f"{f'{hours:,.0f}' if hours >= 10 else number(hours)} GPU hours at {number(totals['tflops'])} TFLOP/s a GPU "
         f"({totals['throughput']}{'; --tflops N to state another' if assumed else ''}). "
     )
+    took = "; the time of a finished cell is what it took" if any(row.get("measured_s") for row in rows) else ""
+    left = (
+        f"what is not done takes about {duration(totals['estimated_s'])} on {totals['site']} ({totals['time_source']})"
+    )
+    left = left if any(row["state"] != State.DONE for row in rows) else "all are done"
     caption = (
         f"{totals['cells']} cell{'s' * (totals['cells'] != 1)}; training {number(totals['train_gmacs'])} GMACs, "
-        f"sampling {number(totals['sampling_gmacs'])} GMACs; what is not done takes about "
-        f"{duration(totals['estimated_s'])} on {totals['site']}. "
+        f"sampling {number(totals['sampling_gmacs'])} GMACs; {left}{took}. "
         "GMACs: 1e9 multiply-adds of one forward pass of one image (the paper's Gflops).\n"
         f"{price if totals['on_gpu'] else ''}Disk: weights "
         f"{size_of(totals['weights_bytes'])}, samples {size_of(totals['samples_bytes'])}, states while training "
         f"{size_of(totals['states_bytes'])}{latents}."
     )
-    return FittedTable(title, _PLAN_COLUMNS, rows, caption)
+    columns = [column for column in _PLAN_COLUMNS if totals["on_gpu"] or column.title != _GPU_HOURS]
+    return FittedTable(title, columns, rows, caption)
 
 
 class StatusRow(TypedDict):
@@ -182,10 +196,10 @@ _STATUS_COLUMNS = (
     _right("loss", show=number, rank=5),
     _right("images/s", "images_per_s", number, rank=4),
     _right("MFU", "mfu", lambda share: f"{share:.0%}", rank=3),
-    _right("left", "seconds_left", duration, rank=7),
+    _right("left", "seconds_left", duration, rank=6),
     _right("attempt", rank=3),
     _left("node", rank=2, least=16),
-    _left("message", rank=6, least=24),
+    _left("message", rank=7, least=16),
 )
 
 
@@ -215,16 +229,15 @@ _CONDITIONS = {column: column.replace("_", " ") for column in PROTOCOL_COLUMNS} 
 
 
 def results_table(title: str, rows: Sequence[Row]) -> FittedTable:
-    """One row a cell, step and protocol, ordered by GMACs; a metric has the name that the report gives it.
+    """One row a model, step and protocol, in the order of the grid; a metric has the name that the report gives it.
 
-    Over several sampling seeds: mean and standard deviation, never the best. If rows were measured differently, each
-    difference has its own column, and the caption warns.
+    Over several seeds, of training or of sampling: mean and standard deviation, never the best. If rows were measured
+    differently, each difference has its own column, and the caption warns.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    order = ("gmacs", "name", "step", "samples", "sampling_steps", "guidance", "protocol")
     rows = [row for row in rows if row["extractor"]] or rows  # those of losses alone only where there are no others
-    for row in sorted(rows, key=lambda row: [(row[column] is not None, row[column]) for column in order]):
-        groups.setdefault((row["cell"], row["step"], row["protocol"]), []).append(row)
+    for row in rows:
+        groups.setdefault((_without_seed(row), row["step"], row["protocol"]), []).append(row)
     varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]
     seeds = max(len(group) for group in groups.values())
     several = len({row["step"] for row in rows}) > 1
@@ -240,7 +253,12 @@ def results_table(title: str, rows: Sequence[Row]) -> FittedTable:
         *([_right("seeds", rank=1)] if seeds > 1 else []),
         _right("time", "seconds", duration, rank=5),
     )
-    return FittedTable(title, columns, [*map(_over_seeds, groups.values())], _results_caption(rows[0], varying, seeds))
+    return FittedTable(title, columns, [*map(_over_seeds, groups.values())], _results_caption(rows, varying, seeds))
+
+
+def _without_seed(row: Row) -> str:
+    """The name of a cell without its seed, where the name has it: what repeats share."""
+    return "-".join(part for part in str(row["name"]).split("-") if part != f"seed{row['seed']}")
 
 
 def _condition(column: str, rows: Sequence[Row]) -> Column:
@@ -257,32 +275,50 @@ def _names(column: str, rows: Sequence[Row]) -> str:
 
 
 def _over_seeds(group: list[Row]) -> Row:
-    """One row for several sampling seeds: each measure as text, and the sum of their times."""
-    measured = {column: _mean([row[column] for row in group]) for column in (*_DISTANCES, *(m[0] for m in _MEASURES))}
-    seconds = (group[0]["train_seconds"] or 0) + sum(row["sample_seconds"] or 0 for row in group)
-    return {**group[0], **measured, "seeds": len(group), "seconds": seconds}
+    """One row for several seeds: each measure as text, and the time of all.
+
+    Of a cell with several sampling seeds the mean counts as one value, unless there is no other cell.
+    """
+    cells: dict[str, list[Row]] = {}
+    for row in group:
+        cells.setdefault(row["cell"], []).append(row)
+
+    def values(column: str) -> list[float]:
+        found = [[row[column] for row in rows if row[column] is not None] for rows in cells.values()]
+        return [mean(each) for each in found if each] if len(cells) > 1 else found[0]
+
+    measured = {column: _mean(values(column)) for column in (*_DISTANCES, *(m[0] for m in _MEASURES))}
+    seconds = sum(rows[0]["train_seconds"] or 0 for rows in cells.values())
+    seconds += sum(row["sample_seconds"] or 0 for row in group)
+    name = _without_seed(group[0]) if len(cells) > 1 else group[0]["name"]
+    return {**group[0], **measured, "name": name, "seeds": max(len(cells), len(group)), "seconds": seconds}
 
 
-def _mean(values: list[float | None]) -> str:
+def _mean(found: list[float]) -> str:
     """Mean and standard deviation of what was measured."""
-    found = [value for value in values if value is not None]
     if len(found) < 2 or len(set(found)) == 1:
         return number(found[0] if found else None)
     return f"{number(mean(found))} ± {stdev(found):.2g}"
 
 
-def _results_caption(row: Row, varying: list[str], seeds: int) -> str:
-    """What all rows share, and a warning if they do not compare."""
+def _results_caption(rows: Sequence[Row], varying: list[str], seeds: int) -> str:
+    """What all rows share, what the time is, and a warning if they do not compare."""
+    row, parts = rows[0], []
+    if seeds > 1:
+        kinds = {"training": "seed", "sampling": "sampling_seed"}
+        several = " and ".join(what for what, column in kinds.items() if len({row[column] for row in rows}) > 1)
+        parts.append(f"mean ± standard deviation over up to {seeds} {several} seeds")
+    scored = ", sampling and scoring" if row["extractor"] else ""
+    parts.append(f"time: training to this step{scored}{', of all seeds' if seeds > 1 else ''}")
     if not row["extractor"] and not varying:
-        return "losses only: noise MSE of the averaged weights, on images that are the same for every cell"
+        losses = "losses only: noise MSE of the averaged weights, on images that are the same for every cell"
+        return "; ".join([losses, *parts])
     shared = {
         "samples": f"{row['samples']:,} samples",
         "reference": f"against {row['reference']}",
         "extractor": f"features of {row['extractor']}",
     }
-    parts = [", ".join(text for column, text in shared.items() if column not in varying)]
-    if seeds > 1:
-        parts.append(f"mean ± standard deviation over up to {seeds} sampling seeds")
+    parts = [", ".join(text for column, text in shared.items() if column not in varying), *parts]
     if varying:
         differ = " and ".join(_CONDITIONS[column] for column in varying)
         parts.append(f"warning: measured in different ways ({differ}); compare values of one protocol only")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,22 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def rate(value: float) -> str:
+    """A speed, whole unless it is small: 1234, 12, 0.4."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def reflowed(text: str) -> str:
+    """A text whose paragraphs are one line each, to be broken by the terminal; one after a backspace is kept."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in paragraphs)
+
+
 def wrapped(line: str) -> str:
-    """A sentence in lines that fit the terminal, the second and later ones indented."""
+    """A sentence in lines that fit the terminal, the second and later ones indented further than the first."""
     width = min(shutil.get_terminal_size().columns, 110)
-    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def state_line(item: CellRun) -> str:
@@ -81,6 +94,10 @@ def parts_line(totals: Mapping[str, Any]) -> str:
     return f"GPU hours: {', '.join(texts)}"
 
 
+#: A cell that takes this share of the wall time decides it.
+_MOST_OF_ALL = 0.7
+
+
 def lever_lines(levers: Sequence[Lever]) -> list[str]:
     """How to pay less, one line each."""
     lines = []
@@ -88,6 +105,19 @@ def lever_lines(levers: Sequence[Lever]) -> list[str]:
         disk = f" and {size_of(lever.disk)} of disk" if lever.disk else ""
         lines.append(f"  {number(lever.hours)} GPU hours{disk} less: {lever.change}; {lever.price}")
     return ["to pay less:", *lines] if lines else []
+
+
+def longest_line(rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> str:
+    """That one cell decides the wall time, where it does; empty elsewhere."""
+    left = [row for row in rows if row["state"] != "done"]
+    longest = max(left, key=lambda row: row["estimated_s"], default=None)
+    if longest is None or len(left) < 2 or longest["estimated_s"] < _MOST_OF_ALL * total["estimated_s"]:
+        return ""
+    on = f"{longest['ranks']} GPUs" if longest["ranks"] > 1 else "one GPU"
+    return (
+        f"{longest['name']} alone takes {duration(longest['estimated_s'])} on {on}: more ranks for it "
+        "([[resources.for]]) or for all (--ranks) shorten the study; what ranks lose by waiting is left out"
+    )
 
 
 def cost_line(cost: Cost, cells: int) -> str:

@@ -96,8 +96,8 @@ def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> P
             reason = f"the hub gave none ({first_line(error)})"
     if found[0] is None or found[1] is None:
         raise InputError(
-            f"data.vae.name {name}: not here; {reason}; or where there is a network: "
-            f"hf download {name} {CONFIG} {WEIGHTS} --local-dir {mine}"
+            f"data.vae.name {name}: not here; {reason}; or bring the folder {mine} from a machine with a network, made "
+            f"there by: hf download {name} {CONFIG} {WEIGHTS} --local-dir {mine}"
         )
     return found[0].parent
 

@@ -91,7 +91,15 @@ def find_tree(folder: Path | None, key: str = "FOLDER", *, own_split: bool = Tru
             classes that differ between train and val.
     """
     if folder is None:
-        raise InputError(f"{key}: set resources.data_folder (or --data-folder) to the folder with the images")
+        how = (
+            ""
+            if own_split
+            else (
+                ", which hold one folder a class in train/ and in val/ (sort the flat validation images of the "
+                "ILSVRC 2012 archive by its ground truth); they come from https://image-net.org, after registration"
+            )
+        )
+        raise InputError(f"{key}: set resources.data_folder (or --data-folder) to the folder with the images{how}")
     try:
         tree = _find(folder, key, own_split)
     except OSError as error:

@@ -73,7 +73,7 @@ def export(
         raise InputError("--vae: the cell learns pixels; leave it out")
     require_new(output)
     step = cell.training.steps if step is None else step
-    network = trained_network(run, cell, step, ema=ema)
+    network = trained_network(run, cell, step, ema=ema, name=item.name)
     require_finite(network.state_dict(), str(run.weights_file(step)))
     assert isinstance(network, DiT)  # by `check_exportable`
     if format == "official":
@@ -90,8 +90,10 @@ def export(
     return note
 
 
-def trained_network(run: Run, cell: Cell, step: int, *, ema: bool = True, device: str = "cpu") -> Network:
-    """The network of a trained cell, for a user who asks for its weights of `step`.
+def trained_network(
+    run: Run, cell: Cell, step: int, *, ema: bool = True, device: str = "cpu", name: str | None = None
+) -> Network:
+    """The network of a trained cell, for a user who asks for its weights of `step`, and calls the cell `name`.
 
     Raises:
         InputError: there are none, or the file is damaged or of another cell.
@@ -99,12 +101,23 @@ def trained_network(run: Run, cell: Cell, step: int, *, ema: bool = True, device
     try:
         return load_weights(run, cell, step, ema=ema, device=device)
     except FileNotFoundError:
-        kept = ", ".join(str(kept) for kept in run.weights_steps()) or "none yet"
-        raise InputError(f"{run.folder}: no weights of step {step}; allowed: {kept}") from None
+        raise InputError(f"{name or run.label}: {_weights_there(run, cell, step)}") from None
     except checkpoint.CorruptCheckpointError as error:
         raise InputError(f"{error}; the file is damaged") from None
     except CellFailedError as error:
         raise InputError(str(error)) from None
+
+
+def _weights_there(run: Run, cell: Cell, step: int) -> str:
+    """That there are no weights of a step, how far the training is, and which steps can be had."""
+    kept = run.weights_steps()
+    text = f"no weights of step {step}; allowed: {', '.join(map(str, kept)) or 'none yet'}"
+    progress = run.progress() or {}
+    at = max([*kept, progress.get("done", 0) if progress.get("stage") == "train" else 0])
+    if at < cell.training.steps:
+        text += f"; the cell is at step {at} of {cell.training.steps}"
+        text += f", and --step {kept[-1]} works" if kept else ""
+    return text
 
 
 def export_samples(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from harness.errors import InputError, first_line
+from harness.errors import InputError
 from harness.evaluation.extractors import Extractor, Features, Network
 from harness.files import large_file_hash
 from harness.runs.columns import PUBLISHED_INCEPTION
@@ -109,9 +109,8 @@ def check_weights(path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
         lines = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not k.endswith("num_batches_tracked")]
-    except Exception as error:  # a damaged pickle fails in any way
-        damaged = f"{path}: no readable Inception weights ({first_line(error)}); allowed: a copy of {URL}"
-        raise InputError(damaged) from None
+    except Exception:  # a damaged pickle fails in any way, and torch advises to load it unsafely
+        raise InputError(f"{path}: no file of PyTorch weights, or damaged; allowed: a copy of {URL}") from None
     if hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:8] != _LAYOUT:
         raise InputError(f"{path}: other weights than {NAME} has; allowed: a copy of {URL}")
     if odd := [name for name, value in state.items() if not torch.isfinite(value).all()]:

@@ -56,7 +56,7 @@ class Sampler:
             InputError: there are no such weights, or the autoencoder is missing.
         """
         cell, device = item.cell, _device()
-        network = trained_network(item.run, cell, step or cell.training.steps, ema=ema, device=device)
+        network = trained_network(item.run, cell, step or cell.training.steps, ema=ema, device=device, name=item.name)
         decode = decoder(cell.data, shared, device)
         return cls(network, cell.diffusion, decode, cell.training.label_dropout > 0)
 

@@ -14,7 +14,7 @@ from harness.runs.cellruns import CellRun
 from harness.runs.state import State
 from harness.runs.study import Shared, Study
 from harness.spec.cell import Cell
-from harness.spec.data import Data
+from harness.spec.data import DATA_SETS, Data
 from harness.spec.evaluation import EXTRACTORS
 from harness.spec.resources import EXECUTORS, Resources
 from sweeps.grid import Sweep
@@ -59,9 +59,22 @@ def _of_data(sweep: Sweep, study: Study, items: list[CellRun], *, content: bool)
             yield partial(latents.check_ready, data, shared, str(sweep.path))
         elif content:
             yield partial(sources.data_set(data).check_content, data, source)
-        if content and data.subset is not None:
+        if data.subset is not None:
             batch = max(item.cell.training.batch_size for item in items if item.cell.data == data)
+            yield partial(_check_subset_size, data, batch)
+        if content and data.subset is not None:
             yield partial(sources.check_subset, data, source, batch)
+
+
+def _check_subset_size(data: Data, batch: int) -> None:
+    """Check a subset by the numbers that are known without the files."""
+    facts = DATA_SETS.facts(data.name)
+    if facts.images is None or data.subset is None:
+        return
+    count = round(data.subset * (facts.images - facts.heldout))
+    for least, what in ((data.shape.classes, "classes"), (batch, "images of training.batch_size")):
+        if count < least:
+            raise InputError(f"data.subset: {data.subset} of {data.name} is {count} images, fewer than {least} {what}")
 
 
 def _check_autoencoder(data: Data, shared: Shared, sweep: Sweep) -> None:

@@ -59,7 +59,8 @@ class Reporter:
         if moment - self._printed >= LOG_SECONDS:
             self._printed = moment
             loss = f", loss {value['loss']:.4f}" if value.get("loss") is not None else ""
-            speed = f", {value['images_per_s']:.0f} images/s" if value.get("images_per_s") else ""
+            images = value.get("images_per_s")
+            speed = f", {images:.{0 if images >= 10 else 1}f} images/s" if images else ""
             until = f", {left:.0f} s left" if left is not None else ""
             at = f"{value['stage']} {value['done']}/{value['total']}" if "waits" not in value else value["waits"]
             print(f"[{now()}] {at}{loss}{speed}{until}", flush=True)

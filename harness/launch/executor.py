@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import InputError
 from harness.launch.job import Job
+from harness.launch.neighbours import Neighbourhood
 from harness.launch.payload import Placed
 from harness.launch.signals import StopFlag
 from harness.launch.view import View, note_takeover
@@ -21,6 +22,7 @@ from harness.processes import HeldError, now, process_identity, signal_process
 from harness.runs import provenance
 from harness.runs.attempts import RESTARTS, Attempt, Scheduler
 from harness.runs.cellruns import CellRun
+from harness.runs.layout import TRAINING
 from harness.runs.records import Claim, Ticket
 from harness.runs.state import RETRIED, STARTABLE, State
 from harness.runs.study import Study
@@ -62,6 +64,20 @@ class Launch:
     to_retry: set[str]
     beside: tuple[CellRun, ...] = ()
     retry: bool = False
+    around: Neighbourhood = field(init=False)  # other studies' jobs
+    blocked: str = ""  # whose jobs have the slots, where only other studies' jobs keep cells waiting
+    told: set[str] = field(default_factory=set)  # lines about other studies' jobs
+
+    def __post_init__(self) -> None:
+        """Know which cells are the study's own."""
+        listed = [item.cell.id for item in (*self.items, *self.beside)]
+        self.around = Neighbourhood(self.study, listed, self.items[0].run.track if self.items else TRAINING)
+
+    def tell(self, text: str) -> None:
+        """Tell the user of other studies' jobs, every line once."""
+        if text not in self.told:
+            self.told.add(text)
+            self.view.note(text)
 
     def resources_of(self, item: CellRun) -> Resources:
         """What a cell runs on."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 
+from harness.files import read_json
 from harness.launch.checks import check_writable, checks
 from harness.launch.executor import Executor, Launch, NoAnswerError, executor_named
 from harness.launch.signals import interrupt_no_more
@@ -56,6 +57,7 @@ def launch(
     gpus = [] if on_cpu else executor.gpus()
     _check(sweep, study, items, gpus)
     if chosen is None:
+        _tell_unlisted(study, everything, view)
         study.save_sweep(sweep.path, {item.cell.id: item.name for item in everything}, sweep.extensions)
     study.remove_leftovers(item.run for item in items)
     origin, changed = provenance.origin()
@@ -86,6 +88,16 @@ def _check(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str]) ->
         check()
     study.check_schema()
     check_writable(study)
+
+
+def _tell_unlisted(study: Study, items: list[CellRun], view: View) -> None:
+    """Tell how many cells the study listed and lists no longer."""
+    gone = (read_json(study.cells_file) or {}).keys() - {item.cell.id for item in items}
+    if gone:
+        one = len(gone) == 1
+        ran = any((study.runs_folder / cell).exists() for cell in gone)
+        kept = f"; {'its run stays' if one else 'their runs stay'} until dit-harness clean" if ran else ""
+        view.note(f"{len(gone)} cell{' is' if one else 's are'} no longer listed{kept}")
 
 
 def run_to_end(work: Launch, executor: Executor, *, wait: bool = False) -> None:
@@ -140,8 +152,8 @@ def _look(work: Launch, watched: list[CellRun], announced: set[str]) -> None:
 
 
 def _waits_for_slots(work: Launch) -> bool:
-    """Whether a cell would start, if other cells of the study did not have the slots."""
-    busy = any(item.now.state in ACTIVE and item.in_local_slot for item in work.beside)
+    """Whether a cell would start, if other cells, of this study or of others, did not have the slots."""
+    busy = bool(work.blocked) or any(item.now.state in ACTIVE and item.in_local_slot for item in work.beside)
     return busy and any(work.may_start(item) for item in work.items)
 
 

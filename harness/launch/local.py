@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from harness.launch import imports
 from harness.launch.executor import Executor, Launch
 from harness.launch.job import Job
 from harness.launch.machine import gpus_unseen, share_of, visible_gpus
+from harness.launch.neighbours import Neighbour, whose
 from harness.launch.signals import held
 from harness.processes import now, process_identity, signal_process
 from harness.runs import triage
@@ -36,15 +37,37 @@ STOP_SECONDS = 120.0
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 
 
-def _free_gpus(gpus: list[str], active: list[tuple[CellRun, Resources]], ranks: int) -> str | None:
-    """The GPUs least taken by live jobs of this study, one for each rank, as CUDA_VISIBLE_DEVICES takes them."""
+def _free_gpus(
+    gpus: list[str], active: list[tuple[CellRun, Resources]], ranks: int, neighbours: Sequence[Neighbour] = ()
+) -> str | None:
+    """The GPUs least taken by live jobs, one for each rank, as CUDA_VISIBLE_DEVICES takes them."""
     if not gpus:
         return None
     taken: Counter[str] = Counter()
     for item, resources in active:
         claimed = (item.now.attempt.claim.get("gpu") or "") if item.now.attempt else ""
         taken.update(dict.fromkeys(claimed.split(","), Fraction(1, resources.cells_per_gpu)))
+    for neighbour in neighbours:
+        taken.update(neighbour.gpus)
     return ",".join(sorted(gpus, key=lambda gpu: taken[gpu])[:ranks])
+
+
+def _has_room(
+    launch: Launch, resources: Resources, active: list[tuple[CellRun, Resources]], neighbours: list[Neighbour]
+) -> bool:
+    """Whether a cell with these resources finds a slot; where only other studies' jobs have them, the user is told."""
+    stated = resources.slots is not None  # then they are this study's
+    counted = [(item, of) for item, of in active if not (stated and item.other_study)]
+    taken = sum((share_of(of, launch.gpus) for _, of in counted), Fraction(0))
+    if not stated:
+        taken += sum(neighbour.share(resources, launch.gpus) for neighbour in neighbours)
+    if not taken or taken + share_of(resources, launch.gpus) <= 1:
+        return True
+    studies = [item.other_study for item, _ in counted] + [neighbour.study for neighbour in neighbours]
+    if all(studies):
+        launch.blocked = f"waits for a slot: {whose(studies)}; --slots N starts cells beside them"
+        launch.tell(launch.blocked)
+    return False
 
 
 def _submit(job: Job) -> None:
@@ -135,7 +158,7 @@ class LocalExecutor(Executor):
         if gpus and resources.ranks > len(gpus):
             raise InputError(
                 f"{key}.ranks: {resources.ranks}, but of GPUs, one a rank, {len(gpus)} "
-                f'{"is" if len(gpus) == 1 else "are"} visible here; allowed: at most as many, or device = "cpu"'
+                f'{"is" if len(gpus) == 1 else "are"} there; allowed: at most as many, or device = "cpu"'
             )
 
     def prepare(self, launch: Launch) -> None:
@@ -147,19 +170,26 @@ class LocalExecutor(Executor):
             launch.view.note(note)
 
     def submit(self, launch: Launch, waiting: list[CellRun]) -> list[CellRun]:
-        """Start cells while slots are free. All launches of the study on this machine share the slots."""
+        """Start cells while slots are free.
+
+        All launches of the study on this machine share the slots. Jobs of other studies take slots, too, unless the
+        user says how many there are.
+        """
         tried: list[CellRun] = []
+        launch.blocked = ""
         for item in waiting:
             resources, others = launch.resources_of(item), (*launch.items, *launch.beside)
             active = [(i, launch.resources_of(i)) for i in others if i.now.state in ACTIVE and i.in_local_slot]
-            taken = sum(share_of(of, launch.gpus) for _, of in active)
-            if active and taken + share_of(resources, launch.gpus) > 1:
+            neighbours = launch.around.look()
+            if not _has_room(launch, resources, active, neighbours):
                 break
+            if neighbours:
+                launch.tell(whose((neighbour.study for neighbour in neighbours), "already "))
             item.refresh()
             if not launch.may_start(item):  # another launch was quicker
                 continue
             gpus = [] if resources.device == "cpu" else launch.gpus
-            gpu = _free_gpus(gpus, active, resources.ranks)
+            gpu = _free_gpus(gpus, active, resources.ranks, neighbours)
             with held():  # a claim has its job, or neither is made
                 job = launch.claim(item, gpu=gpu, allocation=os.environ.get("SLURM_JOB_ID"))
                 if job is not None:

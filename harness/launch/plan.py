@@ -14,8 +14,7 @@ from typing import Any
 from harness.data.autoencoders import folder_name
 from harness.data.latents import is_encoded
 from harness.data.vae_cost import vae_cost
-from harness.launch.machine import default_slots, visible_gpus
-from harness.launch.site import LONGEST_ON_CORES, Site, site_of, wall_seconds, with_gpus
+from harness.launch.site import LONGEST_ON_CORES, Course, Planned, Site, course, divided, site_of, with_gpus
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun
 from harness.runs.log import TrainLog
@@ -24,6 +23,7 @@ from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.evaluation import EXTRACTORS, Evaluation
+from harness.spec.resources import Resources
 from sweeps.grid import Sweep
 from sweeps.protocols import Origin
 
@@ -89,7 +89,8 @@ def plan(
 
     Returns:
         Rows whose `estimated_s` is wall time of the cell at the `site`, fitted to the study's finished cells if some
-        ran on the same kind of device; `share` is the share of the site that the cell takes. `gpu_hours` is one GPU's
+        ran on the same kind of device (`time_source` says by what); `measured_s` is the wall time that a finished cell
+        took, None for others; `share` is the share of the site that the cell takes. `gpu_hours` is one GPU's
         time at `tflops` (`throughput` says on whose word) for training, sampling, decoding by the autoencoder and
         scoring.
         Bytes on disk: `weights_bytes` (plain and averaged weights of every evaluated step), `states_bytes` (while it
@@ -103,7 +104,8 @@ def plan(
     rows = [_row(sweep, item, rate, shared) for item in items]
     _estimate(sweep, items, rows, site)
     on_cores = not any(site.has_gpu(sweep.resources_of(item.cell)) for item in items)
-    if on_cores and sweep.resources.device == "auto" and gpus is None and _wall(rows) > LONGEST_ON_CORES:
+    may_assume = on_cores and sweep.resources.device == "auto" and gpus is None
+    if may_assume and _course(sweep, rows).seconds > LONGEST_ON_CORES:
         _estimate(sweep, items, rows, with_gpus(site))
     return rows
 
@@ -148,6 +150,7 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "latents": folder_name(cell.data) if cell.data.vae else None,
         "latents_bytes": latents_bytes(cell.data),
         "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae.encode / 1e9,
+        "measured_s": measured_seconds(item) if item.now.state is State.DONE else None,
         "evaluations": [_evaluation_row(*pair) for pair in zip(sweep.origins, evaluations, strict=True)],
         "state": item.now.state.value,
     }
@@ -155,16 +158,20 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
 
 def _estimate(sweep: Sweep, items: list[CellRun], rows: list[Row], site: Site) -> None:
     """Write into the rows how long the cells take at a site, and what of it."""
-    name = site.name(sweep.resources)
+    name, groups = site.name(sweep.resources), dict[Resources, int]()
     for item, row in zip(items, rows, strict=True):
         resources = sweep.resources_of(item.cell)
         on_gpu = site.has_gpu(resources)
-        row |= {"site": name, "on_gpu": on_gpu, "share": float(site.share(resources))}
+        row |= {"site": name, "on_gpu": on_gpu, "share": float(site.share(resources)), "ranks": resources.world}
+        row["group"] = groups.setdefault(resources, len(groups))  # cells with the same resources
         row["estimated_s"] = 3600 * row["gpu_hours"] / resources.world if on_gpu else _assumed_seconds(item.cell, row)
         row["encoding_s"] = _encoding_seconds(row) / sweep.resources.world
-    scale = {on_gpu: _measured_over_assumed(items, rows, on_gpu) for on_gpu in {row["on_gpu"] for row in rows}}
+    ratios = {on_gpu: _measured_over_assumed(items, rows, on_gpu) for on_gpu in {row["on_gpu"] for row in rows}}
     for row in rows:
-        row["estimated_s"] = round(row["estimated_s"] * scale[row["on_gpu"]], 1)
+        found = ratios[row["on_gpu"]]
+        row["estimated_s"] = round(row["estimated_s"] * (median(found) if found else 1.0), 1)
+        unmeasured = row["throughput"] if row["on_gpu"] else "assumed"
+        row["time_source"] = f"by {len(found)} finished cell{'s' * (len(found) != 1)}" if found else unmeasured
 
 
 def _encoding_seconds(row: Row) -> float:
@@ -174,12 +181,30 @@ def _encoding_seconds(row: Row) -> float:
     return rate.hours(gmacs) * 3600 if row["on_gpu"] else gmacs / ASSUMED_GMACS_PER_S
 
 
-def _wall(rows: list[Row]) -> float:
-    """Wall time of what is not done, the encoding of its data first; the longest cells start first."""
+def _course(sweep: Sweep, rows: list[Row]) -> Course:
+    """How what is not done goes, the encoding of its data first; the longest cells start first.
+
+    Where Slurm has a cap, cells with other resources are arrays of their own, beside each other or in turn.
+    """
     left = sorted((row for row in rows if row["state"] != State.DONE), key=lambda row: row["train_gmacs"], reverse=True)
-    encoding: dict[str, float] = {row["latents"]: row["encoding_s"] for row in left if row["latents"]}
-    cells = [(row["estimated_s"], Fraction(row["share"]).limit_denominator(10_000)) for row in left]
-    return round(sum(encoding.values()) + wall_seconds(cells), 1)
+    encoding = sum({row["latents"]: row["encoding_s"] for row in left if row["latents"]}.values())
+    resources, groups = sweep.resources, dict[Any, list[Row]]()
+    capped = resources.executor == "slurm" and resources.max_parallel is not None and resources.cells_per_job is None
+    for row in left:
+        groups.setdefault(row["group"] if capped else None, []).append(row)
+    caps = divided(resources.max_parallel, [len(group) for group in groups.values()]) if groups else []
+    courses = []
+    for group, most in zip(groups.values(), caps or [resources.max_parallel] * len(groups), strict=True):
+        shares = [Fraction(1, most) if capped and most else Fraction(row["share"]) for row in group]
+        planned = [
+            Planned(row["estimated_s"], share.limit_denominator(10_000), row["states_bytes"])
+            for row, share in zip(group, shares, strict=True)
+        ]
+        courses.append(course(planned))
+    seconds, states = ([getattr(one, key) for one in courses] for key in Course._fields)
+    if caps is None:  # in turn
+        return Course(round(encoding + sum(seconds), 1), max(states))
+    return Course(round(encoding + max(seconds, default=0.0), 1), sum(states))
 
 
 def _evaluation_row(origin: Origin, evaluation: Evaluation) -> Row:
@@ -189,8 +214,7 @@ def _evaluation_row(origin: Origin, evaluation: Evaluation) -> Row:
 
 def totals(sweep: Sweep, rows: list[Row]) -> Row:
     """Sums over the grid, and the wall time at the site of what is not done."""
-    gpus = [] if sweep.resources.device == "cpu" else visible_gpus()
-    slots = default_slots(sweep.resources, gpus)
+    goes = _course(sweep, rows)
     latents = {row["latents"]: row for row in rows if row["latents"] is not None}
     encoding = sum(row["encoding_gmacs"] for row in latents.values())
     bytes_ = [row["latents_bytes"] for row in latents.values()]
@@ -203,13 +227,13 @@ def totals(sweep: Sweep, rows: list[Row]) -> Row:
         "gpu_hours": sum(row["gpu_hours"] for row in rows) + rate.hours(encoding),
         "tflops": rate.tflops,
         "throughput": rate.source,
-        # a finished run keeps no state: at most the largest ones at once
-        "states_bytes": sum(sorted((row["states_bytes"] for row in rows), reverse=True)[:slots]),
+        "states_bytes": goes.states_bytes,  # a finished run keeps no state
         "latents": len(latents),
         "latents_bytes": None if None in bytes_ else sum(bytes_),
         "site": rows[0]["site"],
         "on_gpu": any(row["on_gpu"] for row in rows),
-        "estimated_s": _wall(rows),
+        "estimated_s": goes.seconds,
+        "time_source": " and ".join(dict.fromkeys(row["time_source"] for row in rows)),
     }
 
 
@@ -263,15 +287,13 @@ def _assumed_seconds(cell: Cell, row: Row) -> float:
     return float(recipe.steps * pass_seconds + gmacs / ASSUMED_GMACS_PER_S)
 
 
-def _measured_over_assumed(items: list[CellRun], rows: list[Row], on_gpu: bool) -> float:
-    """Median ratio over the cells that have finished on such a device; 1 when there are none."""
-    done = [
-        (item, row)
+def _measured_over_assumed(items: list[CellRun], rows: list[Row], on_gpu: bool) -> list[float]:
+    """The ratio of each cell that has finished on such a device."""
+    return [
+        row["measured_s"] / row["estimated_s"]
         for item, row in zip(items, rows, strict=True)
-        if item.now.state is State.DONE and row["on_gpu"] == on_gpu and _devices(item) <= {"cuda" if on_gpu else "cpu"}
+        if row["measured_s"] and row["on_gpu"] == on_gpu and _devices(item) <= {"cuda" if on_gpu else "cpu"}
     ]
-    ratios = [seconds / row["estimated_s"] for item, row in done if (seconds := measured_seconds(item))]
-    return median(ratios) if ratios else 1.0
 
 
 def _devices(item: CellRun) -> set[str]:
@@ -286,4 +308,4 @@ def measured_seconds(item: CellRun) -> float | None:
     records = [item.run.measured(key) for key in item.owed]
     if not trained or any(record is None for record in records):
         return None
-    return float(trained[-1]) + sum(float(record["seconds"]) for record in records if record)
+    return float(trained[-1]) + sum(float(record.get("seconds", 0)) for record in records if record)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from harness.launch.machine import default_slots, share_of, visible_gpus
 from harness.spec.resources import Resources
@@ -48,7 +49,7 @@ class Site:
         """The site in words, as in "takes 2 h on ..."."""
         if self.executor == "slurm":
             most = resources.max_parallel or (1 if resources.cells_per_job else None)
-            jobs = f"{most} Slurm job{'s' * (most != 1)} at once" if most else "Slurm, all jobs at once"
+            jobs = f"at most {most} Slurm job{'s' * (most != 1)} at once" if most else "Slurm, all jobs at once"
             slots = f", each with {resources.cells_per_job} slots" if resources.cells_per_job else ""
             return f"{jobs}{slots}{' (a GPU a rank is assumed: --device cuda)' if self.assumed else ''}"
         if self.cores:
@@ -73,19 +74,47 @@ def with_gpus(site: Site) -> Site:
     return Site("slurm", assumed=True) if site.executor == "slurm" else Site(site.executor, ("0",), assumed=True)
 
 
-def wall_seconds(cells: Iterable[tuple[float, Fraction]]) -> float:
-    """How long cells take that start in this order, each as soon as its share of the site is free.
+class Planned(NamedTuple):
+    """A cell as it is planned: how long it takes, its share of the site, and its states on the disk meanwhile."""
 
-    Args:
-        cells: seconds and share of each.
-    """
-    now, free, running = 0.0, Fraction(1), list[tuple[float, Fraction]]()
-    last = 0.0
-    for seconds, share in cells:
+    seconds: float
+    share: Fraction
+    states_bytes: int
+
+
+class Course(NamedTuple):
+    """How cells go through a site: how long all take, and the most bytes of states at once."""
+
+    seconds: float
+    states_bytes: int
+
+
+def course(cells: Iterable[Planned]) -> Course:
+    """What comes of cells that start in this order, each as soon as its share of the site is free."""
+    now, free, running = 0.0, Fraction(1), list[tuple[float, Fraction, int]]()
+    last, disk, most = 0.0, 0, 0
+    for seconds, share, states in cells:
         while share > free:
-            now, freed = heapq.heappop(running)
-            free += freed
-        heapq.heappush(running, (now + seconds, share))
-        free -= share
-        last = max(last, now + seconds)
-    return last
+            now, freed, gone = heapq.heappop(running)
+            free, disk = free + freed, disk - gone
+        heapq.heappush(running, (now + seconds, share, states))
+        free, disk = free - share, disk + states
+        last, most = max(last, now + seconds), max(most, disk)
+    return Course(last, most)
+
+
+def divided(most: int | None, counts: Sequence[int]) -> list[int | None] | None:
+    """How many jobs at once groups of so many cells get of `most`; None where they have to go in turn.
+
+    On Slurm cells with the same resources are one array, and a cap holds for each array alone.
+    """
+    if most is None or len(counts) == 1:
+        return [most] * len(counts)
+    if len(counts) > most:
+        return None
+    left, mine = sum(counts), list[int | None]()
+    for number, count in enumerate(counts):
+        others = len(counts) - number - 1
+        mine.append(share := max(1, min(most - others, round(most * count / left))))
+        most, left = most - share, left - count
+    return mine

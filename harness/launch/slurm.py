@@ -23,6 +23,7 @@ from harness.launch.executor import Executor, Launch, NoAnswerError
 from harness.launch.job import Job
 from harness.launch.payload import Placed
 from harness.launch.signals import StopFlag
+from harness.launch.site import divided
 from harness.launch.slurm_pool import Pool, claim_start
 from harness.launch.slurm_queue import Queue
 from harness.processes import now
@@ -159,16 +160,13 @@ def _groups(launch: Launch, waiting: list[CellRun]) -> list[_Group]:
     found: dict[Resources, list[CellRun]] = {}
     for item in waiting:
         found.setdefault(launch.resources_of(item), []).append(item)
-    most, left = launch.sweep.resources.max_parallel, len(waiting)
-    if most is None or len(found) == 1 or len(found) > most:
+    caps = divided(launch.sweep.resources.max_parallel, [len(items) for items in found.values()])
+    if caps is None:
         return [_Group(items, resources) for resources, items in found.items()]
-    groups = []
-    for number, (resources, items) in enumerate(found.items()):
-        others = len(found) - number - 1
-        mine = max(1, min(most - others, round(most * len(items) / left)))
-        groups.append(_Group(items, resources.model_copy(update={"max_parallel": mine})))
-        most, left = most - mine, left - len(items)
-    return groups
+    return [
+        _Group(items, resources.model_copy(update={"max_parallel": most}))
+        for (resources, items), most in zip(found.items(), caps, strict=True)
+    ]
 
 
 class _UnknownError(slurm.SlurmDownError):

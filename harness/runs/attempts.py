@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,6 +128,13 @@ class Attempt:
         return unseen(process) if process else ""
 
     @property
+    def in_local_slot(self) -> bool:
+        """Whether it is a process of this machine, in this allocation if there is one."""
+        if self.ticket is not None or self.unseen:
+            return False
+        return self.claim.get("allocation") == os.environ.get("SLURM_JOB_ID")
+
+    @property
     def loss(self) -> str:
         """Why the attempt counts as lost, for messages."""
         if self.words.lines:
@@ -225,8 +233,12 @@ class Attempts(RunFolder):
 
     def progress(self) -> Progress | None:
         """Where the newest attempt is, or was; None while it has not said so."""
-        found, newest = read_json(self.progress_file), max(self.attempt_numbers(), default=0)
-        return cast("Progress | None", None if found is None or found.get("attempt", newest) != newest else found)
+        found, newest = self.last_progress(), max(self.attempt_numbers(), default=0)
+        return None if found is None or found.get("attempt", newest) != newest else found
+
+    def last_progress(self) -> Progress | None:
+        """Where the last attempt was that said so: where a cell at rest was left."""
+        return cast("Progress | None", read_json(self.progress_file))
 
     def write_progress(self, value: Progress) -> None:
         """Write where the job is; this is also its heartbeat. Not durable: losing it costs nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 from harness.runs.layout import LOSSES
@@ -71,10 +70,7 @@ class CellRun:
     @property
     def in_local_slot(self) -> bool:
         """Whether its last attempt is a process of this machine, in this allocation if there is one."""
-        attempt = self.now.attempt
-        if attempt is None or attempt.ticket is not None or attempt.unseen:
-            return False
-        return attempt.claim.get("allocation") == os.environ.get("SLURM_JOB_ID")
+        return self.now.attempt is not None and self.now.attempt.in_local_slot
 
 
 def cell_runs(sweep: Sweep, study: Study) -> list[CellRun]:

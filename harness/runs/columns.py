@@ -173,7 +173,7 @@ ATTEMPT_COLUMNS = _table(
     Column("outcome", "text", "", True,
            "running, done, failed, stopped (by a signal), cancelled, lost (ended without a word)", "Outcome",
            required=True),
-    Column("started", "text", "ISO 8601, UTC", True, "when it was claimed", "Started, UTC"),
+    Column("started", "text", "ISO 8601, UTC", True, "when its job began; empty before that", "Started, UTC"),
     Column("ended", "text", "ISO 8601, UTC", True, "when it ended; empty while running or lost"),
     Column("seconds", "number", "s", True, "ended - started", "Seconds"),
     Column("host", "text", "", True, "machine", "Host"),

@@ -103,6 +103,8 @@ class Run(Claims):
             state = State.QUEUED if waits else State.RUNNING
             progress = None if waits else self.progress()
             message = _waits_for(attempt, seen) if waits else (progress or {}).get("waits", "")
+            if attempt.cancelled is not None:
+                message = "stopping; cancelled"
             if attempt.unseen and attempt.seen is None:
                 message = f"attempt {attempt.number} {attempt.unseen} wrote last {attempt.heartbeat_age:.0f} s ago"
             return RunState(state, attempt, message, progress)
@@ -112,7 +114,7 @@ class Run(Claims):
             return RunState(State.FAILED, attempt, attempt.ended.get("message", ""), self.progress())
         if attempt is not None and attempt.outcome == "cancelled":
             again = "--retry runs it again" if self.track == TRAINING else "evaluate goes on with it"
-            return RunState(State.CANCELLED, attempt, again, self.progress())
+            return RunState(State.CANCELLED, attempt, again, self.last_progress())
         if self.has_weights(training_steps):
             message = f"{len(missing)} of {len(owed)} evaluations owed"
             return RunState(State.PARTIAL, attempt, message, None)
@@ -123,7 +125,7 @@ class Run(Claims):
             message = attempt.ended.get("message", "") if attempt.outcome == "lost" else "stopped by a signal"
         if attempt.seen is not None and attempt.seen.word:
             message += f"; {attempt.executor.capitalize()}: {attempt.seen.word}"
-        return RunState(State.INTERRUPTED, attempt, message, self.progress())
+        return RunState(State.INTERRUPTED, attempt, message, self.last_progress())
 
 
 def _waits_for(attempt: Attempt, seen: Seen) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.errors import InputError
+from harness.errors import InputError, did_you_mean
 from harness.spec.kinds import Kind
 
 ID_DIGITS = 12
@@ -61,19 +61,32 @@ def spec_id(spec: BaseModel) -> str:
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:ID_DIGITS]
 
 
-def describe_validation_error(error: ValidationError, prefix: str = "") -> str:
-    """One line of a pydantic error: the key, what is wrong, what is allowed."""
+#: What a value should be, by the type of pydantic's error; other errors keep pydantic's words.
+_SHOULD_BE = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "a table"),
+    "string_type": "a text",
+}
+
+
+def describe_validation_error(error: ValidationError, prefix: str = "", allowed: Iterable[str] = ()) -> str:
+    """One line of a pydantic error: the key, what is wrong, what is allowed; `allowed` are the keys that there are."""
     parts = []
     for item in error.errors():
         key = ".".join(str(p) for p in (prefix, *item["loc"]) if p != "")
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "unknown key"
+            message = f"unknown key{did_you_mean(str(item['loc'][-1]), allowed)}"
         elif item["type"] == "missing":
             message = "is missing"
         elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
             message = "needs a kind; allowed: 'pretrained', 'trained'"  # the one union there is: vae
         elif "ctx" not in item or "error" not in item["ctx"]:
+            should = _SHOULD_BE.get(item["type"])
+            message = f"should be {should}" if should else message.removeprefix("Input ")
             message = f"{message} (got {item['input']!r})"
         parts.append(f"{key}: {message}" if key else message)
     return "; ".join(parts)
@@ -88,7 +101,7 @@ def validated(spec: type[SpecT], table: Mapping[str, Any], key: str) -> SpecT:
     try:
         return spec.model_validate(table)
     except ValidationError as error:
-        message = describe_validation_error(error, key)
+        message = describe_validation_error(error, key, spec.model_fields)
         if any(item["type"] == "extra_forbidden" for item in error.errors()):
             message += f"; allowed: {', '.join(spec.model_fields)}"
         raise InputError(message) from None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
+from harness.errors import did_you_mean
 from harness.spec.data import InputShape
 from harness.spec.identity import Spec
 from harness.spec.kinds import Kind
@@ -223,7 +224,8 @@ def _of_its_network(value: Any) -> ModelSpec:
     spec = NETWORKS.facts(name).Spec
     if unknown := [key for key in value if key not in spec.model_fields]:
         raise ValueError(
-            f"{', '.join(unknown)}: unknown key of network {name}; allowed: {', '.join(spec.model_fields)}"
+            f"{', '.join(unknown)}: unknown key of network {name}{did_you_mean(unknown[0], spec.model_fields)}; "
+            f"allowed: {', '.join(spec.model_fields)}"
         )
     return spec.model_validate(value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -205,3 +206,26 @@ def test_the_commands(
     assert command("collect", "one", "two", "two", "-o", "both") == (0, "10 rows of 10 cells in both/results.csv\n")
     with Path("both/results.csv").open() as file:
         assert next(csv.reader(file)) == list(RESULT_COLUMNS)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_tells_how_far_it_is_and_keeps_what_other_studies_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, two = (str(write_results(tmp_path / name, rows_of(name)).relative_to(tmp_path)) for name in ("one", "two"))
+
+    def report(*arguments: str) -> object:
+        monkeypatch.setattr(sys, "argv", ["dit-harness", "report", *arguments, "-o", "both"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code
+
+    assert report(one, two) in (0, None)
+    assert re.search(r"^figures (\d+)/\1$", capsys.readouterr().err, re.MULTILINE)
+    assert report(two, one) in (0, None), "the same studies"
+    before = (tmp_path / "both" / "results.csv").read_bytes()
+    capsys.readouterr()
+    assert report(one) == 2
+    assert "--output: both holds the tables of two, one; allowed: these studies again" in capsys.readouterr().err
+    assert (tmp_path / "both" / "results.csv").read_bytes() == before

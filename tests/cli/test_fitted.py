@@ -16,9 +16,12 @@ from harness.runs.columns import PUBLISHED_INCEPTION
 
 TOTALS = {
     **{"cells": 2, "train_gmacs": 1.1e11, "sampling_gmacs": 3e9, "estimated_s": 1e9, "site": "1 GPU", "on_gpu": True},
-    **{"gpu_hours": 530.0, "throughput": "assumed", "tflops": 100.0, "latents": 0},
+    **{"gpu_hours": 530.0, "throughput": "assumed", "tflops": 100.0, "latents": 0, "time_source": "assumed"},
     **dict.fromkeys(("latents_bytes", "weights_bytes", "samples_bytes", "states_bytes"), 10**9),
 }
+
+
+LOSSES = {"loss_train": 0.1, "loss_heldout": 0.2}
 
 
 def printed(table: FittedTable, width: int) -> list[str]:
@@ -82,11 +85,10 @@ def measured(extractor: str = "digits-cnn@dfd27a5b", **more: Any) -> FittedTable
         **{"data": "digits", "vae": None, "reference": "digits/train(1500)@634488df", "protocol": "3a717c"},
         **{"params_m": 675.1234, "gmacs": 118.6412, "extractor": extractor, "frechet": 12.34567, "kid": 0.0012345},
         **{"precision": 0.7654, "recall": 0.5432, "loss_train": 0.12345, "loss_heldout": 0.23456},
-        **{"train_seconds": 1e6, "sample_seconds": 1e5},
+        **{"train_seconds": 1e6, "sample_seconds": 1e5, "seed": 0, "sampling_seed": 0},
     }
-    return results_table(
-        "A title", [row, {**row, "frechet": 13.9, "kid": 0.0022}, {**row, "name": "d9", "cell": "c", **more}]
-    )
+    again = {**row, "frechet": 13.9, "kid": 0.0022, "sampling_seed": 1}
+    return results_table("A title", [row, again, {**row, "name": "d9", "cell": "c", **more}])
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 120])
@@ -146,3 +148,29 @@ def test_a_text_is_folded_and_cut_at_a_word() -> None:
     (short,) = [line for line in printed(replace(table, one_line=True), 20) if "1.25" in line]
     assert short == "1.25  one two …"
     assert len(printed(replace(table, head=False), 80)) == len(printed(table, 80)) - 3
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_name_is_never_broken_while_lesser_columns_are_there(width: int) -> None:
+    name = "d2-w32-p2-in-context-seed0-steps400"
+    for table in (priced(), stated(), measured()):
+        rows = [{**row, "name": name} for row in table.rows]
+        lines = printed(replace(table, rows=rows), width)
+        assert is_whole(name, lines)
+        assert all(len(line) <= width for line in lines)
+
+
+def test_models_with_several_seeds_have_one_row_in_the_order_of_the_grid() -> None:
+    known = dict(measured().rows[0]) | {"train_seconds": 5.0, "sample_seconds": 1.0, "kid": None}
+    rows = [
+        known | {"name": f"{model}-seed{seed}", "cell": f"{model}{seed}", "seed": seed, "frechet": base + seed}
+        for model, base in (("d4-w32", 10.0), ("d2-w32", 30.0))
+        for seed in (0, 1, 2)
+    ]
+    table = results_table("A title", [{**row, "precision": 0.5, "recall": 0.5, **LOSSES} for row in rows])
+    lines = printed(table, 120)
+    found = [line.split() for line in lines if line.startswith("d")]
+    assert [line[0] for line in found] == ["d4-w32", "d2-w32"]
+    assert found[0][4:7] == ["11", "±", "1"]
+    assert [row["seconds"] for row in table.rows] == [18.0, 18.0]
+    assert "mean ± standard deviation over up to 3 training seeds; time: training to this step" in table.caption

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -35,10 +36,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--time", "0"], "command line, resources.time: Input should be greater than 0 (got 0)"),
-        (["--slots", "0"], "command line, resources.slots: Input should be greater than 0 (got 0)"),
-        (["--gpus", "-1"], "command line, resources.gpus: Input should be greater than or equal to 0 (got -1)"),
-        (["--executor", "moon"], "command line, resources.executor: Input should be 'local' or 'slurm' (got 'moon')"),
+        (["--time", "0"], "command line, resources.time: should be greater than 0 (got 0)"),
+        (["--slots", "0"], "command line, resources.slots: should be greater than 0 (got 0)"),
+        (["--gpus", "-1"], "command line, resources.gpus: should be greater than or equal to 0 (got -1)"),
+        (["--executor", "moon"], "command line, resources.executor: should be 'local' or 'slurm' (got 'moon')"),
         (["--cells-per-gpu", "2"], "command line, resources: cells_per_gpu 2 is for cells of one process"),
     ],
 )
@@ -93,3 +94,15 @@ def test_a_live_table_is_not_wide(
     Path("s.toml").write_text(SWEEP)
     assert run(monkeypatch, "status", "s.toml", "--watch", "--wide") == 2
     assert capsys.readouterr().err == "error: --watch, --json, --wide: allowed: one of them\n"
+
+
+def test_paragraphs_of_a_help_break_at_the_width_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run(monkeypatch, "launch", "--help")
+    text = capsys.readouterr().out.partition("Arguments")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    followed = [line for line, after in itertools.pairwise(lines) if line and after]
+    assert followed
+    assert min(map(len, followed)) > 60, "only the last line of a paragraph is short"

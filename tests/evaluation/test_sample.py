@@ -96,6 +96,10 @@ def write_odd_files() -> None:
     checkpoint.save(Path("odd.safetensors"), {"x": torch.zeros(2)}, {"step": 1})
     Path("torn.safetensors").write_bytes(b"torn")
     model, shape = DiTSpec(depth=1, width=16, patch_size=4), InputShape(4, 8, 10)
+    Path("young.toml").write_text(SWEEP.replace("steps = 7", "steps = 99"))
+    young = next(load_sweep(Path("young.toml")).cells()).cell
+    file = Study(Path("results"), "young").run(young).weights_file(7)
+    checkpoint.save(file, averaged(dit_spec(young), young.data.shape), {"step": 7, "cell": young.id})
     meta = {"model": model.model_dump(mode="json"), "input": shape._asdict()}
     checkpoint.save(Path("latents.safetensors"), averaged(model, shape), meta)
     Path("nolabels.toml").write_text(SWEEP + "[data]\nlabels = false\n")
@@ -114,7 +118,8 @@ def averaged(model: DiTSpec, shape: InputShape) -> dict[str, torch.Tensor]:
         (["study.toml", CELL, "--class", "10"], "--class: 10; allowed: 0 to 9"),
         (["study.toml", "d9"], "d9: no cell of this name in study; allowed: d1-w16-p4"),
         (["study.toml"], "CELL: is missing; allowed: d1-w16-p4"),
-        (["study.toml", CELL, "--step", "5"], "no weights of step 5; allowed: 7"),
+        (["study.toml", CELL, "--step", "5"], f"{CELL}: no weights of step 5; allowed: 7"),
+        (["young.toml", CELL], "no weights of step 99; allowed: 7; the cell is at step 7 of 99, and --step 7 works"),
         (["study.toml", CELL, "--sampler", "ode"], "unknown sampler 'ode'"),
         (["study.toml", CELL, "--sampling-steps", "1001"], "sampling_steps: 1001 exceeds diffusion.timesteps"),
         (["study.toml", CELL, "--guidance", "inf"], "--guidance: inf; allowed: a finite number"),

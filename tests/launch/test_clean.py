@@ -89,6 +89,15 @@ def test_what_no_study_lists_goes(
     assert "nothing to remove" in capsys.readouterr().out
 
 
+def test_a_study_that_nobody_knows_is_bad_input(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.launched("one", [0])
+    assert lab.command(monkeypatch, "nosuch") == 2
+    assert capsys.readouterr().err.startswith("error: nosuch: no study of this name in results")
+    assert lab.command(monkeypatch, "one") == 0
+
+
 def test_nothing_goes_without_a_yes(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,7 @@ def test_interrupt_lets_the_cells_write_a_checkpoint(long: Bench, tmp_path: Path
     assert "running" not in states
     assert "interrupted" in states
     assert bench.is_training()
+    assert (bench.study / "attempts.csv").exists(), "the tables tell what there is"
     assert bench.launch().returncode == 0
     assert bench.weights() == long.weights()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import pytest
 
 from harness.cli import options as cli
 from harness.cli.main import main
+from harness.cli.status import _others
+from harness.cli.words import longest_line
 from harness.data import autoencoders
 from harness.errors import InputError
 from harness.files import read_json
-from harness.launch import checks, local, slurm, slurm_commands
+from harness.launch import checks, local, machine, neighbours, slurm, slurm_commands
 from harness.launch.executor import Launch, Schedulers
 from harness.launch.job import Job
-from harness.launch.launch import launch
+from harness.launch.launch import _tell_unlisted, launch
 from harness.launch.levers import levers
 from harness.launch.plan import plan, totals
-from harness.launch.site import site_of, wall_seconds
+from harness.launch.site import Planned, course, divided, site_of
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.state import State
 from harness.runs.study import Shared, Study
@@ -173,10 +176,22 @@ def test_arrays_of_other_resources_wait_only_where_the_cap_is_smaller_than_their
 
 def test_wall_time_is_that_of_cells_started_in_order() -> None:
     half = Fraction(1, 2)
-    assert wall_seconds([]) == 0
-    assert wall_seconds([(4.0, half), (3.0, half), (2.0, half)]) == 5
-    assert wall_seconds([(4.0, half), (3.0, Fraction(1)), (2.0, half)]) == 9  # the second has the machine alone
-    assert wall_seconds([(4.0, Fraction()), (3.0, Fraction())]) == 4
+
+    def goes(*cells: tuple[float, Fraction]) -> tuple[float, int]:
+        return course(Planned(seconds, share, 10**number) for number, (seconds, share) in enumerate(cells))
+
+    assert goes() == (0, 0)
+    assert goes((4.0, half), (3.0, half), (2.0, half)) == (5, 101)
+    assert goes((4.0, half), (3.0, Fraction(1)), (2.0, half)) == (9, 100)  # the second has the machine alone
+    assert goes((4.0, Fraction()), (3.0, Fraction())) == (4, 11)
+
+
+def test_arrays_of_slurm_share_the_cap() -> None:
+    assert divided(None, [3, 4]) == [None, None]
+    assert divided(5, [7]) == [5]
+    assert divided(2, [1, 11]) == [1, 1]
+    assert divided(8, [1, 3]) == [2, 6]
+    assert divided(2, [1, 1, 1]) is None
 
 
 def paper(tmp_path: Path, **resources: Any) -> tuple[Sweep, list[CellRun]]:
@@ -205,12 +220,12 @@ def test_a_plan_is_for_the_machine_that_is_asked_for(tmp_path: Path, monkeypatch
 def test_a_plan_for_slurm_counts_jobs_at_once(tmp_path: Path) -> None:
     sweep, items = paper(tmp_path, executor="slurm", gpus=1, max_parallel=2)
     two = totals(sweep, plan(sweep, items, 100.0))
-    assert two["site"] == "2 Slurm jobs at once"
+    assert two["site"] == "at most 2 Slurm jobs at once"
     assert two["estimated_s"] > 3600 * two["gpu_hours"] / 2.1
     sweep, items = paper(tmp_path, executor="slurm", max_parallel=32)
     assert "a GPU a rank is assumed: --device cuda" in totals(sweep, plan(sweep, items, 100.0))["site"]
     sweep, items = paper(tmp_path, executor="slurm", device="cuda", max_parallel=32)
-    assert totals(sweep, plan(sweep, items, 100.0))["site"] == "32 Slurm jobs at once"
+    assert totals(sweep, plan(sweep, items, 100.0))["site"] == "at most 32 Slurm jobs at once"
     assert site_of(Resources(executor="slurm")).name(Resources(executor="slurm")) == "Slurm, all jobs at once"
 
 
@@ -255,3 +270,118 @@ def test_the_hub_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError, match=r"the hub gave none \(Name or service not known\).*hf download"):
         autoencoders.find(cell.data, Shared(tmp_path), "s.toml", download=True)
     assert calls["asked"] == 1
+
+
+@pytest.mark.parametrize("given", [{"partition": "gpu"}, {"time": 5}, {"max_parallel": 2}])
+def test_options_of_slurm_are_refused_where_the_cells_run_here(
+    sweep: Sweep, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    (option,) = given
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}: it is for Slurm, and this sweep runs here"):
+        cli.resolve(str(sweep.path), tmp_path, given)
+    cli.resolve(str(sweep.path), tmp_path, {**given, "executor": "slurm"})
+
+
+def test_a_subset_is_checked_before_the_files_are_there(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "few.toml"
+    for share, said in (("0.0001", "128 images, fewer than 1000 classes"), ("0.001", "fewer than 2048 images of")):
+        data = f'[data]\nname = "imagenet"\nresolution = 64\nsubset = {share}\n[training]\nbatch_size = 2048\n'
+        path.write_text(data + "[grid]\ndepth = [1]\n[model]\nwidth = 16\npatch_size = 8\n")
+        sweep = load_sweep(path)
+        assert any(said in line for line in checks.missing(sweep, study, cell_runs(sweep, study)))
+
+
+def test_a_plan_says_when_one_cell_decides(sweep: Sweep, study: Study) -> None:
+    items = cell_runs(sweep, study)
+    rows = plan(sweep, items, 100.0, gpus=64)
+    assert longest_line(rows, totals(sweep, rows)).startswith("XL-2 alone takes")
+    assert "on 8 GPUs: more ranks for it" in longest_line(rows, totals(sweep, rows))
+    rows = plan(sweep, items, 100.0, gpus=8)
+    assert longest_line(rows, {**totals(sweep, rows), "estimated_s": 10 * rows[-1]["estimated_s"]}) == ""
+
+
+class Told(own.Quiet):
+    """A view that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "started", "line"),
+    [
+        ({}, 0, "waits for a slot: 2 cells of other run here; --slots N starts cells beside them"),
+        ({"slots": 1}, 1, "2 cells of other already run here"),
+    ],
+)
+def test_jobs_of_other_studies_take_slots_unless_the_user_says_how_many_there_are(
+    sweep: Sweep, study: Study, monkeypatch: pytest.MonkeyPatch, options: dict[str, int], started: int, line: str
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(local, "_submit", jobs.append)
+    monkeypatch.setattr(neighbours, "usable_cores", lambda: 2)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    sweep = sweep.with_resources({"ranks": 1, **options})
+    cells = cell_runs(sweep, study)
+    theirs = Launch(sweep.with_resources({"slots": 2}), Study(study.root, "other"), cells[:2], own.Quiet(), [], set())
+    assert len(local.LOCAL.submit(theirs, theirs.items)) == 2
+    view = Told()
+    work = Launch(sweep, study, cells[2:], view, [], set())
+    assert len(local.LOCAL.submit(work, work.items)) == started
+    assert len(local.LOCAL.submit(work, work.items)) == 0, "its own slot is taken, or theirs are"
+    assert view.lines == [line]
+    assert bool(work.blocked) is not bool(started)
+    for job in jobs[:2]:
+        job.hold.record("ended", {"outcome": "failed", "message": ""})
+    monkeypatch.setattr(neighbours, "LOOK_SECONDS", 0)
+    assert len(local.LOCAL.submit(work, work.items)) == 2 - 2 * started
+
+
+def test_a_cell_that_another_study_trains_holds_no_slot_of_this_one(
+    sweep: Sweep, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_submit", lambda job: None)
+    sweep = sweep.with_resources({"slots": 1})
+    theirs = Launch(
+        sweep, Study(study.root, "other"), cell_runs(sweep, Study(study.root, "other")), own.Quiet(), [], set()
+    )
+    (first,) = local.LOCAL.submit(theirs, theirs.items)
+    work = Launch(sweep, study, cell_runs(sweep, study), own.Quiet(), [], set())
+    (mine,) = local.LOCAL.submit(work, [item for item in work.items if work.may_start(item)])
+    assert mine.cell.id != first.cell.id
+    assert local.LOCAL.submit(work, [item for item in work.items if work.may_start(item)]) == []
+
+
+def test_gpus_of_other_studies_are_taken_last(sweep: Sweep, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(local, "_submit", jobs.append)
+    sweep, gpus = sweep.with_resources({"ranks": 1}), ["0", "1", "2"]
+    cells = cell_runs(sweep, study)
+    for name, items in (("other", cells[:2]), ("study", cells[2:])):
+        work = Launch(sweep, Study(study.root, name), items, own.Quiet(), gpus, set())
+        local.LOCAL.submit(work, work.items)
+    assert [job.gpu for job in jobs] == gpus
+
+
+def test_a_launch_tells_how_many_cells_are_no_longer_listed(sweep: Sweep, study: Study) -> None:
+    items, view = cell_runs(sweep, study), Told()
+    study.save_sweep(sweep.path, {item.cell.id: item.name for item in items})
+    _tell_unlisted(study, items, view)
+    assert view.lines == []
+    _tell_unlisted(study, items[1:], view)
+    items[0].run.write_cell(items[0].name, items[0].cell)
+    _tell_unlisted(study, items[2:], view)
+    kept = "; their runs stay until dit-harness clean"
+    assert view.lines == ["1 cell is no longer listed", f"2 cells are no longer listed{kept}"]
+
+
+def test_cancel_tells_what_had_nothing_to_stop(sweep: Sweep, study: Study) -> None:
+    items = cell_runs(sweep, study)[:3]
+    items[0].now = replace(items[0].now, state=State.DONE)
+    items[1].now = replace(items[1].now, state=State.RUNNING)
+    assert _others(items[:1]) == ", 1 is done already"
+    assert _others(items) == ", 1 is done already, 1 is not running"
+    assert _others(items[1:2]) == ""

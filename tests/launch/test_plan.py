@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.tables import plan_table
-from harness.cli.words import duration, size_of
+from harness.cli.words import duration, rate, size_of
 from harness.launch.plan import ASSUMED_TFLOPS, latents_bytes, plan, throughput, totals
 from harness.runs.cellruns import CellRun, cell_runs, owed_evaluations
 from harness.runs.study import Study
@@ -81,6 +81,26 @@ def test_the_table_holds_the_totals(sweep: Sweep, tmp_path: Path) -> None:
     assert "latents" not in caption
 
 
+def test_a_plan_says_by_what_it_knows_the_time_and_a_finished_cell_shows_what_it_took(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    study = Study(tmp_path / "results", "study")
+    rows = plan(sweep, cell_runs(sweep, study), gpus=0)
+    assert f"on {rows[0]['site']} (assumed)." in plan_table("t", rows, totals(sweep, rows)).caption
+    items = cell_runs(sweep, study)
+    finish(items[0], "cpu", 3600.0)
+    rows = plan(sweep, cell_runs(sweep, study), gpus=0)
+    owed = len(items[0].owed)  # a second each
+    assert [row["measured_s"] for row in rows] == [3600.0 + owed, *[None] * (len(rows) - 1)]
+    table = plan_table("t", rows, totals(sweep, rows))
+    assert "(by 1 finished cell); the time of a finished cell is what it took." in table.caption
+    (times,) = [column for column in table.columns if column.title == "est. time"]
+    assert times.text({**rows[0], "estimated_s": 1.0}) == "1.0 h"
+    assert "GPU hours" not in [column.title for column in table.columns], "no cell would run on a GPU"
+    on_gpu = plan(sweep, items, gpus=1)
+    assert "GPU hours" in [column.title for column in plan_table("t", on_gpu, totals(sweep, on_gpu)).columns]
+
+
 def test_latents_of_unknown_data_have_no_size() -> None:
     vae = {"kind": "trained", "factor": 4, "channels": 2}
     folder = {"name": "folder", "resolution": 32, "classes": 3, "fingerprint": "0" * 12, "vae": vae}
@@ -91,6 +111,7 @@ def test_latents_of_unknown_data_have_no_size() -> None:
 
 
 def test_sizes_and_durations_in_words() -> None:
+    assert [rate(value) for value in (1234.5, 12.3, 0.41)] == ["1234", "12", "0.41"]
     assert [size_of(n) for n in (None, 0, 999, 1500, 87_200_000_000, 2e12)] == [  # type: ignore[arg-type]
         "unknown", "0 B", "999 B", "1.5 kB", "87.2 GB", "2.0 TB"
     ]  # fmt: skip

@@ -105,7 +105,7 @@ def test_a_grid_of_samplers_is_measured_once_and_nothing_is_trained(trained: One
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, out + err
         assert "8 evaluations of 1 cell, 0 of them done already" in out
-        assert f"sampling seeds {seeds}; after 20,40 steps" in out
+        assert f"sampling seeds {seeds}; after 20,40 steps" in " ".join(out.split())
         assert "±" in out
         assert "compare values of one protocol only" in " ".join(out.split())
         assert "d1-w16-p4: done (1/1 done)" in out
@@ -196,10 +196,10 @@ def test_malformed_lists(text: str, field: str, message: str) -> None:
         ("papr", {}, "--protocol: unknown protocol 'papr'; allowed: paper, paper-guided, fast, small, mine"),
         ("paper", {}, "command line, evaluation.extractor: inception-v3-compat does not read digits"),
         (None, {"sampling_steps": "16,2000"}, "command line, evaluation.sampling_steps: 2000 exceeds"),
-        (None, {"samples": "1"}, "command line, evaluation.samples: Input should be greater"),
+        (None, {"samples": "1"}, "command line, evaluation.samples: should be greater"),
         (None, {"seed": "0,0"}, "command line, evaluation.seed: a value stands twice"),
-        (None, {"labels": "even"}, "command line, evaluation.labels: Input should be 'uniform', 'balanced'"),
-        (None, {"guidance": "nan"}, "command line, evaluation.guidance: Input should be a finite number"),
+        (None, {"labels": "even"}, "command line, evaluation.labels: should be 'uniform', 'balanced'"),
+        (None, {"guidance": "nan"}, "command line, evaluation.guidance: should be a finite number"),
         (
             None,
             {"extractor": "vgg"},
@@ -277,7 +277,7 @@ def make_row() -> Callable[..., dict[str, Any]]:
         "sampling_steps": 4, "guidance": 1.0, "guidance_channels": None, "labels": "uniform", "ema": True,
         "extractor": "digits-cnn@01", "reference": "digits/train(1500)@02", "protocol": "p1", "sampling_seed": 0,
         "params_m": 1.0, "gmacs": 1.0, "frechet": 10.0, "kid": None, "precision": 0.5, "recall": 0.5,
-        "loss_train": 1.0, "loss_heldout": 1.0, "train_seconds": 1.0, "sample_seconds": 1.0,
+        "loss_train": 1.0, "loss_heldout": 1.0, "train_seconds": 1.0, "sample_seconds": 1.0, "seed": 0,
     }  # fmt: skip
     return lambda **changes: {**base, **changes}
 

@@ -341,8 +341,15 @@ def test_cancelled_stays_until_a_new_attempt(run: Run, dead: dict[str, Any]) -> 
     run.record(1, "started", {"process": dead})
     assert state(run) is State.CANCELLED
     assert run.attempt(1).outcome == "cancelled"
+    run.write_progress({"attempt": 1, "stage": "train", "done": 3, "total": 10})
     claim(run, 2)
     assert state(run) is State.QUEUED
+    run.record(2, "started", {"process": dead})
+    for event, stopped in (("", State.INTERRUPTED), ("cancelled", State.CANCELLED)):
+        if event:
+            run.record(2, event, {})
+        found = run.state([KEY], 10)
+        assert (found.state, (found.progress or {}).get("done")) == (stopped, 3), "at rest it is where it was left"
 
 
 def test_a_released_claim_leaves_nothing(run: Run) -> None:

@@ -86,12 +86,15 @@ def test_names_tell_what_varies(tmp_path: Path) -> None:
         ("[grid", "not valid TOML"),
         ("[grid]\ndepth = [1]\n", "model.width: is missing; model.patch_size: is missing (at model.depth=1)"),
         (GOOD + "[extra]\n", "extra: unknown key; allowed: title"),
-        (GOOD.replace("steps = 10", "stepz = 10"), "training.stepz: unknown key; allowed in training: steps"),
-        (GOOD.replace("steps = 10", "steps = -1"), "training.steps: Input should be greater than 0"),
-        (GOOD.replace("steps = 10", "steps = 0"), "training.steps: Input should be greater than 0"),
-        (GOOD.replace("steps = 10", "steps = 1.5"), "training.steps: Input should be a valid integer"),
-        (GOOD.replace("steps = 10", 'steps = "10"'), "training.steps: Input should be a valid integer"),
-        (GOOD.replace("steps = 10", "steps = true"), "training.steps: Input should be a valid integer"),
+        (
+            GOOD.replace("steps = 10", "stepz = 10"),
+            "training.stepz: unknown key (did you mean steps?); allowed in training: steps",
+        ),
+        (GOOD.replace("steps = 10", "steps = -1"), "training.steps: should be greater than 0"),
+        (GOOD.replace("steps = 10", "steps = 0"), "training.steps: should be greater than 0"),
+        (GOOD.replace("steps = 10", "steps = 1.5"), "training.steps: should be a whole number"),
+        (GOOD.replace("steps = 10", 'steps = "10"'), "training.steps: should be a whole number"),
+        (GOOD.replace("steps = 10", "steps = true"), "training.steps: should be a whole number"),
         (GOOD.replace("width = 32", 'width = 32\nblock = "film"'), "'cross-attention', 'adaln', 'adaln-zero' or"),
         (GOOD.replace("[4, 2]", "[4, 3]"), "model.patch_size 3 does not divide the 8x8 input of digits; allowed: 1, 2"),
         (GOOD.replace("width = 32", "width = 32\nheads = 3"), "width 32 is not divisible by heads 3"),
@@ -99,7 +102,10 @@ def test_names_tell_what_varies(tmp_path: Path) -> None:
         (GOOD.replace("depth = [2, 4]", "depth = []"), "grid.depth: is empty"),
         (GOOD.replace("depth = [2, 4]", "depth = 2"), "grid.depth: should be a list"),
         (GOOD.replace("depth = [2, 4]", "depth = [2, 4, 2]"), "grid.depth: 2 stands twice"),
-        (GOOD.replace("depth = [2, 4]", "depht = [2, 4]"), "grid.depht: 'depht' is no field of a cell; allowed: size"),
+        (
+            GOOD.replace("depth = [2, 4]", "depht = [2, 4]"),
+            "grid.depht: 'depht' is no field of a cell (did you mean depth?); allowed: size",
+        ),
         (GOOD.replace("depth = [2, 4]", 'size = ["M"]'), "unknown size 'M'; allowed: S, B, L, XL"),
         (GOOD.replace("depth = [2, 4]", "depth = [2, 4]\nwidth = [32]"), "grid.width: model.width is set outside"),
         (GOOD.replace("depth = [2, 4]", 'depth = [2]\nsize = ["S"]').replace("width = 32", ""), "is set by grid.depth"),
@@ -109,15 +115,18 @@ def test_names_tell_what_varies(tmp_path: Path) -> None:
         (GOOD.replace("depth = [2, 4]", "s = [{depth = 2}, {width = 8}]"), "every table should set the same fields"),
         (
             GOOD.replace("samples = 400", "samples = 1"),
-            "evaluation 1.samples: Input should be greater than or equal to 2",
+            "evaluation 1.samples: should be greater than or equal to 2",
         ),
-        (GOOD.replace("samples = 400", "sample = 4"), "evaluation 1.sample: unknown key; allowed: samples"),
+        (
+            GOOD.replace("samples = 400", "sample = 4"),
+            "evaluation 1.sample: unknown key (did you mean samples?); allowed: samples",
+        ),
         (GOOD.replace("sampling_steps = 5", "sampling_steps = 2000"), "evaluation 1.sampling_steps: 2000 exceeds"),
         (GOOD.replace("samples = 400", 'extractor = "vgg"'), "unknown extractor 'vgg'; allowed: digits-cnn"),
         (GOOD.replace("samples = 400", 'extractor = "fashion-cnn"'), "does not read digits; allowed: digits-cnn"),
         (GOOD.replace("samples = 400", "at = [11]"), "evaluation 1.at: [11]; allowed: steps from 1 to 10"),
         (GOOD + "[[evaluation]]\nsamples = 400\nsampling_steps = 5\n", "evaluation 2: stands twice"),
-        (GOOD + '[data]\nname = "mnist"\n', "data.name: Input should be 'digits', 'fashion-mnist', 'imagenet'"),
+        (GOOD + '[data]\nname = "mnist"\n', "data.name: should be 'digits', 'fashion-mnist', 'imagenet'"),
         (GOOD + "[data]\nlabels = false\n[[evaluation]]\nguidance = 2.0\n", "needs labels"),
         (
             GOOD.replace("samples = 400", 'guidance_channels = "first-three"'),
@@ -128,7 +137,7 @@ def test_names_tell_what_varies(tmp_path: Path) -> None:
             GOOD.replace("samples = 400", 'extractor = "inception-v3-compat"'),
             "inception-v3-compat does not read digits; allowed: digits-cnn",
         ),
-        (GOOD + "[resources]\nslot = 1\n", "resources.slot: unknown key; allowed: executor"),
+        (GOOD + "[resources]\nslot = 1\n", "resources.slot: unknown key (did you mean slots?); allowed: executor"),
         (GOOD + "[recording]\nloss_steps = [0]\n", "recording.loss_steps"),
         (GOOD.replace("batch_size = 4", "learning_rate = nan"), "training.learning_rate"),
         (GOOD.replace("batch_size = 4", "ema_window = 0.1\nema_decay = 0.5"), "exclude each other"),
@@ -144,18 +153,30 @@ def test_each_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, e
     assert "\n" not in message
 
 
+def test_a_mistake_outside_the_grid_names_no_cell(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_sweep(write(tmp_path, GOOD.replace("steps = 10", 'steps = "10"')))
+    assert str(caught.value).endswith("training.steps: should be a whole number (got '10')")
+    with pytest.raises(InputError, match=r"width 32 is not divisible by heads 3$"):
+        load_sweep(write(tmp_path, GOOD.replace("width = 32", "width = 32\nheads = 3")))
+    with pytest.raises(InputError, match=r"patch_size 3 does not divide .* \(at model\.patch_size=3\)$"):
+        load_sweep(write(tmp_path, GOOD.replace("[4, 2]", "[3]")))
+    with pytest.raises(InputError, match=r"model\.depth: should be a whole number \(got '2'\) \(at model\.depth=2\)$"):
+        load_sweep(write(tmp_path, GOOD.replace("depth = [2, 4]", 'depth = ["2"]')))
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("[diffusion]\ntimesteps = 4", "diffusion.timesteps 4: .* allowed: 8 to 1000000 "),
-        ("[diffusion]\ntimesteps = 7", "diffusion.timesteps 7: .* allowed: 8 to 1000000 "),
+        ("[diffusion]\ntimesteps = 4", "diffusion.timesteps 4: .* allowed: 8 to 1000000$"),
+        ("[diffusion]\ntimesteps = 7", "diffusion.timesteps 7: .* allowed: 8 to 1000000$"),
         ("[diffusion]\ntimesteps = 2000000", "diffusion.timesteps 2000000: "),
         ("[diffusion]\nbeta_end = 0.99", "diffusion.timesteps 1000 with .* leave 1e-415 of the signal at the last"),
         (
             "[diffusion]\ntimesteps = 10000",
             r"evaluation 1\.sampling_steps: 5 are too few for diffusion",
         ),
-        ("[diffusion]\ntimesteps = 4.0", "diffusion.timesteps: Input should be a valid integer"),
+        ("[diffusion]\ntimesteps = 4.0", "diffusion.timesteps: should be a whole number"),
     ],
 )
 def test_noise_that_cannot_be_trained_or_sampled_is_refused_at_the_start(

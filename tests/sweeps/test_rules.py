@@ -68,8 +68,11 @@ def test_an_option_holds_for_every_cell(tmp_path: Path) -> None:
         ('size = "XL"', "resources.for 1: sets no resource; allowed: threads, ranks"),
         ("ranks = 8", "resources.for 1: says for no cells; name a field of theirs"),
         ('size = "XL"\nslots = 8', "resources.for 1.slots: holds for the whole sweep, under \\[resources\\]"),
-        ('size = "XL"\nrank = 8', "resources.for 1.rank: unknown key; allowed: a field of a cell"),
-        ('size = "XL"\nranks = 0', "resources.for 1.ranks: Input should be greater than 0"),
+        (
+            'size = "XL"\nrank = 8',
+            "resources.for 1.rank: unknown key \\(did you mean ranks\\?\\); allowed: a field of a cell",
+        ),
+        ('size = "XL"\nranks = 0', "resources.for 1.ranks: should be greater than 0"),
         ("size = []\nranks = 8", "resources.for 1.size: is an empty list"),
         ('size = "XL"\nranks = 8\ngpus = 4', "resources.for 1: gpus 4 contradicts ranks 8"),
     ],

@@ -308,7 +308,7 @@ def test_one_rank_sets_nothing_up() -> None:
         ({"ranks": 3}, [], "d1-w16-p4: training.batch_size 8 is not divisible among 3 ranks"),
         ({"ranks": 3, "nodes": 2, "executor": "slurm"}, [], r"allowed in total: 1, 2, 4, 8$"),
         ({"nodes": 2}, [], r'resources.nodes: 2 need executor = "slurm"; allowed here: 1'),
-        ({"ranks": 2}, ["0"], r"resources.ranks: 2, but of GPUs, one a rank, 1 is visible here"),
+        ({"ranks": 2}, ["0"], r"resources.ranks: 2, but of GPUs, one a rank, 1 is there"),
     ],
 )
 def test_ranks_that_cannot_share_the_work(
