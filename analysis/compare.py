@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.conditions import require_comparable
 from analysis.fit.common import Array, Pair, floats, pair, range_flags
-from analysis.names import METRIC, SHAPE, block_name, plural, shape_name, shape_names
+from analysis.names import METRIC, NOT_STATED, SHAPE, block_name, plural, recipe_name, shape_name, shape_names
 from analysis.slices import per_shape, require_repeats
 
 BASELINE = "adaln-zero"
@@ -28,10 +28,12 @@ class BlockComparison:
     shape: str  #: "XL/2": size and patch size
     step: int
     gmacs: float  #: of the block's own model
+    baseline_gmacs: float
     metric: float  #: mean over training seeds
     baseline_metric: float
     seeds: int
     baseline_seeds: int
+    seed_sd: float | None  #: standard deviation between training seeds, pooled over both; None: one seed on each side
     interval: Pair | None  #: 95 % of the difference; None if there are too few seeds
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
     multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
@@ -45,9 +47,24 @@ class BlockComparison:
         """Block minus baseline, in the unit of the metric: positive where the baseline is better."""
         return self.metric - self.baseline_metric
 
+    @property
+    def conclusive(self) -> bool:
+        """Whether the seeds show a difference."""
+        return self.verdict != "inconclusive"
+
     def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a table at this comparison's shape and step, of every block."""
         return table[(shape_names(table) == self.shape) & (table["step"] == self.step)]
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """A block design beside the baseline at one shape and step that was trained by another recipe, or by none known."""
+
+    block: str
+    shape: str
+    step: int
+    reason: str
 
 
 def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float:
@@ -83,7 +100,9 @@ def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_me
 def compare_blocks(
     table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE, seed_sigma: float | None = None
 ) -> list[BlockComparison]:
-    """Every block design against the baseline, wherever both have the same shape, batch size and training step.
+    """Every block design against the baseline, wherever both have the same shape, batch size, recipe and training step.
+
+    What has no partner of its own recipe is left out; `not_compared` names it.
 
     With two or more training seeds on both sides the difference has a Welch 95 % interval (sampling seeds of a run
     are averaged first), and the verdict follows from it. With one seed the verdict is "inconclusive".
@@ -104,7 +123,8 @@ def compare_blocks(
     rows = table[table[metric].notna()]
     require_comparable(rows)
     require_repeats(rows, [*_SHAPE, "block"])
-    rows = rows[[*_SHAPE, "block", "gmacs", "seed", metric]]  # selecting wide rows is slow
+    rows = without_other_recipes(rows, baseline)
+    rows = rows[[*_SHAPE, "block", "gmacs", "seed", "cell", metric]]  # selecting wide rows is slow
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
@@ -132,10 +152,12 @@ def compare_blocks(
                     shape=shape_name(own["size"], patch),
                     step=int(step),
                     gmacs=gmacs,
+                    baseline_gmacs=float(cells.loc[cells["block"] == baseline, "gmacs"].iloc[0]),
                     metric=value,
                     baseline_metric=base,
                     seeds=len(runs[block]),
                     baseline_seeds=len(runs[baseline]),
+                    seed_sd=_pooled(runs[block], runs[baseline]),
                     multiplier=multiplier,
                     multiplier_interval=ends,
                     multiplier_note=note,
@@ -144,6 +166,51 @@ def compare_blocks(
                 )
             )
     return found
+
+
+def not_compared(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE) -> list[NotCompared]:
+    """The block designs that stand beside the baseline at a shape and step, but whose recipe is not the baseline's.
+
+    Args:
+        table: rows that were measured alike, of any recipe.
+        metric: its column.
+        baseline: the block to compare with.
+    """
+    rows = table[table[metric].notna()]
+    found = []
+    for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
+        base = set(cells.loc[cells["block"] == baseline, "recipe"])
+        for block, own in cells[cells["block"] != baseline].groupby("block"):
+            if base and not base & set(own["recipe"]):
+                first = own.iloc[0]
+                shape, step = shape_name(first["size"], first["patch_size"]), int(first["step"])
+                found.append(NotCompared(str(block), shape, step, _other_recipe(set(own["recipe"]), base)))
+    return found
+
+
+def _other_recipe(own: set[str], base: set[str]) -> str:
+    sides = [" or ".join(map(recipe_name, sorted(recipes))) for recipes in (own, base)]
+    if NOT_STATED in own | base:
+        whose = "" if NOT_STATED in own else "the baseline’s "
+        return f"not compared: {whose or 'the '}recipe is not stated"
+    return f"not compared: the recipe differs ({sides[0]}, not {sides[1]})"
+
+
+def without_other_recipes(rows: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
+    """The rows without the block designs whose recipe is not that of the baseline at the same shape and step."""
+    if "recipe" not in rows or rows["recipe"].nunique() < 2:
+        return rows
+    keys = pd.MultiIndex.from_frame(rows[_SHAPE].astype(object).fillna(""))
+    both = pd.MultiIndex.from_frame(rows[[*_SHAPE, "recipe"]].astype(object).fillna(""))
+    base = (rows["block"] == baseline).to_numpy()
+    return rows[base | both.isin(both[base]) | ~keys.isin(keys[base])]
+
+
+def _pooled(own: Array, base: Array) -> float | None:
+    """The standard deviation between seeds of two blocks; None where both have one seed."""
+    free = len(own) + len(base) - 2
+    squares = float(((own - own.mean()) ** 2).sum() + ((base - base.mean()) ** 2).sum())
+    return math.sqrt(squares / free) if free > 0 else None
 
 
 @dataclass(frozen=True)
@@ -220,7 +287,7 @@ def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     Raises:
         InputError: rows that were measured differently.
     """
-    rows = table[(table[metric] > 0) & table["patch_size"].notna()]
+    rows = without_other_recipes(table[(table[metric] > 0) & table["patch_size"].notna()], baseline)
     require_comparable(rows)
     rows = rows[[*_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
     found = []
@@ -282,8 +349,9 @@ def _matched(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Arra
 
 
 def _per_seed(cells: pd.DataFrame, metric: str) -> Array:
-    """One value per training seed, its sampling seeds averaged; shape [seeds]."""
-    return np.asarray(cells.groupby("seed", dropna=False)[metric].mean().to_numpy(float))
+    """One value per training seed, its sampling seeds averaged; a run without a seed has its own. Shape [seeds]."""
+    seed = cells["seed"].astype(object).where(cells["seed"].notna(), cells["cell"])
+    return np.asarray(cells.groupby(seed)[metric].mean().to_numpy(float))
 
 
 @dataclass(frozen=True)
@@ -328,8 +396,8 @@ def describe(comparison: BlockComparison, metric: str) -> str:
     name, base = block_name(comparison.block), block_name(comparison.baseline)
     values = f"{name} {comparison.metric:.4g} against {base} {comparison.baseline_metric:.4g}"
     text = f"{values} {metric} at {comparison.shape}"
-    if comparison.multiplier is not None:
+    if comparison.multiplier is not None and comparison.conclusive:
         text += f", {comparison.multiplier:.2f} x the compute at which {base} gets there"
-    if comparison.multiplier_interval is not None:
+    if comparison.multiplier_interval is not None and comparison.conclusive:
         text += f" (95 %: {multiplier_ends(comparison.multiplier_interval)})"
     return f"{text}: {comparison.verdict} ({comparison.reason})"

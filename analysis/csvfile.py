@@ -52,6 +52,15 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(values[name], dtype=_dtype(column)) for name, column in columns.items()})
 
 
+def header_of(path: Path) -> list[str]:
+    """The names of a file's columns.
+
+    Raises:
+        InputError: file missing or no CSV.
+    """
+    return _lines(path)[0]
+
+
 def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a CSV file as text."""
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conditions import CONDITIONS, Group, comparable_groups
-from analysis.names import METRIC, SHAPE, block_name
+from analysis.names import METRIC, SHAPE, block_name, recipe_name
 from harness.errors import InputError
 
 #: The denoising loss on held-out images; see harness.runs.columns.
@@ -102,7 +102,7 @@ def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     batches = table["batch_size"].nunique() > 1
     named = []
     for (batch, *recipe), rows in parts:
-        words = [f"batch {batch}"] * batches + [f"recipe: {name or 'the defaults'}" for name in recipe]
+        words = [f"batch {batch}"] * batches + [f"recipe: {recipe_name(name)}" for name in recipe]
         named.append(("; ".join(words), rows))
     return named
 

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis.compare import BASELINE, BlockComparison, block_slopes, compare_blocks, describe
+from analysis.compare import (
+    BASELINE,
+    BlockComparison,
+    block_slopes,
+    compare_blocks,
+    describe,
+    not_compared,
+    without_other_recipes,
+)
 from analysis.conditions import Group, comparable_groups
 from analysis.figures.style import CannotDrawError, Drawing, ModelKey
 from analysis.figures.training import block_bars, over_steps
@@ -28,6 +36,9 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         page.omit("The block comparison", f"the table holds one block design only ({only})")
         return
     drawn = False
+    for whole in comparable_groups(table):
+        for apart in not_compared(whole.table):
+            page.omit(f"{block_name(apart.block)} against {block_name(BASELINE)} at {apart.shape}", apart.reason)
     parts = ((group, name, rows) for group in comparable_groups(table) for name, rows in variants(group.table))
     for whole, name, own in parts:
         group, label = replace(whole, table=own), "; ".join(filter(None, (name, whole.label)))
@@ -66,7 +77,7 @@ def _block_figures(
     page: Page, section: Section, group: Group, label: str, shape: str, step: int, found: list[BlockComparison],
     suffix: str,
 ) -> None:  # fmt: skip
-    same = group.table[shape_names(group.table) == shape]
+    same = without_other_recipes(group.table[shape_names(group.table) == shape])
     rows = same[same["step"] == step]
     here = [c for c in found if c.shape == shape and c.step == step]
     values = ", ".join(f"{block_name(c.block)} {c.metric:.4g}" for c in here)

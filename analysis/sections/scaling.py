@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import printed
+from analysis.compare import without_other_recipes
 from analysis.figures.metrics import all_metrics
 from analysis.figures.quality import held_out_errors, residual_maps
 from analysis.figures.scaling import bubbles, metric_against_gflops, training_compute
@@ -125,7 +126,7 @@ def _figures(page: Page, section: Section, found: SliceFits, suffix: str) -> Non
 
 def _other_blocks(piece: Slice) -> pd.DataFrame | None:
     """The models of the other block designs at the slice's step, seeds averaged; None where there are none."""
-    rows = piece.siblings
+    rows = without_other_recipes(piece.siblings, piece.block)
     rows = rows[(rows["block"] != piece.block) & (rows["step"] == piece.step)]
     return None if rows.empty else per_shape(rows, piece.column)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import pandas as pd
 import pytest
 
 from analysis.combine import apart, combine
+from analysis.compare import compare_blocks, not_compared
 from analysis.report import write_report
+from analysis.slices import per_shape, scaling_slices
 from analysis.table import SOURCES, load_curves, load_file, load_studies, load_study
 from harness.cli import main as cli
 from harness.errors import InputError
@@ -148,6 +151,37 @@ def test_theirs_beside_ours_and_the_papers(tmp_path: Path, make_study: Callable[
     paper = table[table["study"] == "paper"]
     assert {"ft-MSE", "ft-EMA"} <= set(paper["vae"])  # decoders are not mixed
     assert not load_study(tmp_path / "all").empty
+
+
+def test_rows_of_one_name_are_repeats(tmp_path: Path) -> None:
+    rows = [{**THEIRS[0], "frechet": value} for value in (9.0, 9.2, 9.4)]
+    table = load_file(write_theirs(tmp_path / "mine.csv", [*rows, rows[0]]))  # one of them twice: counts once
+    assert list(table["cell"]) == ["M-0", "M-0 #2", "M-0 #3"]
+    (piece,) = scaling_slices(table)
+    assert list(per_shape(piece.table)["repeats"]) == [3]
+    named = [{**row, "name": f"film-{index}"} for index, row in enumerate(rows)]  # of equal compute, but for a number
+    assert set(load_file(write_theirs(tmp_path / "named.csv", named))["size"]) == {"film"}
+    assert load_file(write_theirs(tmp_path / "theirs.csv", THEIRS))["size"].nunique() == 4
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ("heads=1", None),
+        ("learning_rate=0.1", r"the recipe differs \(learning_rate=0.1, not heads=1\)"),
+        (None, "the recipe is not stated"),
+    ],
+)
+def test_blocks_compare_by_an_equal_recipe(tmp_path: Path, recipe: str | None, why: str | None) -> None:
+    ours = [result_row(4, 64, 2, seed=seed, recipe="heads=1") for seed in (0, 1)]
+    study = write_results(tmp_path / "ours", ours)
+    film = [{**row, "cell": f"f{row['seed']}", "block": "film", "study": "mine", "frechet": 90 + row["seed"],
+             "recipe": recipe} for row in ours]  # fmt: skip
+    film = [{key: value for key, value in row.items() if value is not None} for row in film]
+    table = load_studies([study, write_theirs(tmp_path / "mine.csv", film)])
+    assert [c.verdict for c in compare_blocks(table)] == ([] if why else ["worse"])
+    assert [bool(re.search(why or "", n.reason)) for n in not_compared(table)] == [True] * bool(why)
+    assert len(scaling_slices(table)) == 2  # both are fitted, apart
 
 
 @pytest.mark.parametrize(
