@@ -58,7 +58,7 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
         for column in ("name", "study"):  # one cell has one name in all tables
             rows[column] = rows["cell"].map(cells[column]).fillna(rows[column])
         made[name] = rows[list(columns)]
-    write_json(folder / SOURCES, {"sources": list(names)})
+    write_json(folder / SOURCES, {"sources": list(names), "studies": table.attrs["studies"]})
     for name, rows in made.items():
         write_text(folder / name, rows.to_csv(index=False, lineterminator="\n"))
     _copy_pictures(folders, folder, set(cells.index))
@@ -68,6 +68,11 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
 def sources_of(folder: Path) -> list[str]:
     """What was put together in a folder; empty for one study's own."""
     return [str(name) for name in (read_json(folder / SOURCES) or {}).get("sources", [])]
+
+
+def studies_of(folder: Path) -> list[str]:
+    """The studies that were put together in a folder, in the order in which they were named."""
+    return [str(name) for name in (read_json(folder / SOURCES) or {}).get("studies", [])]
 
 
 def apart(table: pd.DataFrame) -> list[str]:

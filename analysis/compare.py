@@ -11,12 +11,9 @@ import pandas as pd
 
 from analysis.conditions import require_comparable
 from analysis.fit.common import Array, Pair, floats, pair, range_flags
-from analysis.names import METRIC, NOT_STATED, SHAPE, block_name, plural, recipe_name, shape_name, shape_names
+from analysis.names import BASELINE, METRIC, block_name, plural, shape_name, shape_names
+from analysis.recipes import SAME_SHAPE, without_other_recipes
 from analysis.slices import per_shape, require_repeats
-
-BASELINE = "adaln-zero"
-
-_SHAPE = ["depth", "width", *SHAPE, "batch_size", "step"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,6 @@ class BlockComparison:
     def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a table at this comparison's shape and step, of every block."""
         return table[(shape_names(table) == self.shape) & (table["step"] == self.step)]
-
-
-@dataclass(frozen=True)
-class NotCompared:
-    """A block design beside the baseline at one shape and step that was trained by another recipe, or by none known."""
-
-    block: str
-    shape: str
-    step: int
-    reason: str
 
 
 def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float:
@@ -122,13 +109,13 @@ def compare_blocks(
     """
     rows = table[table[metric].notna()]
     require_comparable(rows)
-    require_repeats(rows, [*_SHAPE, "block"])
+    require_repeats(rows, [*SAME_SHAPE, "block"])
     rows = without_other_recipes(rows, baseline)
-    rows = rows[[*_SHAPE, "block", "gmacs", "seed", "cell", metric]]  # selecting wide rows is slow
+    rows = rows[[*SAME_SHAPE, "block", "gmacs", "seed", "cell", metric]]  # selecting wide rows is slow
     found = []
     cells: pd.DataFrame
-    for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
-        patch, batch, step = (cells[column].iloc[0] for column in _SHAPE[-3:])
+    for _, cells in rows.groupby(SAME_SHAPE, dropna=False, sort=True):
+        patch, batch, step = (cells[column].iloc[0] for column in SAME_SHAPE[-3:])
         runs = {str(block): _per_seed(group, metric) for block, group in cells.groupby("block")}
         if baseline not in runs:
             continue
@@ -166,44 +153,6 @@ def compare_blocks(
                 )
             )
     return found
-
-
-def not_compared(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE) -> list[NotCompared]:
-    """The block designs that stand beside the baseline at a shape and step, but whose recipe is not the baseline's.
-
-    Args:
-        table: rows that were measured alike, of any recipe.
-        metric: its column.
-        baseline: the block to compare with.
-    """
-    rows = table[table[metric].notna()]
-    found = []
-    for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
-        base = set(cells.loc[cells["block"] == baseline, "recipe"])
-        for block, own in cells[cells["block"] != baseline].groupby("block"):
-            if base and not base & set(own["recipe"]):
-                first = own.iloc[0]
-                shape, step = shape_name(first["size"], first["patch_size"]), int(first["step"])
-                found.append(NotCompared(str(block), shape, step, _other_recipe(set(own["recipe"]), base)))
-    return found
-
-
-def _other_recipe(own: set[str], base: set[str]) -> str:
-    sides = [" or ".join(map(recipe_name, sorted(recipes))) for recipes in (own, base)]
-    if NOT_STATED in own | base:
-        whose = "" if NOT_STATED in own else "the baseline’s "
-        return f"not compared: {whose or 'the '}recipe is not stated"
-    return f"not compared: the recipe differs ({sides[0]}, not {sides[1]})"
-
-
-def without_other_recipes(rows: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
-    """The rows without the block designs whose recipe is not that of the baseline at the same shape and step."""
-    if "recipe" not in rows or rows["recipe"].nunique() < 2:
-        return rows
-    keys = pd.MultiIndex.from_frame(rows[_SHAPE].astype(object).fillna(""))
-    both = pd.MultiIndex.from_frame(rows[[*_SHAPE, "recipe"]].astype(object).fillna(""))
-    base = (rows["block"] == baseline).to_numpy()
-    return rows[base | both.isin(both[base]) | ~keys.isin(keys[base])]
 
 
 def _pooled(own: Array, base: Array) -> float | None:
@@ -289,7 +238,7 @@ def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     """
     rows = without_other_recipes(table[(table[metric] > 0) & table["patch_size"].notna()], baseline)
     require_comparable(rows)
-    rows = rows[[*_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
+    rows = rows[[*SAME_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(["patch_size", "step", "batch_size"], dropna=False):

@@ -112,7 +112,14 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         Group(dict(zip(keys, key, strict=True)), rows, others)
         for key, rows in table[table["extractor"] != ""].groupby(keys, dropna=False, sort=False)
     ]
-    return sorted(groups, key=lambda group: -len(group.table[["cell", "step"]].drop_duplicates()))
+    return sorted(
+        groups, key=lambda group: (first_topic(group.table), -len(group.table[["cell", "step"]].drop_duplicates()))
+    )
+
+
+def first_topic(rows: pd.DataFrame) -> int:
+    """The place of rows in a table of several studies, see `analysis.topics.ranked`; 0 for one study."""
+    return int(rows["topic"].min()) if "topic" in rows else 0
 
 
 def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:

@@ -20,6 +20,9 @@ SHAPE = ["size", "patch_size"]
 #: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.
 PUBLISHED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
 
+#: The block design that the others are compared with.
+BASELINE = "adaln-zero"
+
 #: The recipe of rows whose table has no such column: unknown, and not the defaults.
 NOT_STATED = "not stated"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.answers import Answer
+from analysis.answer import Answer
 from analysis.figures.style import CannotDrawError, Drawing, ModelKey, save
 from analysis.fit.common import CannotFitError
 from analysis.numbers import text
@@ -85,6 +85,7 @@ class Page:
     warnings: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)  #: what else the first screen says
     front: list[Picture] = field(default_factory=list)  #: the figures that show the answers
+    front_names: tuple[str, ...] = ()  #: those of the verdict on blocks, by preference; empty where there is none
     sections: list[Section] = field(default_factory=list)
     omitted: list[tuple[str, str]] = field(default_factory=list)  #: (what, why)
     fits: dict[str, Any] = field(default_factory=dict)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare import BASELINE, BlockComparison, BlockSlope, multiplier_ends
+from analysis.compare import BlockComparison, BlockSlope, multiplier_ends
 from analysis.fit.floor import FloorFit
 from analysis.fit.lines import LineFit
 from analysis.fit.surface import InteractionFit
 from analysis.frontier import Frontier, IsoFlop
 from analysis.heldout import HeldOut
-from analysis.names import SHAPE, block_name, patch_name, shape_name
+from analysis.names import BASELINE, SHAPE, block_name, patch_name, shape_name
 from analysis.numbers import interval, number, text
 from analysis.page import Table
 from analysis.study import SliceFits

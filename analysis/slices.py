@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CONDITIONS, Group, comparable_groups
+from analysis.conditions import CONDITIONS, Group, comparable_groups, first_topic
 from analysis.names import METRIC, SHAPE, block_name, recipe_name
 from harness.errors import InputError
 
@@ -102,7 +102,7 @@ def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     batches = table["batch_size"].nunique() > 1
     named = []
     for (batch, *recipe), rows in parts:
-        words = [f"batch {batch}"] * batches + [f"recipe: {recipe_name(name)}" for name in recipe]
+        words = [f"batch {batch}"] * batches + [f"recipe: {recipe_name(str(name))}" for name in recipe]
         named.append(("; ".join(words), rows))
     return named
 
@@ -112,6 +112,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
 
     Each group, block, batch size and recipe gives one slice, at the training step with the most shapes (of several, the
     latest). Cells without a value at that step are not in the slice; compare with `group.table` to name them.
+    Of several studies the slices of the leading topic come first (`analysis.topics.ranked`).
 
     Args:
         table: rows of `analysis.table.load_study` or `load_published`.
@@ -126,7 +127,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
             shapes = cells.drop_duplicates([*SHAPE, "step"]).groupby("step").size()
             step = max(shapes.index, key=lambda at: (shapes[at], at))
             slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step], column, name))
-    return sorted(slices, key=lambda piece: (-piece.shapes, piece.block != "adaln-zero"))
+    return sorted(slices, key=lambda piece: (first_topic(piece.table), -piece.shapes, piece.block != "adaln-zero"))
 
 
 def largest_slice(table: pd.DataFrame, column: str = METRIC) -> Slice:
@@ -151,7 +152,7 @@ def _loss_groups(table: pd.DataFrame) -> list[Group]:
     side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # side of an image or latent
     parts = rows.groupby([*learned, side], dropna=False, sort=False)
     groups = [Group({"data": data, "vae": vae}, cells) for (data, vae, _), cells in parts]
-    return sorted(groups, key=lambda group: -len(group.table))
+    return sorted(groups, key=lambda group: (first_topic(group.table), -len(group.table)))
 
 
 def require_repeats(table: pd.DataFrame, keys: Sequence[str]) -> None:

@@ -118,8 +118,8 @@ def is_published(folder: Path) -> bool:
 def load_studies(sources: Sequence[Path]) -> pd.DataFrame:
     """Several studies as one table, rows as `load_study`; a cell, step and evaluation in two of them counts once.
 
-    Where the first of two studies has trained a cell and the second has evaluated it, the evaluated row stays. Two
-    cells with one name get that of their study added.
+    Where the first of two studies has trained a cell and the second has evaluated it, the evaluated row stays. Cells of
+    two studies with one name get that of their study added. `attrs["studies"]` has the studies as they were named.
 
     Args:
         sources: folders as `load_table` reads them, and files as `load_file` does; of the paper's numbers the decoder
@@ -135,13 +135,16 @@ def load_studies(sources: Sequence[Path]) -> pd.DataFrame:
     about = ["study", "name", "protocol", "train_seconds", "sample_seconds"]
     added = [column.name for column in RESULT_COLUMNS.values() if column.added]
     measured = [column for column in RESULT_COLUMNS if column not in (*about, *added)]
+    named = list(dict.fromkeys(table["study"]))
     table = table.drop_duplicates(measured)
     evaluated = pd.MultiIndex.from_frame(table.loc[table["evaluation"] != "", ["cell", "step"]])
     table = table[(table["evaluation"] != "") | ~pd.MultiIndex.from_frame(table[["cell", "step"]]).isin(evaluated)]
     studies = ", ".join(dict.fromkeys(table["study"]))
     table = _without_duplicates(table, f"studies {studies}", measured)
     table["name"] = _own_names(table)
-    return _sorted(table, "gmacs", "name", "cell", "step")
+    table = _sorted(table, "gmacs", "name", "cell", "step")
+    table.attrs["studies"] = named
+    return table
 
 
 def load_file(path: Path) -> pd.DataFrame:

@@ -228,12 +228,17 @@ class ModelKey:
     def of(cls, table: pd.DataFrame) -> ModelKey:
         """The key of the models in a table."""
         markers = {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patch_order(table))}
-        sizes, found = size_order(table), set(table["block"]) if "block" in table else set()
-        blocks = [*BLOCK_NAMES, *sorted(found - set(BLOCK_NAMES))]
-        shown = [block for block in blocks if block in found]
+        sizes, (_, shown) = size_order(table), _blocks_of(table)
         if len(shown) > len(sizes):
-            return cls("block", colours(blocks), {size: index for index, size in enumerate(sizes)}, markers)
+            return cls.of_blocks(table)
         return cls("size", colours(sizes), {block: index for index, block in enumerate(shown)}, markers)
+
+    @classmethod
+    def of_blocks(cls, table: pd.DataFrame) -> ModelKey:
+        """A key whose colours show the block designs, for figures that hold those against each other."""
+        markers = {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patch_order(table))}
+        styles = {size: index for index, size in enumerate(size_order(table))}
+        return cls("block", colours(_blocks_of(table)[0]), styles, markers)
 
     def look(self, rows: pd.DataFrame) -> Look:
         """How rows of one model are drawn."""
@@ -271,6 +276,13 @@ class ModelKey:
 
     def _name(self, name: str) -> str:
         return block_name(name) if self.by == "block" else name
+
+
+def _blocks_of(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The known block designs with those of a table, whose order gives colours; and those of the table alone."""
+    found = set(table["block"]) if "block" in table else set()
+    blocks = [*BLOCK_NAMES, *sorted(found - set(BLOCK_NAMES))]
+    return blocks, [block for block in blocks if block in found]
 
 
 def legend_entry(label: str, **look: Any) -> Line2D:

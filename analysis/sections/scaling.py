@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import printed
-from analysis.compare import without_other_recipes
 from analysis.figures.metrics import all_metrics
 from analysis.figures.quality import held_out_errors, residual_maps
 from analysis.figures.scaling import bubbles, metric_against_gflops, training_compute
@@ -14,6 +13,7 @@ from analysis.fit.lines import Correlation, correlate
 from analysis.names import METRIC, METRICS, plural
 from analysis.numbers import number
 from analysis.page import Page, Section
+from analysis.recipes import without_other_recipes
 from analysis.slices import LOSS, Slice, per_shape, scaling_slices
 from analysis.study import SliceFits, fit_slice
 from harness.runs.columns import printed_title
@@ -24,11 +24,11 @@ _OPENINGS = {
 }
 
 
-def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> SliceFits | None:
+def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> list[SliceFits]:
     """Fits and figures of a metric against compute, for the largest slice and all others that have enough rows.
 
     Returns:
-        The fits of the largest slice; None where nothing was measured.
+        The fits, those of the first slice first; empty where nothing was measured.
     """
     is_loss = column == LOSS
     name, title = ("loss", "The held-out loss") if is_loss else ("scaling", "What compute buys")
@@ -39,7 +39,7 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> SliceFits 
     if not pieces:
         what = "held-out loss" if is_loss else "metric"
         page.omit(f"The {what} against compute", f"no row has a {what}")
-    first = None
+    fitted = []
     for index, piece in enumerate(pieces):
         count = len(per_shape(piece.table, column))
         if index and count < 4:
@@ -53,8 +53,8 @@ def scaling(page: Page, table: pd.DataFrame, column: str = METRIC) -> SliceFits 
         _figures(page, section, found, f"-{index + 1}" if index else "")
         _tables(section, found)
         page.fits[key].append(printed.slice_values(found))
-        first = first or found
-    return first
+        fitted.append(found)
+    return fitted
 
 
 def _note_absent(page: Page, piece: Slice) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.answers import Answer, answers, answers_of, untrained_models
+from analysis.answer import Answer
+from analysis.answers import answers, answers_of, untrained_models
 from analysis.report import write_report
 from analysis.table import load_curves, load_published, load_study
 

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from analysis.combine import apart, combine
-from analysis.compare import compare_blocks, not_compared
+from analysis.compare import compare_blocks
+from analysis.recipes import not_compared
 from analysis.report import write_report
 from analysis.slices import per_shape, scaling_slices
 from analysis.table import SOURCES, load_curves, load_file, load_studies, load_study
@@ -54,7 +55,9 @@ def test_a_cell_of_two_studies_counts_once(make_study: Callable[..., Path], tmp_
     assert len(curves) == len(load_curves(two))
     assert set(curves["name"]) == set(table["name"])
     assert len(list((tmp_path / "both" / "samples").glob("*.png"))) == 18
-    assert json.loads((tmp_path / "both" / SOURCES).read_text()) == {"sources": ["one", "two"]}
+    assert json.loads((tmp_path / "both" / SOURCES).read_text()) == {
+        "sources": ["one", "two"], "studies": ["made-up", "two"]
+    }  # fmt: skip
     combine([one], ["one"], tmp_path / "both")  # again, with fewer: nothing of before is left
     assert len(list((tmp_path / "both" / "samples").glob("*.png"))) == 9
 
