@@ -47,12 +47,12 @@ class Unfinished:
         return f"{self.missing} of {self.cells} cells {be} not done: dit-harness launch {self.study}"
 
 
-def merged(found: Sequence[Answer], studies: Sequence[str]) -> list[Answer]:
+def merged(found: Sequence[Answer], studies: Sequence[Sequence[str]]) -> list[Answer]:
     """The answers to one question, of groups that do not compare: a few that can be told, and why others cannot.
 
     Args:
         found: an answer a group, the leading one first.
-        studies: of every group, in print.
+        studies: of every group.
     """
     if len(found) < 2:
         return list(found)
@@ -60,7 +60,7 @@ def merged(found: Sequence[Answer], studies: Sequence[str]) -> list[Answer]:
     reasons: dict[str, list[str]] = {}
     for answer, names in zip(found, studies, strict=True):
         if not answer.known:
-            reasons.setdefault(answer.text, []).append(names)
+            reasons.setdefault(answer.text, []).extend(names)
     untold = next((answer for answer in found if not answer.known), None)
     if untold is None:
         return told

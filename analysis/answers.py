@@ -60,7 +60,7 @@ def answers(
         return (*head, cannot("What does compute buy?", "no row has a metric"), Answer(_NEXT, todo))
     several = table["study"].nunique() > 1
     found = [_answers_of(topic, _fits_of(topic, fitted), curves, several, missing) for topic in about]
-    names = [topic.names for topic in about]
+    names = [topic.studies for topic in about]
     questions = [answer.question for answer in found[0]]
     questions += [answer.question for part in found[1:] for answer in part if answer.question not in questions]
     told: list[Answer] = []

@@ -92,7 +92,10 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
     whole = f"Stud{'ies' if len(studies) > 1 else 'y'} {name}"
-    page = Page(folder, sweep_title(folder) or whole, f"{whole}: {lead}", fits={"study": name, "source": "results.csv"})
+    title = sweep_title(folder) or whole
+    page = Page(
+        folder, title, lead if title == whole else f"{whole}: {lead}", fits={"study": name, "source": "results.csv"}
+    )
     page.warnings += apart(table)
     table = _begin(page, ranked(table, studies_of(folder)))
     fitted: list[SliceFits] = []
@@ -164,8 +167,11 @@ def _begin(page: Page, table: pd.DataFrame) -> pd.DataFrame:
 
 def _measured(page: Page, about: Sequence[Topic]) -> None:
     """How the values of the answers were measured, where there are several ways."""
-    ways = [str(way) for topic in about for way in topic.piece.table["way"].drop_duplicates() if way]
-    page.summary += [f"The answers are about values measured as {way}: {page.ways[way]}" for way in ways[:3]]
+    spoken = {answer.about for answer in page.answers if answer.known}
+    for topic in about if len(page.ways) > 1 else []:
+        if topic.about in spoken or len(about) == 1:
+            way = str(topic.piece.table["way"].iloc[0])
+            page.summary.append(f"The answers are about values measured as {way}: {page.ways[way]}")
 
 
 def _ways(page: Page) -> None:

@@ -32,6 +32,12 @@ SOURCES = "sources.json"
 #: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
 
+#: Columns of results.csv that a table by hand mostly has.
+_COMMON = (
+    "study", "depth", "width", "patch_size", "params", "seed", "batch_size", "recipe", "data", "samples", "sampler",
+    "sampling_steps", "guidance", "extractor", "frechet",
+)  # fmt: skip
+
 _OWN_COLUMNS = (
     Column("source", "text", "", True, "table or figure of the paper", required=True),
     Column("model", "text", "", True, "name of the model", required=True),
@@ -162,7 +168,7 @@ def load_file(path: Path) -> pd.DataFrame:
         name: replace(column, added=name not in needed, required=name in needed)
         for name, column in RESULT_COLUMNS.items()
     }
-    table = read_csv(path, columns)
+    table = read_csv(path, columns, _COMMON)
     if table.empty:
         raise InputError(f"{path}: has no rows; at least one trained model is needed")
     odd = table[table[METRIC].notna() & (table["extractor"] == "")]

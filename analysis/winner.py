@@ -34,8 +34,13 @@ class Verdict:
 
     @property
     def ties(self) -> list[BlockComparison]:
-        """The designs that cannot be told from the best."""
-        return [c for c in self.against if not c.conclusive]
+        """The designs that cannot be told from the best by their seeds."""
+        return [c for c in self.against if not c.conclusive and c.interval is not None]
+
+    @property
+    def open(self) -> list[BlockComparison]:
+        """The designs with too few seeds to tell."""
+        return [c for c in self.against if not c.conclusive and c.interval is None]
 
     @property
     def worse(self) -> list[BlockComparison]:
@@ -80,8 +85,8 @@ def blocks_answer(found: Sequence[Verdict], piece: Slice) -> Answer:
 
 def _verdict(v: Verdict, metric: str) -> str:
     best, second = block_name(v.best), v.against[0]
-    if not v.ties or second.interval is None:
-        head = "wins" if not v.ties else "is ahead, but no winner can be named,"
+    if not v.ties and (not v.open or second in v.open):
+        head = "wins" if not v.open else "is ahead, but no winner can be named,"
         below = f"{_share(second, second.metric)} below {block_name(second.block)} ({number(second.metric, 3)})"
         text = f"{best} {head} at {v.shape}: {number(v.value, 3)} {metric}, {below}"
         rest = [f"{block_name(c.block)} {number(c.metric, 3)}" for c in v.against[1:]]
@@ -90,12 +95,14 @@ def _verdict(v: Verdict, metric: str) -> str:
     names = listed(best, *(block_name(c.block) for c in v.ties))
     values = listed(*(number(value, 3) for value in (v.value, *(c.metric for c in v.ties))))
     shares = listed(*(_share(c, c.metric) for c in v.ties))
-    text = f"{names} cannot be told apart at {v.shape}: {values} {metric}, "
-    text += f"a difference of {shares}" if len(v.ties) == 1 else f"differences of {shares}"
+    text = f"{names} cannot be told apart at {v.shape}: {values} {metric}, " if v.ties else ""
+    text += f"a difference of {shares}" if len(v.ties) == 1 else f"differences of {shares}" if v.ties else ""
+    text = text or f"{best} is ahead at {v.shape}: {number(v.value, 3)} {metric}"
     for c in v.worse:
-        text += f"; {block_name(c.block)} is worse by {_share(c, c.baseline_metric)} ({number(c.metric, 3)})"
+        text += f"; {block_name(c.block)} ({number(c.metric, 3)}) is worse by {_share(c, c.baseline_metric)}"
         text += f" and {_takes(c)}" if _takes(c) else ""
-    return text
+    few = [f"{block_name(c.block)} ({number(c.metric, 3)})" for c in v.open]
+    return text + (f"; {listed(*few)} {'has' if len(few) == 1 else 'have'} too few seeds to tell" if few else "")
 
 
 def _takes(c: BlockComparison) -> str:
@@ -116,9 +123,7 @@ def _costs(v: Verdict) -> str:
 
 def _brief(v: Verdict) -> str:
     if not v.ties:
-        return f"{block_name(v.best)} wins"
-    if v.against[0].interval is None:
-        return f"{block_name(v.best)} ahead, inconclusive"
+        return f"{block_name(v.best)} {'ahead, inconclusive' if v.open else 'wins'}"
     names = listed(block_name(v.best), *(block_name(c.block) for c in v.ties))
     worse = f"; {listed(*(block_name(c.block) for c in v.worse))} worse" if v.worse else ""
     return f"{names} cannot be told apart{worse}"
@@ -136,9 +141,10 @@ def _share(c: BlockComparison, whole: float) -> str:
 def _trust(v: Verdict) -> str:
     """How far to trust the verdict: one level where one holds for all, otherwise one for each finding."""
     parts = []
-    if v.ties:
-        names = listed(block_name(v.best), *(block_name(c.block) for c in v.ties))
-        parts.append(("low", names, v.ties[0].reason))
+    for unsure in (v.ties, v.open if not v.ties else []):
+        if unsure:
+            names = listed(block_name(v.best), *(block_name(c.block) for c in unsure))
+            parts.append(("low", names, unsure[0].reason))
     if v.worse:
         level = "high" if min(min(c.seeds, c.baseline_seeds) for c in v.worse) >= _SEEDS else "fair"
         parts.append((level, listed(*(block_name(c.block) for c in v.worse)), v.worse[0].reason))
@@ -152,7 +158,7 @@ def seeds_advice(found: Sequence[Verdict]) -> str:
     """What more seeds would tell of the designs that cannot be told apart; empty where there are none."""
     from scipy import stats
 
-    c = next((tie for v in found for tie in v.ties), None)
+    c = next((c for v in found for c in (*v.ties, *v.open)), None)
     if c is None:
         return ""
     few = min(c.seeds, c.baseline_seeds)

@@ -90,10 +90,10 @@ def test_studies_that_do_not_compare_stand_apart_with_the_reason(tmp_path: Path)
     three = write_results(tmp_path / "three", rows_of("three", [(8, 128, 2)]))
     table = combine([one, two, three], ["one", "two", "three"], tmp_path / "all")
     lines = apart(table)
-    assert len(lines) == 2  # one and three compare
-    assert lines[0] == (
-        "one and two do not compare and are shown apart: they differ in data (digits; fashion-mnist) and N (1500; 3000)"
-    )
+    assert lines == [  # one and three compare
+        "one and three do not compare with two and are shown apart: they differ in data (digits; fashion-mnist) and N "
+        "(1500; 3000)"
+    ]
     written = write_report(tmp_path / "all")
     assert f"Warning: {lines[0]}" in written.summary
     fits = json.loads((tmp_path / "all" / "fits.json").read_text())
@@ -196,7 +196,8 @@ def test_blocks_compare_by_an_equal_recipe(tmp_path: Path, recipe: str | None, w
         ),
         ({"extractor": "mine"}, "column extractor: 'mine' is not allowed; allowed: name@hash, or inception-v3"),
         ({"gmacs": ""}, "row 2, column gmacs: '' is not allowed; allowed: a number above 0"),
-        ({"colour": "red"}, "column 'colour' is unknown"),
+        ({"colour": "red"}, "column 'colour' is unknown: needed: name, block, gmacs, step; common: study, "),
+        ({"fid": 9.0}, r"column 'fid' is unknown: did you mean 'frechet'\? needed: name, block, gmacs, step; common: "),
         ({"step": None}, "column step is missing; needed: name, block, gmacs, step"),
     ],
 )
