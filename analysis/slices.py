@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conditions import CONDITIONS, Group, comparable_groups, first_topic
-from analysis.names import METRIC, SHAPE, block_name, recipe_name
+from analysis.names import METRIC, SHAPE, block_name, listed, recipe_name
 from harness.errors import InputError
 
 #: The denoising loss on held-out images; see harness.runs.columns.
@@ -74,6 +74,16 @@ class Slice:
     def _brief_context(self) -> str:
         measured = f"held-out images of {self.group.conditions['data']}" if self.column == LOSS else self.group.brief
         return "".join(f"; {part}" for part in (self.variant, measured) if part)
+
+    @property
+    def alone(self) -> str:
+        """For captions: which block it is, where others stand beside it; empty where there is one only."""
+        return f" {block_name(self.block)} alone." if self.group.table["block"].nunique() > 1 else ""
+
+    @property
+    def where(self) -> str:
+        """For sentences: of which studies it is, where the table holds several; empty where it holds one."""
+        return f" in {listed(*dict.fromkeys(self.group.table['study']))}" if "topic" in self.table else ""
 
     @property
     def siblings(self) -> pd.DataFrame:

@@ -121,8 +121,9 @@ def _log_steps(axes: Axes, cells: pd.DataFrame) -> None:
     axes.set_xscale("log")
     style.log_scale(axes, "y")
     first, last = int(cells["step"].min()), int(cells["step"].max())
-    middle = min(cells["step"], key=lambda step: abs(np.log(step / np.sqrt(first * last))))
-    ticks = sorted({first, int(middle), last})
+    decades = range(int(np.log10(first)), int(np.log10(last)) + 1)
+    fit = [m * 10**power for power in decades for m in (1, 2, 5) if first <= m * 10**power <= last]
+    ticks = [fit[i] for i in sorted({0, len(fit) // 2, len(fit) - 1})] if len(fit) > 1 else sorted({first, last})
     axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
 
