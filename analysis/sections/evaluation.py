@@ -36,7 +36,7 @@ def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
     known = (piece for piece in pieces if piece.table["cell"].isin(nested["cell"]).any())
     _worth(page, section, _first(pieces, _MEASURED))
     _samples(page, section, next(known, pieces[0]), nested)
-    _memory(page, section, _first(pieces, tuple(MEMORY["copies"]) + ("loss_optimal_train",)))
+    _memory(page, section, _first(pieces, ("copies", "loss_optimal_train")))
 
 
 def _first(pieces: Sequence[Slice], columns: Sequence[str]) -> Slice:
