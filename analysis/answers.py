@@ -50,7 +50,7 @@ def answers(
         unfinished: the studies whose cells are not all done.
     """
     missing = "; ".join(study.text for study in unfinished)
-    head = (Answer("Is it complete?", f"No: {missing}."),) if missing else ()
+    head = (Answer("Is it complete?", f"No: {missing}"),) if missing else ()
     noise = untrained(table)
     if noise is not None:
         return (*head, *noise)
@@ -62,15 +62,17 @@ def answers(
     found = [_answers_of(topic, _fits_of(topic, fitted), curves, several, missing) for topic in about]
     names = [topic.studies for topic in about]
     questions = [answer.question for answer in found[0]]
-    questions += [answer.question for part in found[1:] for answer in part if answer.question not in questions]
+    for question in dict.fromkeys(answer.question for part in found[1:] for answer in part):
+        if question not in questions:
+            questions.insert(1, question)  # which block wins, after what compute buys
     told: list[Answer] = []
-    for question in dict.fromkeys(questions):
+    for question in questions:
         asked = [
             (part, name) for part, name in zip(found, names, strict=True) if any(a.question == question for a in part)
         ]
         own = [next(answer for answer in part if answer.question == question) for part, _ in asked]
         told += own[:1] if question == _NEXT else merged(own, [name for _, name in asked])
-    return (*head, *sorted(told, key=lambda answer: answer.question == _NEXT))
+    return (*head, *told)
 
 
 def _fits_of(topic: Topic, fitted: Sequence[SliceFits]) -> SliceFits:

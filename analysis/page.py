@@ -126,6 +126,11 @@ class Page:
             self.omitted.append((what, why))
 
     @property
+    def answers_by_question(self) -> dict[str, list[Answer]]:
+        """The answers to every question, in their order; several where several studies answer apart."""
+        return {asked.question: [a for a in self.answers if a.question == asked.question] for asked in self.answers}
+
+    @property
     def omitted_by_reason(self) -> dict[str, list[str]]:
         """What is not in the report, grouped by reason."""
         return {why: [what for what, reason in self.omitted if reason == why] for _, why in self.omitted}

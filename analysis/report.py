@@ -97,7 +97,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
         folder, title, lead if title == whole else f"{whole}: {lead}", fits={"study": name, "source": "results.csv"}
     )
     page.warnings += apart(table)
-    table = _begin(page, ranked(table, studies_of(folder)))
+    table = _begin(page, ranked(table, studies))
     fitted: list[SliceFits] = []
     if untrained(table) is None:
         fitted = scaling(page, table)
@@ -112,7 +112,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     else:
         page.fits |= {"slices": [], "loss slices": [], "frontier": [], "blocks": [], "block slopes": []}
         page.omit("Fits, frontier and block comparison", "the models are untrained: their samples look like noise")
-    about = topics(table)
+    about = topics(table, studies)
     page.answers += answers(table, curves, fitted, about, unfinished)
     _measured(page, about)
     training(page, table, curves)

@@ -299,7 +299,7 @@ def _sizes(table: pd.DataFrame) -> list[str]:
     compute are two models.
     """
     sizes = pd.Series(list(map(_size, table.itertuples(index=False))), index=table.index, dtype=object)
-    stems = sizes.str.replace(r"(?<=.)[-_ ](seed|s)?\d+$", "", regex=True)
+    stems = sizes.str.replace(r"(?<=.)[-_ ](?:seed|s)?\d+(?=$| \([^()]*\)$)", "", regex=True)
     shapeless = table["depth"].isna() | table["width"].isna()
     cost = table["gmacs"].astype(str) + " " + table["params"].astype(str)
     once = shapeless & (cost.groupby([table["block"], stems]).transform("nunique") == 1)

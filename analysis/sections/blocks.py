@@ -93,7 +93,7 @@ def _block_figures(
     seeds = same.groupby("block")["cell"].nunique().max() > 1
     page.draw(
         section, f"blocks-over-steps{suffix}", f"{group.metric} of the block designs over training steps at {shape}.",
-        f"As the paper’s Figure 5. {shape}.{' Thick: means; faint: the seeds.' if seeds else ''}",
+        f"As the paper’s Figure 5.{' Thick: means; faint: the seeds.' if seeds else ''}",
         lambda: block_curves(same, group.metric, shape, f"{shape}; {label}"),
     )  # fmt: skip
 

@@ -69,13 +69,13 @@ def _studies(piece: Slice) -> set[str]:
 
 def _points(page: Page, section: Section, piece: Slice, suffix: str) -> set[str]:
     """The models of a study that stand in no other figure, apart and without a fit; returns the studies drawn."""
-    rows, others = per_shape(piece.table), _other_blocks(piece)
+    rows = per_shape(piece.table)
     page.draw(
         section, f"metric-vs-gflops{suffix}", f"Scatter plot of {piece.metric} against Gflops; {piece.brief}.",
         f"Shown apart, too few for a fit: {piece.brief}.",
-        lambda: metric_against_gflops(rows, piece.metric, piece.label, key=page.key, others=others),
+        lambda: metric_against_gflops(rows, piece.metric, piece.label, key=page.key),
     )  # fmt: skip
-    return _studies(piece)
+    return set(piece.table["study"])
 
 
 def _note_absent(page: Page, piece: Slice) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis import report
 from analysis.combine import apart, combine
 from analysis.compare import compare_blocks
 from analysis.recipes import not_compared
@@ -101,6 +102,32 @@ def test_studies_that_do_not_compare_stand_apart_with_the_reason(tmp_path: Path)
     page = (tmp_path / "all" / "report.html").read_text()
     assert "Studies one, two, three" in page
     assert f"dit-harness report one two three --output {tmp_path / 'all'}" in page
+
+
+@pytest.mark.parametrize("order", [("few", "ours", "more"), ("more", "few", "ours")])
+def test_the_first_named_study_leads_where_it_can_answer(tmp_path: Path, order: tuple[str, ...]) -> None:
+    two = [row for block in ("adaln-zero", "adaln") for seed in (0, 1)
+           for row in rows_of("ours", [(4, 64, 2)], block=block, seed=seed, copies=0.0)]  # fmt: skip
+    more = [row | OTHER_DATA | {"cell": f"m{row['cell']}", "evaluation": "m"} for row in rows_of("more", SHAPES[:6])]
+    more = [{**row, "loss_train": "", "loss_heldout": ""} for row in more]
+    few = write_theirs(tmp_path / "few.csv", THEIRS[:3])
+    sources = {"few": few} | {
+        name: write_results(tmp_path / name, rows) for name, rows in (("ours", two), ("more", more))
+    }
+    table = combine([sources[name] for name in order], order, tmp_path / "all")
+    page = report._study(tmp_path / "all")
+    leads = [name for name in order if name != "few"]  # three models carry no law and no comparison
+    assert page.answers[0].about == f"{leads[0]}, measured as A"
+    (memory, untold) = (answer for answer in page.answers if answer.question == "Does it memorise?")
+    assert (memory.about[:4], memory.text[:13]) == ("ours", "No sign of it")
+    assert not untold.known
+    assert set(untold.about.split(" and ")) == {"few", "more"}
+    first = next(picture for _, picture in page.sketches if picture.name == "metric-vs-gflops")
+    assert "4 models" not in first.alt
+    assert ("6 models" in first.alt) == (leads[0] == "more")
+    apart = [picture.caption for _, picture in page.sketches if picture.caption.startswith("Shown apart")]
+    assert any("unet" in caption for caption in apart)  # no row is in no figure
+    assert table["study"].nunique() == 3
 
 
 def test_studies_without_a_step_in_common(tmp_path: Path) -> None:
