@@ -270,3 +270,20 @@ def test_the_commands(
     assert command("collect", "one", "two", "two", "-o", "both") == (0, "10 rows of 10 cells in both/results.csv\n")
     with Path("both/results.csv").open() as file:
         assert next(csv.reader(file)) == list(RESULT_COLUMNS)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_of_a_study_that_is_not_done_says_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text('title = "s"\n[grid]\ndepth = [1, 2]\n[model]\nwidth = 8\npatch_size = 4\n')
+    rows = rows_of("s", SHAPES[:1])
+    monkeypatch.setattr("harness.runs.collect.collect", lambda study, _: write_results(study.folder, rows) and rows)
+    for command in (("s.toml",), ("s.toml", "s.toml", "-o", "both")):
+        monkeypatch.setattr(sys, "argv", ["dit-harness", "report", *command])
+        with pytest.raises(SystemExit):
+            cli.main()
+        said = capsys.readouterr().out
+        assert "Is it complete? No: 2 of 2 cells are not done: dit-harness launch s.toml\n" in said
+        assert "What to do next? 2 of 2 cells are not done: dit-harness launch s.toml." in said.replace("\n  ", " ")
