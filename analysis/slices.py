@@ -107,14 +107,48 @@ def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """
     shape = ["block", *SHAPE, "batch_size"]
     several = "recipe" in table and bool((table.groupby(shape, dropna=False)["recipe"].nunique() > 1).any())
-    keys = ["batch_size", "recipe"] if several else ["batch_size"]
-    parts = list(table.groupby(keys, dropna=False, sort=True))
     batches = table["batch_size"].nunique() > 1
     named = []
-    for (batch, *recipe), rows in parts:
-        words = [f"batch {batch}"] * batches + [f"recipe: {recipe_name(str(name))}" for name in recipe]
-        named.append(("; ".join(words), rows))
+    for batch, rows in table.groupby("batch_size", dropna=False, sort=True):
+        words = [f"batch {batch}"] * batches
+        for recipes in _recipe_parts(rows) if several else [[]]:
+            part = rows[rows["recipe"].isin(recipes)] if several else rows
+            named.append(("; ".join(words + [f"recipe: {_shared(recipes)}"] * several), part))
     return named
+
+
+def _recipe_parts(rows: pd.DataFrame) -> list[list[str]]:
+    """Recipes that may be fitted together: each goes to the one that it resembles most, and never trained a same model.
+
+    In a sweep of sizes each size has its heads, which split nothing where one of them has another recipe beside it.
+    """
+    models = {
+        str(recipe): set(own[["block", *SHAPE]].astype(object).fillna("").itertuples(index=False, name=None))
+        for recipe, own in rows.groupby("recipe")
+    }
+    parts: list[list[str]] = []
+    for recipe in sorted(models, key=lambda name: (-len(models[name]), name)):
+        free = [part for part in parts if not any(models[recipe] & models[other] for other in part)]
+        alike = sorted(((_likeness(recipe, part[0]), part) for part in free), key=lambda pair: pair[0], reverse=True)
+        if alike and alike[0][0] > (0, 0) and (len(alike) == 1 or alike[0][0] > alike[1][0]):
+            alike[0][1].append(recipe)
+        else:
+            parts.append([recipe])
+    return sorted(parts, key=min)
+
+
+def _likeness(one: str, other: str) -> tuple[int, int]:
+    """How many values two recipes share, and how many fields."""
+    first, second = (set(filter(None, recipe.split("; "))) for recipe in (one, other))
+    fields = ({item.partition("=")[0] for item in items} for items in (first, second))
+    return len(first & second), len(set.intersection(*fields))
+
+
+def _shared(recipes: Sequence[str]) -> str:
+    """Several recipes in print: what they share."""
+    items = [recipe.split("; ") for recipe in recipes]
+    shared = [item for item in items[0] if all(item in other for other in items)] if items else []
+    return recipe_name("; ".join(shared)) if shared or len(items) < 2 else "its own for each size"
 
 
 def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:

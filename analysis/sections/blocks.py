@@ -16,7 +16,7 @@ from analysis.printed import block_slope_table, block_table, plain
 from analysis.recipes import not_compared, without_other_recipes
 from analysis.slices import scaling_slices, variants
 
-_OPENING = "Each conditioning block against adaLN-Zero at the same shape, batch and training step."
+_OPENING = "Each conditioning block against adaLN-Zero at the same shape, batch, recipe and training step."
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 
 
