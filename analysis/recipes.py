@@ -35,10 +35,10 @@ def not_compared(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     for _, cells in rows.groupby(SAME_SHAPE, dropna=False, sort=True):
         base = set(cells.loc[cells["block"] == baseline, "recipe"])
         for block, own in cells[cells["block"] != baseline].groupby("block"):
-            if base and not base & set(own["recipe"]):
+            if base and (other := set(own["recipe"]) - base):
                 first = own.iloc[0]
                 shape, step = shape_name(first["size"], first["patch_size"]), int(first["step"])
-                found.append(NotCompared(str(block), shape, step, _other_recipe(set(own["recipe"]), base)))
+                found.append(NotCompared(str(block), shape, step, _other_recipe(other, base)))
     return found
 
 

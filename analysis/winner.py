@@ -68,8 +68,12 @@ def verdicts(piece: Slice) -> list[Verdict]:
 
 def blocks_answer(found: Sequence[Verdict], piece: Slice) -> Answer:
     """Which block wins at the largest shape, by how much, and what the smaller ones say."""
-    apart = dict.fromkeys((block_name(n.block), n.reason) for n in not_compared(piece.group.table))
-    left_out = [f"{block} is not compared: {reason}" for block, reason in apart]
+    known = {name for v in found for name in (v.best, *(c.block for c in v.against))}
+    apart = dict.fromkeys((n.block, n.reason) for n in not_compared(piece.group.table))
+    left_out = [
+        f"{f'Other rows of {block_name(block)} are' if block in known else f'{block_name(block)} is'} not compared: {why}"
+        for block, why in apart
+    ]
     if not found:
         why = f"no design was measured at the same shape and step as {block_name(BASELINE)}"
         return cannot(QUESTION, "; ".join(left_out or [why]))
