@@ -70,10 +70,10 @@ def blocks_answer(found: Sequence[Verdict], piece: Slice) -> Answer:
     """Which block wins at the largest shape, by how much, and what the smaller ones say."""
     known = {name for v in found for name in (v.best, *(c.block for c in v.against))}
     apart = dict.fromkeys((n.block, n.reason) for n in not_compared(piece.group.table))
-    left_out = [
-        f"{f'Other rows of {block_name(block)} are' if block in known else f'{block_name(block)} is'} not compared: {why}"
-        for block, why in apart
-    ]
+    left_out = []
+    for block, reason in apart:
+        who = f"Other rows of {block_name(block)} are" if block in known else f"{block_name(block)} is"
+        left_out.append(f"{who} not compared: {reason}")
     if not found:
         why = f"no design was measured at the same shape and step as {block_name(BASELINE)}"
         return cannot(QUESTION, "; ".join(left_out or [why]))
