@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import table as tables
-from analysis.conditions import CONDITIONS, condition_name, independent
+from analysis.conditions import CONDITIONS, condition_name, condition_text, independent
 from analysis.names import listed
 from analysis.table import SOURCES
 from harness.errors import InputError
@@ -22,6 +22,9 @@ _OWN = ("sweep.toml", "cells.json", "runs", "published.csv")
 
 #: Most values of a condition that a sentence names.
 _NAMED = 3
+
+#: Sentences about pairs of groups; of more, one names the groups.
+_MOST_LINES = 3
 
 
 def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.DataFrame:
@@ -58,7 +61,7 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
         for column in ("name", "study"):  # one cell has one name in all tables
             rows[column] = rows["cell"].map(cells[column]).fillna(rows[column])
         made[name] = rows[list(columns)]
-    write_json(folder / SOURCES, {"sources": list(names)})
+    write_json(folder / SOURCES, {"sources": list(names), "studies": table.attrs["studies"]})
     for name, rows in made.items():
         write_text(folder / name, rows.to_csv(index=False, lineterminator="\n"))
     _copy_pictures(folders, folder, set(cells.index))
@@ -70,14 +73,42 @@ def sources_of(folder: Path) -> list[str]:
     return [str(name) for name in (read_json(folder / SOURCES) or {}).get("sources", [])]
 
 
+def studies_of(folder: Path) -> list[str]:
+    """The studies that were put together in a folder, in the order in which they were named."""
+    return [str(name) for name in (read_json(folder / SOURCES) or {}).get("studies", [])]
+
+
 def apart(table: pd.DataFrame) -> list[str]:
-    """Which studies of a table do not compare, and why, one sentence a pair."""
+    """Which studies of a table do not compare, and why: one sentence for two groups of studies that compare."""
+    rows = {study: table[table["study"] == study] for study in dict.fromkeys(table["study"])}
+    why = {pair: _difference(rows[pair[0]], rows[pair[1]]) for pair in combinations(rows, 2)}
+    groups: list[list[str]] = []
+    for study in rows:  # a study joins the first group of which it compares with every one
+        home = next((group for group in groups if not any(why[other, study] for other in group)), None)
+        if home is None:
+            groups.append([study])
+        else:
+            home.append(study)
     lines = []
-    for one, other in combinations(dict.fromkeys(table["study"]), 2):
-        why = _difference(table[table["study"] == one], table[table["study"] == other])
-        if why:
-            lines.append(f"{one} and {other} do not compare and are shown apart: they differ in {why}")
-    return lines
+    for some, others in combinations(groups, 2):
+        pairs = [(a, b) if (a, b) in why else (b, a) for a in some for b in others]
+        if all(why[pair] for pair in pairs):
+            reason = why[pairs[0]] if pairs[0][0] in some else why[pairs[0][::-1]]
+            lines.append(_apart(some, others, reason))
+        else:
+            lines += [_apart([a], [b], why[a, b]) for a, b in pairs if why[a, b]]
+    if len(lines) <= _MOST_LINES:
+        return lines
+    shown = "; ".join(listed(*group) for group in groups)
+    return [f"Studies that do not compare are shown apart ({shown}); the ways of measuring say how they differ"]
+
+
+def _apart(some: Sequence[str], others: Sequence[str], why: str) -> str:
+    pair = len(some) == len(others) == 1
+    names = listed(some[0], others[0]) if pair else listed(*some)
+    be = "do" if len(some) > 1 or pair else "does"
+    against = "" if pair else f" with {listed(*others)}"
+    return f"{names} {be} not compare{against} and are shown apart: they differ in {why}"
 
 
 def _difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
@@ -91,7 +122,9 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
     best: dict[str, tuple[str, ...]] | None = None
     for first in ways[0].itertuples(index=False):
         for second in ways[1].itertuples(index=False):
-            pairs = zip(columns, map(_shown, first), map(_shown, second), strict=True)
+            pairs = (
+                (c, condition_text(c, a), condition_text(c, b)) for c, a, b in zip(columns, first, second, strict=True)
+            )
             differ = independent({column: (a, b) for column, a, b in pairs if a != b})
             if best is None or len(differ) < len(best):
                 best = differ
@@ -101,10 +134,6 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
     if best is None or set(steps[0]) & set(steps[1]):
         return ""
     return f"training steps ({'; '.join(', '.join(f'{step:,}' for step in some[-_NAMED:]) for some in steps)})"
-
-
-def _shown(value: object) -> str:
-    return "none" if pd.isna(value) or value == "" else str(value)  # type: ignore[call-overload]
 
 
 def _copy_pictures(folders: Sequence[Path], folder: Path, cells: set[str]) -> None:

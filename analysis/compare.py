@@ -11,12 +11,9 @@ import pandas as pd
 
 from analysis.conditions import require_comparable
 from analysis.fit.common import Array, Pair, floats, pair, range_flags
-from analysis.names import METRIC, SHAPE, block_name, plural, shape_name, shape_names
+from analysis.names import BASELINE, METRIC, block_name, plural, shape_name, shape_names
+from analysis.recipes import SAME_SHAPE, without_other_recipes
 from analysis.slices import per_shape, require_repeats
-
-BASELINE = "adaln-zero"
-
-_SHAPE = ["depth", "width", *SHAPE, "batch_size", "step"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +25,12 @@ class BlockComparison:
     shape: str  #: "XL/2": size and patch size
     step: int
     gmacs: float  #: of the block's own model
+    baseline_gmacs: float
     metric: float  #: mean over training seeds
     baseline_metric: float
     seeds: int
     baseline_seeds: int
+    seed_sd: float | None  #: standard deviation between training seeds, pooled over both; None: one seed on each side
     interval: Pair | None  #: 95 % of the difference; None if there are too few seeds
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
     multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
@@ -44,6 +43,11 @@ class BlockComparison:
     def difference(self) -> float:
         """Block minus baseline, in the unit of the metric: positive where the baseline is better."""
         return self.metric - self.baseline_metric
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the seeds show a difference."""
+        return self.verdict != "inconclusive"
 
     def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a table at this comparison's shape and step, of every block."""
@@ -83,7 +87,9 @@ def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_me
 def compare_blocks(
     table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE, seed_sigma: float | None = None
 ) -> list[BlockComparison]:
-    """Every block design against the baseline, wherever both have the same shape, batch size and training step.
+    """Every block design against the baseline, wherever both have the same shape, batch size, recipe and training step.
+
+    What has no partner of its own recipe is left out; `not_compared` names it.
 
     With two or more training seeds on both sides the difference has a Welch 95 % interval (sampling seeds of a run
     are averaged first), and the verdict follows from it. With one seed the verdict is "inconclusive".
@@ -103,12 +109,13 @@ def compare_blocks(
     """
     rows = table[table[metric].notna()]
     require_comparable(rows)
-    require_repeats(rows, [*_SHAPE, "block"])
-    rows = rows[[*_SHAPE, "block", "gmacs", "seed", metric]]  # selecting wide rows is slow
+    require_repeats(rows, [*SAME_SHAPE, "block"])
+    rows = without_other_recipes(rows, baseline)
+    rows = rows[[*SAME_SHAPE, "block", "gmacs", "seed", "cell", metric]]  # selecting wide rows is slow
     found = []
     cells: pd.DataFrame
-    for _, cells in rows.groupby(_SHAPE, dropna=False, sort=True):
-        patch, batch, step = (cells[column].iloc[0] for column in _SHAPE[-3:])
+    for _, cells in rows.groupby(SAME_SHAPE, dropna=False, sort=True):
+        patch, batch, step = (cells[column].iloc[0] for column in SAME_SHAPE[-3:])
         runs = {str(block): _per_seed(group, metric) for block, group in cells.groupby("block")}
         if baseline not in runs:
             continue
@@ -132,10 +139,12 @@ def compare_blocks(
                     shape=shape_name(own["size"], patch),
                     step=int(step),
                     gmacs=gmacs,
+                    baseline_gmacs=float(cells.loc[cells["block"] == baseline, "gmacs"].iloc[0]),
                     metric=value,
                     baseline_metric=base,
                     seeds=len(runs[block]),
                     baseline_seeds=len(runs[baseline]),
+                    seed_sd=_pooled(runs[block], runs[baseline]),
                     multiplier=multiplier,
                     multiplier_interval=ends,
                     multiplier_note=note,
@@ -144,6 +153,13 @@ def compare_blocks(
                 )
             )
     return found
+
+
+def _pooled(own: Array, base: Array) -> float | None:
+    """The standard deviation between seeds of two blocks; None where both have one seed."""
+    free = len(own) + len(base) - 2
+    squares = float(((own - own.mean()) ** 2).sum() + ((base - base.mean()) ** 2).sum())
+    return math.sqrt(squares / free) if free > 0 else None
 
 
 @dataclass(frozen=True)
@@ -220,9 +236,9 @@ def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     Raises:
         InputError: rows that were measured differently.
     """
-    rows = table[(table[metric] > 0) & table["patch_size"].notna()]
+    rows = without_other_recipes(table[(table[metric] > 0) & table["patch_size"].notna()], baseline)
     require_comparable(rows)
-    rows = rows[[*_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
+    rows = rows[[*SAME_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(["patch_size", "step", "batch_size"], dropna=False):
@@ -282,8 +298,9 @@ def _matched(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Arra
 
 
 def _per_seed(cells: pd.DataFrame, metric: str) -> Array:
-    """One value per training seed, its sampling seeds averaged; shape [seeds]."""
-    return np.asarray(cells.groupby("seed", dropna=False)[metric].mean().to_numpy(float))
+    """One value per training seed, its sampling seeds averaged; a run without a seed has its own. Shape [seeds]."""
+    seed = cells["seed"].astype(object).where(cells["seed"].notna(), cells["cell"])
+    return np.asarray(cells.groupby(seed)[metric].mean().to_numpy(float))
 
 
 @dataclass(frozen=True)
@@ -328,8 +345,8 @@ def describe(comparison: BlockComparison, metric: str) -> str:
     name, base = block_name(comparison.block), block_name(comparison.baseline)
     values = f"{name} {comparison.metric:.4g} against {base} {comparison.baseline_metric:.4g}"
     text = f"{values} {metric} at {comparison.shape}"
-    if comparison.multiplier is not None:
+    if comparison.multiplier is not None and comparison.conclusive:
         text += f", {comparison.multiplier:.2f} x the compute at which {base} gets there"
-    if comparison.multiplier_interval is not None:
+    if comparison.multiplier_interval is not None and comparison.conclusive:
         text += f" (95 %: {multiplier_ends(comparison.multiplier_interval)})"
     return f"{text}: {comparison.verdict} ({comparison.reason})"

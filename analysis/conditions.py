@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.names import listed
+from analysis.names import NOT_STATED, listed
 from harness.errors import InputError
 from harness.runs.columns import PROTOCOL_COLUMNS, metric_name
 
@@ -112,20 +112,34 @@ def comparable_groups(table: pd.DataFrame, vary: Iterable[str] = ()) -> list[Gro
         Group(dict(zip(keys, key, strict=True)), rows, others)
         for key, rows in table[table["extractor"] != ""].groupby(keys, dropna=False, sort=False)
     ]
-    return sorted(groups, key=lambda group: -len(group.table[["cell", "step"]].drop_duplicates()))
+    return sorted(
+        groups, key=lambda group: (first_topic(group.table), -len(group.table[["cell", "step"]].drop_duplicates()))
+    )
+
+
+def first_topic(rows: pd.DataFrame) -> int:
+    """The place of rows in a table of several studies, see `analysis.topics.ranked`; 0 for one study."""
+    return int(rows["topic"].min()) if "topic" in rows else 0
 
 
 def mixed_conditions(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """The conditions in which measured rows of a table differ, with their printed values in the order of the rows."""
     measured = table[table["extractor"] != ""] if "extractor" in table else table
     found = {column: measured[column].drop_duplicates() for column in CONDITIONS if column in table}
-    shown = {column: tuple("none" if pd.isna(v) or v == "" else str(v) for v in found[column]) for column in found}
+    shown = {column: tuple(condition_text(column, value) for value in found[column]) for column in found}
     return {column: values for column, values in shown.items() if len(values) > 1}
 
 
 def independent(mixed: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Leave out the conditions that follow from another one that differs too."""
     return {column: values for column, values in mixed.items() if _IMPLIED.get(column) not in mixed}
+
+
+def condition_text(column: str, value: Any) -> str:
+    """The value of a condition in a sentence; an empty autoencoder is none, anything else that is empty not stated."""
+    if pd.isna(value) or value == "":
+        return "none" if column == "vae" else NOT_STATED
+    return ("EMA weights" if value else "raw weights") if column == "ema" else str(value)
 
 
 def condition_name(column: str) -> str:

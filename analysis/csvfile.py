@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from harness.errors import InputError
-from harness.runs.columns import Column
+from harness.runs.columns import PUBLISHED_TITLES, Column
 
 #: What programs put between fields instead of a comma, by what it is called.
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -22,18 +23,19 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _MOST = 2**53
 
 
-def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
+def read_csv(path: Path, columns: Mapping[str, Column], common: Sequence[str] = ()) -> pd.DataFrame:
     """The rows of a file, in the order of `columns`; columns added since it was written are empty.
 
     Texts are strings, "" where empty. Integers are int64 where the column is required, Int64 otherwise; numbers are
-    float64 with NaN where not measured; booleans are pandas' own.
+    float64 with NaN where not measured; booleans are pandas' own. `common` are the columns that a message about a table
+    by hand names.
 
     Raises:
         InputError: file missing or no CSV, wrong columns, or a wrong value. One line: file, row, column, what is
             allowed.
     """
     header, rows = _lines(path)
-    _check_header(path, header, columns)
+    _check_header(path, header, columns, common)
     values: dict[str, list[Any]] = {column: [] for column in header}
     for number, row in enumerate(rows, start=2):
         if not row:
@@ -50,6 +52,15 @@ def read_csv(path: Path, columns: Mapping[str, Column]) -> pd.DataFrame:
     for name, column in columns.items():
         values.setdefault(name, [_empty(column)] * count)
     return pd.DataFrame({name: pd.Series(values[name], dtype=_dtype(column)) for name, column in columns.items()})
+
+
+def header_of(path: Path) -> list[str]:
+    """The names of a file's columns.
+
+    Raises:
+        InputError: file missing or no CSV.
+    """
+    return _lines(path)[0]
 
 
 def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -73,7 +84,7 @@ def _check_separator(path: Path, line: str) -> None:
             raise InputError(f"{path}: is saved with {name} between its fields; allowed: commas, and points in numbers")
 
 
-def _check_header(path: Path, header: list[str], columns: Mapping[str, Column]) -> None:
+def _check_header(path: Path, header: list[str], columns: Mapping[str, Column], common: Sequence[str]) -> None:
     for name, column in columns.items():
         if name not in header and not column.added:
             needed = ", ".join(column.name for column in columns.values() if not column.added)
@@ -81,8 +92,22 @@ def _check_header(path: Path, header: list[str], columns: Mapping[str, Column]) 
     for name in header:
         again = header.count(name) > 1
         if again or name not in columns:
-            what = "occurs twice" if again else "is unknown: a newer version may have written the table"
+            what = "occurs twice" if again else f"is unknown: {_meant(name, columns, common)}"
+            if common and not again:
+                raise InputError(f"{path}: column {name!r} {what}")
             raise InputError(f"{path}: column {name!r} {what}; allowed: {', '.join(columns)}")
+
+
+def _meant(name: str, columns: Mapping[str, Column], common: Sequence[str]) -> str:
+    """What an unknown column may be; of a table by hand also those that it needs or mostly has."""
+    if not common:
+        return "a newer version may have written the table"
+    known = {title.lower(): column for column, title in PUBLISHED_TITLES.items()}
+    known |= {column: column for column in columns}
+    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    needed = [column.name for column in columns.values() if not column.added]
+    words = f"did you mean {known[close[0]]!r}? " if close else ""
+    return f"{words}needed: {', '.join(needed)}; common: {', '.join(common)}"
 
 
 def _empty(column: Column) -> str | None:

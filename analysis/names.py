@@ -20,6 +20,12 @@ SHAPE = ["size", "patch_size"]
 #: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.
 PUBLISHED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
 
+#: The block design that the others are compared with.
+BASELINE = "adaln-zero"
+
+#: The recipe of rows whose table has no such column: unknown, and not the defaults.
+NOT_STATED = "not stated"
+
 #: How the literature writes the four block designs; adaLN-gate is this project's own.
 BLOCK_NAMES = {
     "adaln-zero": "adaLN-Zero",
@@ -33,6 +39,11 @@ BLOCK_NAMES = {
 def block_name(block: str) -> str:
     """The block design as the literature writes it; an unknown one as it is."""
     return BLOCK_NAMES.get(block, block)
+
+
+def recipe_name(recipe: str) -> str:
+    """A recipe in print: what differs from the defaults, or that nothing does."""
+    return recipe or "the defaults"
 
 
 def size_name(depth: int, width: int) -> str:

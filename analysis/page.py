@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.answers import Answer
+from analysis.answer import Answer
 from analysis.figures.style import CannotDrawError, Drawing, ModelKey, save
 from analysis.fit.common import CannotFitError
 from analysis.numbers import text
@@ -85,6 +85,7 @@ class Page:
     warnings: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)  #: what else the first screen says
     front: list[Picture] = field(default_factory=list)  #: the figures that show the answers
+    front_names: tuple[str, ...] = ()  #: those of the verdict on blocks, by preference; empty where there is none
     sections: list[Section] = field(default_factory=list)
     omitted: list[tuple[str, str]] = field(default_factory=list)  #: (what, why)
     fits: dict[str, Any] = field(default_factory=dict)
@@ -127,6 +128,11 @@ class Page:
         """Note something that is not in the report."""
         if (what, why) not in self.omitted:
             self.omitted.append((what, why))
+
+    @property
+    def answers_by_question(self) -> dict[str, list[Answer]]:
+        """The answers to every question, in their order; several where several studies answer apart."""
+        return {asked.question: [a for a in self.answers if a.question == asked.question] for asked in self.answers}
 
     @property
     def omitted_by_reason(self) -> dict[str, list[str]]:

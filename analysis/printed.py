@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare import BASELINE, BlockComparison, BlockSlope, multiplier_ends
+from analysis.compare import BlockComparison, BlockSlope, multiplier_ends
 from analysis.fit.floor import FloorFit
 from analysis.fit.lines import LineFit
 from analysis.fit.surface import InteractionFit
 from analysis.frontier import Frontier, IsoFlop
 from analysis.heldout import HeldOut
-from analysis.names import SHAPE, block_name, patch_name, shape_name
+from analysis.names import BASELINE, SHAPE, block_name, patch_name, shape_name
 from analysis.numbers import interval, number, text
 from analysis.page import Table
 from analysis.study import SliceFits
@@ -190,20 +190,30 @@ def block_table(found: Sequence[BlockComparison], metric: str, measured: str) ->
         if c.multiplier_interval is not None:
             multiplier += f" ({multiplier_ends(c.multiplier_interval)})"
         rows.append(
-            (c.shape, c.step, block_name(c.block), c.gmacs, f"{c.seeds} and {c.baseline_seeds}", c.metric,
-             c.baseline_metric, f"{c.difference:+.4g}", c.interval or "none",
-             "none" if c.matched is None else f"{c.matched:.3f}", multiplier, c.verdict, c.reason)
+            (block_name(c.block), c.verdict, c.shape, c.step, c.metric, c.baseline_metric, f"{c.difference:+.4g}",
+             c.interval or "none", c.gmacs, f"{c.seeds} and {c.baseline_seeds}",
+             "none" if c.matched is None else f"{c.matched:.3f}", multiplier)
         )  # fmt: skip
     columns = (
-        f"Shape | Step | Block | Gflops | Seeds | {metric} | {base} | Difference | 95 % | Ratio at equal Gflops | "
-        "Compute multiplier (95 %) | Verdict | Why"
+        f"Block | Verdict | Shape | Step | {metric} | {base} | Difference | 95 % | Gflops | Seeds | "
+        "Ratio at equal Gflops | Compute multiplier (95 %)"
     )
     caption = (
         f"Block designs against {base}. {_sentence(measured)}Ratio at equal Gflops: {metric} over that of {base} "
         f"interpolated at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which "
         f"{base} of the same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
     )
+    caption += f" Verdicts: {'; '.join(_reasons(found))}."
     return Table.of(caption, columns, rows)
+
+
+def _reasons(comparisons: Sequence[BlockComparison]) -> list[str]:
+    """Why the verdicts are what they are, each reason once, with the verdicts it stands for."""
+    reasons: dict[str, list[str]] = {}
+    for c in comparisons:
+        if c.verdict not in reasons.setdefault(c.reason, []):
+            reasons[c.reason].append(c.verdict)
+    return [f"{' or '.join(verdicts)}, {why}" for why, verdicts in reasons.items()]
 
 
 def _sentence(text: str) -> str:

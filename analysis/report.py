@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import table as tables
+from analysis.answer import Unfinished
 from analysis.answers import answers, untrained, untrained_models
-from analysis.combine import apart, sources_of
+from analysis.combine import apart, sources_of, studies_of
 from analysis.conditions import draws_warning, mixture_warning, with_ways
 from analysis.figures.scaling import baselines
 from analysis.figures.style import SUFFIXES, ModelKey
@@ -29,6 +30,8 @@ from analysis.sections.paper import paper_tables
 from analysis.sections.scaling import metrics, scaling
 from analysis.sections.training import sampling, training
 from analysis.slices import LOSS
+from analysis.study import SliceFits
+from analysis.topics import Topic, ranked, topics
 from harness.files import write_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,7 +39,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 #: The figures that show the answers, by preference: what compute buys, then what training or another block does.
 _LAW = ("metric-vs-gflops-log", "metric-vs-gflops")
 _FRONT = (*_LAW[:1], "metric-over-steps", "loss-train-vs-heldout", "samples", *_LAW[1:])
-_FRONT_BLOCKS = ("blocks", *_LAW[:1], "blocks-over-steps", *_LAW[1:])
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,20 @@ class ReportResult:
     summary: tuple[str, ...]  #: lines to print
 
 
-def write_report(folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> ReportResult:
+def write_report(
+    folder: Path,
+    unfinished: Sequence[Unfinished] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ReportResult:
     """Write figures, fits and the page of a study (`folder`/results.csv) or of the published numbers (published.csv).
 
     The same tables give the same bytes. Every file is replaced whole, the page last; figures that an earlier report
-    drew and this one does not are removed. `progress` is called with the figures drawn, and all of them.
+    drew and this one does not are removed.
+
+    Args:
+        folder: of a study, of several put together, or of the published numbers.
+        unfinished: the studies whose cells are not all done; the page says so first.
+        progress: called with the figures drawn, and all of them.
 
     Returns:
         The files written and a few lines that say what was found.
@@ -59,11 +70,11 @@ def write_report(folder: Path, progress: Callable[[int, int], None] = lambda don
     Raises:
         InputError: no table in the folder, or a table that is wrong; nothing is written then.
     """
-    page = _published(folder) if tables.is_published(folder) else _study(folder)
+    page = _published(folder) if tables.is_published(folder) else _study(folder, unfinished)
     page.finish(progress)
-    page.move_to_front(_FRONT_BLOCKS if len(page.fits.get("blocks", [])) else _FRONT)
+    page.move_to_front(page.front_names or _FRONT)
     before = _figures_before(folder)
-    page.fits["answers"] = [{"question": a.question, "answer": a.text, "trust": a.trust} for a in page.answers]
+    page.fits["answers"] = [{"question": a.question, "answer": a.said, "trust": a.trust} for a in page.answers]
     page.fits["warnings"] = page.warnings
     page.fits["omitted"] = [{"what": what, "why": why} for what, why in page.omitted]
     page.fits["figures"] = sorted({path.stem for path in page.paths})
@@ -78,20 +89,23 @@ def write_report(folder: Path, progress: Callable[[int, int], None] = lambda don
     return ReportResult((*page.paths, fits, text, html), said)
 
 
-def _study(folder: Path) -> Page:
+def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     table, curves, attempts = tables.load_study(folder), tables.load_curves(folder), tables.load_attempts(folder)
-    sources, studies = sources_of(folder), list(dict.fromkeys(table["study"]))
+    sources, studies = sources_of(folder), studies_of(folder) or list(dict.fromkeys(table["study"]))
     name = ", ".join(studies)
     command = " ".join([*sources, "--output", str(folder)]) if sources else name
     data = ", ".join(sorted(set(table["data"]) - {""}))
     lead = f"{table['cell'].nunique()} cells on {data or 'unnamed data'}, {len(table)} rows of results."
     whole = f"Stud{'ies' if len(studies) > 1 else 'y'} {name}"
-    page = Page(folder, sweep_title(folder) or whole, f"{whole}: {lead}", fits={"study": name, "source": "results.csv"})
+    title = sweep_title(folder) or whole
+    page = Page(
+        folder, title, lead if title == whole else f"{whole}: {lead}", fits={"study": name, "source": "results.csv"}
+    )
     page.warnings += apart(table)
-    table = _begin(page, table)
-    found = None
+    table = _begin(page, ranked(table, studies))
+    fitted: list[SliceFits] = []
     if untrained(table) is None:
-        found = scaling(page, table)
+        fitted = scaling(page, table)
         scaling(page, table, LOSS)
         frontier(page, table)
         blocks(page, table)
@@ -103,7 +117,9 @@ def _study(folder: Path) -> Page:
     else:
         page.fits |= {"slices": [], "loss slices": [], "frontier": [], "blocks": [], "block slopes": []}
         page.omit("Fits, frontier and block comparison", "the models are untrained: their samples look like noise")
-    page.answers += answers(table, curves, found)
+    about = topics(table, studies)
+    page.answers += answers(table, curves, fitted, about, unfinished)
+    _measured(page, about)
     training(page, table, curves)
     sampling(page, table)
     records.samples(page, table)
@@ -124,7 +140,9 @@ def _published(folder: Path) -> Page:
     )
     page = Page(folder, "Published numbers of DiT", lead, fits={"study": "paper", "source": "published.csv"})
     table = _begin(page, table)
-    page.answers += answers(table, pd.DataFrame(), scaling(page, table))
+    about = topics(table)
+    page.answers += answers(table, pd.DataFrame(), scaling(page, table), about)
+    _measured(page, about)
     frontier(page, table)
     blocks(page, table)
     training(page, table, None)
@@ -150,6 +168,15 @@ def _begin(page: Page, table: pd.DataFrame) -> pd.DataFrame:
     page.key = ModelKey.of(table)
     page.warnings += filter(None, [mixture_warning(table), draws_warning(table)])
     return table
+
+
+def _measured(page: Page, about: Sequence[Topic]) -> None:
+    """How the values of the answers were measured, where there are several ways."""
+    spoken = {answer.about for answer in page.answers if answer.known}
+    for topic in about if len(page.ways) > 1 else []:
+        if topic.about in spoken or len(about) == 1:
+            way = str(topic.piece.table["way"].iloc[0])
+            page.summary.append(f"The answers are about values measured as {way}: {page.ways[way]}")
 
 
 def _ways(page: Page) -> None:

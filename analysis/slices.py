@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CONDITIONS, Group, comparable_groups
-from analysis.names import METRIC, SHAPE, block_name
+from analysis.conditions import CONDITIONS, Group, comparable_groups, first_topic
+from analysis.names import METRIC, SHAPE, block_name, listed, recipe_name
 from harness.errors import InputError
 
 #: The denoising loss on held-out images; see harness.runs.columns.
@@ -76,6 +76,16 @@ class Slice:
         return "".join(f"; {part}" for part in (self.variant, measured) if part)
 
     @property
+    def alone(self) -> str:
+        """For captions: which block it is, where others stand beside it; empty where there is one only."""
+        return f" {block_name(self.block)} alone." if self.group.table["block"].nunique() > 1 else ""
+
+    @property
+    def where(self) -> str:
+        """For sentences: of which studies it is, where the table holds several; empty where it holds one."""
+        return f" in {listed(*dict.fromkeys(self.group.table['study']))}" if "topic" in self.table else ""
+
+    @property
     def siblings(self) -> pd.DataFrame:
         """Rows of the same batch size and recipe, of every block and at every step, with a value."""
         rows = self.group.table[self.group.table[self.column].notna()]
@@ -97,14 +107,48 @@ def variants(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """
     shape = ["block", *SHAPE, "batch_size"]
     several = "recipe" in table and bool((table.groupby(shape, dropna=False)["recipe"].nunique() > 1).any())
-    keys = ["batch_size", "recipe"] if several else ["batch_size"]
-    parts = list(table.groupby(keys, dropna=False, sort=True))
     batches = table["batch_size"].nunique() > 1
     named = []
-    for (batch, *recipe), rows in parts:
-        words = [f"batch {batch}"] * batches + [f"recipe: {name or 'the defaults'}" for name in recipe]
-        named.append(("; ".join(words), rows))
+    for batch, rows in table.groupby("batch_size", dropna=False, sort=True):
+        words = [f"batch {batch}"] * batches
+        for recipes in _recipe_parts(rows) if several else [[]]:
+            part = rows[rows["recipe"].isin(recipes)] if several else rows
+            named.append(("; ".join(words + [f"recipe: {_shared(recipes)}"] * several), part))
     return named
+
+
+def _recipe_parts(rows: pd.DataFrame) -> list[list[str]]:
+    """Recipes that may be fitted together: each goes to the one that it resembles most, and never trained a same model.
+
+    In a sweep of sizes each size has its heads, which split nothing where one of them has another recipe beside it.
+    """
+    models = {
+        str(recipe): set(own[["block", *SHAPE]].astype(object).fillna("").itertuples(index=False, name=None))
+        for recipe, own in rows.groupby("recipe")
+    }
+    parts: list[list[str]] = []
+    for recipe in sorted(models, key=lambda name: (-len(models[name]), name)):
+        free = [part for part in parts if not any(models[recipe] & models[other] for other in part)]
+        alike = sorted(((_likeness(recipe, part[0]), part) for part in free), key=lambda pair: pair[0], reverse=True)
+        if alike and alike[0][0] > (0, 0) and (len(alike) == 1 or alike[0][0] > alike[1][0]):
+            alike[0][1].append(recipe)
+        else:
+            parts.append([recipe])
+    return sorted(parts, key=min)
+
+
+def _likeness(one: str, other: str) -> tuple[int, int]:
+    """How many values two recipes share, and how many fields."""
+    first, second = (set(filter(None, recipe.split("; "))) for recipe in (one, other))
+    fields = ({item.partition("=")[0] for item in items} for items in (first, second))
+    return len(first & second), len(set.intersection(*fields))
+
+
+def _shared(recipes: Sequence[str]) -> str:
+    """Several recipes in print: what they share."""
+    items = [recipe.split("; ") for recipe in recipes]
+    shared = [item for item in items[0] if all(item in other for other in items)] if items else []
+    return recipe_name("; ".join(shared)) if shared or len(items) < 2 else "its own for each size"
 
 
 def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
@@ -112,6 +156,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
 
     Each group, block, batch size and recipe gives one slice, at the training step with the most shapes (of several, the
     latest). Cells without a value at that step are not in the slice; compare with `group.table` to name them.
+    Of several studies the slices of the leading topic come first (`analysis.topics.ranked`).
 
     Args:
         table: rows of `analysis.table.load_study` or `load_published`.
@@ -126,7 +171,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
             shapes = cells.drop_duplicates([*SHAPE, "step"]).groupby("step").size()
             step = max(shapes.index, key=lambda at: (shapes[at], at))
             slices.append(Slice(group, str(block), int(step), cells[cells["step"] == step], column, name))
-    return sorted(slices, key=lambda piece: (-piece.shapes, piece.block != "adaln-zero"))
+    return sorted(slices, key=lambda piece: (first_topic(piece.table), -piece.shapes, piece.block != "adaln-zero"))
 
 
 def largest_slice(table: pd.DataFrame, column: str = METRIC) -> Slice:
@@ -151,7 +196,7 @@ def _loss_groups(table: pd.DataFrame) -> list[Group]:
     side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # side of an image or latent
     parts = rows.groupby([*learned, side], dropna=False, sort=False)
     groups = [Group({"data": data, "vae": vae}, cells) for (data, vae, _), cells in parts]
-    return sorted(groups, key=lambda group: -len(group.table))
+    return sorted(groups, key=lambda group: (first_topic(group.table), -len(group.table)))
 
 
 def require_repeats(table: pd.DataFrame, keys: Sequence[str]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.csvfile import read_csv
-from analysis.names import METRIC, size_name
+from analysis.csvfile import header_of, read_csv
+from analysis.names import METRIC, NOT_STATED, size_name
 from harness.errors import InputError
 from harness.runs.columns import (
     ATTEMPT_COLUMNS,
@@ -31,6 +31,12 @@ SOURCES = "sources.json"
 
 #: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
+
+#: Columns of results.csv that a table by hand mostly has.
+_COMMON = (
+    "study", "depth", "width", "patch_size", "params", "seed", "batch_size", "recipe", "data", "samples", "sampler",
+    "sampling_steps", "guidance", "extractor", "frechet",
+)  # fmt: skip
 
 _OWN_COLUMNS = (
     Column("source", "text", "", True, "table or figure of the paper", required=True),
@@ -89,7 +95,7 @@ def _checked(table: pd.DataFrame, path: Path, extractors: tuple[str, ...]) -> pd
         odd, named = table["extractor"][~known].iloc[0], "".join(f", or {name}" for name in extractors if name)
         raise InputError(f"{path}: column extractor: {odd!r} is not allowed; allowed: name@hash{named}")
     table = _without_duplicates(table, str(path))
-    table["size"] = list(map(_size, table.itertuples(index=False)))
+    table["size"] = _sizes(table)
     return _sorted(table, "gmacs", "name", "cell", "step")
 
 
@@ -118,8 +124,8 @@ def is_published(folder: Path) -> bool:
 def load_studies(sources: Sequence[Path]) -> pd.DataFrame:
     """Several studies as one table, rows as `load_study`; a cell, step and evaluation in two of them counts once.
 
-    Where the first of two studies has trained a cell and the second has evaluated it, the evaluated row stays. Two
-    cells with one name get that of their study added.
+    Where the first of two studies has trained a cell and the second has evaluated it, the evaluated row stays. Cells of
+    two studies with one name get that of their study added. `attrs["studies"]` has the studies as they were named.
 
     Args:
         sources: folders as `load_table` reads them, and files as `load_file` does; of the paper's numbers the decoder
@@ -135,20 +141,24 @@ def load_studies(sources: Sequence[Path]) -> pd.DataFrame:
     about = ["study", "name", "protocol", "train_seconds", "sample_seconds"]
     added = [column.name for column in RESULT_COLUMNS.values() if column.added]
     measured = [column for column in RESULT_COLUMNS if column not in (*about, *added)]
+    named = list(dict.fromkeys(table["study"]))
     table = table.drop_duplicates(measured)
     evaluated = pd.MultiIndex.from_frame(table.loc[table["evaluation"] != "", ["cell", "step"]])
     table = table[(table["evaluation"] != "") | ~pd.MultiIndex.from_frame(table[["cell", "step"]]).isin(evaluated)]
     studies = ", ".join(dict.fromkeys(table["study"]))
     table = _without_duplicates(table, f"studies {studies}", measured)
     table["name"] = _own_names(table)
-    return _sorted(table, "gmacs", "name", "cell", "step")
+    table = _sorted(table, "gmacs", "name", "cell", "step")
+    table.attrs["studies"] = named
+    return table
 
 
 def load_file(path: Path) -> pd.DataFrame:
     """A table of anyone's in the columns of results.csv, of which it may leave out most; rows as `load_study`.
 
     Needed are name, block, gmacs and step; `study` is by default the name of the file, `cell` that of the model, and
-    `evaluation` a hash of how it was measured.
+    `evaluation` a hash of how it was measured. Rows of one name, step and evaluation are repeats: each is a cell of its
+    own. Without a column `recipe` the recipe is `NOT_STATED`.
 
     Raises:
         InputError: as `load_study`; also a distance without the extractor whose features it is measured in.
@@ -158,7 +168,7 @@ def load_file(path: Path) -> pd.DataFrame:
         name: replace(column, added=name not in needed, required=name in needed)
         for name, column in RESULT_COLUMNS.items()
     }
-    table = read_csv(path, columns)
+    table = read_csv(path, columns, _COMMON)
     if table.empty:
         raise InputError(f"{path}: has no rows; at least one trained model is needed")
     odd = table[table[METRIC].notna() & (table["extractor"] == "")]
@@ -171,10 +181,13 @@ def load_file(path: Path) -> pd.DataFrame:
     table["train_gmacs"] = table["train_gmacs"].fillna(3 * table["gmacs"] * batch * table["step"])
     table["params_m"] = table["params_m"].fillna(params / 1e6)
     table["study"] = table["study"].where(table["study"] != "", path.stem)
-    table["cell"] = table["cell"].where(table["cell"] != "", table["name"])
     measured = (table["extractor"] != "") & (table["evaluation"] == "")
     hashes = [f"{protocol_hash(_plain(row))}-{row['sampling_seed']}" for _, row in table.iterrows()]
     table["evaluation"] = table["evaluation"].where(~measured, pd.Series(hashes))
+    table = table.drop_duplicates(ignore_index=True)
+    table["cell"] = table["cell"].where(table["cell"] != "", _cells_by_name(table))
+    if "recipe" not in header_of(path):
+        table["recipe"] = NOT_STATED
     return _checked(table, path, ("", LITERATURE))
 
 
@@ -279,6 +292,26 @@ def _size(row: Any) -> str:
     return size_name(int(row.depth), int(row.width))
 
 
+def _sizes(table: pd.DataFrame) -> list[str]:
+    """`_size` of every row; models of unknown shape whose names differ in a number alone are one if they cost the same.
+
+    "film-0" and "film-1" of equal block, compute and parameters are repeats without a seed, "M-1" and "M-2" of other
+    compute are two models.
+    """
+    sizes = pd.Series(list(map(_size, table.itertuples(index=False))), index=table.index, dtype=object)
+    stems = sizes.str.replace(r"(?<=.)[-_ ](?:seed|s)?\d+(?=$| \([^()]*\)$)", "", regex=True)
+    shapeless = table["depth"].isna() | table["width"].isna()
+    cost = table["gmacs"].astype(str) + " " + table["params"].astype(str)
+    once = shapeless & (cost.groupby([table["block"], stems]).transform("nunique") == 1)
+    return list(stems.where(once & (sizes.groupby([table["block"], stems]).transform("nunique") > 1), sizes))
+
+
+def _cells_by_name(table: pd.DataFrame) -> pd.Series[str]:
+    """The name of every row as its cell; of rows with one name, step and evaluation the later ones with a number."""
+    count = table.groupby(["name", "step", "evaluation"], sort=False).cumcount()
+    return table["name"].where(count == 0, table["name"] + " #" + (count + 1).astype(str))
+
+
 def _sorted(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return table.sort_values(list(columns), kind="stable", ignore_index=True) if columns else table
 
@@ -301,7 +334,7 @@ def _of_study(source: Path) -> pd.DataFrame:
 def _own_names(table: pd.DataFrame) -> pd.Series[str]:
     """The name of each row's cell, everywhere the first; where another cell has it too, with its study."""
     cells = table.drop_duplicates("cell").set_index("cell")
-    taken = cells["name"].duplicated(keep=False)
+    taken = cells["study"].groupby(cells["name"]).transform("nunique") > 1
     names = cells["name"].where(~taken, cells["name"] + " (" + cells["study"] + ")")
     return table["cell"].map(names)
 

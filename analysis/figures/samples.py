@@ -66,7 +66,10 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     columns = len(patches) if is_grid else min(3, len(shown))
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
     rows = len(sizes) if is_grid else -(-len(shown) // columns)
-    labels = [textwrap.fill(_label(row, shown), 66 // columns) for row in shown.itertuples()]
+    parts = [_label(row, shown) for row in shown.itertuples()]
+    short = max(len(", ".join(words)) for words in parts) <= 66 // columns
+    lines_of = [[", ".join(words)] if short else [", ".join(words[:-1]), words[-1]] for words in parts]
+    labels = ["\n".join(textwrap.fill(line, 72 // columns) for line in lines if line) for lines in lines_of]
     lines = max(label.count("\n") + 1 for label in labels)
     pitch = aspect + (0.02 if is_grid else 0.035 * columns * lines)  # of a row, in widths of a column; room for labels
     figure = Drawing((WIDTH, 0.25 + rows * pitch * (WIDTH - 0.2) / columns), DPI, layout="constrained")
@@ -89,10 +92,11 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     return finish(figure, "Samples", caption)
 
 
-def _label(row: Any, shown: pd.DataFrame) -> str:
+def _label(row: Any, shown: pd.DataFrame) -> list[str]:
+    """The words that tell a picture from the others: shape, block, seed."""
     parts = {shape_name(row.size, row.patch_size): True}
     parts |= {block_name(row.block): shown["block"].nunique() > 1, f"seed {row.seed}": shown["seed"].nunique() > 1}
-    return ", ".join(part for part, needed in parts.items() if needed)
+    return [part for part, needed in parts.items() if needed]
 
 
 def _show(axes: Axes, image: Image8, left: float, top: float, aspect: float) -> None:

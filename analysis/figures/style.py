@@ -32,6 +32,7 @@ DPI = 300
 MAX_PNG_BYTES = 900_000
 SUFFIXES = (".png", ".svg", ".pdf")  # of the files of a figure
 _MOST_NAMES = 10  # names of one kind in a legend
+_SHORT_AXIS = 0.3  # decades below which a log axis has the ticks of a linear one
 _LONGEST_NAME = 36  # characters of a name in a legend
 
 #: Okabe and Ito's palette, which suits any colour vision; without its yellow, which is too light for lines.
@@ -120,7 +121,9 @@ def _log_ticks(axis: Any, narrow: bool = False) -> None:
     if narrow:
         few = (1.0, 2.0, 5.0) if decades > 0.3 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
         subs = (1.0,) if decades > 1.7 else (1.0, 3.0) if decades > 0.9 else few
-    axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=9))
+    few_decades = decades < _SHORT_AXIS  # then the multiples above may leave a single tick
+    linear = mpl.ticker.MaxNLocator(nbins=3 if narrow else 5, steps=[1, 2, 5, 10])
+    axis.set_major_locator(linear if few_decades else LogLocator(base=10, subs=subs, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     minor = LogLocator(base=10, subs=(2.0, 5.0), numticks=12) if subs == (1.0,) and not narrow else NullLocator()
     axis.set_minor_locator(minor)  # ticks are most of what a figure costs to lay out and draw
@@ -228,12 +231,17 @@ class ModelKey:
     def of(cls, table: pd.DataFrame) -> ModelKey:
         """The key of the models in a table."""
         markers = {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patch_order(table))}
-        sizes, found = size_order(table), set(table["block"]) if "block" in table else set()
-        blocks = [*BLOCK_NAMES, *sorted(found - set(BLOCK_NAMES))]
-        shown = [block for block in blocks if block in found]
+        sizes, (_, shown) = size_order(table), _blocks_of(table)
         if len(shown) > len(sizes):
-            return cls("block", colours(blocks), {size: index for index, size in enumerate(sizes)}, markers)
+            return cls.of_blocks(table)
         return cls("size", colours(sizes), {block: index for index, block in enumerate(shown)}, markers)
+
+    @classmethod
+    def of_blocks(cls, table: pd.DataFrame) -> ModelKey:
+        """A key whose colours show the block designs, for figures that hold those against each other."""
+        markers = {patch: MARKERS[index % len(MARKERS)] for index, patch in enumerate(patch_order(table))}
+        styles = {size: index for index, size in enumerate(size_order(table))}
+        return cls("block", colours(_blocks_of(table)[0]), styles, markers)
 
     def look(self, rows: pd.DataFrame) -> Look:
         """How rows of one model are drawn."""
@@ -271,6 +279,13 @@ class ModelKey:
 
     def _name(self, name: str) -> str:
         return block_name(name) if self.by == "block" else name
+
+
+def _blocks_of(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The known block designs with those of a table, whose order gives colours; and those of the table alone."""
+    found = set(table["block"]) if "block" in table else set()
+    blocks = [*BLOCK_NAMES, *sorted(found - set(BLOCK_NAMES))]
+    return blocks, [block for block in blocks if block in found]
 
 
 def legend_entry(label: str, **look: Any) -> Line2D:

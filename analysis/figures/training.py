@@ -1,9 +1,9 @@
-"""Curves over training steps and block designs side by side: the paper's Figures 5, 6 and 13."""
+"""Curves over training steps: the paper's Figures 6 and 13."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,75 +11,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from analysis.compare import BlockComparison
-from analysis.conditions import require_comparable
 from analysis.figures import style
 from analysis.figures.style import Drawing, ModelKey
 from analysis.fit.common import Array
-from analysis.names import METRIC, block_name, patch_name, patch_order, plural, size_order
+from analysis.names import patch_name, patch_order, plural, size_order
 
 _MOST_PANELS = 4
 _NOISY = 40  # a curve of more points is smoothed, over a share of its points
 _SMOOTHED = 0.06
 _LOG_HALF = 1.12  # half of the window on a log axis, as a factor
-
-
-@style.styled
-def block_bars(
-    table: pd.DataFrame,
-    metric: str,
-    caption: str,
-    comparisons: Sequence[BlockComparison] = (),
-    key: ModelKey | None = None,
-) -> Drawing:
-    """The metric of the block designs at one shape and step: a bar for the mean, a dot for each seed; ±: one SD.
-
-    Args:
-        table: comparable rows of one shape, batch size and step, two or more blocks.
-        metric: printed name of the metric.
-        caption: how it was measured, and the shape and step.
-        comparisons: their compute multipliers are printed after the values.
-        key: how the models of the study are drawn; by default that of these rows.
-
-    Raises:
-        InputError: rows that were measured differently.
-        CannotDrawError: fewer than two blocks.
-    """
-    rows = table[table[METRIC].notna()]
-    require_comparable(rows)
-    means = rows.groupby("block")[METRIC].mean().sort_values(ascending=False)
-    if len(means) < 2:
-        raise style.CannotDrawError("fewer than two block designs at one shape and step")
-    key = key or ModelKey.of(rows)
-    multiplier = {c.block: c.multiplier for c in comparisons if c.multiplier is not None}
-    figure, (axes,) = style.new_figure(height=0.6 + 0.25 * len(means))
-    names = [style.shortened(block_name(str(block)), 20) for block in means.index]
-    longest = 0
-    for index, (block, mean) in enumerate(means.items()):
-        values = rows.loc[rows["block"] == block, METRIC]
-        axes.barh(index, mean, color=key.look(rows[rows["block"] == block]).colour, height=0.62)
-        if len(values) > 1:
-            axes.plot(
-                values,
-                [index] * len(values),
-                "o",
-                color="white",
-                markeredgecolor="black",
-                markersize=2.5,
-                markeredgewidth=0.5,
-            )
-        spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
-        bought = f" ({multiplier[str(block)]:.2f}× compute)" if str(block) in multiplier else ""
-        longest = max(longest, len(spread + bought) + 5)
-        text, end = f"{mean:.3g}{spread}{bought}", (max(mean, values.max()), index)
-        axes.annotate(text, end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
-    axes.set_yticks(range(len(means)), names)
-    axes.grid(False, axis="y")
-    room = style.WIDTH - 0.15 - 0.055 * max(map(len, names))  # inches for bars and the texts beside them
-    axes.set_xlim(0, rows[METRIC].max() * room / (room - 0.1 - 0.048 * longest))
-    style.linear_ticks(axes.xaxis)
-    axes.set(xlabel=style.lower(metric, 50))
-    return style.finish(figure, f"{metric} of the block designs", caption)
 
 
 @style.styled
@@ -93,7 +33,7 @@ def over_steps(
     panel: str = "patch_size",
     key: ModelKey | None = None,
 ) -> Drawing:
-    """Values over training steps, one line per cell, one panel per patch size or per size (paper's Figures 5, 6, 13).
+    """Values over training steps, one line per cell, one panel per patch size or per size (paper's Figures 6, 13).
 
     Cells with a value at a single step are not drawn. Colours are those of the models; the line style shows the column,
     or else what the colour does not. A noisy curve is drawn faint, with its running mean.
@@ -132,7 +72,7 @@ def over_steps(
         if log_axes:
             _log_steps(axes, cells)
         else:
-            _steps(axes)
+            step_ticks(axes)
             style.linear_ticks(axes.yaxis)
     for axes in all_axes[::2]:
         axes.set_ylabel("\n".join(textwrap.wrap(ylabel, 24 if len(panels) > 2 else 34)))
@@ -171,7 +111,8 @@ def smoothed(steps: Array, values: Array, log: bool = False) -> Array:
     return np.asarray((total[last] - total[first]) / (last - first))
 
 
-def _steps(axes: Axes) -> None:
+def step_ticks(axes: Axes) -> None:
+    """Plain numbers of steps on a linear axis."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: style.short(value))
 
@@ -180,8 +121,9 @@ def _log_steps(axes: Axes, cells: pd.DataFrame) -> None:
     axes.set_xscale("log")
     style.log_scale(axes, "y")
     first, last = int(cells["step"].min()), int(cells["step"].max())
-    middle = min(cells["step"], key=lambda step: abs(np.log(step / np.sqrt(first * last))))
-    ticks = sorted({first, int(middle), last})
+    decades = range(int(np.log10(first)), int(np.log10(last)) + 1)
+    fit = [m * 10**power for power in decades for m in (1, 2, 5) if first <= m * 10**power <= last]
+    ticks = [fit[i] for i in sorted({0, len(fit) // 2, len(fit) - 1})] if len(fit) > 1 else sorted({first, last})
     axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -214,7 +156,7 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str, 
             _curve(axes, values, key.look(run), lines.get(run["patch_size"].iloc[0], "-"))
         axes.set_title(heading)
         axes.set_xlabel(style.STEPS)
-        _steps(axes)
+        step_ticks(axes)
         style.linear_ticks(axes.yaxis)
     late = rows.loc[rows["step"] > last / 10, column]
     all_axes[0].set_ylim(late.min() * 0.98, late.max() * 1.02)

@@ -21,7 +21,7 @@
 # %matplotlib inline
 from analysis import printed
 from analysis.compare import block_slopes, compare_blocks, describe
-from analysis.figures.training import block_bars
+from analysis.figures.blocks import block_bars
 from analysis.notebooks import study_table
 from analysis.slices import largest_slice
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pandas as pd
 
-from analysis.compare import BASELINE, BlockComparison, block_slopes, compare_blocks, describe
+from analysis.compare import BlockComparison, block_slopes, compare_blocks, describe
 from analysis.conditions import Group, comparable_groups
-from analysis.figures.style import CannotDrawError, Drawing, ModelKey
-from analysis.figures.training import block_bars, over_steps
-from analysis.names import METRIC, block_name, shape_names
+from analysis.figures.blocks import block_bars, block_curves
+from analysis.names import BASELINE, METRIC, block_name, shape_names
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
-from analysis.slices import variants
+from analysis.recipes import not_compared, without_other_recipes
+from analysis.slices import scaling_slices, variants
 
-_OPENING = "Each conditioning block against adaLN-Zero at the same shape, batch and training step."
+_OPENING = "Each conditioning block against adaLN-Zero at the same shape, batch, recipe and training step."
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 
 
@@ -28,8 +29,15 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         page.omit("The block comparison", f"the table holds one block design only ({only})")
         return
     drawn = False
-    parts = ((group, name, rows) for group in comparable_groups(table) for name, rows in variants(group.table))
-    for whole, name, own in parts:
+    for whole in comparable_groups(table):
+        for apart in not_compared(whole.table):
+            page.omit(
+                f"{block_name(apart.block)} against {block_name(BASELINE)} at {apart.shape}",
+                f"not compared: {apart.reason}",
+            )
+    lead = next((piece.table.index[0] for piece in scaling_slices(table)), None)
+    parts = [(group, name, rows) for group in comparable_groups(table) for name, rows in variants(group.table)]
+    for whole, name, own in sorted(parts, key=lambda part: lead not in part[2].index):
         group, label = replace(whole, table=own), "; ".join(filter(None, (name, whole.label)))
         brief = "; ".join(filter(None, (name, whole.brief)))
         found = compare_blocks(own)
@@ -47,16 +55,18 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         compute = {c.shape: c.gmacs for c in found}
         largest = sorted(final, key=lambda shape: -compute[shape])[:_MOST_SHAPES]
         if drawn:
-            why = "drawn for the way of measuring with most rows only; see its table"
+            why = "drawn for the rows that the answers are about; see its table"
             page.omit(f"Figures of the block designs; {brief}", why)
             continue
         drawn = True
         if len(largest) < len(final):
             others = ", ".join(shape for shape in final if shape not in largest)
             page.omit(f"Figures of the block designs at {others}", "drawn for the largest shapes only; see the table")
-        for count, shape in enumerate((shape for shape in final if shape in largest), start=1):
-            suffix = f"-{count}" if count > 1 else ""
+        suffixes = {shape: f"-{_slug(shape)}" if len(final) > 1 else "" for shape in largest}
+        for shape, suffix in suffixes.items():
             _block_figures(page, section, group, label, shape, final[shape], found, suffix)
+        if lead in own.index:
+            page.front_names = _front(suffixes[largest[0]])
     if not drawn:
         why = f"no design was measured at the same shape and step as {block_name(BASELINE)}"
         page.omit("The block comparison", why)
@@ -66,26 +76,33 @@ def _block_figures(
     page: Page, section: Section, group: Group, label: str, shape: str, step: int, found: list[BlockComparison],
     suffix: str,
 ) -> None:  # fmt: skip
-    same = group.table[shape_names(group.table) == shape]
+    same = without_other_recipes(group.table[shape_names(group.table) == shape])
     rows = same[same["step"] == step]
     here = [c for c in found if c.shape == shape and c.step == step]
     values = ", ".join(f"{block_name(c.block)} {c.metric:.4g}" for c in here)
+    caption = f"{shape} at step {step:,}."
+    if rows.groupby("block")[METRIC].count().max() > 1:
+        caption += " Bars: means; ±: one standard deviation; dots: the seeds."
+    if any(c.multiplier is not None and c.conclusive for c in here):
+        caption += f" × compute: Gflops over those of {block_name(BASELINE)} that is as good."
     page.draw(
         section, f"blocks{suffix}",
-        f"Bars of {group.metric} at {shape}: {block_name(BASELINE)} {here[0].baseline_metric:.4g}, {values}.",
-        f"{shape} at step {step:,}.",
-        lambda: block_bars(rows, group.metric, f"{shape}, {step:,} steps; {label}", here, page.key),
+        f"Bars of {group.metric} at {shape}: {block_name(BASELINE)} {here[0].baseline_metric:.4g}, {values}.", caption,
+        lambda: block_bars(rows, group.metric, f"{shape}, {step:,} steps; {label}", here),
     )  # fmt: skip
+    seeds = same.groupby("block")["cell"].nunique().max() > 1
     page.draw(
         section, f"blocks-over-steps{suffix}", f"{group.metric} of the block designs over training steps at {shape}.",
-        "As the paper’s Figure 5.",
-        lambda: _blocks_over_steps(same, group.metric, f"{shape}; {label}", page.key),
+        f"As the paper’s Figure 5.{' Thick: means; faint: the seeds.' if seeds else ''}",
+        lambda: block_curves(same, group.metric, shape, f"{shape}; {label}"),
     )  # fmt: skip
 
 
-def _blocks_over_steps(rows: pd.DataFrame, metric: str, caption: str, key: ModelKey | None) -> Drawing:
-    many = rows.groupby("cell")["step"].transform("nunique") > 1
-    if rows.loc[many & rows[METRIC].notna(), "block"].nunique() < 2:
-        raise CannotDrawError("fewer than two block designs were measured at more than one training step")
-    heading = f"{metric} of the block designs over training"
-    return over_steps(rows, {METRIC: metric}, f"{metric} (lower is better)", heading, caption, key=key)
+def _front(suffix: str) -> tuple[str, ...]:
+    """The figures that show the verdict, by preference."""
+    return f"blocks{suffix}", "metric-vs-gflops-log", f"blocks-over-steps{suffix}", "metric-vs-gflops"
+
+
+def _slug(shape: str) -> str:
+    """A shape as part of a file's name: "XL/2" is XL-p2."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", shape.replace("/", "-p")).strip("-")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from analysis.figures.evaluation import MEMORY, distance_against_samples, memorisation
@@ -17,6 +19,7 @@ _WORTH = {
     "frechet_infinity": "At N = ∞", "frechet_infinity_se": "Its error", "frechet_folds_mean": "Mean of folds",
     "frechet_folds_sd": "SD of folds", "frechet_fold_samples": "N of a fold", "frechet_floor": "Floor",
 }  # fmt: skip
+_MEASURED = ("frechet_bias", "frechet_infinity", "frechet_folds_sd", "frechet_floor")
 _MEMORY = {
     "frechet_train": "To train", "frechet_heldout": "To held-out", "copies": "Copies", "nearest_ratio": "Nearest ratio",
     "loss_train": "Loss, train", "loss_optimal_train": "Optimal, train", "loss_heldout": "Loss, held-out",
@@ -25,21 +28,25 @@ _MEMORY = {
 
 
 def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
-    """The slice with most models: how far its distances can be trusted, and whether its models copy training images."""
+    """How far the distances can be trusted, and whether models copy training images: of the first slice that tells."""
     section = page.section("evaluation", "What the distances are worth", _OPENING)
     pieces = scaling_slices(table)
     if not pieces:
         return
-    piece = pieces[0]
-    _worth(page, section, piece)
-    _samples(page, section, piece, nested)
-    _memory(page, section, piece)
+    known = (piece for piece in pieces if piece.table["cell"].isin(nested["cell"]).any())
+    _worth(page, section, _first(pieces, _MEASURED))
+    _samples(page, section, next(known, pieces[0]), nested)
+    _memory(page, section, _first(pieces, ("copies", "loss_optimal_train")))
+
+
+def _first(pieces: Sequence[Slice], columns: Sequence[str]) -> Slice:
+    """The first slice in which one of the columns was measured; otherwise the first of all."""
+    return next((piece for piece in pieces if any(_measured(piece.table, column) for column in columns)), pieces[0])
 
 
 def _worth(page: Page, section: Section, piece: Slice) -> None:
-    worth = ("frechet_bias", "frechet_infinity", "frechet_folds_sd", "frechet_floor")
-    if not any(_measured(piece.table, column) for column in worth):
-        page.omit("Bias, spread and floor of the distance", "they were not measured")
+    if not any(_measured(piece.table, column) for column in _MEASURED):
+        page.omit("Bias, spread and floor of the distance", f"they were not measured{piece.where}")
         return
     caption = (
         "The distance and its two terms. Bias: how much higher N samples of the same Gaussian score than infinitely "
@@ -64,7 +71,8 @@ def _samples(page: Page, section: Section, piece: Slice, nested: pd.DataFrame) -
     rows = nested.merge(about, on=keys, how="inner")
     page.draw(
         section, "samples-n", f"{piece.metric} at nested numbers of samples against 1/N, {len(about)} models.",
-        "Values at different N do not compare: fewer samples score higher. Dashed: the line to infinitely many.",
+        "Values at different N do not compare: fewer samples score higher. Dashed: the line to infinitely many."
+        f"{piece.alone}",
         lambda: distance_against_samples(rows, piece.metric, piece.label, page.key),
     )  # fmt: skip
 
@@ -72,16 +80,16 @@ def _samples(page: Page, section: Section, piece: Slice, nested: pd.DataFrame) -
 def _memory(page: Page, section: Section, piece: Slice) -> None:
     for panel, name in (("distance", "distance to both splits"), ("copies", "share of copies")):
         if not any(_measured(piece.table, column) for column in MEMORY[panel]):
-            page.omit(f"Memorisation: the {name}", "it was not measured")
+            page.omit(f"Memorisation: the {name}", f"it was not measured{piece.where}")
     if not _measured(piece.table, "loss_optimal_train"):
-        page.omit("Memorisation: the loss against the optimal denoiser", "it was not measured")
+        page.omit("Memorisation: the loss against the optimal denoiser", f"it was not measured{piece.where}")
     means = [column for column in _MEMORY if _measured(piece.table, column)]
     models = piece.table.groupby(SHAPE, dropna=False)
     rows = piece.table.assign(**{column: models[column].transform("mean") for column in means}).drop_duplicates(SHAPE)
     page.draw(
         section, "memorisation", f"Train against held-out images, {len(rows)} models against Gflops.",
         "Signs of memorisation: samples nearer to the train images than to the held-out ones, copies, and a loss on "
-        "train images near that of the optimal denoiser, which knows only them. Means over seeds.",
+        f"train images near that of the optimal denoiser, which knows only them. Means over seeds.{piece.alone}",
         lambda: memorisation(rows, piece.metric, piece.label),
     )  # fmt: skip
     if {"frechet_heldout", "copies", "loss_optimal_train"} & set(means):

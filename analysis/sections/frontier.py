@@ -46,7 +46,7 @@ def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool
     draw = page.draw if drawn else lambda *_: None
     draw(
         section, name, f"{metric} of {found.checkpoints} checkpoints against training compute, with their envelope.",
-        "Lines join the checkpoints of a model; steps show the best reached so far.",
+        f"Lines join the checkpoints of a model; steps show the best reached so far.{piece.alone}",
         lambda: draw_frontier(rows, found, metric, label, piece.column, page.key),
     )  # fmt: skip
     section.tables.append(frontier_table(found, metric, brief))
@@ -59,7 +59,8 @@ def _frontier(page: Page, section: Section, piece: Slice, name: str, drawn: bool
         draw(
             section, name.replace("frontier", "isoflops"),
             f"{metric} against Gflops at {len({s.train_gmacs for s in slices})} training budgets.",
-            "Each curve is one training budget, interpolated between checkpoints; a star marks an enclosed optimum.",
+            "Each curve is one training budget, interpolated between checkpoints; a star marks an enclosed optimum."
+            f"{piece.alone}",
             lambda: isoflops(slices, metric, label),
         )  # fmt: skip
         section.tables.append(isoflop_table(slices, metric))

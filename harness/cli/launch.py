@@ -162,14 +162,18 @@ def _run(
     return ended
 
 
-def _print_answers(study: Study) -> None:
+def _print_answers(study: Study, everything: list[CellRun]) -> None:
     """Say what the study shows so far; where its tables do not allow that, say why."""
+    from analysis.answer import Unfinished
     from analysis.answers import answers_of
     from harness.cli.words import wrapped
     from harness.errors import InputError
+    from harness.runs.state import State
 
+    missing = sum(item.now.state is not State.DONE for item in everything)
+    unfinished = [Unfinished(missing, len(everything), study.name)] if missing else []
     try:
-        for line in answers_of(study.folder):
+        for line in answers_of(study.folder, unfinished):
             print(wrapped(line))
     except InputError as error:
         print(f"no answers: {error}", file=sys.stderr)
@@ -213,7 +217,7 @@ def _print_results(
     if rows:
         print(f"{len(rows)} rows in {study.table('results.csv')}")
         if owed is None:
-            _print_answers(study)
+            _print_answers(study, everything)
         print(f"figures and report: dit-harness report {study.name}")
     unfinished = [item for item in ended if item.now.state is not State.DONE]
     for item in unfinished:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import options as cli
 from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from analysis.answer import Unfinished
 
 _OutputOption = Annotated[
     Path | None,
@@ -33,7 +36,7 @@ def collect(
     from harness.runs.collect import collect as write_tables
 
     if output is not None:
-        _together(studies, output, results)
+        _together(studies, output, results, [])
         return
     for study in dict.fromkeys(map(cli.home, studies)):
         sweep, folder = cli.resolve(study, results)
@@ -64,7 +67,11 @@ def report(
         raise InputError("--output: is missing; several studies need a folder of their own, such as results/both")
     if output is None and studies[0].endswith(".csv"):
         raise InputError("--output: is missing; a table needs a folder for its report, such as results/theirs")
-    folder = _tables_of(cli.home(studies[0]), results) if output is None else _together(studies, output, results)
+    unfinished: list[Unfinished] = []
+    if output is None:
+        folder = _tables_of(cli.home(studies[0]), results, unfinished)
+    else:
+        folder = _together(studies, output, results, unfinished)
     # figures are drawn into files; a backend that the environment names may not be installed
     os.environ["MPLBACKEND"] = "agg"
     from analysis.report import write_report
@@ -74,15 +81,15 @@ def report(
     print(f"{folder}: fitting, then drawing the figures", file=sys.stderr, flush=True)
     with WorkBar(cli.console(stderr=True), images=False) as bar:
         written = write_report(
-            folder, lambda done, total: bar.report({"stage": "figures", "done": done, "total": total})
+            folder, unfinished, lambda done, total: bar.report({"stage": "figures", "done": done, "total": total})
         )
     for line in written.summary:
         print(wrapped(line))
     print(f"{len(written.paths)} files, all on one page: {written.paths[-1]}")
 
 
-def _together(studies: list[str], output: Path, results: Path) -> Path:
-    """Write the tables of several studies as one, and return their folder.
+def _together(studies: list[str], output: Path, results: Path, unfinished: list[Unfinished]) -> Path:
+    """Write the tables of several studies as one, and return their folder; see `_tables_of`.
 
     Raises:
         InputError: the folder holds what other studies gave, or see `analysis.combine.combine`.
@@ -95,7 +102,7 @@ def _together(studies: list[str], output: Path, results: Path) -> Path:
         raise InputError(
             f"--output: {output} holds the tables of {', '.join(there)}; allowed: these studies again, or a new folder"
         )
-    table = combine([_tables_of(name, results) for name in names], names, output)
+    table = combine([_tables_of(name, results, unfinished) for name in names], names, output)
     print(f"{len(table)} rows of {table['cell'].nunique()} cells in {output / 'results.csv'}")
     return output
 
@@ -105,14 +112,18 @@ def _called(study: str) -> str:
     return Path(study).stem if study.endswith(".toml") else study
 
 
-def _tables_of(study: str, results: Path) -> Path:
+def _tables_of(study: str, results: Path, unfinished: list[Unfinished]) -> Path:
     """The folder or file with the tables of an argument; those of a study are written anew.
+
+    A study whose cells are not all done is added to `unfinished`.
 
     Raises:
         InputError: there is no such study, or it has no results yet.
     """
+    from analysis.answer import Unfinished
     from analysis.table import SOURCES
     from harness.runs.collect import collect as write_tables
+    from harness.runs.state import State
 
     path = Path(study)
     if (results / study / SOURCES).exists():  # put together earlier
@@ -121,7 +132,10 @@ def _tables_of(study: str, results: Path) -> Path:
     if path.suffix == ".csv" or (path.is_dir() and any((path / name).exists() for name in tables)):
         return path
     sweep, runs = cli.resolve(study, results)
-    if not write_tables(runs, cli.items_of(sweep, runs)):
+    items = cli.items_of(sweep, runs)
+    if missing := sum(item.now.state is not State.DONE for item in items):
+        unfinished.append(Unfinished(missing, len(items), study))
+    if not write_tables(runs, items):
         done = "evaluated" if sweep.evaluations else "trained"
         raise InputError(f"{study}: no cell is {done} yet; first: dit-harness launch {study}")
     return runs.folder

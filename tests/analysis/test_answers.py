@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.answers import Answer, answers, answers_of, untrained_models
+from analysis import report
+from analysis.answer import Answer, Unfinished
+from analysis.answers import answers, answers_of, untrained_models
 from analysis.report import write_report
 from analysis.table import load_curves, load_published, load_study
 
@@ -48,6 +50,42 @@ def test_a_winner_needs_seeds_and_an_interval(tmp_path: Path) -> None:
     assert found[0].text.startswith("adaLN-Zero wins at d4-w64/2: 10.1 FD-digits-cnn, 49.8 % (95 %: 48.6 to 50.9 %)")
     assert found[0].trust.startswith("fair: Welch interval over 3 and 3 seeds")
     assert "no fit over 1 model" in asked(found, "What does compute").text
+
+
+def test_what_is_sure_stands_beside_what_is_not(tmp_path: Path) -> None:
+    means = {"adaln-zero": 10.0, "in-context": 10.1, "adaln": 12.0}
+    rows = [
+        result_row(depth, width, 2, block=block, seed=seed, frechet=mean + 0.2 * seed, gmacs=width * (mean - 5))
+        for block, mean in means.items() for seed in (0, 1, 2) for depth, width in ((2, 32), (4, 64))
+    ]  # fmt: skip
+    folder = write_results(tmp_path, rows)
+    found = answers(load_study(folder), pd.DataFrame(), unfinished=[Unfinished(2, 8, "mine")])
+    assert found[0].line == "Is it complete? No: 2 of 8 cells are not done: dit-harness launch mine"
+    block, then = asked(found, "Which block"), asked(found, "What to do next").text
+    assert block.text.startswith(
+        "adaLN-Zero and In-context cannot be told apart at d4-w64/2: 10.2 and 10.3 FD-digits-cnn, a difference of 0.97"
+    )
+    assert "; adaLN (12.2) is worse by 19.6 % (95 %: " in block.text
+    assert "At this shape In-context costs 1.02 and adaLN 1.40 times the Gflops of adaLN-Zero." in block.text
+    assert "as good" not in block.text  # no multiplier of what is inconclusive
+    assert block.trust.startswith("low for adaLN-Zero and In-context: the interval")
+    assert "fair for adaLN: Welch" in block.trust
+    assert then.startswith("2 of 8 cells are not done: dit-harness launch mine. More seeds will hardly tell adaLN-Zero")
+    assert "5 resolve about 2.9 %, and they differ by 0.98 %" in then  # 2.306 * 0.2 * sqrt(2 / 5) / 10.2
+    page = report._study(folder)
+    assert page.front_names[0] == "blocks-d4-w64-p2"  # of the shape in the text
+    assert {"blocks-d2-w32-p2", "blocks-d4-w64-p2"} <= {picture.name for _, picture in page.sketches}
+
+
+def test_every_block_converges(tmp_path: Path) -> None:
+    late = {"adaln-zero": 99.5, "adaln": 60.0}
+    rows = [
+        result_row(*shape, block=block, step=step, frechet=value) for shape in SHAPES[:3] for block in late
+        for step, value in ((500, 100.0), (1000, late[block]))
+    ]  # fmt: skip
+    answer = asked(of_rows(tmp_path, rows), "Is it converged")
+    assert answer.text.startswith("No: ")  # although adaLN-Zero is
+    assert "adaLN 40 %, adaLN-Zero 0.5 %" in answer.text
 
 
 def test_no_trend_is_no_law(tmp_path: Path) -> None:

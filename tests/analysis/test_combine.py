@@ -13,8 +13,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis import report
 from analysis.combine import apart, combine
+from analysis.compare import compare_blocks
+from analysis.recipes import not_compared
 from analysis.report import write_report
+from analysis.slices import per_shape, scaling_slices
 from analysis.table import SOURCES, load_curves, load_file, load_studies, load_study
 from harness.cli import main as cli
 from harness.errors import InputError
@@ -52,7 +56,9 @@ def test_a_cell_of_two_studies_counts_once(make_study: Callable[..., Path], tmp_
     assert len(curves) == len(load_curves(two))
     assert set(curves["name"]) == set(table["name"])
     assert len(list((tmp_path / "both" / "samples").glob("*.png"))) == 18
-    assert json.loads((tmp_path / "both" / SOURCES).read_text()) == {"sources": ["one", "two"]}
+    assert json.loads((tmp_path / "both" / SOURCES).read_text()) == {
+        "sources": ["one", "two"], "studies": ["made-up", "two"]
+    }  # fmt: skip
     combine([one], ["one"], tmp_path / "both")  # again, with fewer: nothing of before is left
     assert len(list((tmp_path / "both" / "samples").glob("*.png"))) == 9
 
@@ -85,10 +91,10 @@ def test_studies_that_do_not_compare_stand_apart_with_the_reason(tmp_path: Path)
     three = write_results(tmp_path / "three", rows_of("three", [(8, 128, 2)]))
     table = combine([one, two, three], ["one", "two", "three"], tmp_path / "all")
     lines = apart(table)
-    assert len(lines) == 2  # one and three compare
-    assert lines[0] == (
-        "one and two do not compare and are shown apart: they differ in data (digits; fashion-mnist) and N (1500; 3000)"
-    )
+    assert lines == [  # one and three compare
+        "one and three do not compare with two and are shown apart: they differ in data (digits; fashion-mnist) and N "
+        "(1500; 3000)"
+    ]
     written = write_report(tmp_path / "all")
     assert f"Warning: {lines[0]}" in written.summary
     fits = json.loads((tmp_path / "all" / "fits.json").read_text())
@@ -96,6 +102,32 @@ def test_studies_that_do_not_compare_stand_apart_with_the_reason(tmp_path: Path)
     page = (tmp_path / "all" / "report.html").read_text()
     assert "Studies one, two, three" in page
     assert f"dit-harness report one two three --output {tmp_path / 'all'}" in page
+
+
+@pytest.mark.parametrize("order", [("few", "ours", "more"), ("more", "few", "ours")])
+def test_the_first_named_study_leads_where_it_can_answer(tmp_path: Path, order: tuple[str, ...]) -> None:
+    two = [row for block in ("adaln-zero", "adaln") for seed in (0, 1)
+           for row in rows_of("ours", [(4, 64, 2)], block=block, seed=seed, copies=0.0)]  # fmt: skip
+    more = [row | OTHER_DATA | {"cell": f"m{row['cell']}", "evaluation": "m"} for row in rows_of("more", SHAPES[:6])]
+    more = [{**row, "loss_train": "", "loss_heldout": ""} for row in more]
+    few = write_theirs(tmp_path / "few.csv", THEIRS[:3])
+    sources = {"few": few} | {
+        name: write_results(tmp_path / name, rows) for name, rows in (("ours", two), ("more", more))
+    }
+    table = combine([sources[name] for name in order], order, tmp_path / "all")
+    page = report._study(tmp_path / "all")
+    leads = [name for name in order if name != "few"]  # three models carry no law and no comparison
+    assert page.answers[0].about == f"{leads[0]}, measured as A"
+    (memory, untold) = (answer for answer in page.answers if answer.question == "Does it memorise?")
+    assert (memory.about[:4], memory.text[:13]) == ("ours", "No sign of it")
+    assert not untold.known
+    assert set(untold.about.split(" and ")) == {"few", "more"}
+    first = next(picture for _, picture in page.sketches if picture.name == "metric-vs-gflops")
+    assert "4 models" not in first.alt
+    assert ("6 models" in first.alt) == (leads[0] == "more")
+    apart = [picture.caption for _, picture in page.sketches if picture.caption.startswith("Shown apart")]
+    assert any("unet" in caption for caption in apart)  # no row is in no figure
+    assert table["study"].nunique() == 3
 
 
 def test_studies_without_a_step_in_common(tmp_path: Path) -> None:
@@ -151,6 +183,37 @@ def test_theirs_beside_ours_and_the_papers(tmp_path: Path, make_study: Callable[
     assert not load_study(tmp_path / "all").empty
 
 
+def test_rows_of_one_name_are_repeats(tmp_path: Path) -> None:
+    rows = [{**THEIRS[0], "frechet": value} for value in (9.0, 9.2, 9.4)]
+    table = load_file(write_theirs(tmp_path / "mine.csv", [*rows, rows[0]]))  # one of them twice: counts once
+    assert list(table["cell"]) == ["M-0", "M-0 #2", "M-0 #3"]
+    (piece,) = scaling_slices(table)
+    assert list(per_shape(piece.table)["repeats"]) == [3]
+    named = [{**row, "name": f"film-{index}"} for index, row in enumerate(rows)]  # of equal compute, but for a number
+    assert set(load_file(write_theirs(tmp_path / "named.csv", named))["size"]) == {"film"}
+    assert load_file(write_theirs(tmp_path / "theirs.csv", THEIRS))["size"].nunique() == 4
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ("heads=1", None),
+        ("learning_rate=0.1", r"the recipe differs \(learning_rate=0.1, not heads=1\)"),
+        (None, "the recipe is not stated"),
+    ],
+)
+def test_blocks_compare_by_an_equal_recipe(tmp_path: Path, recipe: str | None, why: str | None) -> None:
+    ours = [result_row(4, 64, 2, seed=seed, recipe="heads=1") for seed in (0, 1)]
+    study = write_results(tmp_path / "ours", ours)
+    film = [{**row, "cell": f"f{row['seed']}", "block": "film", "study": "mine", "frechet": 90 + row["seed"],
+             "recipe": recipe} for row in ours]  # fmt: skip
+    film = [{key: value for key, value in row.items() if value is not None} for row in film]
+    table = load_studies([study, write_theirs(tmp_path / "mine.csv", film)])
+    assert [c.verdict for c in compare_blocks(table)] == ([] if why else ["worse"])
+    assert [bool(re.search(why or "", n.reason)) for n in not_compared(table)] == [True] * bool(why)
+    assert len(scaling_slices(table)) == 2  # both are fitted, apart
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -160,7 +223,8 @@ def test_theirs_beside_ours_and_the_papers(tmp_path: Path, make_study: Callable[
         ),
         ({"extractor": "mine"}, "column extractor: 'mine' is not allowed; allowed: name@hash, or inception-v3"),
         ({"gmacs": ""}, "row 2, column gmacs: '' is not allowed; allowed: a number above 0"),
-        ({"colour": "red"}, "column 'colour' is unknown"),
+        ({"colour": "red"}, "column 'colour' is unknown: needed: name, block, gmacs, step; common: study, "),
+        ({"fid": 9.0}, r"column 'fid' is unknown: did you mean 'frechet'\? needed: name, block, gmacs, step; common: "),
         ({"step": None}, "column step is missing; needed: name, block, gmacs, step"),
     ],
 )
@@ -229,3 +293,20 @@ def test_the_command_tells_how_far_it_is_and_keeps_what_other_studies_gave(
     assert report(one) == 2
     assert "--output: both holds the tables of two, one; allowed: these studies again" in capsys.readouterr().err
     assert (tmp_path / "both" / "results.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_of_a_study_that_is_not_done_says_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text('title = "s"\n[grid]\ndepth = [1, 2]\n[model]\nwidth = 8\npatch_size = 4\n')
+    rows = rows_of("s", SHAPES[:1])
+    monkeypatch.setattr("harness.runs.collect.collect", lambda study, _: write_results(study.folder, rows) and rows)
+    for command in (("s.toml",), ("s.toml", "s.toml", "-o", "both")):
+        monkeypatch.setattr(sys, "argv", ["dit-harness", "report", *command])
+        with pytest.raises(SystemExit):
+            cli.main()
+        said = capsys.readouterr().out
+        assert "Is it complete? No: 2 of 2 cells are not done: dit-harness launch s.toml\n" in said
+        assert "What to do next? 2 of 2 cells are not done: dit-harness launch s.toml." in said.replace("\n  ", " ")

@@ -257,6 +257,15 @@ def test_a_recipe_tuned_for_each_size_splits_nothing(tmp_path: Path) -> None:
     assert (piece.variant, piece.shapes) == ("", 9)
 
 
+def test_another_recipe_of_one_size_does_not_split_the_others(tmp_path: Path) -> None:
+    heads = {depth: (f"heads={depth}; learning_rate=0.003",) for depth in (2, 4, 6)}
+    rows = recipe_rows({**heads, 4: (*heads[4], "learning_rate=0.1")})
+    pieces = scaling_slices(load_study(write_results(tmp_path, rows)))
+    assert [(piece.variant, piece.shapes) for piece in pieces] == [
+        ("recipe: learning_rate=0.003", 9), ("recipe: learning_rate=0.1", 3)
+    ]  # fmt: skip
+
+
 def test_losses_of_other_latents_are_kept_apart(tmp_path: Path) -> None:
     rows = [result_row(*shape, loss_heldout=0.2 / shape[1]) for shape in SHAPES]
     rows += [row | {"cell": f"vae {row['cell']}", "vae": "trained@0123ab"} for row in rows[:3]]
