@@ -19,7 +19,7 @@ from analysis.frontier import find_frontier
 from analysis.names import METRIC, block_name, plural
 from analysis.numbers import interval, number
 from analysis.settled import Fall, converged, find_fall
-from analysis.slices import Slice
+from analysis.slices import LOSS, Slice, scaling_slices
 from analysis.study import SliceFits, fit_slice, forecasts_at
 from analysis.table import load_curves, load_study
 from analysis.topics import Topic, topics
@@ -56,8 +56,7 @@ def answers(
         return (*head, *noise)
     about = about or topics(table)
     if not about:
-        todo = f"Launch the rest: {missing}." if missing else "Evaluate the cells."
-        return (*head, cannot("What does compute buy?", "no row has a metric"), Answer(_NEXT, todo))
+        return (*head, *_of_losses(table, missing))
     several = table["study"].nunique() > 1
     found = [_answers_of(topic, _fits_of(topic, fitted), curves, several, missing) for topic in about]
     names = [topic.studies for topic in about]
@@ -73,6 +72,18 @@ def answers(
         own = [next(answer for answer in part if answer.question == question) for part, _ in asked]
         told += own[:1] if question == _NEXT else merged(own, [name for _, name in asked])
     return (*head, *told)
+
+
+def _of_losses(table: pd.DataFrame, missing: str) -> tuple[Answer, ...]:
+    """The answers of a study that has recorded losses only."""
+    pieces = scaling_slices(table, LOSS)
+    todo = f"{missing}." if missing else "Write [[evaluation]] into the sweep, and launch: no sample is measured yet."
+    if not pieces:
+        return cannot("What does compute buy?", "no row has a metric or a held-out loss"), Answer(_NEXT, todo)
+    found = fit_slice(pieces[0])
+    if not missing and len(found.rows) < FEW_POINTS:
+        todo = f"Add sizes: a law needs {FEW_POINTS} models, there {_are(len(found.rows))}. {todo}"
+    return _compute(found), _memory(pieces[0])[0], _larger(found), Answer(_NEXT, todo)
 
 
 def _fits_of(topic: Topic, fitted: Sequence[SliceFits]) -> SliceFits:

@@ -88,6 +88,20 @@ def test_every_block_converges(tmp_path: Path) -> None:
     assert "adaLN 40 %, adaLN-Zero 0.5 %" in answer.text
 
 
+def test_losses_alone_give_a_law(tmp_path: Path) -> None:
+    unmeasured = {"frechet": None, "extractor": "", "evaluation": "", "samples": None, "copies": None}
+    rows = [
+        result_row(*shape, loss_heldout=0.3 * (shape[1] / 32) ** -0.2, loss_train=0.3 * (shape[1] / 32) ** -0.2)
+        | unmeasured
+        for shape in SHAPES
+    ]
+    found = of_rows(tmp_path, rows)
+    assert "lower held-out loss by" in asked(found, "What does compute").text
+    assert "held-out loss at" in asked(found, "What would a 4 times").text
+    assert "No sign of it" in asked(found, "Does it memorise").text
+    assert "Write [[evaluation]] into the sweep" in asked(found, "What to do next").text
+
+
 def test_no_trend_is_no_law(tmp_path: Path) -> None:
     values = (10.0, 10.4, 9.7, 10.1, 9.9, 10.3)
     rows = [result_row(*shape, frechet=value) for shape, value in zip(SHAPES, values, strict=False)]
