@@ -14,6 +14,8 @@ from analysis.fit.residuals import Residuals
 from analysis.heldout import HeldOut
 from analysis.names import patch_order, size_order
 
+_MOST_TICKS = 6  # of the error axis, beside long names
+
 
 @styled
 def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: str, caption: str) -> Drawing:
@@ -82,6 +84,8 @@ def held_out_errors(held: Sequence[HeldOut], metric: str, caption: str) -> Drawi
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     ticks = [value for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= value <= high]
+    if len(ticks) > _MOST_TICKS:
+        ticks = [value for value in ticks if f"{value:g}".strip("0.") == "1"]
     axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(np.arange(len(schemes)), list(reversed(schemes)))
