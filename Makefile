@@ -47,7 +47,7 @@ chaos: $(STAMP) ## kill launchers and jobs at 100 random writes; every study mus
 	$(BIN)/python -m tests.chaos.rounds --kills 100 $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## measure what costs how much, as ratios side by side (decides no test)
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench --write
 	$(BIN)/python -m tests.analysis.bench
 
 lint: $(STAMP) ## check style, formatting, and that imports run one way

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def main() -> None:
     """Print the tables, and write them with --write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join([*PARTS, 'commands'])}; by default all")
-    parser.add_argument("--write", action="store_true", help="write docs/performance.json, too")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md and .json, too")
     given = parser.parse_args()
     wanted = given.parts or [*PARTS, "commands"]
     if odd := set(wanted) - {*PARTS, "commands"}:
@@ -60,6 +60,36 @@ def main() -> None:
         console.print(table)
     if given.write:
         (DOCS / "performance.json").write_text(json.dumps(found, indent=1) + "\n")
+        (DOCS / "performance.md").write_text(page(found))
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """docs/performance.md, from what is in performance.json."""
+    lines = [
+        "# Performance",
+        "",
+        f"Measured by `{found['command']}` on {found['machine']}.",
+        "A and B are taken in turn in one run, A B A B; B / A is the median of the pairs' ratios (least to most). A, B",
+        "themselves are of that machine, in milliseconds. [performance.json](performance.json) holds the same.",
+        "",
+        "| what | A | B | A, ms | B, ms | B / A |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in (Row(**each) for each in found["rows"]):
+        spread = f"{row.median:.2f} ({row.least:.2f} to {row.most:.2f})"
+        lines.append(f"| {row.what} | {row.name_a} | {row.name_b} | {row.a:.4g} | {row.b:.4g} | {spread} |")
+    if "commands" in found:
+        lines += [
+            "",
+            "A study of 1,000 cells, with stand-ins of Slurm's commands:",
+            "",
+            "| command | wall time |",
+            "|---|---|",
+        ]
+        lines += [f"| {name} | {told} |" for name, told in found["commands"]]
+    if not torch.cuda.is_available():
+        lines += ["", "Not measured: anything on a GPU."]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
