@@ -221,7 +221,7 @@ def test_other_files_are_refused_and_none_is_executed(tmp_path: Path, monkeypatc
         {"fc.weight": torch.zeros(1008, 2048), "Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, "other.pth"
     )
     Path("torn.pth").write_bytes(b"PK")
-    for name, reason in (("evil", "no readable"), ("other", "other weights"), ("torn", "no readable")):
+    for name, reason in (("evil", "no file of"), ("other", "other weights"), ("torn", "no file of")):
         with pytest.raises(InputError, match=rf"{name}\.pth: {reason}"):
             inception.check_weights(Path(f"{name}.pth"))
     assert not Path("was-executed").exists()
