@@ -18,6 +18,7 @@ from harness.launch.site import LONGEST_ON_CORES, Course, Planned, Site, course,
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun
 from harness.runs.log import TrainLog
+from harness.runs.speed import train_tflops
 from harness.runs.state import State
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
@@ -38,8 +39,6 @@ ASSUMED_BLOCK_SECONDS = 0.8e-3
 #: Assumed speed of one GPU, in 1e12 floating-point operations per second: a third of an A100's peak in bf16.
 ASSUMED_TFLOPS = 100.0
 
-#: A backward pass costs about two forward passes.
-_BACKWARD = 2
 
 _FLOAT = 4  # bytes
 
@@ -266,7 +265,7 @@ def _measured_tflops(item: CellRun) -> float | None:
     recipe = item.cell.training
     macs = count_cell(item.cell).macs
     gpu_seconds = float(seconds[-1]) * int(gpus.pop())
-    return 2 * (1 + _BACKWARD) * macs * recipe.batch_size * recipe.steps / gpu_seconds / 1e12
+    return train_tflops(macs, recipe.batch_size * recipe.steps / gpu_seconds)
 
 
 def _sampling_passes(cell: Cell, evaluation: Evaluation) -> int:

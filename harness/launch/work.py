@@ -32,8 +32,10 @@ from harness.runs.cellruns import losses_key, owed_evaluations, split_key
 from harness.runs.claims import SupersededError
 from harness.runs.columns import metric_name
 from harness.runs.layout import TRAINING
+from harness.runs.speed import train_tflops
 from harness.runs.study import Study
 from harness.runs.trackers import Mirror
+from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import EXECUTORS
 from harness.training.conditions import numeric_conditions
@@ -122,19 +124,20 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     torch.set_num_threads(conditions["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     hooks = Hooks(should_stop=stop.is_set)
-    if ranks.is_first:
-        best = gemm_tflops(device, job.cell.training.precision) * ranks.world
-        _record_start(job, conditions, best)
-        report = with_speed(Reporter(job.hold, run, mirror), count_cell(job.cell).macs, best)
-        hooks = replace(hooks, writing=job.hold.writing, report=report, at_once=stop.at_once)
-    with ranks.one_by_one():
-        dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
     keys = list(owed) or [losses_key(job.cell)]
     missing = ranks.on_first(partial(run.missing_evaluations, keys))
     keep = sorted({split_key(key)[1] for key in keys})
     trained = ranks.on_first(lambda: all(run.has_weights(split_key(key)[1]) for key in missing))
-    if job.steps is None and not trained:
+    trains = job.steps is None and not trained
+    if ranks.is_first:
+        best = gemm_tflops(device, job.cell.training.precision) * ranks.world if trains else None
+        _record_start(job, conditions, best)
+        report = with_speed(Reporter(job.hold, run, mirror), job.cell, best)
+        hooks = replace(hooks, writing=job.hold.writing, report=report, at_once=stop.at_once)
+    with ranks.one_by_one():
+        dataset = load(job.cell.data, Source.of(job.resources, job.shared.images_folder))
+    if trains:
         train(
             job.cell,
             open_latents(job.cell.data, job.shared) if job.cell.data.vae else dataset,
@@ -198,25 +201,28 @@ def _trouble(error: Exception) -> dict[str, Any]:
     return error.trouble if isinstance(error, RankFailedError) else triage.describe(error)
 
 
-def with_speed(report: Callable[[Report], None], macs: int, best: float) -> Callable[[Report], None]:
+def with_speed(report: Callable[[Report], None], cell: Cell, best: float | None) -> Callable[[Report], None]:
     """Add to reports of a training what its speed is in operations.
 
     Args:
         report: takes the reports.
-        macs: multiply-adds of a forward pass of one image.
-        best: the rate of a matrix product in 1e12 operations per second.
+        cell: what is trained.
+        best: the rate of a matrix product in 1e12 operations per second; None where nothing is trained.
     """
+    if best is None:
+        return report
+    macs = count_cell(cell).macs
 
     def say(value: Report) -> None:
         if value["stage"] == "train" and (speed := value.get("images_per_s")):
-            tflops = 6 * macs * speed / 1e12
+            tflops = train_tflops(macs, speed)
             value = {**value, "tflops": tflops, "mfu": tflops / best}
         report(value)
 
     return say
 
 
-def _record_start(job: Payload, conditions: dict[str, Any], best: float) -> None:
+def _record_start(job: Payload, conditions: dict[str, Any], best: float | None) -> None:
     """Record that the attempt has started, and how; remove the files that a killed one left behind."""
     run = job.run
     with job.hold.writing():
@@ -235,7 +241,7 @@ def _record_start(job: Payload, conditions: dict[str, Any], best: float) -> None
         "time": now(),
         "gpu": job.gpu,
         "conditions": conditions,
-        "gemm_tflops": best,
+        **({} if best is None else {"gemm_tflops": best}),
         "seeds": {"training": job.cell.seed, "sampling": [evaluation.seed for evaluation in job.evaluations]},
         **({"extend": extend} if extend else {}),
         **asdict(origin),

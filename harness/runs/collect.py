@@ -14,6 +14,7 @@ from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun, losses_key, split_key
 from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
 from harness.runs.log import TrainLog
+from harness.runs.speed import train_tflops
 from harness.runs.study import Study
 from harness.runs.triage import cause_of
 from harness.spec.cell import Cell
@@ -33,21 +34,21 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     for item in items:
         identity = {"study": study.name, "cell": item.cell.id, "name": item.name}
-        log = TrainLog(item.run).rows()
-        for result, nested in _measured(item, log):
+        log, attempts = TrainLog(item.run).rows(), item.run.attempts()
+        for result, nested in _measured(item, log, attempts):
             row = dict.fromkeys(RESULT_COLUMNS) | identity | result
             tables["results.csv"].append(row | {"protocol": protocol_hash(row) if row["evaluation"] else None})
             tables["nested.csv"] += [row | point for point in nested]
         logged = [column for column in CURVE_COLUMNS if column not in identity]
         tables["curves.csv"] += [identity | {column: row.get(column) for column in logged} for row in log]
-        tables["attempts.csv"] += [identity | _attempt_row(attempt) for attempt in item.run.attempts()]
+        tables["attempts.csv"] += [identity | _attempt_row(attempt) for attempt in attempts]
         _copy_grid(study, item)
     for name, columns in TABLES.items():
         _write_csv(study.table(name), list(columns), tables[name])
     return tables["results.csv"]
 
 
-def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
+def _measured(item: CellRun, log: list[Row], attempts: list[Attempt]) -> list[tuple[Row, list[Row]]]:
     """The row of results.csv and the rows of nested.csv that each record of a cell gives.
 
     Ordered by step; at one step the evaluations of the sweep come first, in its order, then all others. In a sweep
@@ -56,7 +57,7 @@ def _measured(item: CellRun, log: list[Row]) -> list[tuple[Row, list[Row]]]:
     own = [evaluation.id for evaluation in item.evaluations]
     found = []
     for key, record in item.run.all_measured().items():
-        row = _result_row(item.cell, split_key(key)[0], record, log) | _speed(item, record, log)
+        row = _result_row(item.cell, split_key(key)[0], record, log) | _speed(item.cell, record["macs"], log, attempts)
         found.append((row, record["metrics"].get("nested", [])))  # absent in older records
     if not item.evaluations:
         known = {row["step"] for row, _ in found}
@@ -118,15 +119,15 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
     }
 
 
-def _speed(item: CellRun, record: Row, log: list[Row]) -> Row:
+def _speed(cell: Cell, macs: int, log: list[Row], attempts: list[Attempt]) -> Row:
     """Images per second between the first and the last row of the log, and what that is in operations."""
     seconds = {row["step"]: row["seconds"] for row in log if "seconds" in row}
     first, last = min(seconds, default=0), max(seconds, default=0)
     if last == first or seconds[last] <= seconds[first]:
         return {}
-    images_per_s = (last - first) * item.cell.training.batch_size / (seconds[last] - seconds[first])
-    tflops = 6 * record["macs"] * images_per_s / 1e12
-    rates = [attempt.started.get("gemm_tflops") for attempt in item.run.attempts() if attempt.started]
+    images_per_s = (last - first) * cell.training.batch_size / (seconds[last] - seconds[first])
+    tflops = train_tflops(macs, images_per_s)
+    rates = [attempt.started.get("gemm_tflops") for attempt in attempts if attempt.started]
     best = next((rate for rate in reversed(rates) if rate), None)  # older attempts did not measure it
     return {"images_per_s": images_per_s, "tflops": tflops, "mfu": tflops / best if best else None}
 

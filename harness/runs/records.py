@@ -45,7 +45,7 @@ class Started(TypedDict, total=False):
     time: str
     gpu: str | None
     conditions: dict[str, Any]  # of bit-for-bit agreement
-    gemm_tflops: float  # of a matrix product in the training's precision, of all ranks together
+    gemm_tflops: float  # of attempts that train: of a matrix product in that precision, all ranks together
     seeds: dict[str, Any]
     extend: dict[str, str]  # the user's own files: name and hash; a copy is in `extend/<hash>.py`
     host: str
