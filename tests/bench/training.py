@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +17,12 @@ from harness.data.latents import Latents
 from harness.data.sources import load
 from harness.diffusion.objective import build as build_objective
 from harness.model.network import build
-from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.resources import Recording
-from harness.training.hooks import Hooks, Report
-from harness.training.loop import Options, train
+from harness.training.loop import Options
 from tests.bench.host import Mapped
+from tests.bench.ongoing import Ongoing
 from tests.bench.pairs import Row, pair, repeated
 
 #: A step that is timed, and how many of them make one call.
@@ -47,7 +44,7 @@ class Setting(NamedTuple):
         """The cell."""
         vae = {"kind": "pretrained", "name": "stabilityai/sd-vae-ft-mse"}
         data = {"name": "imagenet", "resolution": 256, "vae": vae} if self.latents else {}
-        recipe = {"steps": 10**9, "batch_size": self.batch, "precision": self.precision}
+        recipe = {"steps": 20_000, "batch_size": self.batch, "precision": self.precision}
         return Cell.model_validate({"model": self.model, "data": data, "training": recipe})
 
 
@@ -114,32 +111,10 @@ def _loop(setting: Setting, network: nn.Module, predict: Callable[[Tensor, Tenso
     return repeated(step, setting.steps)
 
 
-class _EnoughError(Exception):
-    """The training has made the steps that are timed."""
-
-
-def whole(setting: Setting, *, compiled: bool) -> Callable[[], float]:
-    """Our training with EMA, log and checkpoints; a call tells the seconds of `setting.steps` steps after the first."""
-    cell, source = setting.cell, _source(setting)
-
-    def work() -> float:
-        seen: list[tuple[int, float]] = []
-
-        def report(value: Report) -> None:
-            seen.append((value["done"], time.perf_counter()))
-            if value["done"] > setting.steps:
-                raise _EnoughError
-
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder) / "run")
-            run.folder.mkdir()
-            options = Options("cpu", [], Recording(), None, compiled=compiled)
-            with contextlib.suppress(_EnoughError):
-                train(cell, source, run, options, Hooks(report=report))
-        (first, begun), (last, ended) = seen[0], seen[-1]
-        return (ended - begun) / (last - first) * setting.steps
-
-    return work
+def whole(setting: Setting, *, compiled: bool) -> Ongoing:
+    """Our training with EMA, log and checkpoints."""
+    options = Options("cpu", [], Recording(), None, compiled=compiled)
+    return Ongoing(setting.cell, _source(setting), options, setting.steps)
 
 
 def _source(setting: Setting) -> LoadedData | Latents:
@@ -156,11 +131,18 @@ def rows(threads: int) -> list[Row]:
     torch.set_num_threads(threads)
     found = []
     for setting in SETTINGS:
-        for compiled in (False, True):
-            what = f"a training step of {setting.name}, {threads} threads"
-            mine = ("ours, compiled" if compiled else "ours, eager", whole(setting, compiled=compiled))
-            ours = pair(what, ("bare compiled loop", bare(setting, compiled=True)), mine, calls=setting.steps)
-            found.append(ours)
-        theirs = ("diffusers in a plain loop", diffusers_loop(setting))
-        found.append(pair(what, mine, theirs, calls=setting.steps))
+        what = f"a training step of {setting.name}, {threads} threads"
+        mine = whole(setting, compiled=True)
+        for name, theirs in (
+            ("bare compiled loop", bare(setting, compiled=True)),
+            ("bare eager loop", bare(setting, compiled=False)),
+            ("diffusers in a plain loop", diffusers_loop(setting)),
+        ):
+            found.append(pair(what, ("ours, compiled", mine), (name, theirs), calls=setting.steps))
+        mine.close()
+        eager = whole(setting, compiled=False)
+        found.append(
+            pair(what, ("ours, eager", eager), ("bare eager loop", bare(setting, compiled=False)), calls=setting.steps)
+        )
+        eager.close()
     return found

@@ -1,0 +1,85 @@
+"""A training that goes on while it is called and waits in between: timed warm, in turn with others."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from harness.data.dataset import LoadedData
+from harness.data.latents import Latents
+from harness.runs.state import Run
+from harness.spec.cell import Cell
+from harness.training.hooks import Hooks, Report
+from harness.training.loop import Options, train
+
+#: Steps before the first call returns: compilation, and the first look at the clock.
+_WARM = 3
+
+
+class _EndedError(Exception):
+    """Nobody calls any more."""
+
+
+class Ongoing:
+    """The whole loop of a training, with EMA, log and checkpoints, in a thread of its own.
+
+    Args:
+        cell: what to train; it never ends by itself.
+        source: its data.
+        options: of the training.
+        steps: about how many steps a call makes.
+    """
+
+    def __init__(self, cell: Cell, source: LoadedData | Latents, options: Options, steps: int) -> None:
+        self._steps, self._done, self._until = steps, 0, _WARM
+        self._told = 0.0
+        self._go, self._paused = threading.Event(), threading.Event()
+        self._ended = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._train, args=(cell, source, options), daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def __call__(self) -> float:
+        """Go on for some steps; the seconds that `steps` of them take."""
+        first, begun = self._done, time.perf_counter()
+        self._until = first + self._steps
+        self._go.set()
+        self._wait()
+        return (self._told - begun) / (self._done - first) * self._steps
+
+    def close(self) -> None:
+        """End the training."""
+        self._ended = True
+        self._go.set()
+        self._thread.join()
+
+    def _wait(self) -> None:
+        self._paused.wait()
+        self._paused.clear()
+        if self._error is not None:
+            raise self._error
+
+    def _train(self, cell: Cell, source: LoadedData | Latents, options: Options) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(Path(folder) / "run")
+            run.folder.mkdir()
+            try:
+                train(cell, source, run, options, Hooks(report=self._report))
+            except _EndedError:
+                pass
+            except BaseException as error:  # the caller raises it
+                self._error = error
+                self._paused.set()
+
+    def _report(self, value: Report) -> None:
+        self._done, self._told = value["done"], time.perf_counter()
+        if self._done < self._until:
+            return
+        self._go.clear()
+        self._paused.set()
+        self._go.wait()
+        if self._ended:
+            raise _EndedError
