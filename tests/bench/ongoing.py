@@ -13,6 +13,7 @@ from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.training.hooks import Hooks, Report
 from harness.training.loop import Options, train
+from harness.training.ranks import Ranks
 
 #: Steps before the first call returns: compilation, and the first look at the clock.
 _WARM = 3
@@ -30,15 +31,18 @@ class Ongoing:
         source: its data.
         options: of the training.
         steps: about how many steps a call makes.
+        ranks: the ranks that share the work; the others wait for this one.
     """
 
-    def __init__(self, cell: Cell, source: LoadedData | Latents, options: Options, steps: int) -> None:
+    def __init__(
+        self, cell: Cell, source: LoadedData | Latents, options: Options, steps: int, ranks: Ranks | None = None
+    ) -> None:
         self._steps, self._done, self._until = steps, 0, _WARM
         self._told = 0.0
         self._go, self._paused = threading.Event(), threading.Event()
         self._ended = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._train, args=(cell, source, options), daemon=True)
+        self._thread = threading.Thread(target=self._train, args=(cell, source, options, ranks), daemon=True)
         self._thread.start()
         self._wait()
 
@@ -62,12 +66,12 @@ class Ongoing:
         if self._error is not None:
             raise self._error
 
-    def _train(self, cell: Cell, source: LoadedData | Latents, options: Options) -> None:
+    def _train(self, cell: Cell, source: LoadedData | Latents, options: Options, ranks: Ranks | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder) / "run")
             run.folder.mkdir()
             try:
-                train(cell, source, run, options, Hooks(report=self._report))
+                train(cell, source, run, options, Hooks(report=self._report), ranks)
             except _EndedError:
                 pass
             except BaseException as error:  # the caller raises it

@@ -48,13 +48,14 @@ class Setting(NamedTuple):
         return Cell.model_validate({"model": self.model, "data": data, "training": recipe})
 
 
-_S4 = {"depth": 12, "width": 384, "heads": 6, "patch_size": 4}
+#: The paper's smallest size at patch size 4.
+S4 = {"depth": 12, "width": 384, "heads": 6, "patch_size": 4}
 
 SETTINGS = [
     Setting("d4-w64-p2, 8x8x1, batch 64", {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}, 64, 20),
     Setting("d6-w96-p2, 8x8x1, batch 64", {"depth": 6, "width": 96, "heads": 4, "patch_size": 2}, 64, 10),
-    Setting("S/4, 32x32x4, batch 8", _S4, 8, 2, latents=True),
-    Setting("S/4, 32x32x4, batch 8, bf16", _S4, 8, 2, latents=True, precision="bf16"),
+    Setting("S/4, 32x32x4, batch 8", S4, 8, 2, latents=True),
+    Setting("S/4, 32x32x4, batch 8, bf16", S4, 8, 2, latents=True, precision="bf16"),
 ]
 
 
@@ -114,10 +115,11 @@ def _loop(setting: Setting, network: nn.Module, predict: Callable[[Tensor, Tenso
 def whole(setting: Setting, *, compiled: bool) -> Ongoing:
     """Our training with EMA, log and checkpoints."""
     options = Options("cpu", [], Recording(), None, compiled=compiled)
-    return Ongoing(setting.cell, _source(setting), options, setting.steps)
+    return Ongoing(setting.cell, source(setting), options, setting.steps)
 
 
-def _source(setting: Setting) -> LoadedData | Latents:
+def source(setting: Setting) -> LoadedData | Latents:
+    """Digits, or latents in a memory map."""
     if not setting.latents:
         return load(Data())
     folder = Path(tempfile.mkdtemp())
