@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from harness.data.images import ImageFolder
 
-IMAGENET = ImageFolder(own_split=False)
+IMAGENET = ImageFolder(own_split=False, as_published=True)

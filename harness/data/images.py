@@ -1,4 +1,4 @@
-"""Folders of images, one subfolder per class: ImageNet's train/val layout, or the user's own tree. Imports no torch.
+"""Folders of images: ImageNet's train/val layout, the user's own tree, or a flat folder. Imports no torch.
 
 Images are decoded on demand and cropped as Dhariwal & Nichol 2021 do for ImageNet (the ADM crop). A folder is read once
 to hash every byte and to find files that are not images. The result is kept beside the studies until the size or time
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data.dataset import DataSet, Images, LoadedData, Progress, Source
-from harness.data.decode import PixelModeError, to_rgb
+from harness.data.decode import WHITE, PixelModeError, is_rotated, is_transparent, to_rgb
 from harness.data.trees import Tree, find_tree, listed, named, shown
 from harness.errors import InputError
 from harness.files import at_home, read_json, write_json
@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 UNREADABLE_FILES, UNREADABLE_SHARE = 10, 0.001
 
 #: Of the checks on a file: a result of an older one does not count.
-_FORMAT = 2
+_FORMAT = 3
 
 #: Stands for the content of a file that the system does not read.
 _UNREAD = "unreadable"
@@ -54,7 +54,8 @@ class Scan:
     """The result of reading every file.
 
     Attributes:
-        fingerprint: first 12 hex digits of sha256 over splits, names, classes and content.
+        fingerprint: first 12 hex digits of sha256 over splits, names, classes and content; and over which files are
+            transparent or rotated by EXIF, whose pixels older versions read otherwise.
         unreadable: paths below the root of the files that are no images; loading leaves them out. With the reason,
             which is empty where Pillow finds no whole image.
     """
@@ -68,8 +69,8 @@ class ImageFiles:
 
     several_threads = True  # may index it at once
 
-    def __init__(self, root: Path, paths: Sequence[str], size: int) -> None:
-        self.root, self.paths, self.size = root, paths, size
+    def __init__(self, root: Path, paths: Sequence[str], size: int, background: str | None = WHITE) -> None:
+        self.root, self.paths, self.size, self._background = root, paths, size, background
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -81,19 +82,19 @@ class ImageFiles:
 
     def __getitem__(self, index: Any, /) -> Any:
         """Images (n, S, S, 3) for an array of n indices."""
-        chosen = [read_image(self.root / self.paths[i], self.size) for i in index]
+        chosen = [read_image(self.root / self.paths[i], self.size, self._background) for i in index]
         return np.stack(chosen) if chosen else np.zeros((0, *self.shape[1:]), np.uint8)
 
 
-def read_image(path: Path, size: int) -> NDArray[np.uint8]:
-    """Decode a file to RGB and crop it: uint8 (size, size, 3).
+def read_image(path: Path, size: int, background: str | None = WHITE) -> NDArray[np.uint8]:
+    """Decode a file to RGB (see `to_rgb` for the background) and crop it: uint8 (size, size, 3).
 
     Raises:
         InputError: Pillow cannot read the file as an image.
     """
     try:
         with Image.open(path) as image:
-            return centre_crop(to_rgb(image), size)
+            return centre_crop(to_rgb(image, background), size)
     except MemoryError:  # says nothing of the file
         raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files
@@ -118,9 +119,14 @@ def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
 class ImageFolder(DataSet):
     """Base of the data sets that are folders of images."""
 
-    def __init__(self, *, own_split: bool) -> None:
-        """`own_split`: also take a folder without train/ and val/, and hold out a tenth of every class."""
-        self._own_split = own_split
+    def __init__(self, *, own_split: bool, as_published: bool = False) -> None:
+        """Say which folders it takes, and how it reads them.
+
+        Args:
+            own_split: also take a folder without train/ and val/, and hold out a tenth of every class.
+            as_published: transparency and EXIF do not count, as in the published code for ImageNet.
+        """
+        self._own_split, self._as_published = own_split, as_published
 
     def check(self, data: Data, source: Source) -> None:
         """See `DataSet`."""
@@ -143,8 +149,10 @@ class ImageFolder(DataSet):
             _LOG.warning(line)
         kept = tree.without(found.unreadable)
 
+        background = None if self._as_published else data.background or WHITE
+
         def split(files: tuple[tuple[str, int], ...]) -> Images:
-            images = ImageFiles(tree.root, [path for path, _ in files], data.image_shape.size)
+            images = ImageFiles(tree.root, [path for path, _ in files], data.image_shape.size, background)
             return Images(images, np.array([label for _, label in files], dtype=np.int64))
 
         return LoadedData(data.name, split(kept.train), split(kept.heldout), found.fingerprint)
@@ -223,7 +231,7 @@ def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -
 
 
 def _check(path: Path) -> tuple[str, str | None]:
-    """Hash of a file's bytes, and why it is no image; None where it is one, empty where Pillow cannot say more."""
+    """What is hashed of a file, and why it is no image; None where it is one, empty where Pillow cannot say more."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -231,7 +239,9 @@ def _check(path: Path) -> tuple[str, str | None]:
     digest = hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:
+            rotated = is_rotated(image)
             to_rgb(image)
+            digest += " rotated" * rotated + " transparent" * is_transparent(image)
     except MemoryError:  # says nothing of the file
         raise
     except PixelModeError as error:
@@ -257,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if line := warning(tree, found):
         print(f"warning: {line}", file=sys.stderr)
     print(f'name = "folder"\nclasses = {len(tree.classes)}\nfingerprint = "{found.fingerprint}"')
+    if tree.is_flat:
+        print("labels = false")
     print(f"# {len(kept.train)} images to learn from, {len(kept.heldout)} held out")
 
 

@@ -17,6 +17,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 #: A tree without train/ and val/: one image of so many in every class is held out.
 _HELDOUT_OF = 10
 
+#: Name of the only class of a flat folder, whose images are in no subfolder.
+FLAT = ""
+
 #: How many files or classes are named.
 NAMED = 5
 
@@ -34,7 +37,7 @@ class Tree:
 
     Attributes:
         root: the folder.
-        classes: names of the classes, sorted; their positions are the labels.
+        classes: names of the classes, sorted; their positions are the labels. `FLAT` alone: the images have no classes.
         train: (path below root, label) of every training file, sorted by class and name.
         heldout: the same of the files that the model never sees.
         left_out: files in and beside the class folders that are in neither.
@@ -47,6 +50,11 @@ class Tree:
     heldout: tuple[tuple[str, int], ...]
     left_out: tuple[LeftOut, ...] = ()
     own_split: bool = False
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the images are in no class folders."""
+        return self.classes == (FLAT,)
 
     def without(self, paths: Collection[str]) -> Tree:
         """The tree without these files.
@@ -77,7 +85,7 @@ class Tree:
 
 
 def find_tree(folder: Path | None, key: str = "FOLDER", *, own_split: bool = True) -> Tree:
-    """List a folder of images: train/ and val/ (ImageNet's layout), or one subfolder a class.
+    """List a folder of images: train/ and val/ (ImageNet's layout), one subfolder a class, or a flat folder of images.
 
     Without train/ and val/ a tenth of every class is held out, chosen by the hash of the path.
 
@@ -119,7 +127,7 @@ def _find(folder: Path, key: str, own_split: bool) -> Tree:
         classes = _classes(folder, "train/", out)
         if odd := sorted({*classes} ^ {*_classes(folder, "val/", out)}):
             raise InputError(
-                f"{root}: train/ and val/ have different classes ({len(odd)} differ, for example {shown(odd[0])}); "
+                f"{root}: train/ and val/ have different classes ({len(odd)} differ, for example {shown(odd[-1])}); "
                 "sort the images of val/ into one subfolder a class, named as in train/"
             )
         out += [LeftOut(entry.name, _OUTSIDE) for entry in _entries(folder) if _reason(entry) is None]
@@ -134,13 +142,16 @@ def _find(folder: Path, key: str, own_split: bool) -> Tree:
 
 
 def _classes(root: Path, prefix: str, out: list[LeftOut]) -> tuple[str, ...]:
-    classes = []
+    classes, beside = [], []
     for entry in _entries(root / prefix):
         reason = _reason(entry)
         if reason == _NESTED and not entry.name.startswith("."):
             classes.append(entry.name)
         elif reason in (None, _DANGLING):  # anything else beside the class folders is no image
-            out.append(LeftOut(prefix + entry.name, reason or _OUTSIDE))
+            beside.append(LeftOut(prefix + entry.name, reason or _OUTSIDE))
+    if not classes and any(entry.reason == _OUTSIDE for entry in beside):
+        return (FLAT,)
+    out += beside
     if not classes:
         why = f"; left out: {listed(out)}" if out else ""
         raise InputError(
@@ -152,14 +163,15 @@ def _classes(root: Path, prefix: str, out: list[LeftOut]) -> tuple[str, ...]:
 def _files(root: Path, prefix: str, classes: tuple[str, ...], out: list[LeftOut]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
-        for entry in _entries(root / prefix / name):
-            path = f"{prefix}{name}/{entry.name}"
+        folder = f"{prefix}{name}/" if name != FLAT else prefix
+        for entry in _entries(root / folder):
+            path = folder + entry.name
             reason = _reason(entry)
             if reason is None:
                 found.append((path, label))
             elif reason == _NESTED and not entry.is_symlink():
-                for folder, _, files in os.walk(entry.path):
-                    below = Path(folder).relative_to(root)
+                for nested, _, files in os.walk(entry.path):
+                    below = Path(nested).relative_to(root)
                     out += [LeftOut(str(below / file), _NESTED) for file in files]
             else:
                 out.append(LeftOut(path, reason))

@@ -132,7 +132,7 @@ def _begin(work: Encoding, executor: Executor, hooks: Hooks, say: Say) -> _Job |
 
     Raises:
         InputError: another process is at work on the folder; Slurm refuses or does not answer.
-        CellFailedError: the job that was submitted earlier has failed, which is told once; or a rank here.
+        CellFailedError: the job that was submitted earlier has failed (the next call submits anew); or a rank here has.
     """
     records = work.records
     records.folder.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ class DataSetFacts(NamedTuple):
         shape: of its images; `ASKED` where the sweep sets it.
         extractor: the feature extractor that fits it, unless the evaluation names another.
         needs: fields of `Data` that it cannot do without.
+        allows: fields of `Data` that it also takes; those named neither here nor in `needs` are fixed.
         images: how many it has, both splits together; None where that depends on the files.
         heldout: how many of them are held out.
     """
@@ -43,6 +44,7 @@ class DataSetFacts(NamedTuple):
     needs: tuple[str, ...] = ()
     images: int | None = None
     heldout: int = 0
+    allows: tuple[str, ...] = ()
 
 
 DATA_SETS = Kind(
@@ -67,7 +69,10 @@ DATA_SETS = Kind(
             heldout=50_000,
         ),
         "folder": DataSetFacts(
-            "harness.data.folder:FOLDER", InputShape(3, ASKED, ASKED), needs=("resolution", "classes", "fingerprint")
+            "harness.data.folder:FOLDER",
+            InputShape(3, ASKED, ASKED),
+            needs=("resolution", "classes", "fingerprint"),
+            allows=("background",),
         ),
     },
 )
@@ -136,6 +141,11 @@ class Data(Spec):
         pattern="^[0-9a-f]{12}$",
         description="folder: hash of its images, as `python -m harness.data.images FOLDER` prints it",
     )
+    background: str | None = Field(
+        default=None,
+        pattern="^#[0-9a-f]{6}$",
+        description='folder: colour behind transparent images, such as "#000000"; by default white',
+    )
     subset: float | None = Field(
         default=None,
         gt=0,
@@ -148,14 +158,14 @@ class Data(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        wanted = DATA_SETS.facts(self.name).needs
-        for key in ("resolution", "classes", "fingerprint"):
+        wanted, allowed_too = DATA_SETS.facts(self.name).needs, DATA_SETS.facts(self.name).allows
+        for key in ("resolution", "classes", "fingerprint", "background"):
             given = getattr(self, key) is not None
             if key in wanted and not given:
                 says = "; `python -m harness.data.images FOLDER` says it"
                 hint = ", for example 256" if key == "resolution" else says
                 raise ValueError(f"name {self.name} needs {key}{hint}")
-            if given and key not in wanted:
+            if given and key not in (*wanted, *allowed_too):
                 raise ValueError(f"{key} is fixed for name {self.name}; leave it out")
         size = self.image_shape.size
         if self.vae is not None and size % self.vae.factor:

@@ -76,7 +76,7 @@ def never(name: str, count: int) -> int:
 
 
 class Notes:
-    """A view that keeps what it is told."""
+    """A view that records its calls."""
 
     def started(self, item: CellRun) -> None:
         """Nothing to show."""

@@ -388,54 +388,6 @@ def test_whatever_a_folder_holds_is_one_line(tmp_path: Path, name: str) -> None:
     assert code == (0 if "fingerprint" in out else 2)
 
 
-def sixteen(values: list[int], mode: str = "<u2") -> Image.Image:
-    return Image.fromarray(np.repeat(np.array([values], mode), 9, axis=0))
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
-    grey = sixteen([0, 257, 1000, 32768, 40000, 65535, 65535, 65535, 65535])
-    grey.save(tmp_path / f"x{suffix}")
-    assert read_image(tmp_path / f"x{suffix}", 9)[4, :6, 1].tolist() == [0, 1, 4, 128, 156, 255]
-
-
-def test_a_sixteen_bit_ppm_is_scaled(tmp_path: Path) -> None:
-    (tmp_path / "x.ppm").write_bytes(b"P5 2 2 65535\n" + np.array([[0, 32768], [40000, 65535]], ">u2").tobytes())
-    assert read_image(tmp_path / "x.ppm", 2)[..., 0].tolist() == [[0, 128], [156, 255]]
-
-
-@pytest.mark.parametrize(
-    ("image", "options", "mode"),
-    [
-        (Image.fromarray(np.full((9, 9), 0.5, np.float32)), {}, "F"),
-        (Image.fromarray(np.full((9, 9), 70000, np.int32)), {}, "I"),
-        (sixteen([100] * 9), {"tiffinfo": {262: 0}}, "I;16"),  # 0 is white
-    ],
-)
-def test_pixels_of_an_unknown_range_are_refused_by_name(
-    tmp_path: Path, image: Image.Image, options: Any, mode: str
-) -> None:
-    image.save(tmp_path / "x.tif", **options)
-    with pytest.raises(InputError, match=rf"x\.tif: no readable image \(pixel mode {mode}, whose range is not known"):
-        read_image(tmp_path / "x.tif", 8)
-
-
-def test_modes_of_eight_bits_keep_their_levels(tmp_path: Path) -> None:
-    for mode, colour, expected in (
-        ("1", 1, [255, 255, 255]),
-        ("L", 200, [200, 200, 200]),
-        ("LA", (200, 9), [200, 200, 200]),
-        ("RGBA", (10, 20, 30, 0), [10, 20, 30]),
-        ("CMYK", (0, 0, 0, 55), [200, 200, 200]),
-    ):
-        Image.new(mode, (9, 9), colour).save(tmp_path / "x.tif")
-        assert read_image(tmp_path / "x.tif", 8)[3, 3].tolist() == expected
-    palette = Image.new("P", (9, 9), 1)
-    palette.putpalette([0, 0, 0, 10, 200, 30])
-    palette.save(tmp_path / "x.png", transparency=1)
-    assert read_image(tmp_path / "x.png", 8)[3, 3].tolist() == [10, 200, 30]
-
-
 def test_a_check_of_an_older_version_does_not_count(tmp_path: Path) -> None:
     """It took a file of 16 bits for an image, whose levels were clipped."""
     folder, cache = fill(tmp_path / "images", {"a": 4, "b": 4}), tmp_path / "cache"

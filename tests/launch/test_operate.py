@@ -301,7 +301,7 @@ def test_a_plan_says_when_one_cell_decides(sweep: Sweep, study: Study) -> None:
 
 
 class Told(own.Quiet):
-    """A view that keeps what it is told."""
+    """A view that records its calls."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
