@@ -55,7 +55,7 @@ def _free_gpus(
 def _has_room(
     launch: Launch, resources: Resources, active: list[tuple[CellRun, Resources]], neighbours: list[Neighbour]
 ) -> bool:
-    """Whether a slot is free for a cell with these resources. Prints a note when only jobs of other studies fill them."""
+    """Whether a slot is free for a cell with these resources; prints a note when only other studies fill them."""
     stated = resources.slots is not None  # then they are this study's
     counted = [(item, of) for item, of in active if not (stated and item.other_study)]
     taken = sum((share_of(of, launch.gpus) for _, of in counted), Fraction(0))
