@@ -191,8 +191,10 @@ def apply(conditions: NumericConditions) -> None:
     """Let torch compute under these conditions."""
     import torch
 
+    from harness.training.conditions import be_deterministic
+
     torch.set_num_threads(conditions["threads"])
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    be_deterministic(compiled=False)
 
 
 def quality(measured: dict[str, Any] | None) -> str:

@@ -38,7 +38,7 @@ from harness.runs.trackers import Mirror
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import EXECUTORS
-from harness.training.conditions import numeric_conditions
+from harness.training.conditions import be_deterministic, numeric_conditions
 from harness.training.gemm import gemm_tflops
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.loop import Options, train
@@ -122,7 +122,7 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     device = device_of(job, ranks)
     conditions = ranks.on_first(lambda: _conditions(job, device))
     torch.set_num_threads(conditions["threads"])
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    be_deterministic(compiled=conditions["compile"] == "on")
     hooks = Hooks(should_stop=stop.is_set)
     owed = owed_evaluations(job.cell, job.evaluations, job.steps)
     keys = list(owed) or [losses_key(job.cell)]

@@ -21,6 +21,10 @@ from harness.spec.model import NETWORKS, ModelSpec
 #: An operator with one of these in its name multiplies matrices; all of them must be counted.
 _MATMUL_LIKE = ("mm", "matmul", "mv", "dot", "linear", "einsum", "conv", "attention", "outer", "cdist")
 
+#: Below so many multiply-adds a network is traced as it is: that takes less time than on the meta device, which torch
+#: computes in Python and by modules of its compiler (1.4 s to import).
+_SMALL = 2e8
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -59,7 +63,7 @@ def count_cell(cell: Cell) -> Cost:
 
 @cache
 def _traced(model: ModelSpec, shape: InputShape, outputs: int, identity: str) -> Cost:
-    """Count one network as it is, on the meta device: no memory, no arithmetic.
+    """Count one network as it is; a large one on the meta device, without memory and arithmetic.
 
     `identity` is the canonical JSON of `model`, for the cache: it holds the content hash of a user's file.
     """
@@ -71,7 +75,7 @@ def _traced(model: ModelSpec, shape: InputShape, outputs: int, identity: str) ->
 
         from harness.model.network import build
 
-        with torch.device("meta"):
+        with torch.device("cpu" if model.macs_proxy(shape) < _SMALL else "meta"):
             network = build(model, shape, outputs).eval()
             x = torch.zeros(1, shape.channels, shape.size, shape.size)
             t = torch.zeros(1)

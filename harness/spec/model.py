@@ -98,8 +98,11 @@ class ModelSpec(Spec):
         return shape.size**2
 
     def macs_proxy(self, shape: InputShape) -> float:
-        """A rough count of the multiply-adds of one forward pass of one image, to order a queue by."""
-        return float(self.tokens(shape))
+        """A rough count of the multiply-adds of one forward pass of one image, to order a queue by.
+
+        Where it is not known, the network counts as large.
+        """
+        return 1e9 * self.tokens(shape)
 
     def check_fits(self, shape: InputShape, source: str) -> None:
         """Check that it takes inputs of this shape.

@@ -1,4 +1,4 @@
-"""What must be the same for two runs to agree bit for bit."""
+"""What must be the same for two runs to agree bit for bit, and what makes two of one run agree."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def numeric_conditions(threads: int, sampling_batch: int, device: str) -> Numeri
     return NumericConditions(
         torch=version, device=device, hardware=name, threads=threads, sampling_batch=sampling_batch
     )
+
+
+def be_deterministic(*, compiled: bool) -> None:
+    """Let torch use kernels that give the same bits again, and warn where it has none.
+
+    `torch.use_deterministic_algorithms` says so to the compiler, too; it imports it, 3 s that only a compiled network
+    needs.
+    """
+    if compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn")

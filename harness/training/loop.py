@@ -332,7 +332,7 @@ class Trainer:
         size = len(x0) if self._micro_batch is None else self._micro_batch
         passed: list[Tensor] = []  # losses, each weighted by its share of the images
         each: list[Tensor] = []  # losses of images
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         for first in range(0, len(x0), size):
             part, last = slice(first, first + size), first + size >= len(x0)
             with nullcontext() if last else ranks.without_averaging(self._model):
@@ -366,5 +366,5 @@ class Trainer:
             x = torch.zeros(1, shape.channels, shape.size, shape.size, device=self._device)
             zero = torch.zeros(1, dtype=torch.int64, device=self._device)
             model(x, zero, zero if shape.classes else None).float().mean().backward()
-            self._state.optimizer.zero_grad(set_to_none=True)
+            self._state.optimizer.zero_grad()
         return model

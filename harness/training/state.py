@@ -14,6 +14,7 @@ from harness.data.draws import DRAWS
 from harness.model.network import Network, build
 from harness.spec.cell import Cell
 from harness.training import checkpoint
+from harness.training.adamw import AdamW
 
 
 @dataclass
@@ -21,7 +22,7 @@ class State:
     """Everything that changes during training. A checkpoint holds it all, so a resumed run gives the same bits."""
 
     network: Any  # an nn.Module; diffusers' have no types
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
     owner: str  # id of the cell, or of the autoencoder
     step: int = 0
     seconds: float = 0.0
@@ -55,7 +56,7 @@ class State:
         self.network.load_state_dict(checkpoint.part(saved.tensors, "model."))
         for name, parameter in self.network.named_parameters():
             self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(parameter.device)
+                key: value.to(parameter.device)
                 for key, value in checkpoint.part(saved.tensors, f"optimizer.{name}.").items()
             }
         self.step, self.seconds = int(saved.meta["step"]), float(saved.meta["seconds"])
@@ -94,13 +95,8 @@ class TrainState(State):
         network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
         network.initialise(cell.seed)
         network.to(device)
-        optimizer = torch.optim.AdamW(
-            network.parameters(),
-            lr=cell.training.learning_rate,
-            betas=(0.9, 0.999),
-            weight_decay=cell.training.weight_decay,
-            fused=True,
-        )
+        recipe = cell.training
+        optimizer = AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         ema = copy.deepcopy(network).requires_grad_(False)
         return cls(network=network, ema=ema, optimizer=optimizer, owner=cell.id)
 

@@ -26,6 +26,7 @@ from harness.errors import NonFiniteError, non_finite_in
 from harness.files import write_atomic, write_json
 from harness.spec.data import Data, TrainedVae
 from harness.training import checkpoint
+from harness.training.adamw import AdamW
 from harness.training.cadence import Cadence
 from harness.training.conditions import NumericConditions
 from harness.training.hooks import Hooks, StoppedError
@@ -71,7 +72,7 @@ def train_vae(
     spec = data.vae
     assert isinstance(spec, TrainedVae)
     network = build(spec, data.image_shape).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = AdamW(network.parameters(), lr=spec.learning_rate)
     state = State(network, optimizer, autoencoders.recipe_id(data))
     if found := checkpoint.newest([folder / _STATE], lambda _, meta: meta.get("cell", state.owner) == state.owner):
         state.load(found)
@@ -124,9 +125,8 @@ def _train_step(state: State, spec: TrainedVae, images: PixelBatches) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise NonFiniteError(f"the autoencoder's loss became {value} at step {step + 1}; lower data.vae.learning_rate")
-    for group in optimizer.param_groups:
-        group["lr"] = spec.learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / spec.steps))
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.lr = spec.learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / spec.steps))
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     state.step += 1
