@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +24,16 @@ from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import Recording, Resources
 from harness.training.hooks import StoppedError
+from tests.small_study import ROOT
 
 
 @pytest.fixture
 def quiet_torch() -> Iterator[None]:
     """Put back what a job sets for its whole process."""
-    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, exact = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     yield
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(exact)
+    torch.set_deterministic_debug_mode(exact)
 
 
 class NoStop(StopFlag):
@@ -38,6 +41,33 @@ class NoStop(StopFlag):
 
     def __init__(self) -> None:
         self._set, self._parent = False, None
+
+
+def claimed(results: Path, cell: Cell, asked: tuple[Evaluation, ...], number: int = 1) -> Job:
+    """An attempt at a cell, to be made in this process."""
+    run = Study(results, "s").run(cell)
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    hold = run.claim(number, {"process": process_identity()})
+    assert hold is not None
+    run.write_cell("tiny", cell)
+    more = (Recording(loss_images=8), Resources(), str(results))
+    return Job(str(run.folder), number, hold.token, "s", cell, asked, *more)
+
+
+def test_a_job_imports_nothing_heavy_but_torch(tmp_path: Path) -> None:
+    """What a small cell waits for. Each of these takes longer than its first hundred steps."""
+    heavy = {"torch._dynamo", "torch._inductor", "torchvision", "sklearn", "scipy", "pandas", "matplotlib", "diffusers"}
+    code = (
+        "import pathlib, sys; from harness.spec.cell import Cell; from harness.spec.evaluation import Evaluation\n"
+        "from tests.launch.test_work import NoStop, claimed\n"
+        "model, recipe = {'depth': 1, 'width': 8, 'patch_size': 4}, {'steps': 2, 'batch_size': 8}\n"
+        "cell = Cell.model_validate({'model': model, 'training': recipe})\n"
+        "job = claimed(pathlib.Path(sys.argv[1]), cell, (Evaluation(samples=40, sampler='ddim', sampling_steps=2),))\n"
+        "from harness.launch.work import attempt; assert attempt(job, NoStop()) == ('done', '')\n"
+        f"assert not {heavy!r} & set(sys.modules), {heavy!r} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.usefixtures("quiet_torch")
@@ -50,25 +80,10 @@ def test_an_undefined_evaluation_leaves_the_others_alone(tmp_path: Path) -> None
         for sampler, seed in (("ddpm", 0), ("ddpm", 1), ("ddim", 0))
     )
     study = Study(tmp_path, "s")
-    study.runs_folder.mkdir(parents=True)
     item = CellRun("tiny", cell, study.run(cell), list(owed_evaluations(cell, asked)), asked)
 
     def again(number: int) -> str:
-        hold = item.run.claim(number, {"process": process_identity()})
-        assert hold is not None
-        item.run.write_cell("tiny", cell)
-        job = Job(
-            str(item.run.folder),
-            number,
-            hold.token,
-            "s",
-            cell,
-            asked,
-            Recording(loss_images=8),
-            Resources(),
-            str(tmp_path),
-        )
-        outcome, message = attempt(job, NoStop())
+        outcome, message = attempt(claimed(tmp_path, cell, asked, number), NoStop())
         assert outcome == "failed"
         return message
 

@@ -21,6 +21,7 @@ from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.resources import Recording
 from harness.training import checkpoint
+from harness.training.adamw import AdamW
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.loop import Options, train
 from harness.training.losses import measure_losses
@@ -141,6 +142,26 @@ def test_what_diverges_in_the_last_step_is_not_kept(
     assert describe(caught.value) == {"cause": "non-finite"}
     assert not list((tmp_path / "r").rglob("*.safetensors"))
     assert not [row for row in TrainLog(run).rows() if "loss_train" in row]
+
+
+def test_the_optimiser_is_torchs_adamw() -> None:
+    """The same bits, also where a parameter has no gradient at first and where the rate changes."""
+    ours, theirs = ([torch.nn.Parameter(torch.arange(6.0).view(2, 3) - 2.5 + i) for i in range(2)] for _ in range(2))
+    mine = AdamW(ours, lr=0.1, weight_decay=0.02)
+    reference = torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.02, fused=True)
+    for step in range(4):
+        mine.lr = reference.param_groups[0]["lr"] = 0.1 / (step + 1)
+        for parameters in (ours, theirs):
+            for parameter in parameters[: 1 + (step > 0)]:
+                parameter.square().sum().mul(step - 1.5).backward()
+        mine.step()
+        reference.step()
+        mine.zero_grad()
+        reference.zero_grad()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+        assert mine.state[one].keys() == reference.state[other].keys()
+        assert all(torch.equal(mine.state[one][key], value) for key, value in reference.state[other].items())
 
 
 def test_moments_may_overflow(tmp_path: Path) -> None:
