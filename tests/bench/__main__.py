@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import commands, distance, host, ranks, training
+from tests.bench import commands, distance, host, ranks, start, training
 from tests.bench.pairs import ROUNDS, Row
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "host": host.rows,
     "training": lambda: training.rows(os.cpu_count() or 1),
     "ranks": ranks.rows,
+    "start": start.rows,
     "distance": lambda: [distance.frechet_row(dims) for dims in (64, 2048)],
 }
 

@@ -24,6 +24,7 @@ from harness.evaluation.generate import NoiseAhead
 from harness.spec.cell import Cell
 from harness.spec.data import InputShape
 from harness.spec.resources import Recording
+from harness.training.adamw import AdamW
 from harness.training.loop import Options, Trainer
 from harness.training.ranks import Ranks
 from harness.training.state import TrainState
@@ -100,7 +101,7 @@ def _training(latents: Mapped, world: int) -> list[Row]:
     shape, objective = cell.data.shape, build(cell.diffusion)
     n = cell.training.batch_size // world
     network = Free(shape, n)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
+    optimizer = AdamW(network.parameters(), lr=1e-4)
     ema = copy.deepcopy(network).requires_grad_(False)
     state = TrainState(network=network, ema=ema, optimizer=optimizer, owner="bench")  # type: ignore[arg-type]
     data = LatentBatches(latents, 0.18215, "cpu")  # type: ignore[arg-type]
@@ -109,7 +110,7 @@ def _training(latents: Mapped, world: int) -> list[Row]:
     t = torch.randint(1, 1000, (n,))
 
     def fixed() -> None:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         xt = objective.noised(x0, t, noise)
         objective.loss(network(xt, t), x0, xt, t, noise).mean().backward()
         optimizer.step()
