@@ -97,7 +97,7 @@ class TrainState(State):
         optimizer = torch.optim.AdamW(
             network.parameters(),
             lr=cell.training.learning_rate,
-            betas=(0.9, 0.999),
+            betas=(0.9, cell.training.beta2),
             weight_decay=cell.training.weight_decay,
             fused=True,
         )

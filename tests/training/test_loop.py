@@ -66,9 +66,10 @@ def log_without_time(run: Run) -> list[dict[str, Any]]:
         lambda: cell(),
         lambda: cell(precision="bf16"),
         lambda: cell(ema_window=None, ema_decay=0.5, weight_decay=0.1),
+        lambda: cell(schedule="cosine", warmup_steps=3, gradient_clip=0.1, beta2=0.95),
         lambda: cell().model_copy(update={"data": Data(labels=False, horizontal_flips=True), "seed": 3}),
     ],
-    ids=["plain", "bf16", "constant-ema", "unconditional-flips"],
+    ids=["plain", "bf16", "constant-ema", "schedule-and-clip", "unconditional-flips"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(
     tmp_path: Path, dataset: LoadedData, make: Callable[[], Cell]
