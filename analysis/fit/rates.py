@@ -1,7 +1,7 @@
 """The best learning rate at each width, and the law through them: what `dit-harness pilot` prints.
 
-Near its minimum the logarithm of the loss is taken for a parabola in the logarithm of the rate, so the best rate may lie
-between two that were tried. The spread over seeds says how well it is known.
+Near its minimum the logarithm of the loss is taken for a parabola in the logarithm of the rate, so the best rate may
+lie between two that were tried. The spread over seeds says how well it is known.
 """
 
 from __future__ import annotations

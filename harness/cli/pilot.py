@@ -33,7 +33,7 @@ def pilot(
     results: cli.ResultsOption = cli.RESULTS,
     hours: Annotated[
         float | None,
-        typer.Option(help="Wall time that the pilot may take; decides its largest width. Default: the sweep's largest."),
+        typer.Option(help="Wall time it may take; decides its largest width. Default: the sweep's largest."),
     ] = None,
     rates: Annotated[
         str | None,
@@ -44,7 +44,7 @@ def pilot(
     wide: cli.WideOption = False,
     **given: Any,
 ) -> None:
-    """Find the best learning rate at three widths, and the law of the width through them.
+    r"""Find the best learning rate at three widths, and the law of the width through them.
 
     One rate for all widths bends the slope of a scaling law: what suits the smallest model may be far from the best of
     the largest. A pilot trains the cheapest cell of the smallest width, of a middle one, and of the largest that fits

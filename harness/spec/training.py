@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from harness.spec.identity import Spec
 
-
 #: What is left of the highest learning rate, by the share of the decay that is behind.
 _LEFT: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -45,13 +44,15 @@ class Training(Spec):
     steps: int = Field(default=400_000, gt=0, description="optimizer steps")
     batch_size: int = Field(default=256, gt=0, description="images of a step, over all ranks")
     learning_rate: float = Field(
-        default=1e-4, gt=0, description="highest learning rate of AdamW; a sweep may give a law of the width instead, see below"
+        default=1e-4,
+        gt=0,
+        description="highest learning rate of AdamW; a sweep may give a law of the width, see below",
     )
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises from 0, in a line")
     schedule: Literal["constant", "cosine", "warmup-stable-decay"] = Field(
         default="constant",
-        description="the rate after the warm-up: it stays; falls to 0 along a cosine; or stays, and falls to 0 over the "
-        "last fifth of the steps as 1 - sqrt",
+        description="the learning rate after the warm-up: it stays; falls to 0 along a cosine; or stays, and falls to "
+        "0 over the last fifth of the steps as 1 - sqrt",
     )
     gradient_clip: float | None = Field(
         default=None,

@@ -26,9 +26,7 @@ def test_the_schedules() -> None:
     assert rates(schedule="warmup-stable-decay", warmup_steps=1) == [1.0] * 9 + [pytest.approx(1 - 0.5**0.5)]
 
 
-@given(
-    st.sampled_from(["constant", "cosine", "warmup-stable-decay"]), st.integers(1, 50), st.integers(0, 50)
-)
+@given(st.sampled_from(["constant", "cosine", "warmup-stable-decay"]), st.integers(1, 50), st.integers(0, 50))
 def test_every_step_has_a_rate(schedule: Any, steps: int, warmup: int) -> None:
     try:
         recipe = Training(steps=steps, warmup_steps=warmup, schedule=schedule)

@@ -11,7 +11,7 @@ from sweeps.grid import Sweep, load_sweep
 from sweeps.pilot import pilot, rates_around, text_of, widths
 from tests.cells import dit_spec
 
-SWEEP = '''
+SWEEP = """
 title = "A \\"quoted\\" title – of λ"
 [grid]
 patch_size = [2, 4]
@@ -39,7 +39,7 @@ threads = 2
 width = [64, 96]
 depth = 2
 micro_batch = 4
-'''
+"""
 
 
 def load(folder: Path, text: str = SWEEP, name: str = "big.toml") -> Sweep:
