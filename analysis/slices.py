@@ -214,10 +214,9 @@ def require_repeats(table: pd.DataFrame, keys: Sequence[str]) -> None:
         if mixed.any():
             found = table.loc[mixed, part].drop_duplicates()
             values = ", ".join(str(value) or "the defaults" for value in found)
-            raise InputError(
-                f"rows of one shape that differ in {part} ({values}) are no repeats and cannot be averaged; "
-                "split them with analysis.slices.variants first"
-            )
+            first = "take analysis.horizon.ends" if part == "horizon" else "split them with analysis.slices.variants"
+            problem = f"rows of one shape that differ in {part} ({values}) are no repeats and cannot be averaged"
+            raise InputError(f"{problem}; {first} first")
 
 
 def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:

@@ -77,6 +77,8 @@ def rate_law(found: Iterable[BestRate]) -> RateLaw:
     found = list(found)
     if odd := [f"the {best.edge} tried is the best at width {best.width}" for best in found if best.edge]:
         raise CannotFitError("; ".join(odd))
+    if len({rate for best in found for rate in best.by_seed}) == 1:
+        raise CannotFitError(f"the best rate is the same at every width, {found[0].tried:g}")
     points = [(best.width, rate) for best in found for rate in best.by_seed]
     widths, rates = np.array(points, dtype=float).T
     line = fit_line(widths, rates, "power law")

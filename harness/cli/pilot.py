@@ -48,8 +48,9 @@ def pilot(
 
     One rate for all widths bends the slope of a scaling law: what suits the smallest model may be far from the best of
     the largest. A pilot trains the cheapest cell of the smallest width, of a middle one, and of the largest that fits
-    --hours, at five rates and two seeds each, for a quarter of the sweep's steps; warm-up and averaging are a quarter
-    as long, too. It prints the rate with the lowest held-out loss at each width, and the line for the sweep file.
+    --hours when it begins, at five rates and two seeds each, for a quarter of the sweep's steps; warm-up and averaging
+    are a quarter as long, too. It prints the rate with the lowest held-out loss at each width, and the line for the
+    sweep file.
 
     \b
     dit-harness pilot sweeps/quickstart.toml --hours 0.2
@@ -60,27 +61,22 @@ def pilot(
     """
     from harness.cli.words import duration, wrapped
     from harness.launch.pilot import design, save
-    from harness.runs.cellruns import cell_runs
+    from harness.runs.study import Study
 
     if hours is not None and not 0 < hours < math.inf:
         raise InputError(f"--hours: {hours}; allowed: a finite number above 0")
     asked = _rates(rates)
-    sweep, folder = cli.resolve(study, results, given)
-    found, (seconds, source) = design(sweep, folder, asked, hours)
     as_written, _ = cli.resolve(study, results)
-    name = found.study
-    items = [*found.cells()]
-    tried = list(dict.fromkeys(cell.model.width for _, cell in items))  # type: ignore[attr-defined]
-    print(
-        wrapped(
-            f"pilot {name}: widths {', '.join(map(str, tried))}, {len(items)} trainings of up to "
-            f"{max(cell.training.steps for _, cell in items):,} steps, about {duration(seconds)} in all ({source})"
-        )
-    )
-    pilot_folder = type(folder)(folder.root, name, folder.schedulers)
-    save(replace(found, resources=as_written.resources), pilot_folder)
-    sweep, folder = cli.resolve(name, results, given)
-    everything = cell_runs(sweep, folder)
+    sweep, _ = cli.resolve(study, results, given)
+    own = Study(results, f"{sweep.study}-pilot")
+    made = design(sweep, own, asked, hours)
+    count = sum(1 for _ in made.sweep.cells())
+    names = ", ".join(map(str, made.widths))
+    took = f"{count} trainings, about {duration(made.seconds)} in all ({made.source})"
+    print(wrapped(f"pilot {own.name}: widths {names}, {took}"))
+    save(replace(made.sweep, resources=as_written.resources), own)
+    sweep, folder = cli.resolve(own.name, results, given)
+    everything = cli.items_of(sweep, folder)
     with streams.lasting():
         ended = run(sweep, folder, everything, everything, retry=retry, wait=wait)
         _print_rates(folder, ended, f"pilot {study}, with the same options", wide=wide)
@@ -157,13 +153,10 @@ def _trials(rows: Sequence[dict[str, Any]], diverged: Sequence[CellRun]) -> pd.D
     import pandas as pd
 
     last = {row["cell"]: row for row in sorted(rows, key=lambda row: row["step"])}
-    trials = [{**{key: row[key] for key in ("width", "learning_rate", "seed")}, "loss": row["loss_heldout"]}
-              for row in last.values()]  # fmt: skip
-    trials += [
-        {"width": cell.model.width, "learning_rate": cell.training.learning_rate, "seed": cell.seed, "loss": math.inf}  # type: ignore[attr-defined]
-        for cell in (item.cell for item in diverged)
-    ]
-    return pd.DataFrame(trials)
+    trials = [(row["width"], row["learning_rate"], row["seed"], row["loss_heldout"]) for row in last.values()]
+    for cell in (item.cell for item in diverged):
+        trials.append((getattr(cell.model, "width", None), cell.training.learning_rate, cell.seed, math.inf))
+    return pd.DataFrame(trials, columns=["width", "learning_rate", "seed", "loss"])
 
 
 def _table(found: Sequence[BestRate]) -> FittedTable:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from harness.errors import InputError
 from harness.files import write_text
@@ -11,38 +12,48 @@ from harness.launch.plan import plan, totals
 from harness.runs.cellruns import cell_runs
 from harness.runs.state import State
 from harness.runs.study import Study
-from sweeps.grid import Sweep
+from sweeps.grid import Sweep, load_sweep
 from sweeps.pilot import pilot, rates_around, text_of, widths
 
-#: How long a pilot takes, in seconds, and what that rests on.
-Time = tuple[float, str]
+
+class Design(NamedTuple):
+    """A pilot, and what it takes if nothing of it is done."""
+
+    sweep: Sweep
+    widths: tuple[int, ...]
+    seconds: float  # wall time
+    source: str  # where, and on whose word
 
 
-def design(sweep: Sweep, study: Study, rates: Sequence[float] | None, hours: float | None) -> tuple[Sweep, Time]:
+def design(sweep: Sweep, study: Study, rates: Sequence[float] | None, hours: float | None) -> Design:
     """The pilot of a sweep: its smallest width, the largest that the time allows, and the one nearest to their middle.
+
+    A pilot that was begun keeps its widths.
 
     Args:
         sweep: with the resources on which the pilot is to run.
-        study: of the sweep.
+        study: of the pilot.
         rates: to try; None: five around the sweep's own.
-        hours: wall time that it may take if nothing of it has run yet; None: any.
+        hours: wall time that it may take; None: any.
 
     Raises:
         InputError: the sweep has one width only, or two take longer than that.
     """
     known = widths(sweep)
-    every = list(known)
-    for largest in reversed(range(1, len(every))):
-        middle = math.sqrt(every[0] * every[largest])
-        between = min(every[1:largest], key=lambda width: abs(math.log(width / middle)), default=None)
-        chosen = [known[width] for width in (every[0], between, every[largest]) if width is not None]
-        found = pilot(sweep, chosen, rates or rates_around(chosen))
-        time = _time(found, study)
-        if hours is None or time[0] <= hours * 3600:
-            return found, time
+    begun = _begun(study)
+    found = None
+    for chosen in [begun] if begun and begun <= known.keys() else _choices([*known]):
+        cells = [known[width] for width in sorted(chosen)]
+        made = pilot(sweep, cells, rates or rates_around(cells))
+        rows = plan(made, cell_runs(made, study))
+        total = totals(made, [{**row, "state": State.MISSING.value} for row in rows])
+        found = Design(made, tuple(sorted(chosen)), total["estimated_s"], f"{total['site']}, {total['time_source']}")
+        if begun or hours is None or found.seconds <= hours * 3600:
+            return found
+    assert found is not None
     raise InputError(
-        f"--hours {hours:g}: the two smallest widths, {every[0]} and {every[1]}, take about {time[0] / 3600:.2g} hours "
-        f"({time[1]}); allowed: that or more"
+        f"--hours {hours:g}: the two smallest widths, {found.widths[0]} and {found.widths[1]}, take about "
+        f"{found.seconds / 3600:.2g} hours ({found.source}); allowed: that or more"
     )
 
 
@@ -55,8 +66,17 @@ def save(found: Sweep, study: Study) -> None:
         write_text(study.sweep_file, text)
 
 
-def _time(found: Sweep, study: Study) -> Time:
-    """Wall time of the whole pilot, whatever of it is done."""
-    rows = plan(found, cell_runs(found, study))
-    total = totals(found, [{**row, "state": State.MISSING.value} for row in rows])
-    return float(total["estimated_s"]), f"{total['site']}, {total['time_source']}"
+def _choices(every: Sequence[int]) -> Iterator[set[int]]:
+    """The smallest width, a larger one, and the one nearest to their geometric middle; the largest choice first."""
+    for last in reversed(range(1, len(every))):
+        middle = math.sqrt(every[0] * every[last])
+        between = sorted(every[1:last], key=lambda width: abs(math.log(width / middle)))
+        yield {every[0], every[last], *between[:1]}
+
+
+def _begun(study: Study) -> set[int]:
+    """The widths of a pilot that was begun; empty where none was."""
+    if not study.sweep_file.exists():
+        return set()
+    cells = [cell for _, cell in load_sweep(study.sweep_file, study.name).cells()]
+    return {width for cell in cells if isinstance(width := getattr(cell.model, "width", None), int)}

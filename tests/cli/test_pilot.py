@@ -64,10 +64,10 @@ def folder(tmp_path: Path) -> Path:
 def test_a_pilot_is_a_study_that_ends_with_the_law(folder: Path) -> None:
     code, out, _ = pilot(folder, "--rates", "1e-4,1e-2,1e35")
     assert code == 0
-    assert "pilot s-pilot: widths 8, 16, 12 trainings of up to 8 steps" in out
+    assert "pilot s-pilot: widths 8, 16, 12 trainings, about" in out
     assert out.count("diverged") == 2
     assert "the next higher rate diverges: no parabola" in out
-    assert "learning_rate = { base = 0.01, width = " in out
+    assert "no law: the best rate is the same at every width, 0.01" in out
     study = folder / "r" / "s-pilot"
     assert {path.name for path in study.iterdir()} >= {"sweep.toml", "here.py", "cells.json", "results.csv"}
     before = sorted((folder / "r" / "runs").rglob("attempts/*.json"))
@@ -75,5 +75,5 @@ def test_a_pilot_is_a_study_that_ends_with_the_law(folder: Path) -> None:
     assert code == 0
     assert "no law: the highest tried is the best at width 8" in " ".join(out.split())
     assert "again with: --rates 0.0001,0.001,0.01,0.03,0.09" in out
-    assert len(list((folder / "r" / "runs").iterdir())) == 16
+    assert len(list((folder / "r" / "runs").glob("*/cell.json"))) == 16
     assert set(before) <= set((folder / "r" / "runs").rglob("attempts/*.json"))
