@@ -99,36 +99,6 @@ def test_mlp_ratio_sets_the_hidden_size() -> None:
     assert filled("adaln-zero", mlp_ratio=2.5).get_parameter("mlp.0.weight").shape == (60, WIDTH)
 
 
-@pytest.mark.parametrize("name", sorted(BLOCKS.names))
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_qk_norm_makes_attention_blind_to_the_length_of_queries_and_keys(name: str, precision: torch.dtype) -> None:
-    spec = DiTSpec(depth=1, width=WIDTH, heads=HEADS, patch_size=1, block=name, qk_norm=True)
-    block: Block = BLOCKS.load(name)(spec)
-    block.initialise(torch.Generator().manual_seed(0))
-    attentions = [part for part in block.modules() if isinstance(part, (Attention, CrossAttention))]
-    x, c = (tensor.float() for tensor in inputs(block.adaptive))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        before = block(x, c)
-        for attention in attentions:
-            if isinstance(attention, Attention):
-                attention.qkv.weight[: 2 * WIDTH] *= 8  # queries and keys; biases are 0
-            else:
-                attention.query.weight *= 8
-        torch.testing.assert_close(block(x, c), before, atol=1e-4, rtol=1e-3)
-        for attention in attentions:
-            attention.qk_norm.q_norm.weight *= 8  # type: ignore[union-attr, operator]
-        if not block.adaptive or name != "adaln-zero":  # whose gates are still 0
-            assert not torch.allclose(block(x, c), before, atol=1e-3)
-
-
-def test_without_qk_norm_nothing_is_added() -> None:
-    plain, normed = ({n for n, _ in BLOCKS.load(name)(DiTSpec(
-        depth=1, width=WIDTH, heads=HEADS, patch_size=1, block=name, qk_norm=asked)).named_parameters()}
-        for name, asked in (("adaln-zero", False), ("adaln-zero", True)))  # fmt: skip
-    assert normed - plain == {f"attention.qk_norm.{part}_norm.weight" for part in "qk"}
-    assert plain < normed
-
-
 def test_adaln_zero_blocks_start_as_exactly_the_identity() -> None:
     dit = DiT(DiTSpec(depth=3, width=WIDTH, heads=HEADS, patch_size=1), InputShape(1, 3, 10))
     dit.initialise(0)

@@ -292,13 +292,6 @@ def test_only_adaln_zero_is_exported(block: str, tmp_path: Path) -> None:
     assert not (tmp_path / "x.pt").exists()
 
 
-def test_norms_of_queries_and_keys_are_not_exported() -> None:
-    dit = DiT(TINY.model_copy(update={"qk_norm": True}), TINY_SHAPE)
-    for convert in (to_official, to_diffusers):
-        with pytest.raises(InputError, match="a model with qk_norm cannot be exported: official code and diffusers"):
-            convert(dit)
-
-
 def test_a_model_without_labels_is_not_exported() -> None:
     with pytest.raises(InputError, match="without labels cannot be exported"):
         to_official(DiT(TINY, InputShape(1, 6, 0)))
