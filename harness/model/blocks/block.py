@@ -54,7 +54,7 @@ class QKNorm(nn.Module):
         self.k_norm = nn.RMSNorm(channels, eps=1e-6)
 
     def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys (N, H, T, D/H), normalised over the last axis in the type of the scales, as LayerNorms are."""
+        """Queries and keys (N, H, T, D/H), normalised over the last axis, in the type of the scales."""
         kind = self.q_norm.weight.dtype  # under autocast q and k have 16 bits, and mixed types have no fused kernel
         return self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
 
