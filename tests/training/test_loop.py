@@ -115,11 +115,14 @@ def test_a_lost_kept_checkpoint_is_made_again(tmp_path: Path, dataset: LoadedDat
     assert run.weights_file(6).read_bytes() == before
 
 
-def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(tmp_path: Path, dataset: LoadedData) -> None:
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(
+    tmp_path: Path, dataset: LoadedData, clip: float | None
+) -> None:
     run = Run(tmp_path / "r")
     run.folder.mkdir()
     with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+, that of \d of 8 images"):
-        go(cell(learning_rate=1e30, steps=50), run, dataset)
+        go(cell(learning_rate=1e30, steps=50, gradient_clip=clip), run, dataset)
     assert not run.weights_file(50).exists()
 
 
