@@ -2,7 +2,8 @@
 
 Two views, both after Hoffmann et al. (2022, arXiv:2203.15556): the lower envelope over all checkpoints (their approach
 1), and slices at equal training compute across models (approach 2). With a constant learning rate, as in Peebles & Xie
-(2023), every checkpoint is what a shorter run would have reached; with a decaying rate it is not.
+(2023), every checkpoint is what a shorter run would have reached. With a rate that falls to 0 it is not, and the last
+one alone counts (see `analysis.horizon`).
 """
 
 from __future__ import annotations

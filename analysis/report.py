@@ -19,6 +19,7 @@ from analysis.combine import apart, sources_of, studies_of
 from analysis.conditions import draws_warning, mixture_warning, with_ways
 from analysis.figures.scaling import baselines
 from analysis.figures.style import SUFFIXES, ModelKey
+from analysis.horizon import ends, horizon_warning
 from analysis.names import plural
 from analysis.numbers import rounded
 from analysis.page import Page, Table
@@ -108,7 +109,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
         fitted = scaling(page, table)
         scaling(page, table, LOSS)
         frontier(page, table)
-        blocks(page, table)
+        blocks(page, ends(table))
         metrics(page, table)
         evaluation(page, table, tables.load_nested(folder))
         if names := untrained_models(table):
@@ -166,7 +167,7 @@ def _begin(page: Page, table: pd.DataFrame) -> pd.DataFrame:
     """Give the page the look of its models and its ways of measuring; return the table with them."""
     table, page.ways = with_ways(table)
     page.key = ModelKey.of(table)
-    page.warnings += filter(None, [mixture_warning(table), draws_warning(table)])
+    page.warnings += filter(None, [mixture_warning(table), draws_warning(table), horizon_warning(table)])
     return table
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.answer import Answer, cannot, minus
+from analysis.horizon import decays
 from analysis.names import METRIC, block_name, listed
 from analysis.recipes import without_other_recipes
 from analysis.slices import LOSS, Slice
@@ -46,8 +47,13 @@ class Fall:
 
 
 def find_fall(piece: Slice, curves: pd.DataFrame) -> Fall | None:
-    """The fall of every model of the slice, and of the other blocks beside it; None where nothing tells."""
+    """The fall of every model of the slice, and of the other blocks beside it; None where nothing tells.
+
+    With a learning rate that falls, the loss falls with it, and nothing tells what more steps would do.
+    """
     siblings = without_other_recipes(piece.siblings, piece.block)
+    if decays(siblings):
+        return None
     block = siblings.drop_duplicates("cell").set_index("cell")["block"]
     known = curves[curves["cell"].isin(block.index)] if not curves.empty else curves
     for column, rows in ((METRIC, siblings), (LOSS, known)):
@@ -70,6 +76,8 @@ def find_fall(piece: Slice, curves: pd.DataFrame) -> Fall | None:
 
 def converged(piece: Slice, fall: Fall | None) -> Answer:
     """Whether the models still improved at their end."""
+    if fall is None and decays(piece.siblings):
+        return cannot(QUESTION, "the learning rate falls to 0, and the loss with it; only a longer training would tell")
     if fall is None:
         return cannot(QUESTION, "nothing was measured in the middle of training")
     name = piece.metric if fall.column == METRIC else "the held-out loss"

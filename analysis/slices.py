@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conditions import CONDITIONS, Group, comparable_groups, first_topic
+from analysis.horizon import ends
 from analysis.names import METRIC, SHAPE, block_name, listed, recipe_name
 from harness.errors import InputError
 
@@ -130,18 +131,18 @@ def _recipe_parts(rows: pd.DataFrame) -> list[list[str]]:
     for recipe in sorted(models, key=lambda name: (-len(models[name]), name)):
         free = [part for part in parts if not any(models[recipe] & models[other] for other in part)]
         alike = sorted(((_likeness(recipe, part[0]), part) for part in free), key=lambda pair: pair[0], reverse=True)
-        if alike and alike[0][0] > (0, 0) and (len(alike) == 1 or alike[0][0] > alike[1][0]):
+        if alike and alike[0][0][:2] > (0, 0) and (len(alike) == 1 or alike[0][0] > alike[1][0]):
             alike[0][1].append(recipe)
         else:
             parts.append([recipe])
     return sorted(parts, key=min)
 
 
-def _likeness(one: str, other: str) -> tuple[int, int]:
-    """How many values two recipes share, and how many fields."""
+def _likeness(one: str, other: str) -> tuple[int, int, int]:
+    """How many values two recipes share, how many fields, and how few fields only one of them has."""
     first, second = (set(filter(None, recipe.split("; "))) for recipe in (one, other))
-    fields = ({item.partition("=")[0] for item in items} for items in (first, second))
-    return len(first & second), len(set.intersection(*fields))
+    mine, theirs = ({item.partition("=")[0] for item in items} for items in (first, second))
+    return len(first & second), len(mine & theirs), -len(mine ^ theirs)
 
 
 def _shared(recipes: Sequence[str]) -> str:
@@ -155,7 +156,8 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
     """The slices of a table in which a metric can be held against compute: most shapes first, then adaLN-Zero.
 
     Each group, block, batch size and recipe gives one slice, at the training step with the most shapes (of several, the
-    latest). Cells without a value at that step are not in the slice; compare with `group.table` to name them.
+    latest). Cells without a value at that step are not in the slice; compare with `group.table` to name them. Steps at
+    which a learning rate was still to fall are in no slice (see `analysis.horizon`).
     Of several studies the slices of the leading topic come first (`analysis.topics.ranked`).
 
     Args:
@@ -163,7 +165,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
         column: what is fitted: the Frechet distance, or `LOSS`. The loss does not depend on the sampling, so its groups
             only agree in the data, and have one row per cell and step.
     """
-    slices = []
+    slices, table = [], ends(table)
     for group in _loss_groups(table) if column == LOSS else comparable_groups(table):
         rows = group.table[group.table[column].notna()]
         pieces = ((block, name, cells) for name, part in variants(rows) for block, cells in part.groupby("block"))
@@ -200,22 +202,21 @@ def _loss_groups(table: pd.DataFrame) -> list[Group]:
 
 
 def require_repeats(table: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Refuse rows that agree in `keys` but differ in recipe or batch size: they are not seeds of one model.
+    """Refuse rows that agree in `keys` but differ in recipe, batch size or horizon: they are not seeds of one model.
 
     Raises:
         InputError: naming the recipes.
     """
-    for part in ("recipe", "batch_size"):
+    for part in ("recipe", "batch_size", "horizon"):
         if part not in table or part in keys:
             continue
         mixed = table.groupby(list(keys), dropna=False)[part].transform("nunique") > 1
         if mixed.any():
             found = table.loc[mixed, part].drop_duplicates()
             values = ", ".join(str(value) or "the defaults" for value in found)
-            raise InputError(
-                f"rows of one shape that differ in {part} ({values}) are no repeats and cannot be averaged; "
-                "split them with analysis.slices.variants first"
-            )
+            first = "take analysis.horizon.ends" if part == "horizon" else "split them with analysis.slices.variants"
+            problem = f"rows of one shape that differ in {part} ({values}) are no repeats and cannot be averaged"
+            raise InputError(f"{problem}; {first} first")
 
 
 def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:

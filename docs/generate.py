@@ -23,7 +23,7 @@ from harness.spec.evaluation import Evaluation
 from harness.spec.fields import FieldFacts, fields_of
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
-from harness.spec.training import Training
+from harness.spec.training import RateLaw, Training
 
 DOCS = Path(__file__).parent
 
@@ -36,6 +36,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     '[data.vae], kind = "pretrained"': PretrainedVae,
     '[data.vae], kind = "trained"': TrainedVae,
     "[training]": Training,
+    "[training.learning_rate], a law of the width": RateLaw,
     "[[evaluation]]": Evaluation,
     "[recording]": Recording,
     "[resources]": Resources,

@@ -75,11 +75,19 @@ class Fields:
         """The names of all fields of a cell that a sweep may set."""
         return [*(["size"] if self.sizes else []), "seed", *chain(*self.sections.values())]
 
-    def settings(self, table: Mapping[str, Any], key: str) -> Setting:
-        """The settings of a table of fields and values."""
+    def settings(self, table: Mapping[str, Any], key: str | None = None) -> Setting:
+        """The settings of a table of fields and values.
+
+        Raises:
+            InputError: no such field, or one that is set twice; `key` names the table, by default the field.
+        """
         found: Setting = {}
         for field, value in table.items():
-            found |= self.setting(field, value, key)
+            setting = self.setting(field, value, key or field)
+            for name in setting:
+                if name in found:
+                    raise InputError(f"{key or field}: {name} is set twice; keep one of them")
+            found |= setting
         return found
 
     def _dotted(self, field: str, key: str) -> str:

@@ -20,6 +20,7 @@ from harness.spec.resources import Recording, Resources
 from sweeps.fields import SECTIONS, Fields, Setting, table_of, tables_of
 from sweeps.protocols import Origin, Protocol, named, protocols
 from sweeps.protocols import evaluations as asked
+from sweeps.rates import with_rate
 from sweeps.rules import Rule, rules
 from sweeps.toml import read_toml
 
@@ -84,7 +85,7 @@ class Sweep:
             if any(all(fields.get(k) in v for k, v in rule.items()) for rule in self.exclude):
                 continue
             try:
-                cell = Cell.model_validate(_nested(fields))
+                cell = Cell.model_validate(_nested(with_rate(fields)))
             except ValidationError as error:
                 point = _point(error, {k: v for setting in combination for k, v in setting.items()})
                 raise InputError(f"{self.path}: {describe_validation_error(error)}{point}") from None
@@ -183,8 +184,8 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     fields = Fields.of(document)
     base: dict[str, Any] = {}
     for section in SECTIONS:
-        for key, value in table_of(document, section).items():
-            base |= fields.setting(f"{section}.{key}", value, f"{section}.{key}")
+        table = table_of(document, section)
+        base |= fields.settings({f"{section}.{key}": value for key, value in table.items()})
     if "seed" in document:
         base["seed"] = document["seed"]
     axes = _axes(table_of(document, "grid"), base, fields)

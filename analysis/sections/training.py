@@ -8,6 +8,7 @@ from analysis.conditions import Group, comparable_groups
 from analysis.figures.scaling import guidance, sampling_compute
 from analysis.figures.style import CannotDrawError
 from analysis.figures.training import loss_with_zoom, over_steps
+from analysis.horizon import decays
 from analysis.names import METRIC, SHAPE
 from analysis.page import Page, Section
 
@@ -17,6 +18,9 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
     section = page.section(
         "training", "Over training", "Whether more steps still help, and whether train and held-out loss part."
     )
+    if decays(table):
+        text = "Where the learning rate falls to 0, a point before the end is not what a shorter training would reach."
+        section.paragraphs.append(text)
     groups = comparable_groups(table)
     for index, group in enumerate(groups):
         shapes = group.table.drop_duplicates(SHAPE)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.runs.study import Study
     from sweeps.grid import Sweep
 
-_RESOURCES = (
+RESOURCES = (
     *("executor", "slots", "threads", "ranks", "cells_per_gpu", "device", "data_folder", "data_download"),
     *("nodes", "partition", "account", "qos", "constraint", "time", "mem_gb", "gpus", "max_parallel", "cells_per_job"),
 )
@@ -29,7 +29,7 @@ _EVALUATION = (
 )
 
 
-@cli.takes_fields(resources=(*_RESOURCES, "micro_batch", "compile", "inception_weights", "adm_reference"))
+@cli.takes_fields(resources=(*RESOURCES, "micro_batch", "compile", "inception_weights", "adm_reference"))
 def launch(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
@@ -55,14 +55,14 @@ def launch(
     chosen = cli.matching(items, cell, folder) if cell else items
     only = {item.cell.id for item in chosen} if cell else None
     with streams.lasting():
-        ended = _run(sweep, folder, chosen, items, retry=retry, wait=wait, only=only)
+        ended = run(sweep, folder, chosen, items, retry=retry, wait=wait, only=only)
         hint = "".join(f" --cell {shlex.quote(pattern)}" for pattern in cell or ())
         hint += " --retry" if any(item.now.state in RETRIED for item in ended) else ""
         owed = {(item.cell.id, key) for item in chosen for key in item.owed} if cell else None
         _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}", owed, wide=wide)
 
 
-@cli.takes_fields(resources=(*_RESOURCES, "inception_weights", "adm_reference"), evaluation=_EVALUATION)
+@cli.takes_fields(resources=(*RESOURCES, "inception_weights", "adm_reference"), evaluation=_EVALUATION)
 def evaluate(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
@@ -106,12 +106,12 @@ def evaluate(
         plan = "nothing is submitted for them now" if detached else "waiting for it"
         print(f"another evaluate is at work on {names}: {plan}", file=sys.stderr)
     with streams.lasting():
-        ended = _run(sweep, folder, selection.items, everything, chosen=selection.items, retry=True, wait=wait)
+        ended = run(sweep, folder, selection.items, everything, chosen=selection.items, retry=True, wait=wait)
         owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
         _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed, wide=wide)
 
 
-def _run(
+def run(
     sweep: Sweep,
     study: Study,
     items: list[CellRun],

@@ -15,6 +15,7 @@ from harness.cli.clean import clean
 from harness.cli.export import export, import_
 from harness.cli.launch import evaluate, launch
 from harness.cli.options import Verbs
+from harness.cli.pilot import pilot
 from harness.cli.plan import plan
 from harness.cli.prepare import encode, train_vae
 from harness.cli.report import collect, report
@@ -62,7 +63,7 @@ def _options(
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
-    *(plan, train_vae, encode, launch, evaluate, status, cancel, logs),
+    *(plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
     *(collect, report, sample, export, import_, clean),
 )
 for verb in _VERBS:

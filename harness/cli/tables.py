@@ -77,6 +77,7 @@ _PLAN_COLUMNS = (
     _right("heads", rank=2),
     _right("patch", "patch_size", rank=3),
     _right("tokens", rank=7),
+    _right("rate", "learning_rate", number, rank=3),
     _right("params (M)", "params_m", number, rank=10),
     _right("GMACs", "gmacs", number, rank=13),
     _right("train GMACs", "train_gmacs", number, rank=9),

@@ -136,6 +136,7 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "gmacs": gmacs,
         "gflops": 2 * gmacs,
         "seed": cell.seed,
+        "learning_rate": cell.training.learning_rate,
         "train_gmacs": train_gmacs,
         "sampling_gmacs": sampling_gmacs,
         "decoding_gmacs": decoding_gmacs,

@@ -97,7 +97,8 @@ def check_exportable(model: ModelSpec, shape: InputShape, outputs: int = 2) -> N
     """Check that the official and the diffusers format can hold a model.
 
     Raises:
-        InputError: the model is not a DiT, its block is not adaLN-Zero, or it has no learned variance or no labels.
+        InputError: the model is not a DiT, its block is not adaLN-Zero, it normalises queries and keys, or it has no
+            learned variance or no labels.
     """
     if not isinstance(model, DiTSpec):
         raise InputError(f"a network {model.network} cannot be exported: official code and diffusers know DiTs only")
@@ -105,6 +106,8 @@ def check_exportable(model: ModelSpec, shape: InputShape, outputs: int = 2) -> N
         raise InputError(
             f"a model with {model.block} blocks cannot be exported: official code and diffusers know adaln-zero only"
         )
+    if model.qk_norm:
+        raise InputError("a model with qk_norm cannot be exported: official code and diffusers have no such norms")
     if outputs != 2:
         raise InputError(
             "a model of another objective cannot be exported: official code and diffusers know ddpm-hybrid"

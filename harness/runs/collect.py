@@ -104,6 +104,8 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "step": step,
         "batch_size": cell.training.batch_size,
         "recipe": _recipe(cell),
+        "learning_rate": cell.training.learning_rate,
+        "horizon": cell.training.steps if cell.training.decay_steps else None,
         "draws": record.get("draws", 1),
         "train_gmacs": 3 * gmacs * cell.training.batch_size * step,
         "loss_train": losses.get("loss_train"),

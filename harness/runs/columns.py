@@ -65,6 +65,10 @@ RESULT_COLUMNS = _table(
     Column("recipe", "text", "", True,
            "other fields of the cell that differ from their defaults: all but shape, block, seed, steps and batch",
            added=True),
+    Column("learning_rate", "number", "", False, "highest learning rate of the training", "Rate", added=True),
+    Column("horizon", "integer", "steps", False,
+           "steps at whose end the learning rate has fallen to 0, and at which a training is done; "
+           "empty where it does not fall, and every step is the end of a shorter training", added=True),
     Column("draws", "integer", "", False,
            "version of the random draws of the training, see harness.data.draws; empty in older tables, which have 1",
            added=True),
@@ -160,6 +164,7 @@ CURVE_COLUMNS = _table(
     _STEP,
     Column("loss", "number", "", True,
            "training loss (MSE + variational term), mean since the row before; empty on measuring rows"),
+    Column("learning_rate", "number", "", False, "of this step; empty where it is the same at every step", added=True),
     Column("loss_train", "number", "noise MSE", True, "as in results.csv, at this step; empty where not measured"),
     Column("loss_heldout", "number", "noise MSE", True, "as in results.csv, at this step; empty where not measured"),
 )

@@ -59,12 +59,21 @@ def check_installed(names: Iterable[str], where: str) -> None:
             )
 
 
+#: What is copied of a row of the log: its key, and its name there.
+_LOGGED = {
+    "loss": "loss",
+    "loss_train": "loss/train",
+    "loss_heldout": "loss/held-out",
+    "learning_rate": "learning rate",
+}
+
+
 def points(run: Run, cell: Cell) -> list[Point]:
     """All that a run's files hold so far: losses, images/s, and the metrics of each evaluation."""
     found = []
     for row in TrainLog(run).rows():
         step = row["step"]
-        for key, tag in (("loss", "loss"), ("loss_train", "loss/train"), ("loss_heldout", "loss/held-out")):
+        for key, tag in _LOGGED.items():
             if row.get(key) is not None:
                 found.append(Point(tag, step, row[key]))
         if row.get("seconds"):

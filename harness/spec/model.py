@@ -141,6 +141,10 @@ class DiTSpec(ModelSpec):
     patch_size: int = Field(gt=0, description="side p of a square patch; tokens T = (size / p)^2")
     block: Annotated[str, BLOCKS] = Field(default="adaln-zero", description="how timestep and label condition a block")
     mlp_ratio: float = Field(default=4.0, gt=0, le=1000, description="hidden size of the MLP, as a multiple of width")
+    qk_norm: bool = Field(
+        default=False,
+        description="normalise every head's queries and keys by RMSNorm with a learned scale; not in the paper",
+    )
 
     sizes = SIZES
     named = frozenset({"depth", "width", "patch_size"})

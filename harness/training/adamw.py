@@ -16,11 +16,14 @@ class AdamW:
     Args:
         parameters: what it changes; those without a gradient stay as they are.
         lr: the learning rate; may be set anew between steps.
+        beta2: decay of the second moments.
         weight_decay: see the paper, algorithm 2.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float = 0.0) -> None:
-        self.lr, self._weight_decay = lr, weight_decay
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, beta2: float = 0.999, weight_decay: float = 0.0
+    ) -> None:
+        self.lr, self._beta2, self._weight_decay = lr, beta2, weight_decay
         self._parameters = list(parameters)
         #: Of each parameter that was changed: "step", a scalar, and the moments "exp_avg" and "exp_avg_sq".
         self.state: defaultdict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
@@ -50,7 +53,7 @@ class AdamW:
             fused=True,
             amsgrad=False,
             beta1=0.9,
-            beta2=0.999,
+            beta2=self._beta2,
             lr=self.lr,
             weight_decay=self._weight_decay,
             eps=1e-8,

@@ -233,7 +233,9 @@ class _Log:
         """Append the rows that are due."""
         state = self._state
         if state.step in self.steps:
-            self._append({"loss": loss.mean, "seconds": state.seconds})
+            recipe = self._cell.training
+            rate = {"learning_rate": recipe.rate_at(state.step)} if recipe.rate_varies else {}
+            self._append({"loss": loss.mean, "seconds": state.seconds, **rate})
             state.window = Window([], 0)
         if state.step in self._measured_at:
             self._append(measure_losses(state.ema, self._cell, self._data, self._images))
@@ -343,6 +345,9 @@ class Trainer:
                 passed.append(loss.detach())
                 each.append(losses.detach())
                 loss.backward()
+        if cell.training.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(state.network.parameters(), cell.training.gradient_clip, foreach=True)
+        state.optimizer.lr = cell.training.rate_at(state.step + 1)
         state.optimizer.step()
         state.step += 1
         state.average(ema_decay(cell, state.step))

@@ -96,7 +96,9 @@ class TrainState(State):
         network.initialise(cell.seed)
         network.to(device)
         recipe = cell.training
-        optimizer = AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        optimizer = AdamW(
+            network.parameters(), lr=recipe.learning_rate, beta2=recipe.beta2, weight_decay=recipe.weight_decay
+        )
         ema = copy.deepcopy(network).requires_grad_(False)
         return cls(network=network, ema=ema, optimizer=optimizer, owner=cell.id)
 

@@ -266,6 +266,14 @@ def test_another_recipe_of_one_size_does_not_split_the_others(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+def test_two_schedules_split_although_the_rate_goes_with_the_size(tmp_path: Path) -> None:
+    both = {depth: (f"learning_rate=0.{depth}", f"learning_rate=0.{depth}; schedule=cosine") for depth in (2, 4, 6)}
+    pieces = scaling_slices(load_study(write_results(tmp_path, recipe_rows(both))))
+    assert [(piece.variant, piece.shapes) for piece in pieces] == [
+        ("recipe: its own for each size", 9), ("recipe: schedule=cosine", 9)
+    ]  # fmt: skip
+
+
 def test_losses_of_other_latents_are_kept_apart(tmp_path: Path) -> None:
     rows = [result_row(*shape, loss_heldout=0.2 / shape[1]) for shape in SHAPES]
     rows += [row | {"cell": f"vae {row['cell']}", "vae": "trained@0123ab"} for row in rows[:3]]

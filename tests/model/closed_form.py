@@ -40,6 +40,8 @@ def _params(model: DiTSpec, shape: InputShape, D: int, hidden: int, patch: int) 
         "adaln-zero": 6 * (D * D + D),
         "adaln-gate": 6 * (D * D + D),
     }[model.block]
+    attentions = 2 if model.block == "cross-attention" else 1
+    block += 2 * attentions * D // model.heads if model.qk_norm else 0
     embeddings = (patch * D + D) + (FREQUENCIES * D + D) + (D * D + D)
     labels = (shape.classes + 1) * D if shape.classes else 0
     final = 2 * (D * D + D) if model.block.startswith("adaln") else norm

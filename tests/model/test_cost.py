@@ -84,6 +84,7 @@ def test_xl2_to_more_digits_than_published(block: str, millions: float, gmacs: f
     channels=st.integers(1, 5),
     classes=st.sampled_from([0, 1, 10]),
     mlp_ratio=st.sampled_from([1.0, 2.7, 4.0]),
+    qk_norm=st.booleans(),
 )
 def test_fvcore_extrapolation_and_closed_form_agree(
     block: str,
@@ -95,10 +96,12 @@ def test_fvcore_extrapolation_and_closed_form_agree(
     channels: int,
     classes: int,
     mlp_ratio: float,
+    qk_norm: bool,
 ) -> None:
     model = DiTSpec(
-        depth=depth, width=heads * head_width, heads=heads, patch_size=patch_size, block=block, mlp_ratio=mlp_ratio
-    )
+        depth=depth, width=heads * head_width, heads=heads, patch_size=patch_size, block=block, mlp_ratio=mlp_ratio,
+        qk_norm=qk_norm,
+    )  # fmt: skip
     shape = InputShape(channels, patches * patch_size, classes)
     expected = closed_form(model, shape)
     assert flops.count(model, shape) == expected

@@ -96,7 +96,15 @@ def test_a_field_at_its_default_is_the_same_cell() -> None:
 def test_every_science_field_is_in_the_id() -> None:
     base = Cell.model_validate(SMALL)
     changes: dict[str, dict[str, Any]] = {
-        "model": {"depth": 3, "width": 64, "heads": 2, "patch_size": 2, "block": "adaln", "mlp_ratio": 2.0},
+        "model": {
+            "depth": 3,
+            "width": 64,
+            "heads": 2,
+            "patch_size": 2,
+            "block": "adaln",
+            "mlp_ratio": 2.0,
+            "qk_norm": True,
+        },
         "diffusion": {"timesteps": 500, "beta_start": 2e-4, "beta_end": 3e-2},
         "data": {"name": "fashion-mnist", "labels": False, "horizontal_flips": True, "subset": 0.5},
         "training": {
@@ -108,6 +116,9 @@ def test_every_science_field_is_in_the_id() -> None:
             "precision": "bf16",
             "ema_decay": 0.5,
             "ema_window": 0.5,
+            "warmup_steps": 5,
+            "gradient_clip": 1.0,
+            "beta2": 0.95,
         },
     }
     ids = {base.id, base.model_copy(update={"seed": 1}).id}

@@ -67,9 +67,10 @@ def log_without_time(run: Run) -> list[dict[str, Any]]:
         lambda: cell(),
         lambda: cell(precision="bf16"),
         lambda: cell(ema_window=None, ema_decay=0.5, weight_decay=0.1),
+        lambda: cell(schedule="cosine", warmup_steps=3, gradient_clip=0.1, beta2=0.95),
         lambda: cell().model_copy(update={"data": Data(labels=False, horizontal_flips=True), "seed": 3}),
     ],
-    ids=["plain", "bf16", "constant-ema", "unconditional-flips"],
+    ids=["plain", "bf16", "constant-ema", "schedule-and-clip", "unconditional-flips"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(
     tmp_path: Path, dataset: LoadedData, make: Callable[[], Cell]
@@ -115,11 +116,14 @@ def test_a_lost_kept_checkpoint_is_made_again(tmp_path: Path, dataset: LoadedDat
     assert run.weights_file(6).read_bytes() == before
 
 
-def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(tmp_path: Path, dataset: LoadedData) -> None:
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_non_finite_loss_names_the_step_and_keeps_no_bad_weights(
+    tmp_path: Path, dataset: LoadedData, clip: float | None
+) -> None:
     run = Run(tmp_path / "r")
     run.folder.mkdir()
     with pytest.raises(CellFailedError, match=r"became (nan|inf) at step \d+, that of \d of 8 images"):
-        go(cell(learning_rate=1e30, steps=50), run, dataset)
+        go(cell(learning_rate=1e30, steps=50, gradient_clip=clip), run, dataset)
     assert not run.weights_file(50).exists()
 
 

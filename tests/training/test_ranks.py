@@ -129,6 +129,7 @@ def agreeing(rank: int, folder: Path, note: Callable[[str, Callable[[], Any]], N
     with meet() as ranks:
         go(folder / "two", ranks)
         go(folder / "micro", ranks, micro_batch=3)  # of a share of 4: 3 and 1
+        go(folder / "clipped", ranks, micro_batch=3, gradient_clip=0.1)
         for name in ("stopped", "stopped-again"):
             stop = Hooks(should_stop=Countdown(7)) if rank == 1 else None  # only one is asked
             note(name, partial(go, folder / name, ranks, hooks=stop))
@@ -225,6 +226,12 @@ def test_accumulated_gradients_agree(folder: Path) -> None:
     go(folder / "one-micro", micro_batch=3)  # 3, 3 and 2 of 8
     assert 0 < apart(folder / "one", folder / "one-micro") < TOLERANCE
     assert apart(folder / "one", folder / "micro") < TOLERANCE
+
+
+def test_the_gradient_is_clipped_after_it_is_averaged(folder: Path) -> None:
+    go(folder / "one-clipped", gradient_clip=0.1)
+    assert apart(folder / "one-clipped", folder / "clipped") < TOLERANCE
+    assert apart(folder / "one-clipped", folder / "one") > 100 * TOLERANCE
 
 
 def test_stopped_by_any_rank_and_resumed_on_as_many_it_ends_with_the_same_bits(folder: Path) -> None:

@@ -41,19 +41,40 @@ class Modulation(nn.Sequential):
         return self(c).unsqueeze(1).chunk(self.parts, dim=2)  # type: ignore[no-any-return]
 
 
+class QKNorm(nn.Module):
+    """RMSNorm of every head's queries and keys, each with a learned scale, eps 1e-6.
+
+    It bounds the logits of the attention (Dehghani et al. 2023, arXiv:2302.05442, section 2.1, with LayerNorm; RMSNorm
+    as Esser et al. 2024, arXiv:2403.03206, section 5.3.2). Values stay as they are.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.q_norm = nn.RMSNorm(channels, eps=1e-6)
+        self.k_norm = nn.RMSNorm(channels, eps=1e-6)
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys (N, H, T, D/H), normalised over the last axis, in the type of the scales."""
+        kind = self.q_norm.weight.dtype  # under autocast q and k have 16 bits, and mixed types have no fused kernel
+        return self.q_norm(q.to(kind)), self.k_norm(k.to(kind))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: (N, T, D) -> (N, T, D), one fused qkv Linear."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, model: DiTSpec) -> None:
         super().__init__()
-        self.heads = heads
+        width, self.heads = model.width, model.heads
         self.qkv = nn.Linear(width, 3 * width)
+        self.qk_norm = QKNorm(width // model.heads) if model.qk_norm else None
         self.projection = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended tokens (N, T, D)."""
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))  # (N, T, 3, H, D/H)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 times (N, H, T, D/H)
+        if self.qk_norm is not None:
+            q, k = self.qk_norm(q, k)
         x = F.scaled_dot_product_attention(q, k, v)  # (N, H, T, D/H)
         x = self.projection(x.transpose(1, 2).flatten(2))  # (N, T, D)
         return x
@@ -74,7 +95,7 @@ class Block(nn.Module):
         super().__init__()
         hidden = int(model.mlp_ratio * model.width)
         self.norm1 = layer_norm(model.width, affine=not self.adaptive)
-        self.attention = Attention(model.width, model.heads)
+        self.attention = Attention(model)
         self.norm2 = layer_norm(model.width, affine=not self.adaptive)
         self.mlp = nn.Sequential(
             nn.Linear(model.width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, model.width)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.model.blocks.block import Block, layer_norm
+from harness.model.blocks.block import Block, QKNorm, layer_norm
 from harness.spec.model import DiTSpec
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention of tokens (N, T, D) to a condition (N, K, D); returns (N, T, D)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, model: DiTSpec) -> None:
         super().__init__()
-        self.heads = heads
+        width, self.heads = model.width, model.heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
+        self.qk_norm = QKNorm(width // model.heads) if model.qk_norm else None
         self.projection = nn.Linear(width, width)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -24,6 +25,8 @@ class CrossAttention(nn.Module):
         q = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, H, T, D/H)
         kv = self.key_value(c).unflatten(2, (2, self.heads, -1))  # (N, K, 2, H, D/H)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # 2 times (N, H, K, D/H)
+        if self.qk_norm is not None:
+            q, k = self.qk_norm(q, k)
         x = F.scaled_dot_product_attention(q, k, v)  # (N, H, T, D/H)
         x = self.projection(x.transpose(1, 2).flatten(2))  # (N, T, D)
         return x
@@ -39,7 +42,7 @@ class CrossAttentionBlock(Block):
     def __init__(self, model: DiTSpec) -> None:
         super().__init__(model)
         self.norm_cross = layer_norm(model.width, affine=True)
-        self.cross_attention = CrossAttention(model.width, model.heads)
+        self.cross_attention = CrossAttention(model)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens (N, T, D), condition (N, K, D) -> (N, T, D)."""

@@ -1,0 +1,178 @@
+"""A pilot: the sweep of short trainings that finds the learning rate at some widths of another sweep."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.errors import InputError
+from harness.spec.cell import Cell
+from harness.spec.resources import Recording, Resources
+from harness.spec.training import Training
+from sweeps.fields import SECTIONS, Setting
+from sweeps.grid import Sweep
+from sweeps.rules import Rule
+
+#: A pilot trains for one step in so many.
+SHORTER = 4
+
+#: Seeds of each rate.
+SEEDS = 2
+
+#: The rates, as multiples of the sweep's own.
+_MULTIPLES = (1 / 9, 1 / 3, 1, 3, 9)
+
+_RATE = "training.learning_rate"
+
+
+def widths(sweep: Sweep) -> dict[int, Cell]:
+    """The cheapest cell of every width, the smallest width first.
+
+    Only cells with the data, objective and network of the first one that has a width, and with its recipe apart from
+    steps, batch and learning rate.
+
+    Raises:
+        InputError: there are fewer than two widths.
+    """
+    found: dict[int, Cell] = {}
+    shared = None
+    for _, cell in sweep.cells():
+        width = getattr(cell.model, "width", None)
+        if not isinstance(width, int):
+            continue
+        alike = (cell.data, cell.diffusion, cell.model.network, _recipe(cell))
+        shared = shared or alike
+        if alike == shared and (width not in found or _price(cell) < _price(found[width])):
+            found[width] = cell
+    if len(found) < 2:
+        have = f"width {next(iter(found))} alone" if found else "no width"
+        raise InputError(f"{sweep.path}: a pilot compares widths, and its cells have {have}; needed: two or more")
+    return dict(sorted(found.items()))
+
+
+def rates_around(cells: Sequence[Cell]) -> tuple[float, ...]:
+    """Five rates around those of the cells, each three times the one before."""
+    product = 1.0
+    for cell in cells:
+        product *= cell.training.learning_rate ** (1 / len(cells))
+    return tuple(float(f"{product * multiple:.2g}") for multiple in _MULTIPLES)
+
+
+def pilot(sweep: Sweep, cells: Sequence[Cell], rates: Sequence[float]) -> Sweep:
+    """The pilot of a sweep: every cell at every rate, for a quarter of its steps, with two seeds.
+
+    What the recipe counts in steps is a quarter too: the warm-up, and the reach of the averaged weights.
+    """
+    short = [_short(cell) for cell in cells]
+    base = {name: value for name, value in short[0].items() if all(other.get(name) == value for other in short)}
+    own = dict.fromkeys(name for fields in short for name in fields if name not in base)
+    shapes = tuple(
+        {name: fields.get(name, _value(cell, name)) for name in own} for cell, fields in zip(cells, short, strict=True)
+    )
+    return replace(
+        sweep,
+        study=f"{sweep.study}-pilot",
+        title=f"Learning rates for: {sweep.title}",
+        base=base,
+        axes={
+            "shape": shapes,
+            "rate": tuple({_RATE: rate} for rate in rates),
+            "seed": tuple({"seed": seed} for seed in _seeds(sweep)),
+        },
+        exclude=(),
+        evaluations=(),
+        origins=(),
+        protocols={},
+        recording=sweep.recording.model_copy(update={"loss_steps": ()}),
+        rules=tuple(_rule(rule, cells) for rule in sweep.rules if any(map(rule.fits, cells))),
+    )
+
+
+def text_of(sweep: Sweep) -> str:
+    """A pilot as a sweep file."""
+    tables: dict[str, Mapping[str, Any]] = {section: _below(section, sweep.base) for section in SECTIONS}
+    tables["recording"] = _given(sweep.recording)
+    tables["resources"] = _given(sweep.resources)
+    top: dict[str, Any] = {"title": sweep.title}
+    if sweep.extensions:
+        top["extend"] = [extension.name for extension in sweep.extensions]
+    lines = ["# Written by `dit-harness pilot`.", *_lines(top), "", "[grid]"]
+    for axis, settings in sweep.axes.items():
+        lines += [f"{axis} = [", *(f"    {_toml(setting)}," for setting in settings), "]"]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *_lines(table)] if table else []
+    for rule in sweep.rules:
+        conditions = {condition.field: [value for value, _ in condition.allowed] for condition in rule.conditions}
+        lines += ["", "[[resources.for]]", *_lines({**conditions, **rule.resources})]
+    return "\n".join(lines) + "\n"
+
+
+def _recipe(cell: Cell) -> dict[str, Any]:
+    free = {"steps", "batch_size", "learning_rate", "warmup_steps"}
+    return cell.training.model_dump(exclude=free)
+
+
+def _price(cell: Cell) -> float:
+    return cell.model.macs_proxy(cell.data.shape) * cell.training.batch_size * cell.training.steps
+
+
+def _short(cell: Cell) -> dict[str, Any]:
+    """The fields of the pilot's cell that are not the defaults, without rate and seed."""
+    recipe = cell.training
+    times: dict[str, Any] = {
+        "steps": -(-recipe.steps // SHORTER), "warmup_steps": recipe.warmup_steps // SHORTER,
+    }  # fmt: skip
+    if recipe.ema_window is None:
+        times["ema_decay"] = max(0.0, round(1 - SHORTER * (1 - recipe.ema_decay), 12))
+    training = Training.model_validate({**recipe.model_dump(), **times})
+    shorter = cell.model_copy(update={"training": training})
+    dumped = shorter.model_dump(exclude_defaults=True, exclude={"seed": True, "training": {"learning_rate"}})
+    return {f"{section}.{name}": value for section, fields in dumped.items() for name, value in fields.items()}
+
+
+def _value(cell: Cell, name: str) -> Any:
+    section, _, leaf = name.partition(".")
+    return getattr(getattr(cell, section), leaf)
+
+
+def _seeds(sweep: Sweep) -> list[int]:
+    """The first two of the sweep; where it has one only, the next number too."""
+    seeds = list(dict.fromkeys(cell.seed for _, cell in sweep.cells()))[:SEEDS]
+    return seeds if len(seeds) == SEEDS else [*seeds, *(seeds[-1] + more for more in range(1, SEEDS))]
+
+
+def _rule(rule: Rule, cells: Sequence[Cell]) -> Rule:
+    """The rule with the values alone that one of these cells has: a sweep must have all that its rules name."""
+    conditions = []
+    for condition in rule.conditions:
+        kept = [pair for pair in condition.allowed if any(replace(condition, allowed=(pair,)).fits(c) for c in cells)]
+        conditions.append(replace(condition, allowed=tuple(kept)))
+    return replace(rule, conditions=tuple(conditions))
+
+
+def _below(section: str, fields: Mapping[str, Any]) -> Setting:
+    return {name.partition(".")[2]: value for name, value in fields.items() if name.partition(".")[0] == section}
+
+
+def _given(spec: Recording | Resources) -> dict[str, Any]:
+    return spec.model_dump(exclude_defaults=True)
+
+
+def _lines(table: Mapping[str, Any]) -> list[str]:
+    return [f"{_key(name)} = {_toml(value)}" for name, value in table.items()]
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML, which writes texts, numbers, booleans and lists as JSON does."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(_lines(value))} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
