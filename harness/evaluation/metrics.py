@@ -1,7 +1,7 @@
 """Score generated images against real ones, and record what was compared with what.
 
 Features are extracted once, part by part. Frechet distances are computed from streaming statistics
-(`harness.evaluation.statistics`); KID, precision, recall and inception score from the same features (`scores`).
+(`harness.evaluation.statistics`); KID, precision, recall and inception score by torch-fidelity from the same features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch_fidelity import KEY_METRIC_ISC_MEAN, KEY_METRIC_KID_MEAN, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.errors import CellFailedError, InputError
@@ -25,7 +31,6 @@ from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, FrechetTarget, Terms, extrapolate
 from harness.evaluation.memorisation import nearest
 from harness.evaluation.references import Reference, adm_reference, reference_of
-from harness.evaluation.scores import inception_score, kernel_distance, precision_recall
 from harness.evaluation.statistics import Blocks, Moments
 from harness.evaluation.watch import UNWATCHED, Watch
 from harness.runs.columns import metric_name
@@ -44,6 +49,12 @@ _PREFIXES = 10
 _FOLDS = 5
 
 _KID_SUBSET = 1000
+
+_IS_CHUNK = 5000
+
+_PRC_BATCH = 250  # with 50,000 images, 1000 rows of distances would take 0.7 GB more
+
+_SEED = 2020
 
 
 @dataclass(frozen=True)
@@ -266,27 +277,58 @@ def _memorisation(
     return found
 
 
+class _Counted(TorchFunctionMode):
+    """Counts the calls of torch.cdist in here: precision and recall take long, and torch-fidelity tells nothing."""
+
+    def __init__(self, calls: int, progress: Progress) -> None:
+        super().__init__()
+        self._done, self._calls, self._progress = 0, calls, progress
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and count it."""
+        found = func(*args, **(kwargs or {}))
+        if func is torch.cdist:
+            self._done += 1
+            self._progress(self._done, self._calls)
+        return found
+
+
 def _other_metrics(generated: _Generated, reference: Reference, watch: Watch) -> dict[str, Any]:
-    """KID, precision, recall and inception score.
+    """KID, precision, recall and inception score, by torch-fidelity.
 
     Precision and recall are of float32 distances. The ADM suite's own run in float16, and are up to .003 and .006 away.
     """
     n, real = len(generated.pool), reference.features
-    size = min(_KID_SUBSET, n, len(real))
-    # every generated image is used about once; torch-fidelity's 100 subsets would take longer than all the rest
-    subsets = min(100, max(10, n // size))
+    subset = min(_KID_SUBSET, n, len(real))
+    # every generated image is used about once; torch-fidelity's 100 would take longer than all the rest
+    subsets = min(100, max(10, n // subset))
+    options = {"kid_subset_size": subset, "kid_subsets": subsets, "rng_seed": _SEED, "verbose": False}
     watch.progress("kernel distance")(0, 0)
-    kid = kernel_distance(generated.pool, real, size, subsets)
-    precision = recall = None
+    kid = kid_features_to_metric(generated.pool, real, **options)
+    neighbours = {}
     if min(n, len(reference.neighbours)) > NEIGHBOURS:
-        progress = watch.progress("precision")
-        precision, recall = precision_recall(generated.pool, reference.neighbours, NEIGHBOURS, progress)
+        # save_cpu_ram: distances in pieces, never N x N
+        options = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": _PRC_BATCH, "save_cpu_ram": True, "verbose": False}
+        blocks = sum(math.ceil(len(features) / _PRC_BATCH) for features in (generated.pool, reference.neighbours))
+        with _Counted(blocks**2, watch.progress("precision")):
+            neighbours = prc_features_to_metric(generated.pool, reference.neighbours, **options)
     return {
-        "kid": _finite(kid),
-        "precision": _finite(precision),
-        "recall": _finite(recall),
-        "inception_score": None if generated.logits is None else _finite(inception_score(generated.logits)),
+        "kid": _finite(kid[KEY_METRIC_KID_MEAN]),
+        "precision": _finite(neighbours.get(KEY_METRIC_PRECISION)),
+        "recall": _finite(neighbours.get(KEY_METRIC_RECALL)),
+        "inception_score": None if generated.logits is None else _finite(_inception_score(generated.logits)),
     }
+
+
+def _inception_score(logits: Tensor) -> float:
+    """Shuffles and splits as torch-fidelity does, but calls it per chunk: it copies all of its input to float64."""
+    n, chunks = len(logits), max(1, len(logits) // _IS_CHUNK)
+    order = torch.from_numpy(np.random.RandomState(_SEED).permutation(n))
+    scores = [
+        isc_features_to_metric(logits[order[i * n // chunks : (i + 1) * n // chunks]], splits=1, shuffle=False)
+        for i in range(chunks)
+    ]
+    return float(np.mean([chunk[KEY_METRIC_ISC_MEAN] for chunk in scores]))
 
 
 def _warnings(record: dict[str, Any], reference: Reference, generated: _Generated) -> list[str]:

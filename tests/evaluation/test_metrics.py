@@ -8,7 +8,8 @@ import pytest
 import scipy.linalg
 import torch
 from torch.utils.data import Dataset as TorchDataset
-from torch_fidelity import calculate_metrics
+from torch_fidelity import KEY_METRIC_ISC_MEAN, KEY_METRIC_KID_MEAN, calculate_metrics
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from harness.data.dataset import LoadedData
 from harness.data.draws import stream
@@ -261,7 +262,7 @@ def test_few_images_give_warnings_and_none_never_zero(n: int, measure: Measure, 
 
 
 def test_what_is_not_finite_is_none(measure: Measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "kernel_distance", lambda *_: float("nan"))
+    monkeypatch.setattr(metrics, "kid_features_to_metric", lambda *_, **__: {KEY_METRIC_KID_MEAN: float("nan")})
     found = measure(noisy)
     assert found["kid"] is None
     assert any("not computable" in line and line.endswith("kid") for line in found["warnings"])
@@ -319,14 +320,22 @@ def test_neighbours_are_of_so_many_real_images(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def record_sizes(one: torch.Tensor, other: torch.Tensor, *_: Any) -> tuple[float, float]:
+    def record_sizes(one: torch.Tensor, other: torch.Tensor, **options: Any) -> dict[str, float]:
         asked.append((len(one), len(other)))
-        return 0.0, 0.0
+        assert options["save_cpu_ram"]  # distances in pieces: N x N of 50,000 would be 10 GB
+        return {}
 
-    monkeypatch.setattr(metrics, "precision_recall", record_sizes)
+    monkeypatch.setattr(metrics, "prc_features_to_metric", record_sizes)
     monkeypatch.setattr(references, "NEIGHBOUR_IMAGES", 100)
     measure(noisy)
     assert asked == [(400, 100)]
+
+
+def test_inception_score_is_torch_fidelitys_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(107, 10, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(metrics, "_IS_CHUNK", 20)
+    theirs = isc_features_to_metric(logits, splits=5)[KEY_METRIC_ISC_MEAN]
+    assert metrics._inception_score(logits) == pytest.approx(theirs, rel=1e-12)
 
 
 def test_only_the_published_weights_give_an_fid() -> None:
