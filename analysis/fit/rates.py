@@ -63,7 +63,9 @@ def best_rates(trials: pd.DataFrame) -> tuple[BestRate, ...]:
         CannotFitError: a width has fewer than three rates, or every training of it diverged.
     """
     logs = trials.assign(loss=np.log(trials["loss"].where(np.isfinite(trials["loss"]), np.inf)))
-    found = [_best(int(width), rows) for width, rows in logs.groupby("width")]
+    found = [
+        _best(width, logs[logs["width"] == width]) for width in sorted(logs["width"].astype(int).unique().tolist())
+    ]
     spread, freedom = _pooled(best.by_seed for best in found if len(set(best.by_seed)) > 1)
     return tuple(_with_interval(best, spread, freedom) for best in found)
 
@@ -99,7 +101,7 @@ def _best(width: int, rows: pd.DataFrame) -> BestRate:
     at = int(np.argmin(means.to_numpy()))
     rates, last = means.index.to_numpy(float), len(means) - 1
     edge = "lowest" if at == 0 else "highest" if at == last else ""
-    losses = {float(rate): float(np.exp(mean)) for rate, mean in means.items()}
+    losses = dict(zip(rates.tolist(), np.exp(means.to_numpy(float)).tolist(), strict=True))
     near = slice(at - 1, at + 2)
     if edge or not np.isfinite(means.iloc[near]).all():  # no parabola beside a training that diverged
         by_seed = (float(rates[at]),) * table.shape[1]

@@ -19,10 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch_fidelity import KEY_METRIC_ISC_MEAN, KEY_METRIC_KID_MEAN, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.errors import CellFailedError, InputError
@@ -298,6 +294,11 @@ def _other_metrics(generated: _Generated, reference: Reference, watch: Watch) ->
 
     Precision and recall are of float32 distances. The ADM suite's own run in float16, and are up to .003 and .006 away.
     """
+    # here, for a job that trains need not wait for all that it imports
+    from torch_fidelity import KEY_METRIC_KID_MEAN, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
     n, real = len(generated.pool), reference.features
     subset = min(_KID_SUBSET, n, len(real))
     # every generated image is used about once; torch-fidelity's 100 would take longer than all the rest
@@ -322,6 +323,9 @@ def _other_metrics(generated: _Generated, reference: Reference, watch: Watch) ->
 
 def _inception_score(logits: Tensor) -> float:
     """Shuffles and splits as torch-fidelity does, but calls it per chunk: it copies all of its input to float64."""
+    from torch_fidelity import KEY_METRIC_ISC_MEAN
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
     n, chunks = len(logits), max(1, len(logits) // _IS_CHUNK)
     order = torch.from_numpy(np.random.RandomState(_SEED).permutation(n))
     scores = [

@@ -44,7 +44,7 @@ class AdamW:
                 self.state[parameter] = {"step": step, **moments}
         states = [self.state[parameter] for parameter in changed]
         adamw(
-            changed,
+            list[Tensor](changed),
             [parameter.grad for parameter in changed if parameter.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],

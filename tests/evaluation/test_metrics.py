@@ -262,7 +262,9 @@ def test_few_images_give_warnings_and_none_never_zero(n: int, measure: Measure, 
 
 
 def test_what_is_not_finite_is_none(measure: Measure, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "kid_features_to_metric", lambda *_, **__: {KEY_METRIC_KID_MEAN: float("nan")})
+    monkeypatch.setattr(
+        "torch_fidelity.metric_kid.kid_features_to_metric", lambda *_, **__: {KEY_METRIC_KID_MEAN: float("nan")}
+    )
     found = measure(noisy)
     assert found["kid"] is None
     assert any("not computable" in line and line.endswith("kid") for line in found["warnings"])
@@ -325,7 +327,7 @@ def test_neighbours_are_of_so_many_real_images(
         assert options["save_cpu_ram"]  # distances in pieces: N x N of 50,000 would be 10 GB
         return {}
 
-    monkeypatch.setattr(metrics, "prc_features_to_metric", record_sizes)
+    monkeypatch.setattr("torch_fidelity.metric_prc.prc_features_to_metric", record_sizes)
     monkeypatch.setattr(references, "NEIGHBOUR_IMAGES", 100)
     measure(noisy)
     assert asked == [(400, 100)]

@@ -45,7 +45,7 @@ def test_attention_is_blind_to_the_length_of_queries_and_keys(name: str, precisi
         torch.testing.assert_close(block(x, c), before, atol=1e-4, rtol=1e-3)
         for attention in attentions:
             assert attention.qk_norm is not None
-            attention.qk_norm.q_norm.weight *= 8  # the learned scale decides instead
+            attention.qk_norm.q_norm.weight.mul_(8)  # the learned scale decides instead
         assert not torch.allclose(block(x, c), before, atol=1e-2)
 
 
