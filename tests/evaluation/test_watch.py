@@ -65,7 +65,7 @@ def test_a_signal_ends_scoring_wherever_it_is(
             time.sleep(0.01)
 
     begun: list[float] = []
-    monkeypatch.setattr(metrics, "kid_features_to_metric", endless)
+    monkeypatch.setattr("torch_fidelity.metric_kid.kid_features_to_metric", endless)
     with pytest.raises(StoppedError, match="stopped while scoring; the next launch goes on there"):
         score(noise(60), Evaluation(samples=60), Data(), digits, Setup(watch=Watch(at_once=flag.at_once)))
     assert time.monotonic() - begun[0] < 5
