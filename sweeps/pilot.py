@@ -67,11 +67,10 @@ def pilot(sweep: Sweep, cells: Sequence[Cell], rates: Sequence[float]) -> Sweep:
     What the recipe counts in steps is a quarter too: the warm-up, and the reach of the averaged weights.
     """
     short = [_short(cell) for cell in cells]
-    base = {name: value for name, value in short[0].items() if all(other.get(name) == value for other in short)}
-    own = dict.fromkeys(name for fields in short for name in fields if name not in base)
-    shapes = tuple(
-        {name: fields.get(name, _value(cell, name)) for name in own} for cell, fields in zip(cells, short, strict=True)
-    )
+    given = [_fields(cell) for cell in short]
+    base = {name: value for name, value in given[0].items() if all(other.get(name) == value for other in given)}
+    own = dict.fromkeys(name for fields in given for name in fields if name not in base)
+    shapes = tuple({name: _value(cell, name) for name in own} for cell in short)
     return replace(
         sweep,
         study=f"{sweep.study}-pilot",
@@ -119,17 +118,22 @@ def _price(cell: Cell) -> float:
     return cell.model.macs_proxy(cell.data.shape) * cell.training.batch_size * cell.training.steps
 
 
-def _short(cell: Cell) -> dict[str, Any]:
-    """The fields of the pilot's cell that are not the defaults, without rate and seed."""
+def _short(cell: Cell) -> Cell:
+    """The cell with a quarter of its steps."""
     recipe = cell.training
-    times: dict[str, Any] = {
-        "steps": -(-recipe.steps // SHORTER), "warmup_steps": recipe.warmup_steps // SHORTER,
-    }  # fmt: skip
+    times: dict[str, float] = {
+        "steps": -(-recipe.steps // SHORTER),
+        "warmup_steps": recipe.warmup_steps // SHORTER,
+    }
     if recipe.ema_window is None:
         times["ema_decay"] = max(0.0, round(1 - SHORTER * (1 - recipe.ema_decay), 12))
     training = Training.model_validate({**recipe.model_dump(), **times})
-    shorter = cell.model_copy(update={"training": training})
-    dumped = shorter.model_dump(exclude_defaults=True, exclude={"seed": True, "training": {"learning_rate"}})
+    return cell.model_copy(update={"training": training})
+
+
+def _fields(cell: Cell) -> Setting:
+    """The fields of a cell that are not the defaults, without rate and seed."""
+    dumped = cell.model_dump(exclude_defaults=True, exclude={"seed": True, "training": {"learning_rate"}})
     return {f"{section}.{name}": value for section, fields in dumped.items() for name, value in fields.items()}
 
 
