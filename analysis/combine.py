@@ -31,7 +31,7 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
     """Write the tables of several studies as those of one, and their pictures of samples; returns results.csv.
 
     Args:
-        sources: see `analysis.table.load_studies`.
+        sources: see `analysis.table.read_studies`.
         names: what the user calls them, for the line that says how to make the page again.
         folder: a new one, or one that this wrote earlier.
 
@@ -44,7 +44,7 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
             f"--output: {folder} holds {there[0]} of a study; allowed: a new folder, or one that several studies went "
             "into before"
         )
-    table = tables.load_studies(sources)
+    table = tables.read_studies(sources)
     folders = [source for source in sources if source.is_dir() and not tables.is_published(source)]
     cells, made = table.drop_duplicates("cell").set_index("cell"), {"results.csv": table[list(RESULT_COLUMNS)]}
     for name, columns, load, keys in (

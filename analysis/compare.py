@@ -1,4 +1,4 @@
-"""Compare blocks at the same shape, and shapes at the same compute; claim no more than the seeds show."""
+"""Compare designs at the same shape, and shapes at the same compute; claim no more than the seeds show."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pandas as pd
 
 from analysis.conditions import require_comparable
 from analysis.fit.common import Array, Pair, floats, pair, range_flags
-from analysis.names import BASELINE, METRIC, block_name, plural, shape_name, shape_names
-from analysis.recipes import SAME_SHAPE, without_other_recipes
+from analysis.names import BASELINE, METRIC, SHAPE, block_name, plural, shape_name
+from analysis.recipes import SAME_PLACE, without_other_recipes
 from analysis.slices import per_shape, require_repeats
 
 
 @dataclass(frozen=True)
 class BlockComparison:
-    """One block design against the baseline at one shape, training step and batch size; lower metrics are better."""
+    """One design against the baseline at one shape, training step and batch size; lower metrics are better."""
 
     block: str
     baseline: str
-    shape: str  #: "XL/2": size and patch size
+    shape: str  #: "XL/2": size and patch size; of a U-Net those of the DiT of equal compute
     step: int
     gmacs: float  #: of the block's own model
     baseline_gmacs: float
@@ -51,7 +51,7 @@ class BlockComparison:
 
     def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a table at this comparison's shape and step, of every block."""
-        return table[(shape_names(table) == self.shape) & (table["step"] == self.step)]
+        return table[(table["place"] == self.shape) & (table["step"] == self.step)]
 
 
 def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Array) -> float:
@@ -87,7 +87,7 @@ def compute_multiplier(gmacs: float, metric: float, curve_gmacs: Array, curve_me
 def compare_blocks(
     table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE, seed_sigma: float | None = None
 ) -> list[BlockComparison]:
-    """Every block design against the baseline, wherever both have the same shape, batch size, recipe and training step.
+    """Every design against the baseline, wherever both have the same place, batch size, recipe and training step.
 
     What has no partner of its own recipe is left out; `not_compared` names it.
 
@@ -102,24 +102,26 @@ def compare_blocks(
             there are too few seeds, and the reason says so.
 
     Returns:
-        Comparisons ordered by shape, step and metric; empty where the table holds one block only.
+        Comparisons ordered by compute, step and metric; empty where the table holds one design only.
 
     Raises:
         InputError: rows that were measured differently.
     """
     rows = table[table[metric].notna()]
     require_comparable(rows)
-    require_repeats(rows, [*SAME_SHAPE, "block"])
+    require_repeats(rows, [*SAME_PLACE, "block"])
     rows = without_other_recipes(rows, baseline)
-    rows = rows[[*SAME_SHAPE, "block", "gmacs", "seed", "cell", metric]]  # selecting wide rows is slow
+    rows = rows[[*SAME_PLACE, "patch_size", "block", "gmacs", "seed", "cell", metric]]  # selecting wide rows is slow
     found = []
     cells: pd.DataFrame
-    for _, cells in rows.groupby(SAME_SHAPE, dropna=False, sort=True):
-        patch, batch, step = (cells[column].iloc[0] for column in SAME_SHAPE[-3:])
+    for _, cells in rows.groupby(SAME_PLACE, dropna=False, sort=True):
+        place, batch, step = (cells[column].iloc[0] for column in SAME_PLACE)
         runs = {str(block): _per_seed(group, metric) for block, group in cells.groupby("block")}
         if baseline not in runs:
             continue
-        known = rows[(rows["block"] == baseline) & (rows["patch_size"] == patch) & (rows["step"] == step)]
+        patch = cells.loc[cells["block"] == baseline, "patch_size"].iloc[0]
+        known = rows[(rows["block"] == baseline) & (rows["step"] == step)]
+        known = known[(known["patch_size"] == patch) | (known["patch_size"].isna() & pd.isna(patch))]
         known = known[(known["batch_size"] == batch) | known["batch_size"].isna()]
         means = known.groupby("gmacs")[metric].mean()
         curve = means.index.to_numpy(float), means.to_numpy(float)
@@ -136,7 +138,7 @@ def compare_blocks(
                 BlockComparison(
                     block=block,
                     baseline=baseline,
-                    shape=shape_name(own["size"], patch),
+                    shape=str(place),
                     step=int(step),
                     gmacs=gmacs,
                     baseline_gmacs=float(cells.loc[cells["block"] == baseline, "gmacs"].iloc[0]),
@@ -152,7 +154,7 @@ def compare_blocks(
                     **vars(judged),
                 )
             )
-    return found
+    return sorted(found, key=lambda c: (c.baseline_gmacs, c.shape, c.step))
 
 
 def _pooled(own: Array, base: Array) -> float | None:
@@ -238,7 +240,7 @@ def block_slopes(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     """
     rows = without_other_recipes(table[(table[metric] > 0) & table["patch_size"].notna()], baseline)
     require_comparable(rows)
-    rows = rows[[*SAME_SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
+    rows = rows[[*SAME_PLACE, *SHAPE, *(["recipe"] if "recipe" in rows else []), "block", "gmacs", metric]]
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(["patch_size", "step", "batch_size"], dropna=False):

@@ -63,7 +63,7 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
         "samples": lambda count: f"N = {int(count):,}",
         "extractor": lambda label: f"extractor {label}",
         "reference": lambda label: f"reference {label}",
-        "sampler": lambda name: f"{str(name).upper()}{steps}",
+        "sampler": lambda name: f"{name.upper() if name.islower() else name}{steps}",
         "guidance": lambda scale: "no guidance" if scale == 1 else f"guidance {scale:g}{where}",
         "labels": lambda labels: _LABELS.get(labels, ""),
         "vae": lambda name: f"latents of {name}",

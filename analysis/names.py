@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -20,8 +21,14 @@ SHAPE = ["size", "patch_size"]
 #: The published sizes (Peebles & Xie 2023, Table 1): (depth, width) to name.
 PUBLISHED_SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}
 
-#: The block design that the others are compared with.
+#: The design that the others are compared with.
 BASELINE = "adaln-zero"
+
+#: The paper's objective; rows of older tables have no other.
+DEFAULT_OBJECTIVE = "ddpm-hybrid"
+
+#: What the measured loss of an objective is.
+LOSS_NAMES = {DEFAULT_OBJECTIVE: "noise MSE", "flow": "velocity MSE"}
 
 #: The recipe of rows whose table has no such column: unknown, and not the defaults.
 NOT_STATED = "not stated"
@@ -37,8 +44,23 @@ BLOCK_NAMES = {
 
 
 def block_name(block: str) -> str:
-    """The block design as the literature writes it; an unknown one as it is."""
-    return BLOCK_NAMES.get(block, block)
+    """The design as the literature writes its block ("adaLN-Zero with flow"); an unknown one as it is."""
+    name, *objective = block.split(" with ")
+    return " with ".join([BLOCK_NAMES.get(name, name), *objective])
+
+
+def design_noun(table: pd.DataFrame) -> str:
+    """What the designs of a table differ in, in one word: "block", "objective", or "design" where it is more."""
+    one = {block.partition(" with ")[0] for block in table["block"]}
+    networks = (table["depth"].isna() | table["width"].isna()).any()
+    if table["block"].nunique() == len(one):
+        return "design" if networks else "block"
+    return "objective" if len(one) == 1 else "design"
+
+
+def loss_name(objectives: Iterable[str]) -> str:
+    """What the measured losses of these objectives are: "noise MSE", or "MSE" where nothing more is known."""
+    return " and ".join(dict.fromkeys(LOSS_NAMES.get(name.partition(",")[0], "MSE") for name in objectives)) or "MSE"
 
 
 def recipe_name(recipe: str) -> str:

@@ -182,7 +182,7 @@ def seed_table(found: SliceFits) -> Table:
 
 
 def block_table(found: Sequence[BlockComparison], metric: str, measured: str) -> Table:
-    """Block designs against the baseline, at every shape and step."""
+    """Designs against the baseline, at every shape and step."""
     base = block_name(found[0].baseline if found else BASELINE)
     rows = []
     for c in found:
@@ -191,15 +191,15 @@ def block_table(found: Sequence[BlockComparison], metric: str, measured: str) ->
             multiplier += f" ({multiplier_ends(c.multiplier_interval)})"
         rows.append(
             (block_name(c.block), c.verdict, c.shape, c.step, c.metric, c.baseline_metric, f"{c.difference:+.4g}",
-             c.interval or "none", c.gmacs, f"{c.seeds} and {c.baseline_seeds}",
+             c.interval or "none", c.gmacs, c.baseline_gmacs, f"{c.seeds} and {c.baseline_seeds}",
              "none" if c.matched is None else f"{c.matched:.3f}", multiplier)
         )  # fmt: skip
     columns = (
-        f"Block | Verdict | Shape | Step | {metric} | {base} | Difference | 95 % | Gflops | Seeds | "
-        "Ratio at equal Gflops | Compute multiplier (95 %)"
+        f"Design | Verdict | Shape | Step | {metric} | {base} | Difference | 95 % | Gflops | Gflops of {base} | "
+        "Seeds | Ratio at equal Gflops | Compute multiplier (95 %)"
     )
     caption = (
-        f"Block designs against {base}. {_sentence(measured)}Ratio at equal Gflops: {metric} over that of {base} "
+        f"Designs against {base}. {_sentence(measured)}Ratio at equal Gflops: {metric} over that of {base} "
         f"interpolated at the design’s own Gflops. Compute multiplier: a design’s own Gflops over the Gflops at which "
         f"{base} of the same patch size reaches its {metric}. None: {base} was not measured on both sides of it."
     )
@@ -221,15 +221,15 @@ def _sentence(text: str) -> str:
 
 
 def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
-    """The power law's exponent of every block, and its difference from the baseline's."""
+    """The power law's exponent of every design, and its difference from the baseline's."""
     rows = []
     for s in slopes:
         against = ("", "") if s.verdict == "baseline" else (f"{s.difference:+.3f}", s.difference_t)
         exponent = (number(s.exponent, 3), s.exponent_t)
         rows.append((block_name(s.block), s.patch_size, s.step, s.models, *exponent, *against, s.verdict, s.flags))
-    columns = "Block | Patch size | Step | Models | Exponent | 95 % (t) | Difference | 95 % (t) | Verdict | Flags"
+    columns = "Design | Patch size | Step | Models | Exponent | 95 % (t) | Difference | 95 % (t) | Verdict | Flags"
     caption = (
-        f"Does a design gain more from compute? The power law’s exponent per block. {_sentence(measured)}".rstrip()
+        f"Does a design gain more from compute? The power law’s exponent per design. {_sentence(measured)}".rstrip()
     )
     return Table.of(caption, columns, rows)
 

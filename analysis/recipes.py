@@ -1,4 +1,4 @@
-"""Block designs compare by an equal recipe, known or equally unknown."""
+"""Designs compare by an equal recipe, known or equally unknown."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.names import BASELINE, METRIC, NOT_STATED, SHAPE, recipe_name, shape_name
+from analysis.names import BASELINE, METRIC, NOT_STATED, recipe_name
 
-#: Models of equal shape and training: what block designs must share to compare, besides the recipe.
-SAME_SHAPE = ["depth", "width", *SHAPE, "batch_size", "step"]
+#: What designs must share to compare, besides the recipe; see `analysis.designs` for the place.
+SAME_PLACE = ["place", "batch_size", "step"]
 
 
 @dataclass(frozen=True)
 class NotCompared:
-    """A block design beside the baseline at one shape and step that was trained by another recipe, or by none known."""
+    """A design beside the baseline at one shape and step that was trained by another recipe, or by none known."""
 
     block: str
     shape: str
@@ -23,7 +23,7 @@ class NotCompared:
 
 
 def not_compared(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASELINE) -> list[NotCompared]:
-    """The block designs that stand beside the baseline at a shape and step, but whose recipe is not the baseline's.
+    """The designs that stand beside the baseline at a shape and step, but whose recipe is not the baseline's.
 
     Args:
         table: rows that were measured alike, of any recipe.
@@ -32,13 +32,13 @@ def not_compared(table: pd.DataFrame, metric: str = METRIC, baseline: str = BASE
     """
     rows = table[table[metric].notna()]
     found = []
-    for _, cells in rows.groupby(SAME_SHAPE, dropna=False, sort=True):
+    for _, cells in rows.groupby(SAME_PLACE, dropna=False, sort=True):
         base = set(cells.loc[cells["block"] == baseline, "recipe"])
         for block, own in cells[cells["block"] != baseline].groupby("block"):
             if base and (other := set(own["recipe"]) - base):
                 first = own.iloc[0]
-                shape, step = shape_name(first["size"], first["patch_size"]), int(first["step"])
-                found.append(NotCompared(str(block), shape, step, _other_recipe(other, base)))
+                reason = _other_recipe(other, base)
+                found.append(NotCompared(str(block), str(first["place"]), int(first["step"]), reason))
     return found
 
 
@@ -51,10 +51,10 @@ def _other_recipe(own: set[str], base: set[str]) -> str:
 
 
 def without_other_recipes(rows: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
-    """The rows without the block designs whose recipe is not that of the baseline at the same shape and step."""
+    """The rows without the designs whose recipe is not that of the baseline at the same shape and step."""
     if "recipe" not in rows or rows["recipe"].nunique() < 2:
         return rows
-    keys = pd.MultiIndex.from_frame(rows[SAME_SHAPE].astype(object).fillna(""))
-    both = pd.MultiIndex.from_frame(rows[[*SAME_SHAPE, "recipe"]].astype(object).fillna(""))
+    keys = pd.MultiIndex.from_frame(rows[SAME_PLACE].astype(object).fillna(""))
+    both = pd.MultiIndex.from_frame(rows[[*SAME_PLACE, "recipe"]].astype(object).fillna(""))
     base = (rows["block"] == baseline).to_numpy()
     return rows[base | both.isin(both[base]) | ~keys.isin(keys[base])]

@@ -1,4 +1,4 @@
-"""The rows that one scaling fit may use: measured alike, one block design, one batch size, one training step."""
+"""The rows that one scaling fit may use: measured alike, one design, one batch size, one training step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.conditions import CONDITIONS, Group, comparable_groups, first_topic
 from analysis.horizon import ends
-from analysis.names import METRIC, SHAPE, block_name, listed, recipe_name
+from analysis.names import METRIC, SHAPE, block_name, listed, loss_name, recipe_name
 from harness.errors import InputError
 
 #: The denoising loss on held-out images; see harness.runs.columns.
@@ -43,7 +43,8 @@ class Slice:
         """How the column was measured, in words."""
         if self.column == LOSS:
             latents = f"latents of {self.group.conditions['vae']} of " if self.group.conditions.get("vae") else ""
-            return f"noise MSE of the EMA weights on {latents}held-out images of {self.group.conditions['data']}"
+            loss = loss_name(self.table["objective"])
+            return f"{loss} of the EMA weights on {latents}held-out images of {self.group.conditions['data']}"
         return self.group.label
 
     @property
@@ -163,7 +164,7 @@ def scaling_slices(table: pd.DataFrame, column: str = METRIC) -> list[Slice]:
     Args:
         table: rows of `analysis.table.load_study` or `load_published`.
         column: what is fitted: the Frechet distance, or `LOSS`. The loss does not depend on the sampling, so its groups
-            only agree in the data, and have one row per cell and step.
+            only agree in data and objective, and have one row per cell and step.
     """
     slices, table = [], ends(table)
     for group in _loss_groups(table) if column == LOSS else comparable_groups(table):
@@ -189,15 +190,18 @@ def largest_slice(table: pd.DataFrame, column: str = METRIC) -> Slice:
 
 
 def _loss_groups(table: pd.DataFrame) -> list[Group]:
-    """Rows with a held-out loss, grouped by data, one per cell and step, without the columns about sampling."""
-    learned = ["data", "vae"]
+    """Rows with a held-out loss, one per cell and step, without the columns about sampling.
+
+    They are grouped by data and objective: losses of two objectives do not compare.
+    """
+    learned = ["data", "vae", "objective"]
     sampled = [
         column for column in (*CONDITIONS, "way", "evaluation", "sampling_seed", METRIC) if column not in learned
     ]
     rows = table[table[LOSS].notna()].drop_duplicates(["cell", "step"]).drop(columns=sampled, errors="ignore")
     side = (rows["tokens"].astype(float) ** 0.5 * rows["patch_size"]).round()  # side of an image or latent
     parts = rows.groupby([*learned, side], dropna=False, sort=False)
-    groups = [Group({"data": data, "vae": vae}, cells) for (data, vae, _), cells in parts]
+    groups = [Group(dict(zip(learned, key, strict=False)), cells) for key, cells in parts]
     return sorted(groups, key=lambda group: (first_topic(group.table), -len(group.table)))
 
 

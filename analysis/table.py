@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.csvfile import header_of, read_csv
+from analysis.designs import by_design
 from analysis.names import METRIC, NOT_STATED, size_name
 from harness.errors import InputError
 from harness.runs.columns import (
@@ -67,7 +68,7 @@ _PUBLISHED_VAE_FACTOR = 8  # side of an image over the side of its latent
 
 
 def load_study(folder: Path) -> pd.DataFrame:
-    """The results of a study: `folder`/results.csv, with a column `size` added.
+    """The results of a study: `folder`/results.csv, with columns `size` and `place` added, see `designs.by_design`.
 
     Returns:
         One row per cell, step and evaluation, columns and units as `harness.runs.columns.RESULT_COLUMNS`, types as
@@ -78,6 +79,11 @@ def load_study(folder: Path) -> pd.DataFrame:
         InputError: file missing or without rows, wrong columns, a wrong value, or two rows of the same cell, step
             and evaluation that disagree. One line: file, row, column, what is allowed.
     """
+    return by_design(_read_study(folder))
+
+
+def _read_study(folder: Path) -> pd.DataFrame:
+    """As `load_study`, as the file has it."""
     path = folder / "results.csv"
     table = read_csv(path, RESULT_COLUMNS)
     if table.empty:
@@ -122,7 +128,12 @@ def is_published(folder: Path) -> bool:
 
 
 def load_studies(sources: Sequence[Path]) -> pd.DataFrame:
-    """Several studies as one table, rows as `load_study`; a cell, step and evaluation in two of them counts once.
+    """Several studies as one table, see `read_studies`; rows as `load_study`."""
+    return by_design(read_studies(sources))
+
+
+def read_studies(sources: Sequence[Path]) -> pd.DataFrame:
+    """Several studies as one table, as their files have it; a cell, step and evaluation in two of them counts once.
 
     Where the first of two studies has trained a cell and the second has evaluated it, the evaluated row stays. Cells of
     two studies with one name get that of their study added. `attrs["studies"]` has the studies as they were named.
@@ -253,7 +264,7 @@ def load_published(folder: Path) -> pd.DataFrame:
         guidance=table["cfg_scale"],
         guidance_channels=["" if scale == 1 else "first-three" for scale in table["cfg_scale"]],
         labels="uniform",
-        **dict.fromkeys(("protocol", "vae", "recipe"), ""),
+        **dict.fromkeys(("protocol", "vae", "recipe", "objective"), ""),
         ema=pd.array([True] * len(table), dtype="boolean"),
         extractor=LITERATURE,
         reference=[f"imagenet-{pixels}/train" for pixels in side],
@@ -262,7 +273,7 @@ def load_published(folder: Path) -> pd.DataFrame:
     table["train_gmacs"] = 3 * table["gmacs"] * _PUBLISHED_BATCH * table["step"]
     table = _without_duplicates(table, str(path))
     kept = [*RESULT_COLUMNS, "size", "source", "model", "resolution", "decoder", "cfg_scale"]
-    return _sorted(table.reindex(columns=kept), "gmacs", "name", "block", "step")
+    return by_design(_sorted(table.reindex(columns=kept), "gmacs", "name", "block", "step"))
 
 
 def load_baselines(folder: Path) -> pd.DataFrame:
@@ -325,7 +336,7 @@ def _of_study(source: Path) -> pd.DataFrame:
     """The rows of one source of `load_studies`."""
     if source.suffix == ".csv":
         return load_file(source)
-    table = load_table(source)
+    table = load_published(source) if is_published(source) else _read_study(source)
     if "decoder" in table:
         table["vae"] = table["decoder"]
     return table[[*RESULT_COLUMNS, "size"]]

@@ -1,4 +1,4 @@
-"""Which block wins: the best design of a shape against every other one, in words."""
+"""Which design wins: the best one of a shape against every other one, in words."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 from analysis.answer import Answer, cannot, minus
 from analysis.compare import BlockComparison, compare_blocks, multiplier_ends
-from analysis.names import BASELINE, block_name, listed, plural
+from analysis.names import BASELINE, block_name, design_noun, listed, plural
 from analysis.numbers import number
 from analysis.recipes import not_compared, without_other_recipes
 from analysis.slices import Slice
-
-QUESTION = "Which block wins?"
 
 _SEEDS = 5  # a comparison of fewer is at most fairly trusted
 _OTHER_SHAPES = 2  # that the answer names
@@ -67,7 +65,9 @@ def verdicts(piece: Slice) -> list[Verdict]:
 
 
 def blocks_answer(found: Sequence[Verdict], piece: Slice) -> Answer:
-    """Which block wins at the largest shape, by how much, and what the smaller ones say."""
+    """Which design wins at the largest shape, by how much, and what the smaller ones say."""
+    noun = design_noun(piece.group.table)
+    question = f"Which {noun} wins?"
     known = {name for v in found for name in (v.best, *(c.block for c in v.against))}
     apart = dict.fromkeys((n.block, n.reason) for n in not_compared(piece.group.table))
     left_out = []
@@ -76,15 +76,15 @@ def blocks_answer(found: Sequence[Verdict], piece: Slice) -> Answer:
         left_out.append(f"{who} not compared: {reason}")
     if not found:
         why = f"no design was measured at the same shape and step as {block_name(BASELINE)}"
-        return cannot(QUESTION, "; ".join(left_out or [why]))
+        return cannot(question, "; ".join(left_out or [why]))
     first, *others = found
     text = f"{_verdict(first, piece.metric)}.{_costs(first)}"
     for other in others[:_OTHER_SHAPES]:
         text += f" At {other.shape}: {_brief(other)}."
     if len(others) > _OTHER_SHAPES:
-        text += f" {len(others) - _OTHER_SHAPES} more shapes stand in the table of blocks."
+        text += f" {len(others) - _OTHER_SHAPES} more shapes stand in the table of designs."
     text += "".join(f" {line}." for line in left_out[:_OTHER_SHAPES])
-    return Answer(QUESTION, minus(text), _trust(first))
+    return Answer(question, minus(text), _trust(first))
 
 
 def _verdict(v: Verdict, metric: str) -> str:
@@ -168,7 +168,7 @@ def seeds_advice(found: Sequence[Verdict]) -> str:
     few = min(c.seeds, c.baseline_seeds)
     many = max(_SEEDS, 2 * few) if few >= _SEEDS else _SEEDS
     seeds = f"seed = [{', '.join(map(str, range(many)))}]" if many == _SEEDS else f"{many} seeds"
-    add = f"Add training seeds to tell the blocks apart ({plural(few, 'seed')} now): {seeds}"
+    add = f"Add training seeds to tell the designs apart ({plural(few, 'seed')} now): {seeds}"
     if not c.seed_sd:
         return f"{add}."
     resolved = stats.t.ppf(0.975, 2 * many - 2) * c.seed_sd * math.sqrt(2 / many) / c.baseline_metric * 100

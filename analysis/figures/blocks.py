@@ -1,4 +1,4 @@
-"""Block designs side by side at one shape: the paper's Figure 5."""
+"""Designs side by side at one shape: the paper's Figure 5."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from analysis.names import METRIC, block_name
 
 @style.styled
 def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()) -> Drawing:
-    """The metric of the block designs at one shape and step: a bar for the mean, a dot for each seed; ±: one SD.
+    """The metric of the designs at one shape and step: a bar for the mean, a dot for each seed; ±: one SD.
 
     Args:
         table: comparable rows of one shape, batch size and step, two or more blocks.
@@ -32,7 +32,7 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
     require_comparable(rows)
     means = rows.groupby("block")[METRIC].mean().sort_values(ascending=False)
     if len(means) < 2:
-        raise style.CannotDrawError("fewer than two block designs at one shape and step")
+        raise style.CannotDrawError("fewer than two designs at one shape and step")
     key = ModelKey.of_blocks(rows)
     multiplier = {c.block: c.multiplier for c in comparisons if c.multiplier is not None and c.conclusive}
     figure, (axes,) = style.new_figure(height=0.6 + 0.25 * len(means))
@@ -59,12 +59,12 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
     axes.set_xlim(0, 1.04 * rows[METRIC].max())
     style.linear_ticks(axes.xaxis)
     axes.set(xlabel=style.lower(metric, 50))
-    return style.finish(figure, f"{metric} of the block designs", caption)
+    return style.finish(figure, f"{metric} of the designs", caption)
 
 
 @style.styled
 def block_curves(table: pd.DataFrame, metric: str, shape: str, caption: str) -> Drawing:
-    """The metric of the block designs over training at one shape: thick the mean of a design, faint each of its seeds.
+    """The metric of the designs over training at one shape: thick the mean of a design, faint each of its seeds.
 
     Args:
         table: comparable rows of one shape, with cell, step, block and the metric.
@@ -80,7 +80,7 @@ def block_curves(table: pd.DataFrame, metric: str, shape: str, caption: str) -> 
     require_comparable(rows)
     rows = rows[rows.groupby("cell")["step"].transform("nunique") > 1]
     if rows["block"].nunique() < 2:
-        raise style.CannotDrawError("fewer than two block designs were measured at more than one training step")
+        raise style.CannotDrawError("fewer than two designs were measured at more than one training step")
     figure, (axes,) = style.new_figure()
     key = ModelKey.of_blocks(rows)
     for _, design in rows.groupby("block"):
@@ -94,5 +94,5 @@ def block_curves(table: pd.DataFrame, metric: str, shape: str, caption: str) -> 
     step_ticks(axes)
     style.linear_ticks(axes.yaxis)
     axes.set(xlabel=style.STEPS, ylabel=style.lower(metric))
-    heading = f"{metric} of the block designs over training, {shape}"
+    heading = f"{metric} of the designs over training, {shape}"
     return style.finish(figure, heading, caption, key.handles(rows, markers=False))

@@ -1,4 +1,4 @@
-"""The block designs side by side."""
+"""The designs side by side: blocks, networks, objectives."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ import pandas as pd
 
 from analysis.compare import BlockComparison, block_slopes, compare_blocks, describe
 from analysis.conditions import Group, comparable_groups
+from analysis.designs import MATCHED
 from analysis.figures.blocks import block_bars, block_curves
-from analysis.names import BASELINE, METRIC, block_name, shape_names
+from analysis.names import BASELINE, METRIC, block_name, design_noun
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
 from analysis.recipes import not_compared, without_other_recipes
 from analysis.slices import scaling_slices, variants
 
-_OPENING = "Each conditioning block against adaLN-Zero at the same shape, batch, recipe and training step."
+_OPENING = (
+    "Each design (block, network or objective) against adaLN-Zero at the same shape, batch, recipe and training step; "
+    f"a network of another kind against the DiT whose Gflops are nearest, at most {100 * MATCHED:.0f} % apart."
+)
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 
 
 def blocks(page: Page, table: pd.DataFrame) -> None:
-    """The block designs side by side, at every shape and step where the baseline was also measured."""
-    section = page.section("blocks", "Block designs", _OPENING)
+    """The designs side by side, at every shape and step where the baseline was also measured."""
+    noun = design_noun(table)
+    heading = "Designs" if noun == "design" else f"{noun.capitalize()} designs"
+    section = page.section("blocks", heading, _OPENING)
     page.fits["blocks"], page.fits["block slopes"] = [], []
     if table["block"].nunique() < 2:
         only = block_name(table["block"].iloc[0])
@@ -56,12 +62,12 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         largest = sorted(final, key=lambda shape: -compute[shape])[:_MOST_SHAPES]
         if drawn:
             why = "drawn for the rows that the answers are about; see its table"
-            page.omit(f"Figures of the block designs; {brief}", why)
+            page.omit(f"Figures of the designs; {brief}", why)
             continue
         drawn = True
         if len(largest) < len(final):
             others = ", ".join(shape for shape in final if shape not in largest)
-            page.omit(f"Figures of the block designs at {others}", "drawn for the largest shapes only; see the table")
+            page.omit(f"Figures of the designs at {others}", "drawn for the largest shapes only; see the table")
         suffixes = {shape: f"-{_slug(shape)}" if len(final) > 1 else "" for shape in largest}
         for shape, suffix in suffixes.items():
             _block_figures(page, section, group, label, shape, final[shape], found, suffix)
@@ -76,7 +82,7 @@ def _block_figures(
     page: Page, section: Section, group: Group, label: str, shape: str, step: int, found: list[BlockComparison],
     suffix: str,
 ) -> None:  # fmt: skip
-    same = without_other_recipes(group.table[shape_names(group.table) == shape])
+    same = without_other_recipes(group.table[group.table["place"] == shape])
     rows = same[same["step"] == step]
     here = [c for c in found if c.shape == shape and c.step == step]
     values = ", ".join(f"{block_name(c.block)} {c.metric:.4g}" for c in here)
@@ -92,7 +98,7 @@ def _block_figures(
     )  # fmt: skip
     seeds = same.groupby("block")["cell"].nunique().max() > 1
     page.draw(
-        section, f"blocks-over-steps{suffix}", f"{group.metric} of the block designs over training steps at {shape}.",
+        section, f"blocks-over-steps{suffix}", f"{group.metric} of the designs over training steps at {shape}.",
         f"As the paper’s Figure 5.{' Thick: means; faint: the seeds.' if seeds else ''}",
         lambda: block_curves(same, group.metric, shape, f"{shape}; {label}"),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from .conftest import BAD_MESSAGE, PAPER, SHAPES, result_row, write_csv, write_r
 def test_a_study_is_typed(make_study: Callable[..., Path]) -> None:
     folder = make_study(steps=(500, 1000))
     table = load_study(folder)
-    assert list(table.columns) == [*RESULT_COLUMNS, "size"]
+    assert list(table.columns) == [*RESULT_COLUMNS, "size", "place"]
     assert len(table) == 18
     assert table["step"].dtype == "int64"
     assert table["frechet"].dtype == "float64"

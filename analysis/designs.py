@@ -1,0 +1,65 @@
+"""Designs: the blocks, networks and objectives that a table holds against each other, and what must match for that."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from analysis.conditions import CONDITIONS
+from analysis.fit.common import floats
+from analysis.names import BASELINE, DEFAULT_OBJECTIVE, shape_names
+
+#: Largest relative difference in compute of two networks of different kinds that are compared.
+MATCHED = 0.05
+
+
+def by_design(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose rows can be compared design by design.
+
+    - `block` has the objective too, such as "adaln-zero with flow", where the table holds several objectives.
+    - `sampler`: two objectives have no sampler in common. Where each has one at an equal number of forward passes, and
+      all else was measured alike, their rows have the names of both and so compare.
+    - `place` is what designs must share: the shape; for a network without depth and width the shape of the DiT whose
+      compute is nearest, if it is within `MATCHED`. Of several such models of one design the nearest one has the place.
+    """
+    table = table.assign(objective=table["objective"].replace("", DEFAULT_OBJECTIVE))
+    if table["objective"].nunique() > 1:
+        other = table["objective"] != DEFAULT_OBJECTIVE
+        table["block"] = table["block"].where(~other, table["block"] + " with " + table["objective"])
+        table = _joined_samplers(table)
+    return table.assign(place=_places(table))
+
+
+def _joined_samplers(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.copy()
+    rows = table[table["extractor"] != ""]
+    twice = 1 + (rows["guidance"].fillna(1) != 1)
+    passes = rows["sampling_passes"].fillna(rows["sampling_steps"] * twice)
+    shared = [rows[column] for column in CONDITIONS if column in rows and column not in ("sampler", "sampling_steps")]
+    for _, own in rows.groupby([*shared, passes], dropna=False, sort=False):
+        ways = own[["objective", "sampler", "sampling_steps"]].drop_duplicates()
+        if len(ways) < 2 or not ways["objective"].is_unique:
+            continue
+        if ways["sampling_steps"].nunique() == 1:
+            table.loc[own.index, "sampler"] = " / ".join(ways["sampler"])
+        else:
+            steps = ways["sampler"].str.upper() + " " + ways["sampling_steps"].astype(str) + " steps"
+            table.loc[own.index, "sampler"] = " / ".join(steps)
+            table.loc[own.index, "sampling_steps"] = pd.NA
+    return table
+
+
+def _places(table: pd.DataFrame) -> pd.Series[str]:
+    places = shape_names(table)
+    shapeless = table["depth"].isna() | table["width"].isna()
+    base = table[~shapeless & (table["block"] == BASELINE)].drop_duplicates("gmacs")
+    if base.empty or not shapeless.any():
+        return places
+    models = table[shapeless].drop_duplicates(["block", "gmacs"])[["block", "gmacs"]]
+    apart = np.abs(np.log(np.divide.outer(floats(models, "gmacs"), floats(base, "gmacs"))))  # (models, DiTs)
+    models = models.assign(place=places[base.index].to_numpy()[apart.argmin(1)], apart=apart.min(1))
+    models = models[models["apart"] <= math.log(1 + MATCHED)].sort_values("apart").drop_duplicates(["block", "place"])
+    found = table[["block", "gmacs"]].merge(models, how="left", on=["block", "gmacs"])["place"].set_axis(table.index)
+    return places.where(~shapeless | found.isna(), found)
