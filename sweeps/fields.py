@@ -11,11 +11,17 @@ from pydantic import BaseModel
 
 from harness.errors import InputError, did_you_mean
 from harness.spec.data import Data
-from harness.spec.diffusion import Diffusion
+from harness.spec.diffusion import OBJECTIVES, DiffusionSpec, spec_of
+from harness.spec.kinds import Kind
 from harness.spec.model import NETWORKS, ModelSpec
 from harness.spec.training import Training
 
-SECTIONS: dict[str, type[BaseModel]] = {"model": ModelSpec, "diffusion": Diffusion, "data": Data, "training": Training}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "model": ModelSpec,
+    "diffusion": DiffusionSpec,
+    "data": Data,
+    "training": Training,
+}
 
 #: One setting of an axis: dotted field name -> value.
 Setting = dict[str, Any]
@@ -23,7 +29,7 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields that a sweep may set; they depend on the networks that it names.
+    """The fields that a sweep may set; they depend on the networks and objectives that it names.
 
     Attributes:
         sections: names of the fields of each section of a cell.
@@ -35,21 +41,13 @@ class Fields:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Fields:
-        """The fields for this document; if it names several networks, the fields of all of them."""
-        grid = table_of(document, "grid")
-        tables = [table_of(document, "model"), grid]
-        tables += [
-            entry for axis in grid.values() if isinstance(axis, list) for entry in axis if isinstance(entry, dict)
-        ]
-        given = [table[key] for table in tables for key in ("network", "model.network") if key in table]
-        asked = [name for value in given for name in (value if isinstance(value, list) else [value])]
-        specs = [NETWORKS.facts(name).Spec for name in asked if name in NETWORKS.names]
-        specs = specs or [NETWORKS.facts(ModelSpec.model_fields["network"].default).Spec]
-        model = dict.fromkeys(field for spec in specs for field in spec.model_fields)
-        return cls(
-            {section: tuple(spec.model_fields) for section, spec in SECTIONS.items()} | {"model": tuple(model)},
-            {size: fields for spec in reversed(specs) for size, fields in spec.sizes.items()},
-        )
+        """The fields for this document; if it names several networks or objectives, the fields of all of them."""
+        networks = [NETWORKS.facts(name).Spec for name in _named(document, ModelSpec, "model", "network", NETWORKS)]
+        objectives = [spec_of(name) for name in _named(document, DiffusionSpec, "diffusion", "objective", OBJECTIVES)]
+        sections = {section: tuple(spec.model_fields) for section, spec in SECTIONS.items()}
+        for section, specs in (("model", networks), ("diffusion", objectives)):
+            sections[section] = tuple(dict.fromkeys(field for spec in specs for field in spec.model_fields))
+        return cls(sections, {size: fields for spec in reversed(networks) for size, fields in spec.sizes.items()})
 
     def setting(self, field: str, value: Any, key: str) -> Setting:
         """One field and value as dotted names; `size` sets several fields.
@@ -107,6 +105,16 @@ class Fields:
             near = did_you_mean(leaf, allowed)
             raise InputError(f"{key}: {field!r} is no field of a cell{near}; allowed: {', '.join(allowed)}")
         return dotted[field]
+
+
+def _named(document: Mapping[str, Any], base: type[BaseModel], section: str, tag: str, kind: Kind[Any]) -> list[str]:
+    """The values of a field that decides which others there are: known ones, or its default."""
+    grid = table_of(document, "grid")
+    tables = [table_of(document, section), grid]
+    tables += [entry for axis in grid.values() if isinstance(axis, list) for entry in axis if isinstance(entry, dict)]
+    given = [table[key] for table in tables for key in (tag, f"{section}.{tag}") if key in table]
+    names = [name for value in given for name in (value if isinstance(value, list) else [value])]
+    return [name for name in names if name in kind.names] or [str(base.model_fields[tag].default)]
 
 
 def table_of(document: Mapping[str, Any], key: str) -> dict[str, Any]:

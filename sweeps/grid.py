@@ -13,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError, did_you_mean
 from harness.spec.cell import Cell
-from harness.spec.evaluation import EXTRACTORS, Evaluation, check_fits
+from harness.spec.evaluation import EXTRACTORS, Evaluation
 from harness.spec.extension import Extension
 from harness.spec.identity import describe_validation_error, spec_id, validated
 from harness.spec.resources import Recording, Resources
 from sweeps.fields import SECTIONS, Fields, Setting, table_of, tables_of
-from sweeps.protocols import Origin, Protocol, named, protocols
+from sweeps.protocols import Origin, Protocol, check_evaluation, named, protocols
 from sweeps.protocols import evaluations as asked
 from sweeps.rates import with_rate
 from sweeps.rules import Rule, rules
@@ -91,9 +91,41 @@ class Sweep:
                 raise InputError(f"{self.path}: {describe_validation_error(error)}{point}") from None
             yield NamedCell(_readable_name(cell, varying), cell)
 
+    def asked_of(self, cell: Cell) -> list[tuple[Origin, Evaluation]]:
+        """The evaluations of a cell, with their extractors filled in, and where the file asks for each.
+
+        They are those whose sampler its objective has, so that one sweep can sample several objectives.
+        """
+        samplers = cell.diffusion.samplers
+        pairs = zip(self.origins, self.evaluations, strict=True)
+        return [(origin, e.resolved(cell.data)) for origin, e in pairs if e.sampler in samplers]
+
     def evaluations_of(self, cell: Cell) -> tuple[Evaluation, ...]:
-        """The evaluations of a cell, with their extractors filled in."""
-        return tuple(evaluation.resolved(cell.data) for evaluation in self.evaluations)
+        """As `asked_of`, without the places."""
+        return tuple(evaluation for _, evaluation in self.asked_of(cell))
+
+    def check_evaluations(self, key: str = "") -> None:
+        """Check that every evaluation fits all cells that it is for, and that every cell has one if there are any.
+
+        Args:
+            key: what messages call the evaluations; by default the place in the file.
+
+        Raises:
+            InputError: one line that says what is allowed.
+        """
+        objectives: dict[str, tuple[str, ...]] = {}
+        for _, cell in self.cells():
+            objectives[cell.diffusion.objective] = cell.diffusion.samplers
+            every = zip(self.origins, self.evaluations, strict=True)
+            for origin, evaluation in self.asked_of(cell) or every:
+                check_evaluation(key or origin.key, evaluation, cell)
+        allowed = [sampler for samplers in objectives.values() for sampler in samplers]
+        for origin, evaluation in zip(self.origins, self.evaluations, strict=True):
+            if evaluation.sampler not in allowed:
+                raise InputError(
+                    f"{key or origin.key}.sampler: unknown sampler {evaluation.sampler!r} for objective "
+                    f"{' or '.join(objectives)}; allowed: {', '.join(allowed)}"
+                )
 
     def resources_of(self, cell: Cell) -> Resources:
         """What a cell runs on: the sweep's resources, and in their place those of its rules, the last one first.
@@ -296,10 +328,9 @@ def _check_cells(sweep: Sweep) -> None:
         names[cell.id] = name
         longest = max(longest, cell.training.steps)
         sweep.resources_of(cell)
-        for origin, evaluation in zip(sweep.origins, sweep.evaluations_of(cell), strict=True):
-            check_evaluation(origin.key, evaluation, cell)
     if not names:
         raise InputError("grid: is empty; exclude drops every cell")
+    sweep.check_evaluations()
     cells = [cell for _, cell in sweep.cells()]
     for rule in sweep.rules:
         rule.check(cells)
@@ -307,41 +338,6 @@ def _check_cells(sweep: Sweep) -> None:
     for key, given in (*steps, ("recording.loss_steps", sweep.recording.loss_steps)):
         if any(not 0 < step <= longest for step in given):
             raise InputError(f"{key}: {list(given)}; allowed: steps from 1 to {longest}")
-
-
-def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
-    """Check that an evaluation fits a cell.
-
-    Args:
-        key: what messages call the evaluation.
-        evaluation: with its extractor filled in.
-        cell: any cell.
-
-    Raises:
-        InputError: one line that says what is allowed.
-    """
-    for problem in _evaluation_problems(evaluation, cell):
-        raise InputError(f"{key}.{problem}")
-    check_fits(evaluation, cell.data, key)
-
-
-def _evaluation_problems(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
-    """Why an evaluation does not fit a cell, one line each: the field, what is wrong, and what is allowed."""
-    guidance = evaluation.guidance
-    try:
-        cell.diffusion.check_sampling(evaluation.sampler, evaluation.sampling_steps)
-    except ValueError as error:
-        yield str(error)
-    if guidance != 1 and not cell.data.labels:
-        yield f"guidance: {guidance} needs labels, and data.labels is false; allowed: 1.0"
-    if guidance != 1 and cell.training.label_dropout == 0:
-        yield f"guidance: {guidance} needs a trained null class; set training.label_dropout above 0"
-    if evaluation.labels != "uniform" and not cell.data.labels:
-        yield f"labels: {evaluation.labels} needs labels, and data.labels is false; allowed: uniform"
-    try:
-        evaluation.guided_channels(cell.data.shape.channels)
-    except ValueError as error:
-        yield f"guidance_channels: {error}; allowed: as-published, all"
 
 
 def warnings(sweep: Sweep) -> list[str]:

@@ -1,4 +1,4 @@
-"""Protocols (named sets of an evaluation's fields), and the evaluations that a table of fields asks for."""
+"""Protocols (named sets of an evaluation's fields), and the evaluations that a table asks for and that fit a cell."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import InputError
+from harness.spec.cell import Cell
 from harness.spec.data import Data, PretrainedVae
-from harness.spec.evaluation import Evaluation
+from harness.spec.evaluation import Evaluation, check_fits
 from harness.spec.identity import validated
 
 BUILT_IN = Path(__file__).with_name("protocols.toml")
@@ -105,3 +106,38 @@ def evaluations(fields: Mapping[str, Any], key: str) -> list[Evaluation]:
         if any(other == one for i, one in enumerate(values) for other in values[:i]):
             raise InputError(f"{key}.{field}: a value stands twice in {values}; every value once")
     return [validated(Evaluation, dict(zip(axes, values, strict=True)), key) for values in product(*axes.values())]
+
+
+def check_evaluation(key: str, evaluation: Evaluation, cell: Cell) -> None:
+    """Check that an evaluation fits a cell.
+
+    Args:
+        key: what messages call the evaluation.
+        evaluation: with its extractor filled in.
+        cell: any cell.
+
+    Raises:
+        InputError: one line that says what is allowed.
+    """
+    for problem in _evaluation_problems(evaluation, cell):
+        raise InputError(f"{key}.{problem}")
+    check_fits(evaluation, cell.data, key)
+
+
+def _evaluation_problems(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
+    """Why an evaluation does not fit a cell, one line each: the field, what is wrong, and what is allowed."""
+    guidance = evaluation.guidance
+    try:
+        cell.diffusion.check_sampling(evaluation.sampler, evaluation.sampling_steps)
+    except ValueError as error:
+        yield str(error)
+    if guidance != 1 and not cell.data.labels:
+        yield f"guidance: {guidance} needs labels, and data.labels is false; allowed: 1.0"
+    if guidance != 1 and cell.training.label_dropout == 0:
+        yield f"guidance: {guidance} needs a trained null class; set training.label_dropout above 0"
+    if evaluation.labels != "uniform" and not cell.data.labels:
+        yield f"labels: {evaluation.labels} needs labels, and data.labels is false; allowed: uniform"
+    try:
+        evaluation.guided_channels(cell.data.shape.channels)
+    except ValueError as error:
+        yield f"guidance_channels: {error}; allowed: as-published, all"

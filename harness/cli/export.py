@@ -30,12 +30,13 @@ def export(
     samples: Annotated[int | None, typer.Option(min=1, help="npz: the first so many. Default: all.")] = None,
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
-    """Write a trained cell's weights as an official DiT checkpoint or a diffusers DiTPipeline folder, or its samples.
+    """Write a trained cell's weights as an official DiT (flow: SiT) checkpoint or a diffusers folder, or its samples.
 
     npz: the generated images as evaluators of the ADM suite take them, arr_0 uint8 (N, H, W, C), and arr_1, labels.
 
-    Weights: only of adaln-zero with labels, the others exist in neither format. Two things to know about the diffusers
-    folder. Its transformer spaces the timestep frequencies differently and so gives slightly other outputs, until
+    Weights: only of adaln-zero with labels, the others exist in neither format. Of objective flow only as official:
+    it is a SiT checkpoint, with the names and times of SiT's code. Two things to know about the diffusers folder. Its
+    transformer spaces the timestep frequencies differently and so gives slightly other outputs, until
     harness.model.diffusers.match_timesteps is called on it. And DiTPipeline drops the learned variance and fixes the
     null class at 1000: a model of other than 1000 classes must be called with guidance_scale <= 1.
     """
@@ -72,8 +73,13 @@ def import_(
     ],
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where an official file needs it.")] = None,
     raw: RawOption = False,
+    objective: Annotated[
+        str | None, typer.Option(help="What it was trained for: ddpm-hybrid (DiT, default) or flow (SiT).")
+    ] = None,
 ) -> None:
-    """Read an official DiT checkpoint or a diffusers DiT into a weights file of this harness.
+    """Read an official DiT or SiT checkpoint or a diffusers DiT into a weights file of this harness.
+
+    DiT's and SiT's files look alike: --objective flow says that it is SiT's.
 
     Nothing in the file is executed: a pickle that carries code is refused. Weights that do not fit are refused too,
     with every missing, unknown and misshapen tensor named, and so are values that are not finite. The result holds the
@@ -82,7 +88,7 @@ def import_(
     """
     from harness.evaluation.export import import_weights
 
-    found = import_weights(source, output, heads=heads, ema=not raw)
+    found = import_weights(source, output, heads=heads, ema=not raw, objective=objective)
     model, shape = found.model, found.shape
     print(
         f"{output}: depth {model.depth}, width {model.width}, heads {model.heads}, patch_size {model.patch_size}, "

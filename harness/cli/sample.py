@@ -31,9 +31,11 @@ def sample(
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=10_000, help="Images.")] = 16,
     guidance: Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1: none.")] = 1.0,
-    sampler: Annotated[str | None, typer.Option(help="Default: that of the sweep's first evaluation, or ddpm.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Default: that of the cell's first evaluation, or the objective's first.")
+    ] = None,
     sampling_steps: Annotated[
-        int | None, typer.Option(min=1, help="Default: those of the sweep's first evaluation, or 250.")
+        int | None, typer.Option(min=1, help="Default: those of the cell's first evaluation, or 250.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides noise; the same images again.")] = 0,
     step: Annotated[int | None, typer.Option(min=1, help="A kept step. Default: the last.")] = None,
@@ -53,7 +55,7 @@ def sample(
     from harness.runs.study import Shared
     from harness.spec.evaluation import Evaluation
 
-    shared, asked = Shared(results), Evaluation()
+    shared, asked = Shared(results), None
     if study.endswith(_IMPORTED):
         if cell is not None or step is not None or raw:
             odd = "CELL" if cell is not None else "--raw" if raw else "--step"
@@ -68,10 +70,10 @@ def sample(
             raise InputError(f"CELL: is missing; allowed: {', '.join(item.name for item in items)}")
         item = cli.find_cell(items, cell, folder)
         found = Sampler.of_cell(item, shared, step=step, ema=not raw)
-        asked = next(iter(sweep.evaluations), asked)
+        asked = next(iter(item.evaluations), None)
     given = {"sampler": sampler, "sampling_steps": sampling_steps}
     fields = {"samples": count, "guidance": guidance, "seed": seed, **{k: v for k, v in given.items() if v is not None}}
-    asked = asked.model_copy(update=fields)
+    asked = (asked or Evaluation(sampler=found.diffusion.samplers[0])).model_copy(update=fields)
     with WorkBar(cli.console()) as bar:
 
         def report(done: int, total: int) -> None:

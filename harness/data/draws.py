@@ -104,7 +104,7 @@ def step_draws(
 ) -> StepDraws:
     """The random draws of `step` but for the noise. Each kind has its own stream, so a change of one shifts no other.
 
-    `draw_t` draws the diffusion times (`Objective.draw`).
+    `draw_t` draws the diffusion times (`Objective.draw_training`).
     """
     return StepDraws(
         t=draw_t(stream("timesteps", seed, step), n),

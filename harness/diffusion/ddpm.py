@@ -125,6 +125,7 @@ class DdpmHybrid(Objective):
     samplers: ClassVar[Mapping[str, Sampler]] = MappingProxyType({"ddpm": ddpm, "ddim": ddim})
     outputs = 2
     discrete = True
+    spec: Diffusion
 
     def __init__(self, spec: Diffusion) -> None:
         super().__init__(spec)

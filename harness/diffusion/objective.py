@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from harness.diffusion.guidance import Denoise
 from harness.errors import InputError
-from harness.spec.diffusion import OBJECTIVES, Diffusion
+from harness.spec.diffusion import OBJECTIVES, Diffusion, DiffusionSpec
 
 #: Maps the number of the sampling step, 0, 1, ..., to standard normal noise (N, C, S, S).
 StepNoise = Callable[[int], Tensor]
@@ -29,19 +30,34 @@ class Objective(ABC):
     Shapes: N images, C channels, S positions a side.
     """
 
+    #: Its spec: the fields that a sweep may set.
+    Spec: ClassVar[type[DiffusionSpec]] = Diffusion
     #: Its samplers by name.
     samplers: ClassVar[Mapping[str, Sampler]]
+    #: Forward passes in a step of its samplers, by name; those left out make one.
+    passes: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    #: Formats of other programs that hold weights trained for it.
+    formats: ClassVar[Collection[str]] = ()
     #: Values that the network predicts for each value of its input.
     outputs: ClassVar[int] = 1
     #: Time has `spec.timesteps` steps, and sampling takes at most as many; if false, time is continuous.
     discrete: ClassVar[bool] = False
+    #: Its cleanest images still hold noise. If not, a memoriser's error on images that it does not know is infinite.
+    keeps_noise: ClassVar[bool] = True
 
-    def __init__(self, spec: Diffusion) -> None:
+    def __init__(self, spec: Any) -> None:
         self.spec = spec
 
     @abstractmethod
     def draw(self, generator: np.random.Generator, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[Any]:
-        """Draw times (count,), as the network reads them, between `low` and `high`; 0 is clean, 1 is all noise."""
+        """Draw times (count,), as the network reads them, between `low` and `high`; 0 is clean, 1 is all noise.
+
+        So are the times drawn at which the error is measured, bin by bin.
+        """
+
+    def draw_training(self, generator: np.random.Generator, count: int) -> NDArray[Any]:
+        """Draw the times (count,) of a training step, as the network reads them; by default as `draw`."""
+        return self.draw(generator, count)
 
     @abstractmethod
     def variances(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +126,7 @@ class Objective(ABC):
         return x0
 
 
-def build(spec: Diffusion) -> Objective:
+def build(spec: DiffusionSpec) -> Objective:
     """The objective that a spec names."""
     objective: Objective = OBJECTIVES.load(spec.objective)(spec)
     return objective

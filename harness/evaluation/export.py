@@ -25,6 +25,7 @@ from harness.runs.state import Run
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.data import PretrainedVae
+from harness.spec.diffusion import OBJECTIVES, Diffusion, DiffusionSpec, spec_of
 from harness.training import checkpoint
 
 FORMATS = ("official", "diffusers")
@@ -66,6 +67,11 @@ def export(
     run, cell = item.run, item.cell
     if format not in FORMATS:
         raise InputError(f"--format: {format!r}; allowed: {', '.join((*FORMATS, SAMPLES_FORMAT))}")
+    if format not in cell.diffusion.formats:
+        allowed = ", ".join(cell.diffusion.formats) or "none"
+        raise InputError(
+            f"--format: {format} holds no model of objective {cell.diffusion.objective}; allowed: {allowed}"
+        )
     check_exportable(cell.model, cell.data.shape, cell.diffusion.outputs)
     if vae is not None and format == "official":
         raise InputError("--vae: an official checkpoint holds no VAE; allowed with --format diffusers")
@@ -83,6 +89,7 @@ def export(
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=file_name(f".{output.name}", "."), suffix=".tmp", dir=output.parent))
     try:
+        assert isinstance(cell.diffusion, Diffusion)  # no other has this format
         write_diffusers(network, temporary / "pipeline", cell.diffusion, decoder)
         (temporary / "pipeline").replace(output)
     finally:
@@ -197,22 +204,27 @@ def _decoder(cell: Cell, vae: Path | None, shared: Shared, sweep: str) -> tuple[
         return None, f"the folder has no VAE ({error}); --vae FOLDER adds one"
 
 
-def import_weights(source: Path, output: Path, *, heads: int | None = None, ema: bool = True) -> Imported:
+def import_weights(
+    source: Path, output: Path, *, heads: int | None = None, ema: bool = True, objective: str | None = None
+) -> Imported:
     """Convert an official checkpoint (a file) or a diffusers folder to a weights file of this harness.
 
     `harness.evaluation.generate.load_weights` reads such files. The same weights stand under `model.` and `ema.`; the
-    metadata names the model, the shape of the input, and the source.
+    metadata names the model, the objective, the shape of the input, and the source.
 
     Args:
         source: a `.pt` file, or the folder of a `DiTTransformer2DModel` or a `DiTPipeline`.
         output: the `.safetensors` file to make; must not exist.
         heads: attention heads; not needed for an official checkpoint of a published size.
         ema: read the averaged weights of the official training script's checkpoints; False: the plain ones.
+        objective: what the weights were trained for, which no file tells; "flow" for SiT's. None: ddpm-hybrid.
 
     Raises:
-        InputError: `output` exists, or anything `harness.model.formats` refuses; nothing is written.
+        InputError: `output` exists, an objective that the format does not hold, or anything `harness.model.formats`
+            refuses; nothing is written.
     """
     require_new(output)
+    diffusion = _diffusion(objective, "diffusers" if source.is_dir() else "official")
     if source.is_dir():
         if heads is not None:
             raise InputError("--heads: a diffusers folder tells the number of heads itself; leave it out")
@@ -222,12 +234,26 @@ def import_weights(source: Path, output: Path, *, heads: int | None = None, ema:
     tensors = {f"{kind}.{name}": value.clone() for kind in ("model", "ema") for name, value in imported.state.items()}
     meta = {
         "model": imported.model.model_dump(mode="json"),
+        "diffusion": diffusion.model_dump(mode="json"),
         "input": imported.shape._asdict(),
         "source": source.name,
         "sha256": None if source.is_dir() else file_hash(source),
     }
     checkpoint.save(output, tensors, meta)
     return imported
+
+
+def _diffusion(objective: str | None, format: str) -> DiffusionSpec:
+    """The spec of an objective that the format holds; without one, the default.
+
+    Raises:
+        InputError: it does not hold it.
+    """
+    objective = objective or Diffusion().objective
+    held = [name for name in OBJECTIVES.built_in if format in OBJECTIVES.facts(name).formats]
+    if objective not in held:
+        raise InputError(f"--objective: {objective!r}; allowed with the {format} format: {', '.join(held)}")
+    return spec_of(objective)(objective=objective)
 
 
 def require_new(output: Path) -> None:

@@ -28,7 +28,7 @@ from harness.runs.layout import belongs
 from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.data import InputShape
-from harness.spec.diffusion import Diffusion
+from harness.spec.diffusion import DiffusionSpec
 from harness.spec.evaluation import Evaluation
 from harness.training import checkpoint
 from harness.training.hooks import Hooks, StoppedError
@@ -80,7 +80,7 @@ def streams_of(evaluation: Evaluation, first: int, count: int, shape: InputShape
 @torch.inference_mode()
 def draw(
     network: Network,
-    diffusion: Diffusion,
+    diffusion: DiffusionSpec,
     evaluation: Evaluation,
     streams: SampleStreams,
     y: torch.Tensor | None,

@@ -137,7 +137,7 @@ def optimal_losses(
 
     Returns:
         `loss_optimal_train` and `loss_optimal_heldout`. None for latents, which are drawn anew at every step, and for
-        more than 100,000 images or 2 GB of them.
+        more than 100,000 images or 2 GB of them; the second also where it has no bound (`Objective.keeps_noise`).
     """
     count = len(dataset.train.labels) * (2 if cell.data.horizontal_flips else 1)
     shape = cell.data.image_shape
@@ -147,7 +147,8 @@ def optimal_losses(
 
     def make() -> dict[str, Any]:
         data = batches(dataset, device)
-        denoiser = OptimalDenoiser(*_points(cell, data.train), build(cell.diffusion))
+        objective = build(cell.diffusion)
+        denoiser = OptimalDenoiser(*_points(cell, data.train), objective)
         calls, progress = itertools.count(), watch.progress("optimal loss")
 
         def counted(xt: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
@@ -156,7 +157,8 @@ def optimal_losses(
 
         with non_finite_in("the optimal denoiser"), watch.at_once():
             losses = measure_losses(counted, cell, data, loss_images)
-        return {f"loss_optimal_{name}": losses[f"loss_{name}"] for name in data._fields}
+        finite = {"train", "heldout"} if objective.keeps_noise else {"train"}
+        return {f"loss_optimal_{name}": losses[f"loss_{name}"] if name in finite else None for name in data._fields}
 
     described = f"{_FORMAT} {canonical_json(cell.data)} {dataset.fingerprint} {canonical_json(cell.diffusion)}"
     described += f" {loss_images} {LOSS_BINS}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.data import autoencoders
 from harness.data.pixels import require_finite_values, to_uint8
@@ -23,10 +23,12 @@ from harness.model.network import Network
 from harness.runs.cellruns import CellRun
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, PretrainedVae
-from harness.spec.diffusion import Diffusion
+from harness.spec.diffusion import AnyDiffusion, DiffusionSpec
 from harness.spec.evaluation import Evaluation
 from harness.spec.model import DiTSpec
 from harness.training import checkpoint
+
+_DIFFUSION: TypeAdapter[DiffusionSpec] = TypeAdapter(AnyDiffusion)
 
 #: Samples made at once. Fixed, because it changes the last bits.
 _BATCH = 25
@@ -44,7 +46,7 @@ class Sampler:
     """
 
     network: Network
-    diffusion: Diffusion
+    diffusion: DiffusionSpec
     decode: Decode
     has_null_class: bool = True
 
@@ -75,6 +77,7 @@ class Sampler:
         try:
             tensors, meta = checkpoint.load(path)
             model, shape = DiTSpec.model_validate(meta["model"]), InputShape(**meta["input"])
+            diffusion = _DIFFUSION.validate_python(meta.get("diffusion", {}))
             network = DiT(model, shape)
             network.load_state_dict(checkpoint.part(tensors, "ema."))
         except FileNotFoundError:
@@ -86,7 +89,7 @@ class Sampler:
             raise InputError(f"{path}: does not say its model; {allowed}") from None
         device = _device()
         network = network.to(device).eval().requires_grad_(False)
-        return cls(network, Diffusion(), _decoder(shape, shared, vae, device))
+        return cls(network, diffusion, _decoder(shape, shared, vae, device))
 
     def check(self, evaluation: Evaluation, label: int | None) -> None:
         """Check what is asked for.

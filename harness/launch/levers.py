@@ -73,9 +73,15 @@ def _fast(sweep: Sweep, items: list[CellRun], rows: list[dict[str, Any]]) -> Ite
     saved = 0.0
     for item, row in zip(items, rows, strict=True):
         evaluations = sweep.evaluations_of(item.cell)
-        passes = {e.id: sampling_passes(e) * len(e.steps(item.cell.training.steps)) for e in evaluations}
+        diffusion = item.cell.diffusion
+        if model.sampler not in diffusion.samplers:
+            continue
+        passes = {e.id: sampling_passes(e, diffusion) * len(e.steps(item.cell.training.steps)) for e in evaluations}
         if all_passes := sum(passes.values()):
-            less = sum(max(0.0, 1 - sampling_passes(model) / sampling_passes(e)) * passes[e.id] for e in evaluations)
+            less = sum(
+                max(0.0, 1 - sampling_passes(model, diffusion) / sampling_passes(e, diffusion)) * passes[e.id]
+                for e in evaluations
+            )
             saved += row["sampling_gmacs"] * less / all_passes
     price = f"{model.samples:,} samples against the train split: values compare with {FAST} ones only"
     yield Lever(f'protocol = "{FAST}" in [[evaluation]]', _rate(rows).hours(saved), price)

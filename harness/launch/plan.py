@@ -23,6 +23,7 @@ from harness.runs.state import State
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.data import Data
+from harness.spec.diffusion import DiffusionSpec
 from harness.spec.evaluation import EXTRACTORS, Evaluation
 from harness.spec.resources import Resources
 from sweeps.grid import Sweep
@@ -114,7 +115,8 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
     cell = item.cell
     cost = count_cell(cell)
     gmacs = cost.macs / 1e9
-    evaluations = sweep.evaluations_of(cell)
+    asked = sweep.asked_of(cell)
+    evaluations = [evaluation for _, evaluation in asked]
     train_gmacs = 3 * gmacs * cell.training.batch_size * cell.training.steps
     sampling_gmacs = sum(_sampling_passes(cell, e) for e in evaluations) * gmacs
     images = [(e, e.samples * len(e.steps(cell.training.steps))) for e in evaluations]
@@ -151,7 +153,7 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "latents_bytes": latents_bytes(cell.data),
         "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae.encode / 1e9,
         "measured_s": measured_seconds(item) if item.now.state is State.DONE else None,
-        "evaluations": [_evaluation_row(*pair) for pair in zip(sweep.origins, evaluations, strict=True)],
+        "evaluations": [_evaluation_row(*pair) for pair in asked],
         "state": item.now.state.value,
     }
 
@@ -271,12 +273,13 @@ def _measured_tflops(item: CellRun) -> float | None:
 
 def _sampling_passes(cell: Cell, evaluation: Evaluation) -> int:
     """As `sampling_passes`, over all training steps to measure at."""
-    return len(evaluation.steps(cell.training.steps)) * sampling_passes(evaluation)
+    return len(evaluation.steps(cell.training.steps)) * sampling_passes(evaluation, cell.diffusion)
 
 
-def sampling_passes(evaluation: Evaluation) -> int:
-    """Forward passes of one image each, at one training step; guidance doubles them."""
-    return evaluation.samples * evaluation.sampling_steps * (2 if evaluation.guidance != 1 else 1)
+def sampling_passes(evaluation: Evaluation, diffusion: DiffusionSpec) -> int:
+    """Forward passes of one image each, at one training step: those of the sampler, twice with guidance."""
+    passes = diffusion.sampling_passes(evaluation.sampler, evaluation.sampling_steps)
+    return evaluation.samples * passes * (2 if evaluation.guidance != 1 else 1)
 
 
 def _assumed_seconds(cell: Cell, row: Row) -> float:

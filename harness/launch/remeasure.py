@@ -19,7 +19,7 @@ from harness.runs.layout import EVALUATING
 from harness.runs.state import ACTIVE
 from harness.spec.evaluation import Evaluation
 from harness.spec.fields import fields_of
-from sweeps.grid import Sweep, check_evaluation
+from sweeps.grid import Sweep
 from sweeps.protocols import Origin, evaluations, named
 
 #: What messages call the values of a field.
@@ -95,9 +95,7 @@ def with_evaluations(sweep: Sweep, protocol: str | None, options: Mapping[str, s
     lists = {field: values(given, field) if isinstance(given, str) else given for field, given in asked_for.items()}
     asked = tuple(evaluations({**base, "at": (), **lists}, _KEY))
     changed = replace(sweep, evaluations=asked, origins=(Origin("evaluation", source),) * len(asked))
-    for _, cell in sweep.cells():
-        for evaluation in changed.evaluations_of(cell):
-            check_evaluation(_KEY, evaluation, cell)
+    changed.check_evaluations(_KEY)
     return changed
 
 
@@ -145,7 +143,7 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
         owed = owed_evaluations(item.cell, item.evaluations, item.steps)
         missing = item.run.missing_evaluations(list(owed))
         total, left = total + len(owed), left + len(missing)
-        passes = sum(sampling_passes(owed[key][0]) for key in missing)
+        passes = sum(sampling_passes(owed[key][0], item.cell.diffusion) for key in missing)
         gmacs += passes * count_cell(item.cell).macs / 1e9
     seconds = gmacs / (median(speeds) if speeds else ASSUMED_GMACS_PER_S)
     return Cost(total, total - left, gmacs, seconds, measured=bool(speeds))
@@ -154,10 +152,8 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
 def _gmacs_per_s(item: CellRun) -> list[float]:
     """Sampling speed of a cell's evaluations, scoring included."""
     records = [record for record in item.run.all_measured().values() if record.get("seconds")]
-    return [
-        record["macs"] / 1e9 * sampling_passes(Evaluation.model_validate(record["evaluation"])) / record["seconds"]
-        for record in records
-    ]
+    passes = [sampling_passes(Evaluation.model_validate(r["evaluation"]), item.cell.diffusion) for r in records]
+    return [r["macs"] / 1e9 * many / r["seconds"] for r, many in zip(records, passes, strict=True)]
 
 
 def of_evaluating(item: CellRun) -> CellRun:

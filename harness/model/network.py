@@ -48,7 +48,7 @@ class Network(nn.Module, ABC):
 
         Args:
             x: noised images (N, C, S, S).
-            t: timesteps (N,), integer or float, in steps of the training schedule.
+            t: times (N,), integer or float, as the objective draws them.
             y: labels (N,) int64, `null_class` where dropped; None if and only if the network has no classes.
 
         Returns:

@@ -1,4 +1,7 @@
-"""Weights in the format of the official code's checkpoints (facebookresearch/DiT)."""
+"""Weights in the format of the official code's checkpoints: facebookresearch/DiT, and SiT's, which has the same names.
+
+The file does not tell them apart: what the weights predict is the objective's (see `harness.diffusion.flow`).
+"""
 
 from __future__ import annotations
 

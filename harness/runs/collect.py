@@ -95,6 +95,7 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "data": cell.data.name,
         "vae": _vae_name(cell.data),
         "block": getattr(cell.model, "block", cell.model.network),
+        "objective": cell.diffusion.label,
         **{k: getattr(cell.model, k, None) for k in ("depth", "width", "heads", "patch_size")},
         "tokens": cell.tokens,
         "params": record["params"],
@@ -112,6 +113,7 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "loss_heldout": losses.get("loss_heldout"),
         "evaluation": evaluation_id,
         **{k: evaluation.get(k) for k in ("sampler", "sampling_steps", "guidance", "ema")},
+        "sampling_passes": _sampling_passes(evaluation, cell),
         "guidance_channels": _guidance_channels(evaluation, cell.data.shape.channels),
         "labels": evaluation.get("labels", "uniform") if evaluation and cell.data.labels else None,
         "sampling_seed": evaluation.get("seed"),
@@ -132,6 +134,13 @@ def _speed(cell: Cell, macs: int, log: list[Row], attempts: list[Attempt]) -> Ro
     rates = [attempt.started.get("gemm_tflops") for attempt in attempts if attempt.started]
     best = next((rate for rate in reversed(rates) if rate), None)  # older attempts did not measure it
     return {"images_per_s": images_per_s, "tflops": tflops, "mfu": tflops / best if best else None}
+
+
+def _sampling_passes(evaluation: Row, cell: Cell) -> int | None:
+    if not evaluation:
+        return None
+    passes = cell.diffusion.sampling_passes(evaluation["sampler"], evaluation["sampling_steps"])
+    return passes * (2 if evaluation.get("guidance", 1) != 1 else 1)
 
 
 def _guidance_channels(evaluation: Row, channels: int) -> str | None:
@@ -156,7 +165,12 @@ def _recipe(cell: Cell) -> str:
     repeats of each other.
     """
     fields = json.loads(canonical_json(cell))
-    in_columns = {"model": cell.model.in_columns, "data": ("name", "vae"), "training": ("steps", "batch_size")}
+    in_columns = {
+        "model": cell.model.in_columns,
+        "diffusion": cell.diffusion.in_columns,
+        "data": ("name", "vae"),
+        "training": ("steps", "batch_size"),
+    }
     return "; ".join(
         f"{key}={value}"
         for section in ("model", "diffusion", "data", "training")

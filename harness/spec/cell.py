@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from harness.spec.data import Data
-from harness.spec.diffusion import Diffusion
+from harness.spec.diffusion import AnyDiffusion, Diffusion
 from harness.spec.identity import Spec, spec_id
 from harness.spec.model import AnyModel
 from harness.spec.training import Training
@@ -17,7 +17,7 @@ class Cell(Spec):
     """One point of a grid: everything that decides the trained weights, and nothing else."""
 
     model: AnyModel
-    diffusion: Diffusion = Diffusion()
+    diffusion: AnyDiffusion = Diffusion()
     data: Data = Data()
     training: Training = Training()
     seed: int = Field(

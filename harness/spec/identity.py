@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -59,6 +59,32 @@ def canonical_json(spec: BaseModel) -> str:
 def spec_id(spec: BaseModel) -> str:
     """First 12 hex digits of sha256 over `canonical_json`."""
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:ID_DIGITS]
+
+
+def spec_of_kind(value: Any, base: type[SpecT], tag: str, spec_of: Callable[[str], type[SpecT]]) -> SpecT:
+    """The spec that a table asks for, where one field decides which other fields there are.
+
+    Args:
+        value: the table, or a spec.
+        base: of all such specs.
+        tag: the field, such as "network".
+        spec_of: the spec of a value of it.
+
+    Raises:
+        ValueError: no table, an unknown value of the tag, or a field that its spec does not have.
+    """
+    if isinstance(value, base):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"should be a table (got {value!r})")
+    name = getattr(base.model_validate({key: name for key, name in value.items() if key == tag}), tag)
+    spec = spec_of(name)
+    if unknown := [key for key in value if key not in spec.model_fields]:
+        raise ValueError(
+            f"{', '.join(unknown)}: unknown key of {tag} {name}{did_you_mean(unknown[0], spec.model_fields)}; "
+            f"allowed: {', '.join(spec.model_fields)}"
+        )
+    return spec.model_validate(value)
 
 
 #: What a value should be, by the type of pydantic's error; other errors keep pydantic's words.

@@ -9,9 +9,8 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
-from harness.errors import did_you_mean
 from harness.spec.data import InputShape
-from harness.spec.identity import Spec
+from harness.spec.identity import Spec, spec_of_kind
 from harness.spec.kinds import Kind
 
 
@@ -218,23 +217,7 @@ _BUILT_IN["dit"] = NetworkFacts("harness.model.dit:DiT", DiTSpec)
 
 
 def _of_its_network(value: Any) -> ModelSpec:
-    """The spec of the network that the table names.
-
-    Raises:
-        ValueError: no table, an unknown network, or a field that this network does not have.
-    """
-    if isinstance(value, ModelSpec):
-        return value
-    if not isinstance(value, Mapping):
-        raise ValueError(f"should be a table (got {value!r})")
-    name = ModelSpec.model_validate({key: name for key, name in value.items() if key == "network"}).network
-    spec = NETWORKS.facts(name).Spec
-    if unknown := [key for key in value if key not in spec.model_fields]:
-        raise ValueError(
-            f"{', '.join(unknown)}: unknown key of network {name}{did_you_mean(unknown[0], spec.model_fields)}; "
-            f"allowed: {', '.join(spec.model_fields)}"
-        )
-    return spec.model_validate(value)
+    return spec_of_kind(value, ModelSpec, "network", lambda name: NETWORKS.facts(name).Spec)
 
 
 #: Type of a field that holds the spec of any network; its field `network` says which.

@@ -87,7 +87,7 @@ class Feed:
         cell, part, device = self._cell, self._part, self._device
         recipe, shape = cell.training, cell.data.shape
         indices = sample_indices(cell.seed, step, recipe.batch_size, len(self._data.labels))
-        draws = step_draws(cell.seed, step, recipe.batch_size, self._objective.draw, recipe.label_dropout)
+        draws = step_draws(cell.seed, step, recipe.batch_size, self._objective.draw_training, recipe.label_dropout)
         mirror = draws.flip if cell.data.horizontal_flips else None
         x0 = self._data.x0(indices, mirror, posterior_noise(cell.seed, step), part)
         y = None

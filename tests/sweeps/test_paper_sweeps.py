@@ -68,6 +68,7 @@ def test_they_are_the_papers_recipe(study: str) -> None:
         assert (evaluation.guidance, evaluation.extractor, evaluation.ema) == (1.0, "inception-v3-compat", True)
         assert (evaluation.reference, evaluation.labels) == ("adm", "uniform")
         diffusion = cell.diffusion
+        assert isinstance(diffusion, Diffusion)
         assert (diffusion.timesteps, diffusion.beta_start, diffusion.beta_end) == (1000, 1e-4, 0.02)
     assert warnings(sweep) == []
 
