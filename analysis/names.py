@@ -83,6 +83,11 @@ def shape_names(table: pd.DataFrame) -> pd.Series[str]:
     return pd.Series(map(shape_name, table["size"], table["patch_size"]), index=table.index, dtype=object)
 
 
+def slug(text: str) -> str:
+    """A shape or an objective as part of a file's name: "XL/2" is XL-p2."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text.replace("/", "-p")).strip("-")
+
+
 def patch_name(patch: Any) -> str:
     """A patch size in print; empty where there are no patches."""
     return "" if pd.isna(patch) else f"patch {patch}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pandas as pd
@@ -11,7 +10,7 @@ from analysis.compare import BlockComparison, block_slopes, compare_blocks, desc
 from analysis.conditions import Group, comparable_groups
 from analysis.designs import MATCHED
 from analysis.figures.blocks import block_bars, block_curves
-from analysis.names import BASELINE, METRIC, block_name, design_noun
+from analysis.names import BASELINE, METRIC, block_name, design_noun, slug
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
 from analysis.recipes import not_compared, without_other_recipes
@@ -68,7 +67,7 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         if len(largest) < len(final):
             others = ", ".join(shape for shape in final if shape not in largest)
             page.omit(f"Figures of the designs at {others}", "drawn for the largest shapes only; see the table")
-        suffixes = {shape: f"-{_slug(shape)}" if len(final) > 1 else "" for shape in largest}
+        suffixes = {shape: f"-{slug(shape)}" if len(final) > 1 else "" for shape in largest}
         for shape, suffix in suffixes.items():
             _block_figures(page, section, group, label, shape, final[shape], found, suffix)
         if lead in own.index:
@@ -107,8 +106,3 @@ def _block_figures(
 def _front(suffix: str) -> tuple[str, ...]:
     """The figures that show the verdict, by preference."""
     return f"blocks{suffix}", "metric-vs-gflops-log", f"blocks-over-steps{suffix}", "metric-vs-gflops"
-
-
-def _slug(shape: str) -> str:
-    """A shape as part of a file's name: "XL/2" is XL-p2."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", shape.replace("/", "-p")).strip("-")

@@ -9,7 +9,7 @@ from analysis.figures.scaling import guidance, sampling_compute
 from analysis.figures.style import CannotDrawError
 from analysis.figures.training import loss_with_zoom, over_steps
 from analysis.horizon import decays
-from analysis.names import METRIC, SHAPE
+from analysis.names import DEFAULT_OBJECTIVE, METRIC, SHAPE, loss_name, slug
 from analysis.page import Page, Section
 
 
@@ -43,33 +43,40 @@ def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> No
     if curves.empty:
         page.omit("The losses over training steps (Figure 13)", "there is no curves.csv, or it has no rows")
         return
-    about = ["size", "depth", "width", "block", "patch_size", "seed"]
+    about = ["size", "depth", "width", "block", "patch_size", "seed", "objective"]
     cells = table.drop_duplicates("cell").set_index("cell")[about]
     known = curves.join(cells, on="cell", how="inner")
     for name in sorted(set(curves["name"][~curves["cell"].isin(cells.index)])):
         page.omit(f"The losses of {name}", "the cell is not in results.csv, so its shape is not known")
-    loss, how = (
-        "Training loss",
-        "MSE + variational term; mean since the row before; raw weights, on the batches trained on",
-    )
+    several = known["objective"].nunique() > 1  # whose losses do not compare
+    for objective, rows in known.groupby("objective"):
+        _losses(page, section, rows, str(objective) if several else "")
+
+
+def _losses(page: Page, section: Section, known: pd.DataFrame, objective: str) -> None:
+    """The losses of one objective over training steps; its name, where the study has several."""
+    name, of = (f"-{slug(objective)}", f", {objective}") if objective else ("", "")
+    terms = "MSE + variational term; " if set(known["objective"]) == {DEFAULT_OBJECTIVE} else ""
+    loss, how = "Training loss", f"{terms}mean since the row before; raw weights, on the batches trained on{of}"
     page.draw(
-        section, "loss-over-steps", "Training loss over training steps, one line per cell.",
+        section, f"loss-over-steps{name}", f"Training loss over training steps, one line per cell{of}.",
         "As the paper’s Figure 13, on log axes.",
-        lambda: over_steps(known, {"loss": "training loss"}, loss, "Training loss", how, log_axes=True, key=page.key),
+        lambda: over_steps(known, {"loss": "training loss"}, loss, loss, how, log_axes=True, key=page.key),
     )  # fmt: skip
     page.draw(
-        section, "loss-zoom", "Training loss over all of training and over its first tenth, one line per cell.",
+        section, f"loss-zoom{name}",
+        f"Training loss over all of training and over its first tenth, one line per cell{of}.",
         "As the paper’s Figure 13, with its early zoom.",
         lambda: loss_with_zoom(known, "loss", loss, how, page.key),
     )  # fmt: skip
     page.draw(
-        section, "loss-train-vs-heldout",
-        "Denoising loss on the train split and on held-out images over training steps.",
+        section, f"loss-train-vs-heldout{name}",
+        f"Denoising loss on the train split and on held-out images over training steps{of}.",
         "A widening gap is memorisation of the train split.",
         lambda: over_steps(
-            known, {"loss_train": "train", "loss_heldout": "held-out"}, "Denoising loss (noise MSE)",
-            "Denoising loss, train against held-out", "EMA weights; mean over timesteps", log_axes=True,
-            key=page.key,
+            known, {"loss_train": "train", "loss_heldout": "held-out"},
+            f"Denoising loss ({loss_name(known['objective'])})", "Denoising loss, train against held-out",
+            f"EMA weights; mean over time{of}", log_axes=True, key=page.key,
         ),
     )  # fmt: skip
 

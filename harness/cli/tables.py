@@ -312,7 +312,7 @@ def _results_caption(rows: Sequence[Row], varying: list[str], seeds: int) -> str
     scored = ", sampling and scoring" if row["extractor"] else ""
     parts.append(f"time: training to this step{scored}{', of all seeds' if seeds > 1 else ''}")
     if not row["extractor"] and not varying:
-        losses = "losses only: noise MSE of the averaged weights, on images that are the same for every cell"
+        losses = "losses only: MSE of what the averaged weights predict, on images that are the same for every cell"
         return "; ".join([losses, *parts])
     shared = {
         "samples": f"{row['samples']:,} samples",

@@ -181,8 +181,7 @@ def test_what_is_let_through_does_not_fail(sampler: str, timesteps: int, betas: 
 
 
 def test_continuous_time_needs_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = ObjectiveFacts("", ("euler",))
-    monkeypatch.setitem(OBJECTIVES.built_in, "flow", flow)
-    diffusion = Diffusion(objective="flow", timesteps=4, beta_end=0.999)
+    monkeypatch.setitem(OBJECTIVES.built_in, "straight", ObjectiveFacts("", ("euler",)))
+    diffusion = Diffusion(objective="straight", timesteps=4, beta_end=0.999)
     diffusion.check_training()
     diffusion.check_sampling("euler", 2000)

@@ -19,6 +19,7 @@ from harness.files import write_json
 from harness.model.dit import DiT
 from harness.runs.state import Run
 from harness.spec.cell import Cell
+from harness.spec.diffusion import Flow
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import Recording
 from harness.training import checkpoint
@@ -27,6 +28,7 @@ from harness.training.loop import Options, train
 from tests.cells import dit_spec
 
 CELL = Cell.model_validate({"model": {"depth": 1, "width": 16, "patch_size": 4}})
+FLOW = CELL.model_copy(update={"diffusion": Flow(objective="flow")})
 EVALUATION = Evaluation(samples=20, sampling_steps=2)
 
 
@@ -42,20 +44,29 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def sample(run: Run, key: str, hooks: Hooks | None = None) -> Samples:
+def sample(
+    run: Run, key: str, hooks: Hooks | None = None, cell: Cell = CELL, evaluation: Evaluation = EVALUATION
+) -> Samples:
     dit = load_weights(run, CELL, 7, ema=True, device="cpu")
-    made = generate(Generator(dit, CELL, EVALUATION, "cpu"), run, key, batch=6, hooks=hooks or Hooks())
+    made = generate(Generator(dit, cell, evaluation, "cpu"), run, key, batch=6, hooks=hooks or Hooks())
     assert made is not None
     return made[0]
 
 
-def test_interrupted_sampling_goes_on_and_the_metrics_are_the_same(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("cell", "evaluation"),
+    [(CELL, EVALUATION), (FLOW, EVALUATION.model_copy(update={"sampler": "sde", "guidance": 1.5}))],
+    ids=["ddpm", "sde"],
+)
+def test_interrupted_sampling_goes_on_and_the_metrics_are_the_same(
+    run: Run, cell: Cell, evaluation: Evaluation
+) -> None:
     questions = iter([False, False, True])
     with pytest.raises(StoppedError, match="stopped at sample 12 of 20"):
-        sample(run, "stopped", Hooks(should_stop=lambda: next(questions)))
+        sample(run, "stopped", Hooks(should_stop=lambda: next(questions)), cell, evaluation)
     before = {path: path.stat().st_mtime_ns for path in run.samples_parts("stopped").values()}
     assert list(run.samples_parts("stopped")) == [0, 6]
-    stopped, whole = sample(run, "stopped"), sample(run, "whole")
+    stopped, whole = (sample(run, key, None, cell, evaluation) for key in ("stopped", "whole"))
     assert {path: path.stat().st_mtime_ns for path in before} == before  # not made again
     assert np.array_equal(stopped[np.arange(20)], whole[np.arange(20)])
     dataset = load(CELL.data)

@@ -14,6 +14,7 @@ import pytest
 
 from harness.model import cost as flops
 from harness.spec.cell import Cell
+from harness.spec.diffusion import Diffusion
 from sweeps.grid import load_sweep, warnings
 from tests.cells import dit_spec
 

@@ -19,6 +19,7 @@ from harness.runs.state import Run
 from harness.runs.triage import describe
 from harness.spec.cell import Cell
 from harness.spec.data import Data
+from harness.spec.diffusion import Flow
 from harness.spec.resources import Recording
 from harness.training import checkpoint
 from harness.training.adamw import AdamW
@@ -69,8 +70,9 @@ def log_without_time(run: Run) -> list[dict[str, Any]]:
         lambda: cell(ema_window=None, ema_decay=0.5, weight_decay=0.1),
         lambda: cell(schedule="cosine", warmup_steps=3, gradient_clip=0.1, beta2=0.95),
         lambda: cell().model_copy(update={"data": Data(labels=False, horizontal_flips=True), "seed": 3}),
+        lambda: cell().model_copy(update={"diffusion": Flow(objective="flow", time_distribution="logit-normal")}),
     ],
-    ids=["plain", "bf16", "constant-ema", "schedule-and-clip", "unconditional-flips"],
+    ids=["plain", "bf16", "constant-ema", "schedule-and-clip", "unconditional-flips", "flow"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(
     tmp_path: Path, dataset: LoadedData, make: Callable[[], Cell]

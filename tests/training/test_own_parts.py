@@ -87,7 +87,7 @@ NETWORKS = {"mixer": Mixer}
 '''
 
 OBJECTIVE = '''
-"""Rectified flow: the network predicts noise - x_0 on a straight way, and Euler's rule follows it back."""
+"""A straight way: the network predicts noise - x_0 on a straight way, and Euler's rule follows it back."""
 
 import torch
 
@@ -101,7 +101,7 @@ def euler(objective, denoise, x, steps, step_noise):
         yield x
 
 
-class Flow(Objective):
+class Straight(Objective):
     samplers = {"euler": euler}
 
     def draw(self, generator, count, low=0.0, high=1.0):
@@ -115,7 +115,7 @@ class Flow(Objective):
         return noise - x0
 
 
-OBJECTIVES = {"flow": Flow}
+OBJECTIVES = {"straight": Straight}
 '''
 
 SWEEP = """
@@ -180,11 +180,11 @@ def test_a_network_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_an_objective_of_ones_own(tmp_path: Path) -> None:
-    text = '[grid]\ndepth = [1]\n[model]\nwidth = 16\npatch_size = 4\n[diffusion]\nobjective = "flow"\n'
-    with pytest.raises(InputError, match=r"sampler: unknown sampler 'ddpm' for objective flow; .*: euler"):
+    text = '[grid]\ndepth = [1]\n[model]\nwidth = 16\npatch_size = 4\n[diffusion]\nobjective = "straight"\n'
+    with pytest.raises(InputError, match=r"sampler: unknown sampler 'ddpm' for objective straight; .*: euler"):
         sweep_of(tmp_path, OBJECTIVE, text)
-    flow = SWEEP.replace("sampling_steps = 5", 'sampler = "euler"\nsampling_steps = 1500')
-    (tmp_path / "s.toml").write_text(flow + text)
+    straight = SWEEP.replace("sampling_steps = 5", 'sampler = "euler"\nsampling_steps = 1500')
+    (tmp_path / "s.toml").write_text(straight + text)
     sweep = load_sweep(tmp_path / "s.toml")  # continuous time takes more sampling steps than timesteps
     ((_, cell),) = sweep.cells()
     run = two_steps(tmp_path, cell)
