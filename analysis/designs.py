@@ -32,13 +32,17 @@ def by_design(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(place=_places(table))
 
 
+def passes_of(rows: pd.DataFrame) -> pd.Series[float]:
+    """Forward passes of the network for one sample; in rows of older tables a step has one, or two with guidance."""
+    twice = 1 + (rows["guidance"].fillna(1) != 1)
+    return rows["sampling_passes"].astype(float).fillna(rows["sampling_steps"].astype(float) * twice)
+
+
 def _joined_samplers(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     rows = table[table["extractor"] != ""]
-    twice = 1 + (rows["guidance"].fillna(1) != 1)
-    passes = rows["sampling_passes"].fillna(rows["sampling_steps"] * twice)
     shared = [rows[column] for column in CONDITIONS if column in rows and column not in ("sampler", "sampling_steps")]
-    for _, own in rows.groupby([*shared, passes], dropna=False, sort=False):
+    for _, own in rows.groupby([*shared, passes_of(rows)], dropna=False, sort=False):
         ways = own[["objective", "sampler", "sampling_steps"]].drop_duplicates()
         if len(ways) < 2 or not ways["objective"].is_unique:
             continue

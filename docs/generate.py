@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from harness.runs import columns, layout
 from harness.spec.cell import Cell
 from harness.spec.data import Data, PretrainedVae, TrainedVae
-from harness.spec.diffusion import Diffusion
+from harness.spec.diffusion import Diffusion, Flow
 from harness.spec.evaluation import Evaluation
 from harness.spec.fields import FieldFacts, fields_of
 from harness.spec.model import DiTSpec
@@ -32,6 +32,7 @@ BEGIN, END = "<!-- fields -->", "<!-- /fields -->"
 SECTIONS: dict[str, type[BaseModel]] = {
     "[model]": DiTSpec,
     "[diffusion]": Diffusion,
+    '[diffusion], objective = "flow"': Flow,
     "[data]": Data,
     '[data.vae], kind = "pretrained"': PretrainedVae,
     '[data.vae], kind = "trained"': TrainedVae,

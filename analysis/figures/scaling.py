@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.conditions import require_comparable
+from analysis.designs import passes_of
 from analysis.figures import style
 from analysis.figures.style import Drawing, ModelKey
 from analysis.fit.lines import Correlation, LineFit
@@ -236,7 +237,7 @@ def baselines(
 
 @style.styled
 def sampling_compute(table: pd.DataFrame, metric: str, caption: str, key: ModelKey | None = None) -> Drawing:
-    """Metric against the compute of sampling one image (paper's Figure 10): gmacs * sampler steps, doubled by guidance.
+    """Metric against the compute of sampling one image (paper's Figure 10): gmacs * forward passes.
 
     Seeds are averaged: a point is their mean, a bar one standard deviation to either side.
 
@@ -253,21 +254,22 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str, key: ModelK
     """
     rows = table[table[METRIC].notna()]
     require_comparable(rows, vary=["sampling_steps"])
+    rows = rows.assign(passes=passes_of(rows))
     if rows["sampling_steps"].nunique() < 2:
         raise style.CannotDrawError("all values were sampled with the same number of steps")
     keys = ["block", *SHAPE, *(column for column in ("batch_size", "recipe") if column in rows)]
     models = rows.sort_values("gmacs", kind="stable").groupby(keys, dropna=False, sort=False)
     counts = sorted({int(count) for count in rows["sampling_steps"]})
     same = (models["sampling_steps"].nunique() == len(counts)).all()  # steps of each model
-    passes = 1 if (rows["guidance"].fillna(1) == 1).all() else 2
+    ratios = set(rows["passes"] / rows["sampling_steps"].astype(float))
     figure, (axes,) = style.new_figure()
     key = key or ModelKey.of(rows)
     for _, run in models:
         look = key.look(run)
-        seeds = run.groupby("sampling_steps").agg(gmacs=("gmacs", "mean"), mean=(METRIC, "mean"), sd=(METRIC, "std"))
-        compute = passes * seeds["gmacs"] * seeds.index.to_numpy(float)
+        by_steps = run.assign(compute=run["gmacs"] * run["passes"]).groupby("sampling_steps")
+        seeds, compute = by_steps[METRIC].agg(["mean", "std"]), by_steps["compute"].mean()
         axes.plot(compute, seeds["mean"], **{**look.points, "linestyle": look.line, "linewidth": 0.8})
-        error_bars(axes, compute, seeds["mean"], seeds["sd"], look.colour)
+        error_bars(axes, compute, seeds["mean"], seeds["std"], look.colour)
         for steps, x, y in zip(seeds.index, compute, seeds["mean"], strict=True):
             if not same and len(models) <= _MOST_NAMED:
                 axes.annotate(f"{steps} steps", (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=6)
@@ -275,7 +277,8 @@ def sampling_compute(table: pd.DataFrame, metric: str, caption: str, key: ModelK
     axes.margins(x=0.12, y=0.2)
     axes.set_ylim(bottom=0)
     style.linear_ticks(axes.yaxis)
-    product = "GMACs × sampler steps" if passes == 1 else "2 × GMACs × sampler steps"
+    names = {(1.0,): "GMACs × sampler steps", (2.0,): "2 × GMACs × sampler steps"}
+    product = names.get(tuple(ratios), "GMACs × forward passes")
     axes.set(xlabel=f"Compute per image, Gflops ({product})", ylabel=style.lower(metric))
     if same or len(models) > _MOST_NAMED:
         text = f"Points of a line, left to right: {'' if same else 'of '}{', '.join(map(str, counts))} sampler steps"
