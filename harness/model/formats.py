@@ -97,8 +97,8 @@ def check_exportable(model: ModelSpec, shape: InputShape, outputs: int = 2) -> N
     """Check that the official and the diffusers format can hold a model.
 
     Raises:
-        InputError: the model is not a DiT, its block is not adaLN-Zero, it normalises queries and keys, or it has no second
-            output (the learned variance; with flow it is not used) or no labels.
+        InputError: the model is not a DiT, its block is not adaLN-Zero, it normalises queries and keys, or it has no
+            second output (the learned variance; with flow it is not used) or no labels.
     """
     if not isinstance(model, DiTSpec):
         raise InputError(f"a network {model.network} cannot be exported: official code and diffusers know DiTs only")
