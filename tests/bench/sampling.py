@@ -1,114 +1,85 @@
-"""Sampling by `Generator`, as `generate` calls it, against the same forward passes alone; on a GPU also FID-50K of S/2.
-
-A is the network on one fixed batch, as often as the sampler asks it; B draws labels and noise, makes the steps and
-decodes to levels.
-"""
+"""Sampling against the same forward passes alone, eager and compiled; on a GPU also the samples of FID-50K of S/2."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from harness.evaluation.generate import Generator, streams_of
-from harness.model.network import Network, build
-from harness.spec.cell import Cell
+from harness.model.network import build
 from harness.spec.evaluation import Evaluation
 from harness.training.hooks import Hooks
-from tests.bench.pairs import ROUNDS, Row, pair
-
-
-class Setting(NamedTuple):
-    """A cell to sample: its name, its model, samples at once, and steps of a call."""
-
-    name: str
-    model: dict[str, Any]
-    batch: int
-    steps: int
-    latents: bool = False
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        vae = {"kind": "pretrained", "name": "stabilityai/sd-vae-ft-mse"}
-        data = {"name": "imagenet", "resolution": 256, "vae": vae} if self.latents else {}
-        return Cell.model_validate({"model": self.model, "data": data})
-
+from tests.bench.pairs import Row, pair
+from tests.bench.training import Setting
 
 _D4 = {"depth": 4, "width": 64, "heads": 4}
 
+#: `batch` is samples at once, `steps` those of a call.
 SETTINGS = [
     Setting("d4-w64-p2, 8x8x1", {**_D4, "patch_size": 2}, 250, 10),
     Setting("d4-w64-p4, 32x32x4", {**_D4, "patch_size": 4}, 50, 10, latents=True),
 ]
 
-#: FID-50K of the paper's S/2: parts of this size, a few of which are timed.
 _S2 = Setting("S/2", {"depth": 12, "width": 384, "heads": 6, "patch_size": 2}, 250, 250, latents=True)
+
+#: Parts of S/2 that are timed, and samples that are asked for.
 _PARTS, _ALL = 2, 50_000
 
 
-def _network(setting: Setting, device: str, *, compiled: bool) -> Network:
-    cell = setting.cell
+class Works(NamedTuple):
+    """Calls of one network."""
+
+    forward: Callable[[], object]  # on a fixed batch, as often as there are steps
+    sample: Callable[[], object]  # a part: labels, noise, steps and levels
+
+
+def works(setting: Setting, device: str, *, compiled: bool) -> Works:
+    """The network of a setting, and what is timed of it."""
+    cell, count = setting.cell, setting.batch
     network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
     network.initialise(0)
+    network.to(device).eval().requires_grad_(False)
     if compiled:
         network.compile_regions()
-    return network.to(device).eval().requires_grad_(False)
-
-
-def _row(setting: Setting, *, compiled: bool) -> Row:
-    cell, network = setting.cell, _network(setting, "cpu", compiled=compiled)
-    evaluation = Evaluation(samples=setting.batch, sampling_steps=setting.steps, extractor="digits-cnn")
-    generator = Generator(network, cell, evaluation, "cpu", compiled=compiled)
-    x = torch.randn(setting.batch, cell.data.shape.channels, cell.data.shape.size, cell.data.shape.size)
-    t = torch.randint(1, 1000, (setting.batch,))
-    y = torch.from_numpy(streams_of(evaluation, 0, setting.batch, cell.data.shape).labels(cell.data.shape.classes))
+    evaluation = Evaluation(samples=_ALL, sampling_steps=setting.steps)
+    generator = Generator(network, cell, evaluation, device, compiled=compiled)
+    channels, size, classes = cell.data.shape
+    x, t = torch.randn(count, channels, size, size, device=device), torch.full((count,), 500, device=device)
+    y = torch.from_numpy(streams_of(evaluation, 0, count, cell.data.shape).labels(classes)).to(device)
 
     @torch.inference_mode()
-    def bare() -> None:
+    def forward() -> None:
         for _ in range(setting.steps):
             network(x, t, y)
 
-    def sampled() -> None:
-        generator.finish(generator.draw(0, setting.batch, Hooks()))
-
-    how = "compiled" if compiled else "eager"
-    what = f"a DDPM step of {setting.batch} samples, {setting.name}, {how}, {torch.get_num_threads()} threads"
-    return pair(what, ("forward pass", bare), ("sampling", sampled), calls=setting.steps)
-
-
-def _compiled_row(setting: Setting) -> Row:
-    """Eager sampling against compiled."""
-    works = []
-    for compiled in (True, False):
-        network = _network(setting, "cpu", compiled=compiled)
-        evaluation = Evaluation(samples=setting.batch, sampling_steps=setting.steps, extractor="digits-cnn")
-        generator = Generator(network, setting.cell, evaluation, "cpu", compiled=compiled)
-        works.append(lambda generator=generator: generator.draw(0, setting.batch, Hooks()))  # type: ignore[misc]
-    what = f"a DDPM step of {setting.batch} samples, {setting.name}, {torch.get_num_threads()} threads"
-    return pair(what, ("compiled", works[0]), ("eager", works[1]), calls=setting.steps)
+    return Works(forward, lambda: generator.finish(generator.draw(0, count, Hooks())))
 
 
 def fid_50k_seconds() -> float | None:
-    """Seconds that the samples of FID-50K of S/2 take on this GPU, from a few parts; None without a GPU."""
+    """Seconds that the samples of FID-50K of S/2 take on this GPU, by a few parts, undecoded; None without a GPU."""
     if not torch.cuda.is_available():
         return None
-    network = _network(_S2, "cuda", compiled=True)
-    evaluation = Evaluation(samples=_ALL, sampling_steps=_S2.steps)
-    generator = Generator(network, _S2.cell, evaluation, "cuda", compiled=True)
-    generator.finish(generator.draw(0, _S2.batch, Hooks()))  # compiles
+    sample = works(_S2, "cuda", compiled=True).sample
+    sample()  # compiles
     begun = time.perf_counter()
-    for part in range(_PARTS):
-        generator.finish(generator.draw(part * _S2.batch, _S2.batch, Hooks()))
+    for _ in range(_PARTS):
+        sample()
     return (time.perf_counter() - begun) / (_PARTS * _S2.batch) * _ALL
 
 
 def rows(threads: int) -> list[Row]:
-    """Every setting, eager and compiled."""
+    """Every setting: sampling against the forward passes, eager and compiled, and both against each other."""
     torch.set_num_threads(threads)
-    return [
-        row
-        for setting in SETTINGS
-        for row in (_row(setting, compiled=False), _row(setting, compiled=True), _compiled_row(setting))
-    ]
+    found = []
+    for setting in SETTINGS:
+        what = f"a DDPM step of {setting.batch} samples, {setting.name}, {threads} threads"
+        both = [(how, works(setting, "cpu", compiled=how == "compiled")) for how in ("eager", "compiled")]
+        for how, work in both:
+            a, b = (f"forward pass, {how}", work.forward), (f"sampling, {how}", work.sample)
+            found.append(pair(what, a, b, calls=setting.steps))
+        eager, compiled = (work.sample for _, work in both)
+        found.append(pair(what, ("sampling, compiled", compiled), ("sampling, eager", eager), calls=setting.steps))
+    return found
