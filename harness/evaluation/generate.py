@@ -228,28 +228,29 @@ def generate(
             now = left[turn : turn + ranks.world]
             stops = ranks.any_rank(bool(now) and hooks.should_stop())
             with ranks.together():
-                drawn = None
+                part = None
                 if not stops and ranks.rank < len(now):
                     first = now[ranks.rank]
-                    drawn = generator.draw(first, counts[first], hooks, whole=counts[first] == counts[0])
+                    part = generator.draw(first, counts[first], hooks, whole=counts[first] == counts[0])
                 mine = None if decoded is None else decoded.result()
             for write in writes:
                 write.result()
             writes = []
-            for first, part in zip(before, ranks.gather(mine), strict=False):
-                if part is not None:
-                    labels[first] = part["labels"].numpy()
-                    writes.append(beside.submit(parts.write, first, part))
+            for first, done in zip(before, ranks.gather(mine), strict=False):
+                if done is not None:
+                    labels[first] = done["labels"].numpy()
+                    writes.append(beside.submit(parts.write, first, done))
             if stops:
                 break
-            before, decoded = now, None if drawn is None else beside.submit(generator.finish, drawn)
+            before, decoded = now, None if part is None else beside.submit(generator.finish, part)
         for write in writes:
             write.result()
     if stops:
         raise StoppedError(f"stopped at sample {now[0]} of {evaluation.samples}; the next launch goes on there")
     if not ranks.is_first:
         return None
-    return Made(Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts]))
+    drawn = sum(counts[first] for first in left)
+    return Made(Samples(run, key, evaluation.samples, batch), np.concatenate([labels[f] for f in counts]), drawn)
 
 
 class Made(NamedTuple):
@@ -257,3 +258,4 @@ class Made(NamedTuple):
 
     images: Samples  # (N, H, W, channels)
     labels: NDArray[np.int64]  # (N,)
+    drawn: int  # how many of them were made now; the others were there

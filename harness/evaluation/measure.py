@@ -128,7 +128,7 @@ def _record(
 ) -> dict[str, Any]:
     """Score the samples, on the first rank, and write the record and the picture; `weights` is their checksum."""
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
-    images, labels = made
+    images, labels, drawn = made
     metrics = score(images, evaluation, cell.data, subject.dataset, setup)
     metrics |= optimal_losses(cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.watch)
     if cell.data.vae:
@@ -138,6 +138,7 @@ def _record(
         "evaluation": evaluation.model_dump(mode="json", exclude={"at"}),
         "metrics": metrics,
         "uint8": UINT8_RULE,
+        "drawn": drawn,  # the other samples were there, and `seconds` does not count them
         "seconds": round(time.monotonic() - begun, 3),
     }
     with subject.hooks.writing():

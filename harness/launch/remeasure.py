@@ -152,12 +152,13 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
 
 
 def _gmacs_per_s(item: CellRun) -> list[float]:
-    """Sampling speed of a cell's evaluations, scoring included."""
-    records = [record for record in item.run.all_measured().values() if record.get("seconds")]
-    return [
-        record["macs"] / 1e9 * sampling_passes(Evaluation.model_validate(record["evaluation"])) / record["seconds"]
-        for record in records
-    ]
+    """Sampling speed of a cell's evaluations, scoring included; of those that made all their samples at once."""
+    found = []
+    for record in item.run.all_measured().values():
+        evaluation = Evaluation.model_validate(record["evaluation"])
+        if record.get("seconds") and record.get("drawn", evaluation.samples) == evaluation.samples:
+            found.append(record["macs"] / 1e9 * sampling_passes(evaluation) / record["seconds"])
+    return found
 
 
 def of_evaluating(item: CellRun) -> CellRun:
