@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from harness.data import autoencoders
 from harness.data.sources import data_set
+from harness.data.verified import Verified, is_whole
 from harness.errors import InputError
 from harness.files import file_clock, read_json
 from harness.processes import is_alive
@@ -38,6 +39,9 @@ RECONSTRUCTION = "reconstruction.json"
 PROGRESS = "progress.json"
 _PROGRESS_KEYS = ("process", "stage", "done", "total")
 
+#: File beside it: the shards that a launch has read and found whole (see `harness.data.verified`).
+VERIFIED = "verified.json"
+
 #: What that file of the autoencoder holds at least, and the manifest.
 MEASURED = ("samples", "psnr", "distances")
 _MANIFEST = ("format", "data", "fingerprint", "weights", "splits", "complete")
@@ -47,13 +51,14 @@ FORMAT = 1
 
 
 class LatentSplit:
-    """The moments of one split; each shard is checked against its checksum when it is first read."""
+    """The moments of one split; each shard is checked when it is first read, unless a launch has done so."""
 
-    def __init__(self, folder: Path, name: str, entry: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, entry: dict[str, Any], verified: Verified) -> None:
         self._folder, self._shards, self._size = folder, entry["shards"], int(entry["shard_size"])
-        labels = folder / f"{name}-labels.npy"
-        _require_checksum(labels, entry["labels_crc32"])
-        self.labels: NDArray[np.int64] = np.load(labels, allow_pickle=False)
+        self._verified = verified
+        labels = f"{name}-labels.npy"
+        verified.require(labels, entry["labels_crc32"])
+        self.labels: NDArray[np.int64] = np.load(folder / labels, allow_pickle=False)
         self._open = functools.cache(self._shard)
 
     def __len__(self) -> int:
@@ -61,9 +66,8 @@ class LatentSplit:
 
     def _shard(self, number: int) -> NDArray[np.float32]:
         shard = self._shards[number]
-        path = self._folder / shard["file"]
-        _require_checksum(path, shard["crc32"])
-        array: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._verified.require(shard["file"], shard["crc32"])
+        array: NDArray[np.float32] = np.load(self._folder / shard["file"], mmap_mode="r", allow_pickle=False)
         return array
 
     def moments(
@@ -170,7 +174,8 @@ def open_latents(data: Data, shared: Shared) -> Latents:
     folder, manifest = find_manifest(data, shared)
     if manifest is None or not manifest["complete"] or not _of_autoencoder(manifest, data):
         raise InputError(f"{folder}: no whole set of latents; first: dit-harness encode")
-    train, heldout = (LatentSplit(folder, name, manifest["splits"][name]) for name in ("train", "heldout"))
+    verified = _verified(data, shared, folder)
+    train, heldout = (LatentSplit(folder, name, manifest["splits"][name], verified) for name in ("train", "heldout"))
     return Latents(train, heldout, scaling(data, manifest), manifest["weights"])
 
 
@@ -209,19 +214,25 @@ def is_complete(data: Data, shared: Shared, weights: str) -> bool:
     )
 
 
-def checksum_of(path: Path) -> str:
-    """Checksum of a file's bytes, as the manifest has it."""
-    return f"{zlib.crc32(np.memmap(path, np.uint8, 'r').data):08x}"
+def verify(data: Data, shared: Shared, say: Callable[[str], None]) -> None:
+    """Check every shard against its checksum, and record that, so that jobs need not read it for that again.
+
+    Args:
+        data: names the images and the autoencoder; they are encoded.
+        shared: the folder of latents.
+        say: takes a line, when there is much to read.
+
+    Raises:
+        InputError: a shard is missing or damaged.
+    """
+    folder, manifest = find_manifest(data, shared)
+    assert manifest is not None
+    shards = (shard for split in manifest["splits"].values() for shard in split["shards"])
+    _verified(data, shared, folder).verify({shard["file"]: shard["crc32"] for shard in shards}, say)
 
 
-def is_whole(path: Path, checksum: str) -> bool:
-    """Whether a file is there and has this checksum."""
-    return path.is_file() and path.stat().st_size > 0 and checksum_of(path) == checksum
-
-
-def _require_checksum(path: Path, checksum: str) -> None:
-    if not is_whole(path, checksum):
-        raise InputError(f"{path}: missing or damaged (its checksum differs); make it again: dit-harness encode")
+def _verified(data: Data, shared: Shared, folder: Path) -> Verified:
+    return Verified(folder, shared.encoding_folder(autoencoders.folder_name(data)) / VERIFIED)
 
 
 def find_manifest(data: Data, shared: Shared) -> tuple[Path, dict[str, Any] | None]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.ahead import Ahead
 from harness.data.dataset import ImageArray
 
 
@@ -23,13 +22,6 @@ def read_ahead(images: ImageArray, batches: Sequence[NDArray[np.int64]]) -> Iter
         yield from (np.asarray(images[batch]) for batch in batches)
         return
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pending: deque[Future[Any]] = deque()
-    left = iter(batches)
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for _ in batches:
-                while len(pending) < 2 * threads and (batch := next(left, None)) is not None:
-                    pending.append(pool.submit(images.__getitem__, batch))
-                yield np.asarray(pending.popleft().result())
-        finally:
-            pool.shutdown(cancel_futures=True)
+    ahead = Ahead(lambda number: np.asarray(images[batches[number]]), 2 * threads - 1, len(batches) - 1, threads)
+    with contextlib.closing(ahead):
+        yield from map(ahead, range(len(batches)))

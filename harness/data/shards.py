@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from harness.data import autoencoders
 from harness.data.dataset import LoadedData
 from harness.data.finite import require_finite
-from harness.data.latents import FORMAT, checksum_of, find_manifest, is_whole, require_same
+from harness.data.latents import FORMAT, find_manifest, require_same
 from harness.data.read_ahead import read_ahead
+from harness.data.verified import checksum_of, is_whole
 from harness.errors import NonFiniteError, non_finite_in
 from harness.files import write_atomic, write_json
 from harness.runs.study import Shared

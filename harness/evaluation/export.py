@@ -13,7 +13,8 @@ from harness.data import autoencoders
 from harness.data.latents import open_latents
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
-from harness.evaluation.generate import Samples, load_weights
+from harness.evaluation.generate import load_weights
+from harness.evaluation.parts import Samples
 from harness.files import file_hash, file_name, write_atomic
 from harness.model.diffusers import Decoder, read_diffusers, write_diffusers
 from harness.model.dit import DiT

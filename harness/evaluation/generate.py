@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from harness.data.dataset import ImageArray
+from harness.data.ahead import Ahead
 from harness.data.draws import SampleStreams
 from harness.data.noise import noise_rows
 from harness.data.pixels import require_finite_values, to_uint8
 from harness.diffusion.guidance import guided
 from harness.diffusion.objective import build as build_objective
 from harness.errors import CellFailedError, non_finite_in
-from harness.files import write_atomic
+from harness.evaluation.parts import Origin, Parts, Samples
 from harness.model.network import Network, build
 from harness.runs.layout import belongs
 from harness.runs.state import Run
@@ -36,10 +34,6 @@ from harness.training.ranks import Ranks
 
 #: Maps model output (N, C, S, S) to images (N, channels, H, W) in [-1, 1].
 Decode = Callable[[torch.Tensor], torch.Tensor]
-
-
-#: Rows (classes, or blocks of samples) and columns of the sample picture.
-GRID_ROWS, GRID_COLUMNS = 10, 10
 
 
 def load_weights(run: Run, cell: Cell, step: int, *, ema: bool, device: str, ranks: Ranks | None = None) -> Network:
@@ -99,36 +93,32 @@ def draw(
     device = next(network.parameters()).device
     denoise = guided(network, y, evaluation.guidance, evaluation.guided_channels(network.shape.channels))
     objective = build_objective(diffusion)
-    with NoiseAhead(streams, device.type) as noise:
-        return objective.sample(
-            evaluation.sampler, denoise, noise(0), evaluation.sampling_steps, lambda step: noise(step + 1), progress
-        )
+    steps = evaluation.sampling_steps
+    with noise_of_steps(streams, steps, device.type) as noise:
+        return objective.sample(evaluation.sampler, denoise, noise(0), steps, lambda step: noise(step + 1), progress)
 
 
-class NoiseAhead:
-    """The noise of one step of a sampler after the other; for a CPU another thread makes it one step ahead."""
+@contextlib.contextmanager
+def noise_of_steps(streams: SampleStreams, steps: int, device: str) -> Iterator[Callable[[int], torch.Tensor]]:
+    """Gives the noise (N, C, S, S) of each step of a sampler; step 0 is what sampling begins with.
 
-    def __init__(self, streams: SampleStreams, device: str) -> None:
-        self._streams, self._device = streams, device
-        self._pool = ThreadPoolExecutor(1, "noise")
-        self._next: tuple[int, Future[torch.Tensor]] | None = None
+    For a CPU another thread makes each one while the network works on the step before it; a GPU is quicker than that.
+    """
 
-    def __call__(self, step: int) -> torch.Tensor:
-        """Noise of a step, (N, C, S, S); step 0 is what sampling begins with."""
-        if self._device != "cpu":
-            return self._make(step)
-        found = self._next[1].result() if self._next and self._next[0] == step else self._make(step)
-        self._next = (step + 1, self._pool.submit(self._make, step + 1)) if step else None
-        return found
+    def make(step: int) -> torch.Tensor:
+        return noise_rows(streams.noise(step), streams.part, streams.shape, device)
 
-    def _make(self, step: int) -> torch.Tensor:
-        return noise_rows(self._streams.noise(step), self._streams.part, self._streams.shape, self._device)
+    with contextlib.closing(Ahead(make, ahead=1, last=steps - 1)) as ahead:
+        # a sampler that draws nothing on its way asks for step 0 only, and nothing is made ahead
+        yield lambda step: ahead(step) if step and device == "cpu" else make(step)
 
-    def __enter__(self) -> NoiseAhead:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+class Drawn(NamedTuple):
+    """Samples `first`, `first + 1`, ... of an evaluation before they are decoded."""
+
+    first: int
+    x0: torch.Tensor  # (n, C, S, S)
+    labels: torch.Tensor  # (n,) int64, on the CPU
 
 
 @dataclass(frozen=True)
@@ -143,6 +133,7 @@ class Generator:
         decode: turns latents into images; pixels stay as they are.
         class_counts: (classes,), images of each class in the train split; needed for `labels = "training"`.
         weights: checksum of the network's weights file; kept samples of other weights are made again. None: not known.
+        compiled: whether the network is compiled, which moves its outputs within rounding.
     """
 
     network: Network
@@ -152,20 +143,17 @@ class Generator:
     decode: Decode = lambda x0: x0
     class_counts: NDArray[np.int64] | None = None
     weights: int | None = None
+    compiled: bool = False
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """What tells its samples from those of other weights and evaluations."""
-        return {"cell": self.cell.id, "evaluation": self.evaluation.id, "weights": self.weights}
+    def origin(self) -> Origin:
+        """What tells its samples from others."""
+        return Origin(self.cell.id, self.evaluation, self.weights)
 
-    @torch.inference_mode()
-    def __call__(self, first: int, count: int, hooks: Hooks) -> dict[str, torch.Tensor]:
-        """Samples `first` .. `first + count - 1`: `images` (count, H, W, channels) uint8 and `labels` (count,) int64.
+    def draw(self, first: int, count: int, hooks: Hooks, *, whole: bool = True) -> Drawn:
+        """Samples `first` .. `first + count - 1`; without labels in the data, all labels are 0.
 
-        Without labels in the data, all labels are 0.
-
-        Raises:
-            NonFiniteError: samples hold values that are not finite.
+        A last part that is not `whole` is not compiled: it would need code of its own.
         """
         evaluation, shape = self.evaluation, self.cell.data.shape
         streams = streams_of(evaluation, first, count, shape)
@@ -178,8 +166,20 @@ class Generator:
             done = first + count * steps_done / evaluation.sampling_steps
             hooks.report({"stage": "sample", "done": round(done), "total": evaluation.samples})
 
-        x0 = draw(self.network, self.cell.diffusion, evaluation, streams, y, progress)
-        with non_finite_in(f"samples {first} to {first + count - 1} of {evaluation.samples}"):
+        eager = self.compiled and not whole
+        with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+            x0 = draw(self.network, self.cell.diffusion, evaluation, streams, y, progress)
+        return Drawn(first, x0, labels)
+
+    @torch.inference_mode()
+    def finish(self, drawn: Drawn) -> dict[str, torch.Tensor]:
+        """Decode: `images` (n, H, W, channels) uint8 and `labels` (n,) int64, on the CPU.
+
+        Raises:
+            NonFiniteError: samples hold values that are not finite.
+        """
+        first, x0, labels = drawn
+        with non_finite_in(f"samples {first} to {first + len(x0) - 1} of {self.evaluation.samples}"):
             require_finite_values(x0, "samples", first)
             images = to_uint8(self.decode(x0), "decoded samples", first)
         return {"images": images.permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
@@ -191,6 +191,8 @@ def generate(
     """Images (N, H, W, channels) and labels (N,) of an evaluation; finished parts are not made again.
 
     Each rank makes one part at a time. The first rank writes all parts and returns the result; the others return None.
+    While the parts of one turn are sampled, another thread of each rank decodes those of the turn before and writes
+    those of the turn before that.
 
     Args:
         generator: see `Generator`.
@@ -206,79 +208,49 @@ def generate(
     """
     ranks, evaluation = ranks or Ranks(), generator.evaluation
     counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
+    parts = Parts(run, key, generator.origin, hooks.writing, compiled=generator.compiled)
     labels: dict[int, NDArray[np.int64]] = {}  # by the first index of finished parts; on the first rank only
 
     def missing() -> list[int]:
-        for first, count in counts.items():
-            with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
-                part, meta = checkpoint.load(run.samples_part(key, first))
-                is_mine = all(meta.get(name, value) == value for name, value in generator.origin.items())
-                # a part of version 0.1.0 may hold values that are not finite, as black or white: it is made again
-                if is_mine and len(part["images"]) == count and meta.get("finite"):
-                    labels[first] = part["labels"].numpy()
+        found = {first: parts.find(first, count) for first, count in counts.items()}
+        labels.update({first: part for first, part in found.items() if part is not None})
         return [first for first in counts if first not in labels]
 
     left = ranks.on_first(missing)
     if left and ranks.is_first:  # features may be those of samples that are made again
         with hooks.writing():
             run.remove_features(key)
-    for turn in range(0, len(left), ranks.world):
-        now = left[turn : turn + ranks.world]
-        if ranks.any_rank(hooks.should_stop()):
-            raise StoppedError(f"stopped at sample {now[0]} of {evaluation.samples}; the next launch goes on there")
-        mine = None
-        with ranks.together():
-            if ranks.rank < len(now):
-                first = now[ranks.rank]
-                mine = generator(first, counts[first], hooks)
-        for first, part in zip(now, ranks.gather(mine), strict=False):
-            if part is not None:
-                meta = {"first": first, "finite": True, **generator.origin}
-                with hooks.writing():
-                    checkpoint.save(run.samples_part(key, first), part, meta)
-                labels[first] = part["labels"].numpy()
+    before: list[int] = []  # the parts of the last turn
+    decoded: Future[dict[str, torch.Tensor]] | None = None  # this rank's part of them
+    writes: list[Future[None]] = []
+    with ThreadPoolExecutor(1, "samples", torch.set_num_threads, (torch.get_num_threads(),)) as beside:
+        for turn in range(0, len(left) + ranks.world, ranks.world):  # after the last turn, one without samples
+            now = left[turn : turn + ranks.world]
+            stops = ranks.any_rank(bool(now) and hooks.should_stop())
+            with ranks.together():
+                part = None
+                if not stops and ranks.rank < len(now):
+                    first = now[ranks.rank]
+                    part = generator.draw(first, counts[first], hooks, whole=counts[first] == counts[0])
+                mine = None if decoded is None else decoded.result()
+            for write in writes:
+                write.result()
+            writes = []
+            for first, done in zip(before, ranks.gather(mine), strict=False):
+                if done is not None:
+                    labels[first] = done["labels"].numpy()
+                    writes.append(beside.submit(parts.write, first, done))
+            if stops:
+                break
+            before, decoded = now, None if part is None else beside.submit(generator.finish, part)
+        for write in writes:
+            write.result()
+    if stops:
+        raise StoppedError(f"stopped at sample {now[0]} of {evaluation.samples}; the next launch goes on there")
     if not ranks.is_first:
         return None
-    return Made(Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts]))
-
-
-class Samples:
-    """The generated images of an evaluation, an `ImageArray`; only one part at a time is in memory."""
-
-    def __init__(self, run: Run, key: str, count: int, batch: int) -> None:
-        self._run, self._key, self._count, self._batch = run, key, count, batch
-        self._part = functools.lru_cache(maxsize=1)(self._read)
-
-    @functools.cached_property
-    def shape(self) -> tuple[int, ...]:
-        """(N, H, W, channels)."""
-        return (self._count, *self._part(0).shape[1:])
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any, /) -> Any:
-        """Images (n, H, W, channels) for an array of n indices.
-
-        Raises:
-            CellFailedError: a part is missing or damaged.
-        """
-        wanted = np.asarray(index, dtype=np.int64)
-        images = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        parts = wanted // self._batch
-        for part in np.unique(parts):
-            here = parts == part
-            images[here] = self._part(int(part))[wanted[here] % self._batch]
-        return images
-
-    def _read(self, number: int) -> NDArray[np.uint8]:
-        path = self._run.samples_part(self._key, number * self._batch)
-        try:
-            part, _ = checkpoint.load(path)
-        except (FileNotFoundError, checkpoint.CorruptCheckpointError) as error:
-            raise CellFailedError(f"{path}: missing or damaged ({error}); launch again with --retry") from None
-        images: NDArray[np.uint8] = part["images"].numpy()
-        return images
+    drawn = sum(counts[first] for first in left)
+    return Made(Samples(run, key, evaluation.samples, batch), np.concatenate([labels[f] for f in counts]), drawn)
 
 
 class Made(NamedTuple):
@@ -286,29 +258,4 @@ class Made(NamedTuple):
 
     images: Samples  # (N, H, W, channels)
     labels: NDArray[np.int64]  # (N,)
-
-
-def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64]) -> None:
-    """Write a picture of samples, one row per class; noise and labels are the same in every cell of a study."""
-    classes = np.unique(labels)
-    if len(classes) > 1:
-        rows = [np.flatnonzero(labels == c)[:GRID_COLUMNS] for c in classes[:GRID_ROWS]]
-    else:
-        rows = [r for r in np.array_split(np.arange(min(len(images), GRID_ROWS * GRID_COLUMNS)), GRID_ROWS) if len(r)]
-    save_picture(run.grid_file(key), images, rows, GRID_COLUMNS)
-
-
-def save_picture(path: Path, images: ImageArray, rows: Sequence[NDArray[np.int64]], columns: int) -> None:
-    """Write images (N, H, W, channels) as one PNG, small ones enlarged; a row holds the indices of its images."""
-    picked = iter(images[np.concatenate(rows)])
-    side, channels = images.shape[1], images.shape[3]
-    scale = max(1, 32 // side)
-    gap = 1
-    canvas = np.full((len(rows) * (side + gap) + gap, columns * (side + gap) + gap, channels), 128, dtype=np.uint8)
-    for r, row in enumerate(rows):
-        for c in range(len(row)):
-            top, left = gap + r * (side + gap), gap + c * (side + gap)
-            canvas[top : top + side, left : left + side] = next(picked)
-    picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))
+    drawn: int  # how many of them were made now; the others were there

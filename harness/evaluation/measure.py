@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,11 @@ from harness.data.latents import reconstruction_distance
 from harness.data.pixels import UINT8_RULE
 from harness.data.vae import decoder
 from harness.errors import CellFailedError, non_finite_in
-from harness.evaluation.generate import Generator, Made, generate, load_weights, save_grid
+from harness.evaluation.generate import Generator, Made, generate, load_weights
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import Setup, score
+from harness.evaluation.parts import Origin, compiled_before
+from harness.evaluation.pictures import save_grid
 from harness.evaluation.watch import Watch
 from harness.files import write_json
 from harness.model.cost import count_cell
@@ -32,6 +35,9 @@ from harness.spec.resources import Resources
 from harness.training.checkpoint import CorruptCheckpointError
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.ranks import Ranks
+
+#: Whether the network is compiled, given whether it was for the samples that are kept; None: there are none.
+Choose = Callable[[bool | None], bool]
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,17 @@ class Subject:
         return str(self.conditions["device"])
 
 
-def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, Any] | None:
+def measure(subject: Subject, evaluation: Evaluation, step: int, choose: Choose = bool) -> dict[str, Any] | None:
     """Measure the weights of `step`, and write the record and a picture of samples.
 
-    Every rank calls this; the first one writes. Samples and features that an earlier attempt made are used again.
+    Every rank calls this; the first one writes. Samples and features that an earlier attempt made are used again, and
+    so are samples of other evaluations that differ in scoring only.
+
+    Args:
+        subject: the cell.
+        evaluation: how to sample and score.
+        step: of the training.
+        choose: see `Choose`; called on the first rank. By default the network is compiled as it was.
 
     Returns:
         The record, on the first rank; None on the others.
@@ -80,18 +93,23 @@ def measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, An
         StoppedError: asked to stop; what is done is kept.
     """
     with non_finite_in(f"evaluation {evaluation_key(evaluation, step)}"):
-        return _measure(subject, evaluation, step)
+        return _measure(subject, evaluation, step, choose)
 
 
-def _measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, Any] | None:
+def _measure(subject: Subject, evaluation: Evaluation, step: int, choose: Choose) -> dict[str, Any] | None:
     begun = time.monotonic()
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
     network = _weights(subject, evaluation, step)
     weights = subject.ranks.on_first(lambda: run.weights_checksum(step))
+    origin = Origin(cell.id, evaluation, weights)
+    compiled = subject.ranks.on_first(lambda: choose(compiled_before(run, key, origin)))
+    if compiled:
+        network.compile_regions()
+    subject = replace(subject, conditions={**subject.conditions, "compile_sampling": "on" if compiled else "off"})
     with subject.ranks.together():
         decode = decoder(cell.data, subject.shared, subject.device)
         class_counts = np.bincount(subject.dataset.train.labels, minlength=cell.data.image_shape.classes)
-        generator = Generator(network, cell, evaluation, subject.device, decode, class_counts, weights)
+        generator = Generator(network, cell, evaluation, subject.device, decode, class_counts, weights, compiled)
         setup = _setup(subject, key)
         extraction = setup.extraction(evaluation, cell.data)
     batch = subject.conditions["sampling_batch"]
@@ -110,7 +128,7 @@ def _record(
 ) -> dict[str, Any]:
     """Score the samples, on the first rank, and write the record and the picture; `weights` is their checksum."""
     cell, run, key = subject.cell, subject.run, evaluation_key(evaluation, step)
-    images, labels = made
+    images, labels, drawn = made
     metrics = score(images, evaluation, cell.data, subject.dataset, setup)
     metrics |= optimal_losses(cell, subject.dataset, subject.loss_images, setup.device, setup.shared, setup.watch)
     if cell.data.vae:
@@ -120,6 +138,7 @@ def _record(
         "evaluation": evaluation.model_dump(mode="json", exclude={"at"}),
         "metrics": metrics,
         "uint8": UINT8_RULE,
+        "drawn": drawn,  # the other samples were there, and `seconds` does not count them
         "seconds": round(time.monotonic() - begun, 3),
     }
     with subject.hooks.writing():

@@ -17,7 +17,8 @@ from harness.data.pixels import require_finite_values, to_uint8
 from harness.data.vae import Autoencoder, decoder
 from harness.errors import InputError, NonFiniteError
 from harness.evaluation.export import require_new, trained_network
-from harness.evaluation.generate import Decode, draw, save_picture, streams_of
+from harness.evaluation.generate import Decode, draw, streams_of
+from harness.evaluation.pictures import save_picture
 from harness.model.dit import DiT
 from harness.model.network import Network
 from harness.runs.cellruns import CellRun

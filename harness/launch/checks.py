@@ -21,16 +21,22 @@ from sweeps.grid import Sweep
 
 
 def checks(
-    sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str], *, content: bool = True
+    sweep: Sweep,
+    study: Study,
+    items: list[CellRun],
+    gpus: list[str],
+    *,
+    content: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Callable[[], None]]:
     """The checks of these cells, the quick ones first; each raises an InputError when something does not hold.
 
-    Without `content` none reads a whole data set.
+    Without `content` none reads a whole data set; `say` takes a line where one reads much.
     """
     yield lambda: check_ranks(sweep, gpus, [(item.name, item.cell) for item in items])
     yield from _of_evaluations(sweep, items)
     yield lambda: trackers.check_installed(sweep.recording.trackers, str(sweep.path))
-    yield from _of_data(sweep, study, items, content=content)
+    yield from _of_data(sweep, study, items, content=content, say=say)
 
 
 def missing(sweep: Sweep, study: Study, items: list[CellRun]) -> list[str]:
@@ -44,7 +50,9 @@ def missing(sweep: Sweep, study: Study, items: list[CellRun]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _of_data(sweep: Sweep, study: Study, items: list[CellRun], *, content: bool) -> Iterator[Callable[[], None]]:
+def _of_data(
+    sweep: Sweep, study: Study, items: list[CellRun], *, content: bool, say: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
     """Every data set and its latents are there; slow checks are made here, once for all jobs."""
     from harness.data import latents, sources  # numpy, which `status` can do without
     from harness.data.dataset import Source
@@ -57,6 +65,8 @@ def _of_data(sweep: Sweep, study: Study, items: list[CellRun], *, content: bool)
             yield partial(_check_autoencoder, data, shared, sweep)
             yield partial(latents.check_encoded, data, shared, str(sweep.path))
             yield partial(latents.check_ready, data, shared, str(sweep.path))
+            if content and any(_may_train(item) for item in items if item.cell.data == data):
+                yield partial(latents.verify, data, shared, say)
         elif content:
             yield partial(sources.data_set(data).check_content, data, source)
         if data.subset is not None:
@@ -64,6 +74,10 @@ def _of_data(sweep: Sweep, study: Study, items: list[CellRun], *, content: bool)
             yield partial(_check_subset_size, data, batch)
         if content and data.subset is not None:
             yield partial(sources.check_subset, data, source, batch)
+
+
+def _may_train(item: CellRun) -> bool:
+    return item.steps is None and item.now.state is not State.DONE
 
 
 def _check_subset_size(data: Data, batch: int) -> None:

@@ -1,7 +1,8 @@
-"""Whether a cell's network is compiled: as asked, or by what compiling saves in the whole training and what it costs.
+"""Whether a cell's network is compiled: as asked, or by what compiling saves and what it costs.
 
-Compiled and eager networks agree within rounding, not bit for bit. So the first attempt at a cell decides, and the
-later ones keep its choice. Compiled code is kept in the results folder, and found there by the next cell of one shape.
+Training and each sampling decide by themselves. Compiled and eager networks agree within rounding, not bit for bit. So
+the first attempt at a cell decides for its training, the first samples that are kept for theirs, and what resumes them
+keeps the choice. Compiled code is kept in the results folder, and found there by the next cell of one shape.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 from harness.errors import CellFailedError
 from harness.files import write_text
 from harness.launch.payload import Payload
-from harness.launch.plan import ASSUMED_BLOCK_SECONDS, ASSUMED_TFLOPS
+from harness.launch.plan import ASSUMED_BLOCK_SECONDS, ASSUMED_GMACS_PER_S, ASSUMED_TFLOPS, sampling_passes
 from harness.model.cost import count_cell
 from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation
 from harness.spec.identity import spec_id
 
 #: Seconds that compiling takes: without compiled code of the same shape, and with it.
@@ -30,6 +32,9 @@ _SAVED_OF_OVERHEAD, _SAVED_ON_GPU = 0.7, 0.3
 #: A CPU is busy with matrix products above this width, in float32; then compiling saves nothing.
 _WIDEST_ON_CPU = 256
 
+#: Share of a CPU's sampling time that compiling saves, up to that width and above. Orders of magnitude only.
+_SAVED_OF_SAMPLING, _SAVED_OF_WIDE_SAMPLING = 0.15, 0.03
+
 
 class Choice(NamedTuple):
     """Whether the network is compiled, and why, for the log."""
@@ -39,11 +44,35 @@ class Choice(NamedTuple):
 
 
 def choose(job: Payload, device: str) -> Choice:
-    """Decide for the first attempt at a cell.
+    """Decide on the training, for the first attempt at a cell.
 
     Raises:
         CellFailedError: it is to be compiled, and this machine cannot.
     """
+    saved = saved_seconds(job.cell, device, job.resources.world)
+    return _choose(job, device, saved, _training_code(job), "training")
+
+
+def choose_sampling(job: Payload, evaluation: Evaluation, device: str, before: bool | None) -> Choice:
+    """Decide on the samples of an evaluation.
+
+    Args:
+        job: whose cell is sampled.
+        evaluation: how.
+        device: "cpu" or "cuda".
+        before: whether the network was compiled for those that are kept; None: there are none.
+
+    Raises:
+        CellFailedError: it is to be compiled, and this machine cannot.
+    """
+    if before:
+        require_compiler(device, "the samples so far are of a compiled network")
+    if before is not None:
+        return Choice(before, "as for the samples so far")
+    return _choose(job, device, saved_in_sampling(job, evaluation, device), _sampling_code(job, evaluation), "sampling")
+
+
+def _choose(job: Payload, device: str, saved: float, code: Path, what: str) -> Choice:
     option = job.resources.compile
     if option == "off":
         return Choice(compiled=False, why="as asked")
@@ -52,9 +81,8 @@ def choose(job: Payload, device: str) -> Choice:
         return Choice(compiled=True, why="as asked")
     if lack := missing_compiler(device):
         return Choice(compiled=False, why=lack)
-    saved = saved_seconds(job.cell, device, job.resources.world)
-    cost = WARM_SECONDS if _mark(job).exists() else COLD_SECONDS
-    return Choice(saved > 2 * cost, f"it would save about {saved:.0f} s of the training and cost about {cost:.0f} s")
+    cost = WARM_SECONDS if code.exists() else COLD_SECONDS
+    return Choice(saved > 2 * cost, f"it would save about {saved:.0f} s of the {what} and cost about {cost:.0f} s")
 
 
 def require_compiler(device: str, wanted: str) -> None:
@@ -91,21 +119,42 @@ def saved_seconds(cell: Cell, device: str, ranks: int) -> float:
     return _SAVED_OF_OVERHEAD * recipe.steps * ASSUMED_BLOCK_SECONDS * (cell.model.layers + 2)
 
 
+def saved_in_sampling(job: Payload, evaluation: Evaluation, device: str) -> float:
+    """About the seconds of the sampling of an evaluation that compiling saves."""
+    macs = sampling_passes(evaluation, job.cell.diffusion) * count_cell(job.cell).macs / job.resources.world
+    if device == "cuda":
+        return _SAVED_ON_GPU * 2 * macs / (ASSUMED_TFLOPS * 1e12)
+    wide = getattr(job.cell.model, "width", 0) > _WIDEST_ON_CPU
+    seconds = macs / (ASSUMED_GMACS_PER_S * 1e9 * job.resources.threads)
+    return seconds * (_SAVED_OF_WIDE_SAMPLING if wide else _SAVED_OF_SAMPLING)
+
+
 def use_cache(job: Payload) -> None:
     """Let torch keep compiled code in the results folder, and compile with as many threads as the cell has."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(job.resources.threads))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(job.shared.compiled_folder.resolve()))
 
 
-def record_compiled(job: Payload) -> None:
-    """Remember that code of the cell's shape is in the results folder."""
-    if not _mark(job).exists():
-        _mark(job).parent.mkdir(parents=True, exist_ok=True)
-        write_text(_mark(job), f"{torch.__version__}\n")
+def record_compiled(job: Payload, sampled: Evaluation | None = None) -> None:
+    """Remember that code is in the results folder: of the training of the job's cell, or of an evaluation's samples."""
+    code = _training_code(job) if sampled is None else _sampling_code(job, sampled)
+    if not code.exists():
+        code.parent.mkdir(parents=True, exist_ok=True)
+        write_text(code, f"{torch.__version__}\n")
 
 
-def _mark(job: Payload) -> Path:
-    cell, ranks = job.cell, job.resources.world
-    share = job.resources.micro_batch or cell.training.batch_size // ranks
-    shape = (*cell.data.shape, share, cell.training.precision, job.resources.threads, torch.__version__)
+def _training_code(job: Payload) -> Path:
+    share = job.resources.micro_batch or job.cell.training.batch_size // job.resources.world
+    return _code(job, share, job.cell.training.precision)
+
+
+def _sampling_code(job: Payload, evaluation: Evaluation) -> Path:
+    batch = min(job.resources.sampling_batch, evaluation.samples)
+    return _code(job, batch * (1 if evaluation.guidance == 1 else 2), "sampling")
+
+
+def _code(job: Payload, images: int, kind: str) -> Path:
+    """The file that says that there is code for so many images at once."""
+    cell = job.cell
+    shape = (*cell.data.shape, images, kind, job.resources.threads, torch.__version__)
     return job.shared.compiled_folder / "-".join(map(str, (cell.model.network, spec_id(cell.model), *shape)))

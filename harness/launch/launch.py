@@ -55,7 +55,7 @@ def launch(
     items = [item for item in everything if only is None or item.cell.id in only]
     on_cpu = all(sweep.resources_of(item.cell).device == "cpu" for item in items)
     gpus = [] if on_cpu else executor.gpus()
-    _check(sweep, study, items, gpus)
+    _check(sweep, study, items, gpus, view)
     if chosen is None:
         _tell_unlisted(study, everything, view)
         study.save_sweep(sweep.path, {item.cell.id: item.name for item in everything}, sweep.extensions)
@@ -78,13 +78,13 @@ def launch(
     return items
 
 
-def _check(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str]) -> None:
+def _check(sweep: Sweep, study: Study, items: list[CellRun], gpus: list[str], view: View) -> None:
     """Check all that a launch needs, before it writes anything.
 
     Raises:
         InputError: a check fails; one line with file, key and what is allowed.
     """
-    for check in checks(sweep, study, items, gpus):
+    for check in checks(sweep, study, items, gpus, say=view.note):
         check()
     study.check_schema()
     check_writable(study)

@@ -150,10 +150,14 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
 
 
 def _gmacs_per_s(item: CellRun) -> list[float]:
-    """Sampling speed of a cell's evaluations, scoring included."""
-    records = [record for record in item.run.all_measured().values() if record.get("seconds")]
-    passes = [sampling_passes(Evaluation.model_validate(r["evaluation"]), item.cell.diffusion) for r in records]
-    return [r["macs"] / 1e9 * many / r["seconds"] for r, many in zip(records, passes, strict=True)]
+    """Sampling speed of a cell's evaluations, scoring included; of those that made all their samples at once."""
+    found = []
+    for record in item.run.all_measured().values():
+        evaluation = Evaluation.model_validate(record["evaluation"])
+        if record.get("seconds") and record.get("drawn", evaluation.samples) == evaluation.samples:
+            passes = sampling_passes(evaluation, item.cell.diffusion)
+            found.append(record["macs"] / 1e9 * passes / record["seconds"])
+    return found
 
 
 def of_evaluating(item: CellRun) -> CellRun:

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,7 @@ from harness.data.latents import open_latents
 from harness.data.sources import load
 from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_text
-from harness.launch.compiling import choose, record_compiled, require_compiler, use_cache
+from harness.launch.compiling import choose, choose_sampling, record_compiled, require_compiler, use_cache
 from harness.launch.console import Reporter
 from harness.launch.payload import Payload, Placed
 from harness.launch.signals import StopFlag
@@ -44,6 +44,9 @@ from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.loop import Options, train
 from harness.training.ranks import LostRankError, RankFailedError, Ranks, error_line, is_lost, meet
 
+if TYPE_CHECKING:
+    from harness.evaluation.measure import Subject
+
 
 class EvaluationsFailedError(CellFailedError):
     """Some of a cell's evaluations failed; the others are measured.
@@ -52,13 +55,15 @@ class EvaluationsFailedError(CellFailedError):
         trouble: what the first one said of its error (see `harness.runs.triage.describe`), and the keys of all.
     """
 
-    def __init__(self, errors: Mapping[str, Exception], owed: Mapping[str, tuple[Evaluation, int]]) -> None:
+    def __init__(
+        self, errors: Mapping[str, Exception], missing: Mapping[str, tuple[Evaluation, int]], owed: int
+    ) -> None:
         described = []
         for key, error in errors.items():
-            evaluation, step = owed[key]
+            evaluation, step = missing[key]
             line = error_line(error).removeprefix(f"evaluation {key}: ")
             described.append(f"{evaluation.sampler} {evaluation.id} at step {step}: {line}")
-        super().__init__(f"{len(errors)} of {len(owed)} evaluations failed: {'; '.join(described)}")
+        super().__init__(f"{len(errors)} of {owed} evaluations failed: {'; '.join(described)}")
         self.trouble = {**_trouble(next(iter(errors.values()))), "evaluations": list(errors)}
 
 
@@ -156,20 +161,31 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
         )
         if conditions["compile"] == "on" and ranks.is_first:
             record_compiled(job)
-    from harness.evaluation.measure import Subject, measure, record_losses  # slow to import
+    from harness.evaluation.measure import Subject, record_losses  # slow to import
 
     loss_images = job.recording.loss_images
     subject = Subject(job.cell, run, dataset, job.shared, job.resources, loss_images, conditions, hooks, ranks)
-    if not owed:
+    if owed:
+        _measure_all(job, subject, {key: owed[key] for key in missing}, len(owed))
+    else:
         record_losses(subject, missing)
-        return
+
+
+def _measure_all(job: Payload, subject: Subject, missing: Mapping[str, tuple[Evaluation, int]], owed: int) -> None:
+    """Measure the evaluations that are missing, by their keys, each at a step; `owed` counts those that are not, too.
+
+    Raises:
+        EvaluationsFailedError: some failed, and the others are measured.
+    """
+    from harness.evaluation.measure import measure
+
+    run, ranks = subject.run, subject.ranks
     failed: dict[str, Exception] = {}
-    for key in missing:
+    for key, (evaluation, step) in missing.items():
         if not ranks.on_first(partial(run.missing_evaluations, [key])):  # measured meanwhile on the other track
             continue
-        evaluation, step = owed[key]
         try:
-            record = measure(subject, evaluation, step)
+            record = measure(subject, evaluation, step, partial(_compiles, job, evaluation, subject.device))
         except Exception as error:
             if is_lost(error) or ranks.any_rank(not _of_one_evaluation(error)):  # all ranks are here, or none answers
                 raise
@@ -179,10 +195,19 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
             print(f"[{now()}] step {step}: evaluation {evaluation.id} failed: {error_line(error)}", flush=True)
             continue
         if record:
+            if record["conditions"]["compile_sampling"] == "on":
+                record_compiled(job, evaluation)
             found = record["metrics"]
             print(f"[{now()}] step {step}: {metric_name(found['extractor'])} {found['frechet']:.6g}", flush=True)
     if failed:
-        raise EvaluationsFailedError(failed, owed)
+        raise EvaluationsFailedError(failed, missing, owed)
+
+
+def _compiles(job: Payload, evaluation: Evaluation, device: str, before: bool | None) -> bool:
+    """Whether the network is compiled to sample an evaluation; says so, and why."""
+    choice = choose_sampling(job, evaluation, device, before)
+    print(f"[{now()}] sampling compiled: {'yes' if choice.compiled else 'no'}, {choice.why}", flush=True)
+    return choice.compiled
 
 
 def _of_one_evaluation(error: Exception) -> bool:

@@ -70,6 +70,11 @@ class Network(nn.Module, ABC):
         """The parts that are compiled, by default the whole; parts of one kind and shape share their code."""
         return [self]
 
+    def compile_regions(self) -> None:
+        """Compile the regions, in place: names of weights stay. Another shape of the input needs new code."""
+        for part in self.regions():
+            part.compile(dynamic=False)
+
     def initialise(self, seed: int) -> None:
         """Overwrite every parameter by torch's own initialisation, decided by `seed` alone."""
         with torch.random.fork_rng(devices=[]):

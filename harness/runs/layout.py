@@ -28,7 +28,8 @@ What several studies share lies beside them, in folders that no study can be nam
 
     results/_vae/<data>-<id>/       an autoencoder as diffusers writes it, and card.json
             _latents/<data>-<id>/   encoded images, and manifest.json
-            _latents/.encoding/<data>-<id>/  how far `dit-harness encode` is, how its job ended, its log
+            _latents/.encoding/<data>-<id>/  how far `dit-harness encode` is, how its job ended, its log; which
+                                    shards a launch has checked
             _images/                what is known of the user's image folders
             _references/<...>-<key>/  statistics of real images
 

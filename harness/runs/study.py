@@ -148,7 +148,7 @@ class Shared:
         return self.root / "_latents" / name
 
     def encoding_folder(self, name: str) -> Path:
-        """What the jobs leave that make these latents: how far they are, how they ended, their log."""
+        """What jobs leave that make these latents, such as their log, and which shards a launch has checked."""
         return self.root / "_latents" / ".encoding" / name
 
     def reference_folder(self, name: str) -> Path:

@@ -111,6 +111,11 @@ class Evaluation(Spec):
         """As `Cell.id`, without `at`."""
         return spec_id(self.model_copy(update={"at": ()}))
 
+    @property
+    def sampling_id(self) -> str:
+        """Hash of what decides a sample: the same for evaluations that only score otherwise, or take more samples."""
+        return spec_id(Evaluation(**self.model_dump(exclude={"at", "samples", "extractor", "reference"})))
+
     def steps(self, training_steps: int) -> list[int]:
         """The training steps to measure at, ascending, the last one included."""
         return sorted({step for step in self.at if step <= training_steps} | {training_steps})

@@ -87,7 +87,7 @@ class Resources(Spec):
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="whether the network's blocks are compiled; auto: where the training is long enough to pay for it",
+        description="whether the network's blocks are compiled; auto: where the work is long enough to pay for it",
     )
     checkpoint_seconds: float | None = Field(
         default=None,

@@ -6,13 +6,12 @@ the interpreter lock, so the loop's thread finds them ready.
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from harness.data.ahead import Ahead
 from harness.data.batches import Batches, upload
 from harness.data.draws import posterior_noise, sample_indices, step_draws, step_noise
 from harness.data.noise import noise_rows
@@ -49,20 +48,13 @@ class Feed:
     def __init__(self, cell: Cell, data: Batches, objective: Objective, part: slice, device: str) -> None:
         self._cell, self._data, self._objective = cell, data, objective
         self._part, self._device = part, device
-        if device == "cpu":
-            self._pool = ThreadPoolExecutor(1, "feed")
-        else:  # a new thread does not know which GPU is this rank's
-            self._pool = ThreadPoolExecutor(GPU_THREADS, "feed", torch.cuda.set_device, (torch.cuda.current_device(),))
-        self._waiting: deque[tuple[int, Future[tuple[Inputs, torch.cuda.Event | None]]]] = deque()
+        self._gpu = None if device == "cpu" else torch.cuda.current_device()
+        threads = 1 if self._gpu is None else GPU_THREADS
+        self._ahead = Ahead(self._make, AHEAD, cell.training.steps - 1, threads)
 
     def __call__(self, step: int) -> Inputs:
         """The inputs of a step; those of the steps after it are begun."""
-        if not self._waiting or self._waiting[0][0] != step:
-            self._waiting.clear()
-        last = self._waiting[-1][0] if self._waiting else step - 1
-        for later in range(last + 1, max(step, min(step + AHEAD, self._cell.training.steps - 1)) + 1):
-            self._waiting.append((later, self._pool.submit(self._make, later)))
-        inputs, ready = self._waiting.popleft()[1].result()
+        inputs, ready = self._ahead(step)
         if ready is not None:
             stream = torch.cuda.current_stream()
             stream.wait_event(ready)
@@ -73,11 +65,12 @@ class Feed:
 
     def close(self) -> None:
         """Make nothing more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._ahead.close()
 
     def _make(self, step: int) -> tuple[Inputs, torch.cuda.Event | None]:
-        if self._device == "cpu":
+        if self._gpu is None:
             return self._inputs(step), None
+        torch.cuda.set_device(self._gpu)  # a new thread does not know which GPU is this rank's
         with torch.cuda.stream(torch.cuda.Stream()):  # beside the network's
             inputs, ready = self._inputs(step), torch.cuda.Event()
             ready.record()

@@ -316,8 +316,7 @@ class Trainer:
         self._micro_batch, self._device = options.micro_batch, options.device
         self._objective = build(cell.diffusion)
         if options.compiled:
-            for part in state.network.regions():
-                part.compile(dynamic=False)  # in place: names of weights stay
+            state.network.compile_regions()
         self._model = self._averaging()
         self._feed = Feed(cell, data, self._objective, ranks.share(cell.training.batch_size), options.device)
         self.meter = Meter(options.device)

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import commands, distance, host, ranks, start, training
+from tests.bench import commands, distance, host, ranks, sampling, start, training
 from tests.bench.pairs import ROUNDS, Row
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "training": lambda: training.rows(os.cpu_count() or 1),
     "ranks": ranks.rows,
     "start": start.rows,
+    "sampling": lambda: sampling.rows(os.cpu_count() or 1),
     "distance": lambda: [distance.frechet_row(dims) for dims in (64, 2048)],
 }
 
@@ -60,9 +61,18 @@ def main() -> None:
                 found["rows"].append(row._asdict())
                 table.add_row(*row.cells)
         console.print(table)
+        if name == "sampling":
+            found["fid_50k_s"] = sampling.fid_50k_seconds()
+            console.print(fid_line(found["fid_50k_s"]))
     if given.write:
         (DOCS / "performance.json").write_text(json.dumps(found, indent=1) + "\n")
         (DOCS / "performance.md").write_text(page(found))
+
+
+def fid_line(seconds: float | None) -> str:
+    """How long the samples of FID-50K of S/2 take."""
+    told = "not measured, it takes a GPU" if seconds is None else f"{seconds / 60:.1f} minutes on one GPU"
+    return f"The samples of FID-50K of S/2 (250 steps, no guidance), without decoding and scoring: {told}."
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -80,6 +90,8 @@ def page(found: Mapping[str, Any]) -> str:
     for row in (Row(**each) for each in found["rows"]):
         spread = f"{row.median:.2f} ({row.least:.2f} to {row.most:.2f})"
         lines.append(f"| {row.what} | {row.name_a} | {row.name_b} | {row.a:.4g} | {row.b:.4g} | {spread} |")
+    if "fid_50k_s" in found:
+        lines += ["", fid_line(found["fid_50k_s"])]
     if "commands" in found:
         lines += [
             "",

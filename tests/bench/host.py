@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harness.data.batches import LatentBatches
 from harness.data.draws import SampleStreams
 from harness.diffusion.objective import build
-from harness.evaluation.generate import NoiseAhead
+from harness.evaluation.generate import noise_of_steps
 from harness.spec.cell import Cell
 from harness.spec.data import InputShape
 from harness.spec.resources import Recording
@@ -133,8 +133,8 @@ def _sampling() -> list[Row]:
         objective.sample("ddpm", lambda x, t: output, fixed, _STEPS, noise)
 
     def drawn() -> None:
-        with NoiseAhead(SampleStreams(0, 0, 250, shape), "cpu") as ahead:
-            steps(lambda step: ahead(step + 1))
+        with noise_of_steps(SampleStreams(0, 0, 250, shape), _STEPS, "cpu") as noise:
+            steps(lambda step: noise(step + 1))
 
     rows = []
     for clock, which in ((time.thread_time, "main thread"), (time.process_time, "all threads")):

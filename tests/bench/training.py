@@ -73,8 +73,7 @@ def bare(setting: Setting, *, compiled: bool) -> Step:
     network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
     network.initialise(0)
     if compiled:
-        for part in network.regions():
-            part.compile(dynamic=False)
+        network.compile_regions()
     return _loop(setting, network, network)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.data import autoencoders, latents
+from harness.data import autoencoders, latents, verified
 from harness.data.batches import batches
 from harness.data.dataset import Images, LoadedData
 from harness.data.draws import posterior_noise
 from harness.data.latents import check_ready, open_latents
 from harness.data.shards import Shards
+from harness.data.verified import checksum_of
 from harness.errors import InputError, NonFiniteError
 from harness.files import write_json
 from harness.launch.encoding import encode_shards
@@ -223,6 +224,49 @@ def test_a_damaged_shard_is_found_and_made_again(shared: Shared) -> None:
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"train-00001.npy: missing or cut off; make it again: dit-harness encode"):
         check_ready(DATA, shared, "s.toml")
+
+
+def test_a_launch_reads_a_shard_once_until_it_changes(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(shared)
+    read: list[str] = []
+
+    def reading(path: Path) -> str:
+        read.append(path.name)
+        return checksum_of(path)
+
+    monkeypatch.setattr(verified, "checksum_of", reading)
+    shards = [f"train-{number:05d}.npy" for number in range(3)]
+    everything, places = np.arange(70), np.zeros(70, bool)
+
+    def train() -> list[str]:
+        """Touch all training latents, as a job does; returns the shards that were read to check them."""
+        read.clear()
+        open_latents(DATA, shared).train.moments(everything, places)
+        return [name for name in read if name in shards]
+
+    assert train() == shards, "a job without a launch checks for itself"
+    lines: list[str] = []
+    latents.verify(DATA, shared, lines.append)
+    assert train() == []
+    read.clear()
+    latents.verify(DATA, shared, lines.append)
+    assert (read, lines) == ([], [])
+    monkeypatch.setattr(verified, "_WORTH_A_LINE", 10)
+    shard = folder_of(shared) / shards[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole)  # the same bytes at another time
+    assert train() == shards[1:2]
+    latents.verify(DATA, shared, lines.append)
+    assert len(lines) == 1
+    assert train() == []
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"train-00001.npy: missing or damaged \(its checksum differs\)"):
+        train()
+    with pytest.raises(InputError, match=r"train-00001.npy: missing or damaged \(its checksum differs\)"):
+        latents.verify(DATA, shared, lines.append)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"train-00001.npy: missing or damaged"):
+        latents.verify(DATA, shared, lines.append)
 
 
 def test_latents_of_another_vae_are_refused(shared: Shared) -> None:

@@ -169,7 +169,7 @@ def test_samples_go_out_and_read_back_to_the_same_metrics(sweep: Path, capsys: p
         parameter.mul_(0.1)  # so that not every pixel is clipped
     made = generate(Generator(dit, cell, evaluation, "cpu"), source, key, batch=3, hooks=Hooks())
     assert made is not None
-    images, labels = made
+    images, labels, _ = made
     export = ("export", sweep, name, "--format", "npz", "-o")
 
     assert run(*export, "early.npz") == 2  # as long as there is no record, there may be more to come

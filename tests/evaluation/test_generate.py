@@ -13,8 +13,9 @@ from harness.data.sources import load
 from harness.errors import CellFailedError, NonFiniteError
 from harness.evaluation.extractors import Features
 from harness.evaluation.features import Extraction
-from harness.evaluation.generate import Generator, Samples, generate, load_weights
+from harness.evaluation.generate import Generator, generate, load_weights
 from harness.evaluation.metrics import score
+from harness.evaluation.parts import Samples
 from harness.files import write_json
 from harness.model.dit import DiT
 from harness.runs.state import Run

@@ -176,9 +176,10 @@ def test_a_damaged_shard_fails_the_launch_and_is_mended(quiet: LatentBench, tmp_
     assert done.returncode == 2
     assert "train-00000.npy: missing or cut off; make it again: dit-harness encode" in done.stderr
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert bench.do("launch").returncode == 1  # the size is right: the job finds it by the checksum
-    log = next((bench.study.parent / "runs").glob("*/log")).read_text()
-    assert "its checksum differs" in log
+    done = bench.do("launch")
+    assert done.returncode == 2, "the size is right: it is found by the checksum, before anything starts"
+    assert "train-00000.npy: missing or damaged (its checksum differs); make it again" in done.stderr
+    assert not (bench.study.parent / "runs").exists()
     assert bench.do("encode").returncode == 0
     assert shard.read_bytes() == whole
 

@@ -193,7 +193,7 @@ def test_malformed_lists(text: str, field: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("protocol", "options", "message"),
     [
-        ("papr", {}, "--protocol: unknown protocol 'papr'; allowed: paper, paper-guided, fast, small, mine"),
+        ("papr", {}, "--protocol: unknown protocol 'papr'; allowed: paper, paper-guided, sit, fast, small, mine"),
         ("paper", {}, "command line, evaluation.extractor: inception-v3-compat does not read digits"),
         (None, {"sampling_steps": "16,2000"}, "command line, evaluation.sampling_steps: 2000 exceeds"),
         (None, {"samples": "1"}, "command line, evaluation.samples: should be greater"),
@@ -312,7 +312,7 @@ def test_samples_have_the_classes_asked_for(study: tuple[Sweep, Study], tmp_path
     generator = Generator(dit, item.cell, asked, "cpu", class_counts=counts)
     made = generate(generator, Run(tmp_path / "r"), "k", batch=20, hooks=Hooks())
     assert made is not None
-    _, labels = made
+    labels = made.labels
     if rule == "balanced":
         assert labels.tolist() == [i % 10 for i in range(50)]
     else:
