@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.commands import ROOT, run_here
+
 Found = TypeVar("Found")
 
 #: Columns that tell how long something took: they differ from run to run.
 TIMINGS = {"train_seconds", "sample_seconds", "images_per_s", "tflops", "mfu"}
-
-ROOT = Path(__file__).parents[1]
 
 _SWEEP = """
 title = "small cells"
@@ -74,6 +74,7 @@ class Bench:
         self.study = folder / "results" / "small"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """A process of its own, which can be killed."""
         return subprocess.Popen(
             [sys.executable, "-m", "harness.cli", *arguments],
             cwd=self.folder,
@@ -84,9 +85,7 @@ class Bench:
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return run_here(self.folder, *arguments)
 
     def launch(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.run("launch", str(self.sweep), *options)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.commands import ROOT, run_here
+
 BLOCK = re.compile(r"<!-- (run|file: (?P<file>[\w./-]+)) -->\n```\w+\n(?P<text>.*?)```", re.DOTALL)
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if "<!-- run -->" in page.read_text()]
 
@@ -23,7 +21,6 @@ def test_there_are_such_pages() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page: Path, tmp_path: Path) -> None:
     (tmp_path / "sweeps").symlink_to(ROOT / "sweeps")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     for block in BLOCK.finditer(page.read_text()):
         if block["file"]:
             (tmp_path / block["file"]).write_text(block["text"])
@@ -31,8 +28,7 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
         for line in block["text"].splitlines():
             command = shlex.split(line, comments=True)
             assert command[0] == "dit-harness", line
-            command[:1] = [sys.executable, "-m", "harness.cli"]
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            done = run_here(tmp_path, *command[1:])
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 

@@ -39,12 +39,13 @@ def launched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Attemp
         return popen([command[0], "-P", *command[1:]], env={**env, "PYTHONPATH": path}, **more)
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    done = bench.launch()
-    assert done.returncode == 1, done.stderr
+    launcher = bench.start("launch", str(bench.sweep))
+    _, stderr = launcher.communicate(timeout=240)
+    assert launcher.returncode == 1, stderr
     run = Run(next((bench.study.parent / "runs").glob("[!.]*")))
     attempt = run.newest_attempt()
     assert attempt is not None
-    return done.stderr, attempt, run.log.read_text()
+    return stderr, attempt, run.log.read_text()
 
 
 @pytest.fixture
