@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,33 @@ def test_noise_made_ahead_is_that_of_its_step() -> None:
 
 def labels(count: int) -> torch.Tensor:
     return torch.arange(count) % 10
+
+
+# beside the sampling
+
+
+def test_parts_are_decoded_and_written_by_another_thread(run: Run) -> None:
+    here, entered = threading.get_ident(), list[int]()
+
+    @contextlib.contextmanager
+    def writing() -> Iterator[None]:
+        if threading.get_ident() != here:
+            entered.append(threading.get_ident())
+            if len(entered) == 3:
+                raise OSError("the disk is full")
+        yield
+
+    def decode(x0: torch.Tensor) -> torch.Tensor:
+        assert threading.get_ident() != here
+        return x0
+
+    generator = Generator(random_network(0), CELL, Evaluation(samples=40, sampling_steps=1), "cpu", decode)
+    with pytest.raises(OSError, match="the disk is full"):
+        generate(generator, run, "k", batch=8, hooks=Hooks(writing=writing))
+    assert list(run.samples_parts("k")) == [0, 8], "what was written before stays"
+    made = generate(generator, run, "k", batch=8, hooks=Hooks())
+    assert made is not None
+    assert made.drawn == 24
 
 
 # compiled
