@@ -118,4 +118,4 @@ def _value(cell: Cell, field: str) -> Any:
     value: Any = cell
     for name in field.split("."):
         value = getattr(value, name, None)
-    return value
+    return [*value] if isinstance(value, tuple) else value  # as the file has it
