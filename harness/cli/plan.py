@@ -22,7 +22,7 @@ WORTH_SAVING_HOURS = 24
 @cli.takes_fields(
     resources=(
         *("executor", "slots", "threads", "ranks", "cells_per_gpu", "device", "data_folder", "data_download"),
-        *("inception_weights", "adm_reference", "nodes", "max_parallel", "cells_per_job"),
+        *("inception_weights", "dinov2_weights", "adm_reference", "nodes", "max_parallel", "cells_per_job"),
     )
 )
 def plan(

@@ -24,6 +24,7 @@ from harness.diffusion.objective import build as build_objective
 from harness.errors import CellFailedError, non_finite_in
 from harness.files import write_atomic
 from harness.model.network import Network, build
+from harness.runs.cellruns import split_key
 from harness.runs.layout import belongs
 from harness.runs.state import Run
 from harness.spec.cell import Cell
@@ -186,7 +187,14 @@ class Generator:
 
 
 def generate(
-    generator: Generator, run: Run, key: str, *, batch: int, hooks: Hooks, ranks: Ranks | None = None
+    generator: Generator,
+    run: Run,
+    key: str,
+    others: Sequence[str] = (),
+    *,
+    batch: int,
+    hooks: Hooks,
+    ranks: Ranks | None = None,
 ) -> Made | None:
     """Images (N, H, W, channels) and labels (N,) of an evaluation; finished parts are not made again.
 
@@ -196,6 +204,7 @@ def generate(
         generator: see `Generator`.
         run: where the parts are kept.
         key: name of the parts' folder.
+        others: keys of evaluations with the same samples; a part that one of them has is taken from there.
         batch: samples per part.
         hooks: see `Hooks`.
         ranks: the ranks that share the work.
@@ -205,23 +214,12 @@ def generate(
         StoppedError: any rank was asked to stop; the finished parts are kept.
     """
     ranks, evaluation = ranks or Ranks(), generator.evaluation
-    counts = {first: min(batch, evaluation.samples - first) for first in range(0, evaluation.samples, batch)}
-    labels: dict[int, NDArray[np.int64]] = {}  # by the first index of finished parts; on the first rank only
-
-    def missing() -> list[int]:
-        for first, count in counts.items():
-            with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
-                part, meta = checkpoint.load(run.samples_part(key, first))
-                is_mine = all(meta.get(name, value) == value for name, value in generator.origin.items())
-                # a part of version 0.1.0 may hold values that are not finite, as black or white: it is made again
-                if is_mine and len(part["images"]) == count and meta.get("finite"):
-                    labels[first] = part["labels"].numpy()
-        return [first for first in counts if first not in labels]
-
-    left = ranks.on_first(missing)
+    parts = _Parts(generator, run, key, batch, hooks)
+    left = ranks.on_first(parts.missing)
     if left and ranks.is_first:  # features may be those of samples that are made again
         with hooks.writing():
             run.remove_features(key)
+    left = ranks.on_first(lambda: [first for first in left if not parts.copy(first, others)])
     for turn in range(0, len(left), ranks.world):
         now = left[turn : turn + ranks.world]
         if ranks.any_rank(hooks.should_stop()):
@@ -230,16 +228,61 @@ def generate(
         with ranks.together():
             if ranks.rank < len(now):
                 first = now[ranks.rank]
-                mine = generator(first, counts[first], hooks)
+                mine = generator(first, parts.counts[first], hooks)
         for first, part in zip(now, ranks.gather(mine), strict=False):
             if part is not None:
-                meta = {"first": first, "finite": True, **generator.origin}
-                with hooks.writing():
-                    checkpoint.save(run.samples_part(key, first), part, meta)
-                labels[first] = part["labels"].numpy()
+                parts.save(first, part)
     if not ranks.is_first:
         return None
-    return Made(Samples(run, key, evaluation.samples, batch), np.concatenate([labels[first] for first in counts]))
+    labels = np.concatenate([parts.labels[first] for first in parts.counts])
+    return Made(Samples(run, key, evaluation.samples, batch), labels)
+
+
+class _Parts:
+    """The parts of an evaluation's samples in a run folder.
+
+    Attributes:
+        counts: samples of every part, by the first index.
+        labels: of the finished parts; on the first rank only.
+    """
+
+    def __init__(self, generator: Generator, run: Run, key: str, batch: int, hooks: Hooks) -> None:
+        samples = generator.evaluation.samples
+        self.counts = {first: min(batch, samples - first) for first in range(0, samples, batch)}
+        self.labels: dict[int, NDArray[np.int64]] = {}
+        self._origin, self._run, self._key, self._hooks = generator.origin, run, key, hooks
+
+    def missing(self) -> list[int]:
+        """The first indices of the parts that are not there."""
+        for first in self.counts:
+            if (part := self._read(self._key, first)) is not None:
+                self.labels[first] = part["labels"].numpy()
+        return [first for first in self.counts if first not in self.labels]
+
+    def save(self, first: int, part: dict[str, torch.Tensor]) -> None:
+        """Write a part."""
+        with self._hooks.writing():
+            path = self._run.samples_part(self._key, first)
+            checkpoint.save(path, part, {"first": first, "finite": True, **self._origin})
+        self.labels[first] = part["labels"].numpy()
+
+    def copy(self, first: int, others: Sequence[str]) -> bool:
+        """Take a part from the first evaluation that has it, of the same weights; whether one has."""
+        for other in others if self._origin["weights"] is not None else ():
+            if (part := self._read(other, first)) is not None:
+                self.save(first, part)
+                return True
+        return False
+
+    def _read(self, key: str, first: int) -> dict[str, torch.Tensor] | None:
+        origin = {**self._origin, "evaluation": split_key(key)[0]} if key != self._key else self._origin
+        with contextlib.suppress(FileNotFoundError, checkpoint.CorruptCheckpointError):
+            part, meta = checkpoint.load(self._run.samples_part(key, first))
+            is_asked_for = all(meta.get(name, value) == value for name, value in origin.items())
+            # a part of version 0.1.0 may hold values that are not finite, as black or white: it is made again
+            if is_asked_for and len(part["images"]) == self.counts[first] and meta.get("finite"):
+                return part
+        return None
 
 
 class Samples:

@@ -95,7 +95,8 @@ def _measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, A
         setup = _setup(subject, key)
         extraction = setup.extraction(evaluation, cell.data)
     batch = subject.conditions["sampling_batch"]
-    made = generate(generator, run, key, batch=batch, hooks=subject.hooks, ranks=subject.ranks)
+    others = subject.ranks.on_first(lambda: _with_same_samples(run, evaluation, step))
+    made = generate(generator, run, key, others, batch=batch, hooks=subject.hooks, ranks=subject.ranks)
     record = None
     with subject.ranks.together():
         if made is None:
@@ -103,6 +104,14 @@ def _measure(subject: Subject, evaluation: Evaluation, step: int) -> dict[str, A
         else:
             record = _record(subject, evaluation, step, weights, made, setup, begun)
     return record
+
+
+def _with_same_samples(run: Run, evaluation: Evaluation, step: int) -> list[str]:
+    """The keys of other evaluations at this step that have the same samples, scored by another extractor."""
+    keys = [path.stem for path in run.evaluation_files() if path.stem.endswith(f"@{step}")]
+    records = {key: run.measured(key) for key in keys if split_key(key)[0] != evaluation.id}
+    found = {key: record["evaluation"] for key, record in records.items() if record and "evaluation" in record}
+    return [key for key, fields in found.items() if evaluation.has_samples_of(fields)]
 
 
 def _record(

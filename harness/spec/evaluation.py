@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ class ExtractorFacts(NamedTuple):
         dims: how many features it gives per image.
         references: published statistics of its features, besides the data set's own splits.
         external: whether its weights come from outside this package; a launch then checks that they are there.
+        weights: field of `Resources` that names the file of its weights; empty: it has none.
         gmacs: 1e9 multiply-adds for one image, about; 0 where it does not matter.
     """
 
@@ -31,6 +33,7 @@ class ExtractorFacts(NamedTuple):
     dims: int
     references: tuple[str, ...] = ()
     external: bool = False
+    weights: str = ""
     gmacs: float = 0.0
 
 
@@ -43,7 +46,14 @@ EXTRACTORS = Kind(
         "digits-cnn": ExtractorFacts("harness.evaluation.classifier:DIGITS_CNN", 1, 8, 64, gmacs=0.0004),
         "fashion-cnn": ExtractorFacts("harness.evaluation.classifier:FASHION_CNN", 1, 32, 64, gmacs=0.003),
         INCEPTION: ExtractorFacts(
-            "harness.evaluation.inception:INCEPTION", 3, None, 2048, ("adm",), external=True, gmacs=5.7
+            "harness.evaluation.inception:INCEPTION",
+            *(3, None, 2048, ("adm",)),
+            external=True,
+            weights="inception_weights",
+            gmacs=5.7,
+        ),
+        "dinov2-vit-l14": ExtractorFacts(
+            "harness.evaluation.dinov2:DINOV2", 3, None, 1024, external=True, weights="dinov2_weights", gmacs=78
         ),
     },
     noun="extractor",
@@ -94,6 +104,12 @@ class Evaluation(Spec):
         if self.extractor is not None:
             return self
         return self.model_copy(update={"extractor": DATA_SETS.facts(data.name).extractor})
+
+    def has_samples_of(self, other: Mapping[str, Any]) -> bool:
+        """Whether an evaluation with these fields, as its record holds them, has the same samples as this one."""
+        own = self.model_dump(mode="json", exclude={"extractor", "reference", "at"})
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return all(other.get(name, defaults[name]) == value for name, value in own.items())
 
     def guided_channels(self, channels: int) -> int:
         """How many of a model's noise channels are guided, counted from the first.
