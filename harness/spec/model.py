@@ -303,7 +303,7 @@ class UNetSpec(ModelSpec):
         sides = [shape.size / 2**level for level in range(len(self.channels))]
         convolutions = 2 * self.blocks + 3 * (self.blocks + 1)
         blocks = sum(9 * (side * c) ** 2 for side, c in zip(sides, self.channels, strict=True)) * convolutions
-        return blocks + 4 * 9 * (sides[-1] * self.channels[-1]) ** 2
+        return float(blocks + 4 * 9 * (sides[-1] * self.channels[-1]) ** 2)
 
     def check_fits(self, shape: InputShape, source: str) -> None:
         """See `ModelSpec`: every level but the last halves the side, and sizes stay numbers of 64 bits."""
