@@ -13,7 +13,7 @@ help: ## this list
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks,trackers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks,trackers,dinov2]'
 	@touch $@
 
 quickstart: $(STAMP) ## train, sample and score a grid of small DiTs on digits, then draw it (about 5 minutes on 2 cores)

@@ -21,7 +21,7 @@ from harness.spec.data import Data, PretrainedVae, TrainedVae
 from harness.spec.diffusion import Diffusion, Flow
 from harness.spec.evaluation import Evaluation
 from harness.spec.fields import FieldFacts, fields_of
-from harness.spec.model import DiTSpec
+from harness.spec.model import DiTSpec, UNetSpec
 from harness.spec.resources import Recording, Resources
 from harness.spec.training import RateLaw, Training
 
@@ -31,6 +31,7 @@ BEGIN, END = "<!-- fields -->", "<!-- /fields -->"
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "[model]": DiTSpec,
+    '[model], network = "unet"': UNetSpec,
     "[diffusion]": Diffusion,
     '[diffusion], objective = "flow"': Flow,
     "[data]": Data,

@@ -108,13 +108,21 @@ class Fields:
 
 
 def _named(document: Mapping[str, Any], base: type[BaseModel], section: str, tag: str, kind: Kind[Any]) -> list[str]:
-    """The values of a field that decides which others there are: known ones, or its default."""
-    grid = table_of(document, "grid")
-    tables = [table_of(document, section), grid]
-    tables += [entry for axis in grid.values() if isinstance(axis, list) for entry in axis if isinstance(entry, dict)]
-    given = [table[key] for table in tables for key in (tag, f"{section}.{tag}") if key in table]
-    names = [name for value in given for name in (value if isinstance(value, list) else [value])]
-    return [name for name in names if name in kind.names] or [str(base.model_fields[tag].default)]
+    """The values of a field that decides which others there are: known ones, or its default.
+
+    In a list of tables of which only some name it, the others have the default.
+    """
+    default, grid = str(base.model_fields[tag].default), table_of(document, "grid")
+
+    def given(table: Mapping[str, Any]) -> list[Any]:
+        values = [table[key] for key in (tag, f"{section}.{tag}") if key in table]
+        return [name for value in values for name in (value if isinstance(value, list) else [value])]
+
+    names = given(table_of(document, section)) + given(grid)
+    for axis in grid.values():
+        found = [given(entry) for entry in axis if isinstance(entry, dict)] if isinstance(axis, list) else []
+        names += [name for entry in found for name in entry or [default]] if any(found) else []
+    return [name for name in names if name in kind.names] or [default]
 
 
 def table_of(document: Mapping[str, Any], key: str) -> dict[str, Any]:

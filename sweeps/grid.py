@@ -77,7 +77,7 @@ class Sweep:
         Raises:
             InputError: a combination is not a valid cell.
         """
-        varying = [frozenset(settings[0]) for settings in self.axes.values()]
+        varying = [frozenset().union(*settings) for settings in self.axes.values()]
         for combination in product(*self.axes.values()):
             fields = dict(self.base)
             for setting in combination:
@@ -277,9 +277,8 @@ def _axes(grid: dict[str, Any], base: Mapping[str, Any], fields: Fields) -> dict
         if {} in tables:
             raise InputError(f"{key}: a table sets no field")
         settings = tuple(fields.settings(table, key) for table in tables)
-        if any(setting.keys() != settings[0].keys() for setting in settings):
-            raise InputError(f"{key}: every table should set the same fields ({', '.join(settings[0])})")
-        for field in settings[0]:
+        _check_alike(settings, key)
+        for field in {field: None for setting in settings for field in setting}:
             if field in base:
                 raise InputError(f"{key}: {field} is set outside the grid too; keep one of them")
             if field in seen:
@@ -287,6 +286,16 @@ def _axes(grid: dict[str, Any], base: Mapping[str, Any], fields: Fields) -> dict
             seen[field] = axis
         axes[axis] = settings
     return axes
+
+
+def _check_alike(settings: Sequence[Setting], key: str) -> None:
+    """Check that the tables of an axis set the same fields: those of one network, where they name several."""
+    first: dict[Any, Setting] = {}
+    for setting in settings:
+        alike = first.setdefault(network := setting.get("model.network"), setting)
+        if setting.keys() != alike.keys():
+            whose = f" of network {network}" if len(first) > 1 else ""
+            raise InputError(f"{key}: every table{whose} should set the same fields ({', '.join(alike)})")
 
 
 def _exclusion(rule: dict[str, Any], number: int, fields: Fields) -> dict[str, tuple[Any, ...]]:
@@ -366,6 +375,8 @@ def _readable_name(cell: Cell, varying: Sequence[frozenset[str]]) -> str:
     varied = {field for axis in varying for field in axis if follows.get(field) not in axis}
     for field in sorted(varied - {f"model.{name}" for name in model.named}):
         section, _, leaf = field.rpartition(".")
+        if section == "model" and not hasattr(model, leaf):  # of another network
+            continue
         value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)
         if isinstance(value, BaseModel):  # a VAE
             value = spec_id(value)[:6]

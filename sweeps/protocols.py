@@ -94,11 +94,15 @@ def evaluations(fields: Mapping[str, Any], key: str) -> list[Evaluation]:
     """The evaluations of a table of fields.
 
     A field with a list of values (other than `at`) gives one evaluation per value; several such fields give their
-    product, the last one fastest.
+    product, the last one fastest. `extractors` is `extractor` with a list.
 
     Raises:
         InputError: one line naming `key`, the field and what is allowed.
     """
+    if "extractors" in fields:
+        if "extractor" in fields or not isinstance(fields["extractors"], list):
+            raise InputError(f"{key}.extractors: allowed: a list of extractors, and no `extractor` beside it")
+        fields = {"extractor" if field == "extractors" else field: value for field, value in fields.items()}
     axes = {field: value if isinstance(value, list) and field != "at" else [value] for field, value in fields.items()}
     for field, values in axes.items():
         if not values:

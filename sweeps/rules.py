@@ -16,7 +16,10 @@ from sweeps.fields import Fields, Setting
 
 #: Fields of `Resources` that one launch has once: who runs the cells, how many at once, and where the files are.
 ONCE = frozenset(
-    ("executor", "slots", "max_parallel", "data_folder", "data_download", "inception_weights", "adm_reference")
+    (
+        *("executor", "slots", "max_parallel", "data_folder", "data_download"),
+        *("inception_weights", "dinov2_weights", "adm_reference"),
+    )
 )
 
 
@@ -118,4 +121,4 @@ def _value(cell: Cell, field: str) -> Any:
     value: Any = cell
     for name in field.split("."):
         value = getattr(value, name, None)
-    return value
+    return [*value] if isinstance(value, tuple) else value  # as the file has it

@@ -39,6 +39,8 @@ def run_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
                 main()
             except SystemExit as end:
                 code = int(end.code or 0)
-        said = [stream.seek(0) or stream.read() for stream in (out, err)]
+        for stream in (out, err):
+            stream.seek(0)
+        said = out.read(), err.read()
     forget_users_files()
     return subprocess.CompletedProcess(arguments, code, *said)

@@ -29,7 +29,9 @@ _EVALUATION = (
 )
 
 
-@cli.takes_fields(resources=(*RESOURCES, "micro_batch", "compile", "inception_weights", "adm_reference"))
+@cli.takes_fields(
+    resources=(*RESOURCES, "micro_batch", "compile", "inception_weights", "dinov2_weights", "adm_reference")
+)
 def launch(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
@@ -62,7 +64,9 @@ def launch(
         _print_results(sweep, folder, cli.items_of(sweep, folder), ended, f"launch {study}{hint}", owed, wide=wide)
 
 
-@cli.takes_fields(resources=(*RESOURCES, "inception_weights", "adm_reference"), evaluation=_EVALUATION)
+@cli.takes_fields(
+    resources=(*RESOURCES, "inception_weights", "dinov2_weights", "adm_reference"), evaluation=_EVALUATION
+)
 def evaluate(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,

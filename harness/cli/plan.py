@@ -22,7 +22,7 @@ WORTH_SAVING_HOURS = 24
 @cli.takes_fields(
     resources=(
         *("executor", "slots", "threads", "ranks", "cells_per_gpu", "device", "data_folder", "data_download"),
-        *("inception_weights", "adm_reference", "nodes", "max_parallel", "cells_per_job"),
+        *("inception_weights", "dinov2_weights", "adm_reference", "nodes", "max_parallel", "cells_per_job"),
     )
 )
 def plan(
@@ -43,6 +43,13 @@ def plan(
     check: Annotated[
         bool, typer.Option("--check", help="Instead, list everything that is missing, and how to get it.")
     ] = False,
+    match_gmacs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<cell>",
+            help="Instead, propose channels of a U-Net within 5 % of this cell's GMACs: a name or id, or SWEEP:NAME.",
+        ),
+    ] = None,
     wide: cli.WideOption = False,
     as_json: cli.JsonOption = False,
     **given: Any,
@@ -72,6 +79,9 @@ def plan(
     if check:
         _check(sweep, folder, items)
         return
+    if match_gmacs is not None:
+        _match(match_gmacs, folder, items, wide=wide)
+        return
     rows = price(sweep, items, tflops, gpus, Shared(folder.root))
     if as_json:
         cli.print_json(rows)
@@ -87,6 +97,27 @@ def plan(
     for line in lines:
         print(wrapped(line))
     cli.print_warnings(sweep)
+
+
+def _match(cell: str, study: Study, items: list[CellRun], *, wide: bool) -> None:
+    """Propose U-Nets at the compute of a cell: those of the sweep with other channels, else the usual one.
+
+    Raises:
+        InputError: no such cell, or no U-Net within 5 %.
+    """
+    from harness.cli.tables import matches_table
+    from harness.launch.match import matches, row_of
+    from harness.spec.model import UNetSpec
+
+    other, _, name = cell.rpartition(":")
+    sweep, folder = cli.resolve(other, study.root) if other else (None, study)
+    item = cli.find_cell(cli.items_of(sweep, folder) if sweep else items, name, folder)
+    given = dict.fromkeys(item.cell.model for item in items if isinstance(item.cell.model, UNetSpec))
+    found = matches(item.cell, given)
+    rows = [row_of(item.cell), *(match.row for match in found)]
+    cli.print_table(matches_table(f"U-Nets at the GMACs of {item.name}", rows), wide=wide)
+    for match in found:
+        print(match.line)
 
 
 def _check(sweep: Sweep, folder: Study, items: list[CellRun]) -> None:

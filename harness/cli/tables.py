@@ -113,6 +113,17 @@ def plan_table(title: str, rows: Sequence[Row], totals: Row) -> FittedTable:
     return FittedTable(title, columns, rows, caption)
 
 
+def matches_table(title: str, rows: Sequence[Row]) -> FittedTable:
+    """Networks at the compute of the first one."""
+    columns = (
+        _left("network", rank=4, least=_NAME),
+        _right("params (M)", "params_m", number, rank=1),
+        _right("GMACs", "gmacs", number, rank=2),
+        _right("against the cell", "off", lambda off: f"{off:+.1%}", rank=3),
+    )
+    return FittedTable(title, columns, rows, "GMACs are matched, parameters are not. For a list of the grid:")
+
+
 class StatusRow(TypedDict):
     """What `status` says of a cell; None where it is not known."""
 

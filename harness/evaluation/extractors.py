@@ -6,6 +6,7 @@ Each extractor has a file of its own in this folder, and a line in `harness.spec
 from __future__ import annotations
 
 import inspect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -42,7 +43,7 @@ Network = Callable[[Tensor], Tensor | Features]
 class Extractor(ABC):
     """A feature extractor.
 
-    The first six attributes are for extractors in a user's file; for a built-in one they are in its line of
+    The first seven attributes are for extractors in a user's file; for a built-in one they are in its line of
     `harness.spec.evaluation`.
 
     Attributes:
@@ -51,6 +52,7 @@ class Extractor(ABC):
         dims: how many features it gives per image.
         references: published statistics of its features, to compare images with.
         external: whether its weights come from outside the package; a launch then checks that they are there.
+        weights: field of `Resources` that names the file of its weights.
         gmacs: 1e9 multiply-adds for one image, for the price of a sweep; 0: left out of it.
         batch: images in one call of the network; the last bits of the features may depend on it.
         slow: whether its features are kept in files, from which interrupted scoring continues.
@@ -62,6 +64,7 @@ class Extractor(ABC):
     dims: int
     references: tuple[str, ...] = ()
     external: bool = False
+    weights: str = "inception_weights"
     gmacs: float = 0.0
     batch: int = 500
     slow: bool = False
@@ -73,7 +76,7 @@ class Extractor(ABC):
 
         Args:
             device: "cpu", "cuda" or "cuda:<index>".
-            weights: the file that `resources.inception_weights` names, if any.
+            weights: the file that the field `weights` of the resources names, if any.
 
         Raises:
             InputError: its weights are missing or damaged.
@@ -89,6 +92,43 @@ class Extractor(ABC):
         Raises:
             InputError: one line that says where to get them.
         """
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A published file of weights that is not part of this package.
+
+    Attributes:
+        extractor: whose weights.
+        option: field of `Resources` that names the file.
+        name: of the published file.
+        url: where it is published.
+    """
+
+    extractor: str
+    option: str
+    name: str
+    url: str
+
+    def find(self, configured: str | None) -> Path:
+        """The configured file, or else the one in torch's download folder.
+
+        Raises:
+            InputError: it is not there; the message says where to get it.
+        """
+        if configured is not None:
+            path = Path(configured)
+            if not path.is_file():
+                raise InputError(f"resources.{self.option}: {path}: no such file; allowed: a copy of {self.url}")
+            return path
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+        path = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub" / "checkpoints" / self.name
+        if not path.is_file():
+            raise InputError(
+                f"evaluation.extractor {self.extractor} needs its weights, in resources.{self.option} or in "
+                f"{path.parent}: curl -L --create-dirs -o {path} {self.url}"
+            )
+        return path
 
 
 def exact_convolutions() -> AbstractContextManager[object]:
@@ -113,7 +153,7 @@ def extractor_label(name: str, weights: str | None = None) -> str:
 
     Args:
         name: the extractor.
-        weights: the file that `resources.inception_weights` names, if any.
+        weights: the file of its weights, see `Resources.weights_of`.
 
     Raises:
         InputError: unknown name, or a missing or damaged weights file.

@@ -57,7 +57,7 @@ class Extraction:
         Args:
             name: the extractor.
             device: where it runs.
-            weights: the file that `resources.inception_weights` names, if any.
+            weights: the file of its weights, see `Resources.weights_of`.
             ranks: the ranks that share the parts; all but the first call `assist`. None: this process alone.
             writing: what features are written in, see `harness.training.hooks.Hooks`.
             at_once: what they are computed in, see there.

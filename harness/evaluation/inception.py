@@ -7,7 +7,6 @@ Its weights are not part of this package.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from harness.errors import InputError
-from harness.evaluation.extractors import Extractor, Features, Network
+from harness.evaluation.extractors import Extractor, Features, Network, WeightsFile
 from harness.files import large_file_hash
 from harness.runs.columns import PUBLISHED_INCEPTION
 from harness.spec.evaluation import INCEPTION as NAME
@@ -27,9 +26,11 @@ PUBLISHED = PUBLISHED_INCEPTION.rpartition("@")[2]
 #: First 8 hex digits of sha256 over the sorted lines `name shape` of the network's tensors.
 _LAYOUT = "d84f693f"
 
-FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
+_NAME = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
 
-URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+FILE = WeightsFile(
+    NAME, "inception_weights", _NAME, f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_NAME}"
+)
 
 SPATIAL_CHANNELS = 7
 
@@ -42,11 +43,11 @@ class Inception(Extractor):
 
     def weights_hash(self, weights: str | None) -> str:
         """See `Extractor`: the hash of the file."""
-        return large_file_hash(find_weights(weights))
+        return large_file_hash(FILE.find(weights))
 
     def check(self, weights: str | None) -> None:
         """See `Extractor`."""
-        check_weights(find_weights(weights))
+        check_weights(FILE.find(weights))
 
     def build(self, device: str, weights: str | None) -> Network:
         """See `Extractor`.
@@ -54,7 +55,7 @@ class Inception(Extractor):
         The spatial features are for sFID (Nash et al. 2021, as in the ADM suite): the first 7 channels of mixed_6/conv,
         17 x 17, flattened in the order row, column, channel. Here mixed_6/conv is the 1x1 branch of Mixed_6d.
         """
-        path = find_weights(weights)
+        path = FILE.find(weights)
         check_weights(path)
         try:
             network: Any = FeatureExtractorInceptionV3(
@@ -77,27 +78,6 @@ class Inception(Extractor):
 INCEPTION = Inception()
 
 
-def find_weights(configured: str | None) -> Path:
-    """The weights file: the configured one (`resources.inception_weights`), or else the one in torch's download folder.
-
-    Raises:
-        InputError: it is not there; the message says where to get it.
-    """
-    if configured is not None:
-        path = Path(configured)
-        if not path.is_file():
-            raise InputError(f"resources.inception_weights: {path}: no such file; allowed: a copy of {URL}")
-        return path
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-    path = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub" / "checkpoints" / FILE
-    if not path.is_file():
-        raise InputError(
-            f"evaluation.extractor {NAME} needs its weights, in resources.inception_weights or in {path.parent}: "
-            f"curl -L --create-dirs -o {path} {URL}"
-        )
-    return path
-
-
 def check_weights(path: Path) -> None:
     """Check that the file holds the network's weights and nothing that would be executed.
 
@@ -110,10 +90,11 @@ def check_weights(path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
         lines = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not k.endswith("num_batches_tracked")]
     except Exception:  # a damaged pickle fails in any way, and torch advises to load it unsafely
-        raise InputError(f"{path}: no file of PyTorch weights, or damaged; allowed: a copy of {URL}") from None
+        raise InputError(f"{path}: no file of PyTorch weights, or damaged; allowed: a copy of {FILE.url}") from None
     if hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:8] != _LAYOUT:
-        raise InputError(f"{path}: other weights than {NAME} has; allowed: a copy of {URL}")
+        raise InputError(f"{path}: other weights than {NAME} has; allowed: a copy of {FILE.url}")
     if odd := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise InputError(
-            f"{path}: weights that are not finite ({len(odd)} tensors, for example {odd[0]}); allowed: a copy of {URL}"
+            f"{path}: weights that are not finite ({len(odd)} tensors, for example {odd[0]}); "
+            f"allowed: a copy of {FILE.url}"
         )

@@ -95,7 +95,7 @@ class Setup:
         check_fits(evaluation.resolved(data), data)
         name = evaluation.resolved(data).extractor
         assert name is not None  # resolved() fills it in
-        weights = self.resources.inception_weights
+        weights = self.resources.weights_of(name)
         return Extraction(name, self.device, weights, self.ranks, self.writing, self.watch.at_once)
 
 

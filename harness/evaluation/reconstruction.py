@@ -17,6 +17,7 @@ from harness.data.vae import DECODE_BATCH, Autoencoder
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
 from harness.evaluation.references import moments_of
+from harness.spec.resources import Resources
 from harness.training.hooks import Hooks
 
 
@@ -26,7 +27,7 @@ def reconstruction(
     extractors: Iterable[str],
     device: str,
     hooks: Hooks,
-    inception_weights: str | None = None,
+    resources: Resources,
 ) -> dict[str, Any]:
     """How well held-out images survive encoding (to the mean) and decoding: a bound for any model of the latents.
 
@@ -60,7 +61,7 @@ def reconstruction(
         "psnr": round(10 * math.log10(255**2 * values / float(squared)), 3) if squared else None,
         "distances": {
             extraction.label: _distances(np.concatenate(rebuilt), dataset, extraction)
-            for extraction in (Extraction(name, device, inception_weights) for name in extractors)
+            for extraction in (Extraction(name, device, resources.weights_of(name)) for name in extractors)
         },
     }
 

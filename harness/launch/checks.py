@@ -112,7 +112,7 @@ def _of_evaluations(sweep: Sweep, items: list[CellRun]) -> Iterator[Callable[[],
     outside = {e.extractor for e, _ in due if e.extractor and EXTRACTORS.facts(e.extractor).external}
     sizes = {data.image_shape.size for e, data in due if e.reference == "adm"}
     for name in sorted(outside):
-        yield partial(_named, sweep, _check_extractor, name, sweep.resources.inception_weights)
+        yield partial(_named, sweep, _check_extractor, name, sweep.resources.weights_of(name))
     for size in sorted(sizes):
         yield partial(_named, sweep, _check_adm, sweep.resources.adm_reference, size)
 

@@ -160,7 +160,7 @@ class Encoding(Latent):
         """How good the latents are, in words, when all is encoded and measured; else None. Reads every shard."""
         from harness.evaluation.extractors import extractor_label  # imports torch
 
-        labels = {extractor_label(name, self.resources.inception_weights) for name in self.extractors}
+        labels = {extractor_label(name, self.resources.weights_of(name)) for name in self.extractors}
         known = read_json(self.folder / latents.RECONSTRUCTION, latents.MEASURED)
         if known is None or not labels <= known["distances"].keys():
             return None
@@ -273,7 +273,7 @@ def _measured(work: Encoding, bench: Bench, measure: Any) -> dict[str, Any]:
     """How well the autoencoder reconstructs images, as its card says, or measured; writes it beside the manifest."""
     from harness.evaluation.extractors import extractor_label
 
-    labels = {extractor_label(name, work.resources.inception_weights) for name in work.extractors}
+    labels = {extractor_label(name, work.resources.weights_of(name)) for name in work.extractors}
     found: dict[str, Any] = (autoencoders.card_of(work.data, work.shared) or {}).get("reconstruction", {})
     if not labels <= found.get("distances", {}).keys():
         with bench.hooks.at_once():

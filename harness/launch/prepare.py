@@ -134,8 +134,8 @@ class Bench:
         """How well the autoencoder reconstructs held-out images (see `harness.evaluation.reconstruction`)."""
         from harness.evaluation.reconstruction import reconstruction
 
-        names, weights = self.latent.extractors, self.latent.resources.inception_weights
-        return reconstruction(autoencoder, self.dataset, names, device, self.hooks, weights)
+        names, resources = self.latent.extractors, self.latent.resources
+        return reconstruction(autoencoder, self.dataset, names, device, self.hooks, resources)
 
 
 def bench_of(latent: Latent, hooks: Hooks) -> Bench:

@@ -210,7 +210,9 @@ def _release(claimed: list[tuple[CellRun, Job]], study: Study, token: str) -> No
 
 def _absolute(resources: Resources) -> Resources:
     """The resources with absolute paths, since a node may start in another folder."""
-    paths = {key: getattr(resources, key) for key in ("data_folder", "inception_weights", "adm_reference")}
+    paths = {
+        key: getattr(resources, key) for key in ("data_folder", "inception_weights", "dinov2_weights", "adm_reference")
+    }
     return resources.model_copy(update={key: str(Path(path).resolve()) for key, path in paths.items() if path})
 
 

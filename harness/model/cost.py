@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +18,9 @@ from harness.spec.cell import Cell
 from harness.spec.data import InputShape
 from harness.spec.identity import canonical_json
 from harness.spec.model import NETWORKS, ModelSpec
+
+#: What fvcore counts and is no matrix product.
+_LEFT_OUT = ("aten::layer_norm", "aten::group_norm", "aten::upsample_nearest2d")
 
 #: An operator with one of these in its name multiplies matrices; all of them must be counted.
 _MATMUL_LIKE = ("mm", "matmul", "mv", "dot", "linear", "einsum", "conv", "attention", "outer", "cdist")
@@ -37,7 +41,7 @@ class Cost:
 def count(model: ModelSpec, shape: InputShape, outputs: int = 2) -> Cost:
     """Count a network by tracing it, or smaller ones whose costs add up to its own (`Network.cost_parts`).
 
-    LayerNorm, softmax and elementwise operators are left out. The published numbers seem to hold two operations a token
+    Norms, softmax and elementwise operators are left out. The published numbers seem to hold two operations a token
     and channel of each LayerNorm. Results are cached: a grid costs one trace per distinct shape (less than 0.1 s).
 
     Args:
@@ -83,16 +87,40 @@ def _traced(model: ModelSpec, shape: InputShape, outputs: int, identity: str) ->
         analysis = FlopCountAnalysis(network, (x, t) if y is None else (x, t, y))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-        analysis.set_op_handle("aten::layer_norm", _nothing)  # None would not leave it out
+        for name in _LEFT_OUT:
+            analysis.set_op_handle(name, _nothing)  # None would not leave it out
         for name, handle in network.op_handles.items():
             analysis.set_op_handle(name, handle)
-        macs = int(analysis.total())
+        with _products_for_convolutions():
+            macs = int(analysis.total())
         uncounted: Counter[str] = analysis.unsupported_ops()
     if missed := sorted(op for op in uncounted if any(part in op for part in _MATMUL_LIKE)):
         raise RuntimeError(
             f"fvcore does not count {', '.join(missed)}: give it a handle (see harness/model/network.py)"
         )
     return Cost(params=sum(p.numel() for p in network.parameters()), macs=macs)
+
+
+def _products_for_convolutions() -> AbstractContextManager[object]:
+    """Compute a convolution of images as the matrix product of its windows: as many multiply-adds.
+
+    fvcore cannot trace a convolution on the meta device.
+    """
+    import torch
+    import torch.nn.functional as F
+    from torch.overrides import TorchFunctionMode
+
+    class Products(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is not torch.conv2d or len(args) < 7 or args[6] != 1:  # of groups
+                return func(*args, **(kwargs or {}))
+            x, weight, bias, stride, padding, dilation, _ = args
+            sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+            sides = [(size + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, gap in sizes]
+            windows = F.unfold(x, weight.shape[2:], dilation, padding, stride)  # (N, C * k * k, positions)
+            return F.linear(windows.transpose(1, 2), weight.flatten(1), bias).transpose(1, 2).unflatten(2, sides)
+
+    return Products()
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:

@@ -94,7 +94,7 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
     return {
         "data": cell.data.name,
         "vae": _vae_name(cell.data),
-        "block": getattr(cell.model, "block", cell.model.network),
+        "block": cell.model.label,
         "objective": cell.diffusion.label,
         **{k: getattr(cell.model, k, None) for k in ("depth", "width", "heads", "patch_size")},
         "tokens": cell.tokens,

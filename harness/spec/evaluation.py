@@ -22,6 +22,7 @@ class ExtractorFacts(NamedTuple):
         dims: how many features it gives per image.
         references: published statistics of its features, besides the data set's own splits.
         external: whether its weights come from outside this package; a launch then checks that they are there.
+        weights: field of `Resources` that names the file of its weights; empty: it has none.
         gmacs: 1e9 multiply-adds for one image, about; 0 where it does not matter.
     """
 
@@ -31,6 +32,7 @@ class ExtractorFacts(NamedTuple):
     dims: int
     references: tuple[str, ...] = ()
     external: bool = False
+    weights: str = ""
     gmacs: float = 0.0
 
 
@@ -43,7 +45,14 @@ EXTRACTORS = Kind(
         "digits-cnn": ExtractorFacts("harness.evaluation.classifier:DIGITS_CNN", 1, 8, 64, gmacs=0.0004),
         "fashion-cnn": ExtractorFacts("harness.evaluation.classifier:FASHION_CNN", 1, 32, 64, gmacs=0.003),
         INCEPTION: ExtractorFacts(
-            "harness.evaluation.inception:INCEPTION", 3, None, 2048, ("adm",), external=True, gmacs=5.7
+            "harness.evaluation.inception:INCEPTION",
+            *(3, None, 2048, ("adm",)),
+            external=True,
+            weights="inception_weights",
+            gmacs=5.7,
+        ),
+        "dinov2-vit-l14": ExtractorFacts(
+            "harness.evaluation.dinov2:DINOV2", 3, None, 1024, external=True, weights="dinov2_weights", gmacs=78
         ),
     },
     noun="extractor",

@@ -83,14 +83,19 @@ class ModelSpec(Spec):
         return self.size or self.network
 
     @property
+    def label(self) -> str:
+        """Its block; the name of the network where it has none. The column `block` of a table."""
+        return str(getattr(self, "block", self.network))
+
+    @property
     def layers(self) -> int:
         """Number of consecutive layers; each costs some time, however small it is."""
         return 1
 
     @property
     def in_columns(self) -> frozenset[str]:
-        """Fields that the columns of a table already show."""
-        return frozenset()
+        """Fields that the columns of a table already show, the name of the cell among them."""
+        return frozenset({"network"})
 
     def tokens(self, shape: InputShape) -> int:
         """Number of positions at its finest resolution: the length of a transformer's sequence."""
@@ -146,7 +151,7 @@ class DiTSpec(ModelSpec):
     )
 
     sizes = SIZES
-    named = frozenset({"depth", "width", "patch_size"})
+    named = frozenset({"network", "depth", "width", "patch_size"})
     follows = MappingProxyType({"heads": "width"})
 
     @model_validator(mode="before")
@@ -213,7 +218,112 @@ class DiTSpec(ModelSpec):
             )
 
 
+class UNetSpec(ModelSpec):
+    """Shape of a U-Net: levels of residual blocks, each at half the side of the one before, down and up again.
+
+    Raises:
+        ValidationError: channels that `norm_groups` does not divide; a level of `attention` that there is not.
+    """
+
+    channels: tuple[Annotated[int, Field(gt=0, le=_MOST_WIDTH)], ...] = Field(
+        strict=False, min_length=1, description="channels of each level, the finest first"
+    )
+    blocks: int = Field(
+        default=2, gt=0, le=1000, description="residual blocks of a level on the way down; one more on the way up"
+    )
+    attention: tuple[int, ...] = Field(
+        default=(), strict=False, description="levels with self-attention, 0 the finest; the middle always has it"
+    )
+    norm_groups: int = Field(default=32, gt=0, le=32, description="groups of a group norm; they divide all channels")
+
+    named = frozenset({"network", "channels", "blocks", "attention", "norm_groups"})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if odd := [channels for channels in self.channels if channels % self.norm_groups]:
+            raise ValueError(
+                f"channels {odd[0]} is not divisible by norm_groups {self.norm_groups}; "
+                "allowed: multiples of it, or fewer groups"
+            )
+        levels = range(len(self.channels))
+        if [*self.attention] != sorted({*self.attention} & {*levels}):
+            allowed = f"the levels 0 to {levels[-1]}" if levels[-1] else "level 0"
+            raise ValueError(f"attention {[*self.attention]}; allowed: {allowed}, each once and in this order")
+        return self
+
+    @property
+    def readable_name(self) -> str:
+        """Channels and blocks, the levels with attention where there are any, and another number of groups than 32."""
+        parts = [self.network, *map(str, self.channels), f"b{self.blocks}"]
+        parts += [f"a{'.'.join(map(str, self.attention))}"] if self.attention else []
+        parts += [f"g{self.norm_groups}"] if self.norm_groups != 32 else []
+        return "-".join(parts)
+
+    @property
+    def layers(self) -> int:
+        """Number of residual blocks, the two of the middle included."""
+        return len(self.channels) * (2 * self.blocks + 1) + 2
+
+    @property
+    def in_columns(self) -> frozenset[str]:
+        """All its fields: its shape is in the name of the cell."""
+        return self.named
+
+    @property
+    def head_channels(self) -> int:
+        """Channels of an attention head: the divisor of all channels with attention that is nearest to 64."""
+        common = math.gcd(self.channels[-1], *(self.channels[level] for level in self.attention))
+        return common // nearest_heads(common)
+
+    @classmethod
+    def usual(cls, shape: InputShape, norm_groups: int) -> UNetSpec:
+        """A U-Net for inputs of this shape: up to four levels, the coarsest of 4 positions a side or more.
+
+        The first level has half the channels of the others. All but the first have attention.
+        """
+        levels = 1
+        while levels < 4 and shape.size % 2**levels == 0 and shape.size >> levels >= 4:
+            levels += 1
+        channels = (norm_groups, *[2 * norm_groups] * (levels - 1))
+        attention = tuple(range(1, levels))
+        return cls(network="unet", channels=channels, attention=attention, norm_groups=norm_groups)
+
+    @property
+    def units(self) -> int:
+        """Channels of its widest level, in groups."""
+        return max(self.channels) // self.norm_groups
+
+    def resized(self, units: int) -> UNetSpec:
+        """The same U-Net with so many `units`, its other levels in proportion, in whole groups."""
+        groups = (max(1, round(units * channels / max(self.channels))) for channels in self.channels)
+        return self.model_copy(update={"channels": tuple(self.norm_groups * n for n in groups)})
+
+    def macs_proxy(self, shape: InputShape) -> float:
+        """The multiply-adds of the 3x3 convolutions of residual blocks alone; on the way up they read skips, too."""
+        sides = [shape.size / 2**level for level in range(len(self.channels))]
+        convolutions = 2 * self.blocks + 3 * (self.blocks + 1)
+        blocks = sum(9 * (side * c) ** 2 for side, c in zip(sides, self.channels, strict=True)) * convolutions
+        return float(blocks + 4 * 9 * (sides[-1] * self.channels[-1]) ** 2)
+
+    def check_fits(self, shape: InputShape, source: str) -> None:
+        """See `ModelSpec`: every level but the last halves the side, and sizes stay numbers of 64 bits."""
+        most = max(self.channels)
+        if (largest := most * max(18 * most, 4 * shape.classes, shape.channels * shape.size**2)) > _MOST_VALUES:
+            raise ValueError(
+                f"model: a tensor of {largest:.1g} values, from {most} channels and {source} ({shape.size} a side, "
+                f"{shape.channels} channels, {shape.classes} classes); allowed: up to {_MOST_VALUES:.1g}"
+            )
+        halvings = len(self.channels) - 1
+        if shape.size % 2**halvings:
+            possible = (shape.size & -shape.size).bit_length()
+            raise ValueError(
+                f"model.channels {[*self.channels]}: {halvings + 1} levels halve the {shape.size}x{shape.size} "
+                f"{source} {halvings} times; allowed: up to {possible} level{'s' * (possible > 1)}"
+            )
+
+
 _BUILT_IN["dit"] = NetworkFacts("harness.model.dit:DiT", DiTSpec)
+_BUILT_IN["unet"] = NetworkFacts("harness.model.unet:UNet", UNetSpec)
 
 
 def _of_its_network(value: Any) -> ModelSpec:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.files import at_home
+from harness.spec.evaluation import EXTRACTORS
 from harness.spec.identity import Spec
 from harness.spec.kinds import Kind
 
@@ -103,6 +104,9 @@ class Resources(Spec):
     inception_weights: Annotated[_Path | None, _PATH] = Field(
         default=None, description="file with the weights of inception-v3-compat"
     )
+    dinov2_weights: Annotated[_Path | None, _PATH] = Field(
+        default=None, description="file with the weights of dinov2-vit-l14"
+    )
     adm_reference: Annotated[_Path | None, _PATH] = Field(
         default=None, description='file behind reference = "adm": an .npz with mu, sigma and arr_0'
     )
@@ -150,6 +154,11 @@ class Resources(Spec):
                     f"{key} {getattr(self, key)} is for cells of one process; allowed: ranks 1 and nodes 1"
                 )
         return self
+
+    def weights_of(self, extractor: str) -> str | None:
+        """The file with the weights of an extractor, if one is named."""
+        path: str | None = getattr(self, EXTRACTORS.facts(extractor).weights, None)
+        return path
 
     @property
     def gpus_wanted(self) -> int:

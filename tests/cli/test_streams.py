@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli import streams
-from tests.small_study import ROOT, sweep_text
+from tests.commands import ROOT
+from tests.small_study import sweep_text
 
 TITLE = "[ours] [/x] [red]:smile: é"
 

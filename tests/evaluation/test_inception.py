@@ -200,13 +200,13 @@ def test_weights_are_looked_for_where_torch_keeps_them(tmp_path: Path, monkeypat
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     get = r"needs its weights, in resources\.inception_weights or in .*: curl .*6726825d\.pth https://.*6726825d\.pth$"
     with pytest.raises(InputError, match=get):
-        inception.find_weights(None)
-    place = tmp_path / "hub" / "checkpoints" / inception.FILE
+        inception.FILE.find(None)
+    place = tmp_path / "hub" / "checkpoints" / inception.FILE.name
     place.parent.mkdir(parents=True)
     place.touch()
-    assert inception.find_weights(None) == place
+    assert inception.FILE.find(None) == place
     with pytest.raises(InputError, match="none: no such file"):
-        inception.find_weights(str(tmp_path / "none"))
+        inception.FILE.find(str(tmp_path / "none"))
 
 
 class Code:

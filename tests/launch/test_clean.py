@@ -20,8 +20,8 @@ from harness.runs.state import Run
 from harness.runs.study import Shared, Study
 from harness.spec.cell import Cell
 from sweeps.grid import load_sweep
+from tests.commands import ROOT
 from tests.runs.test_old_folders import OLD
-from tests.small_study import ROOT
 
 GRID = "[grid]\nseed = {seeds}\n[model]\ndepth = 1\nwidth = 8\npatch_size = 4\n"
 LATENTS = '[data]\nname = "fashion-mnist"\nvae = {{ kind = "trained", steps = {steps} }}\n'

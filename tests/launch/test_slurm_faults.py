@@ -27,8 +27,8 @@ from harness.runs.state import State
 from harness.runs.study import Study
 from harness.spec.resources import Resources
 from sweeps.grid import load_sweep
+from tests.commands import ROOT
 from tests.launch.test_slurm import Command, Quiet, command, job, listing, sweep_file, ticket
-from tests.small_study import ROOT
 
 __all__ = ["command"]  # the fixture
 

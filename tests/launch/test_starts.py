@@ -24,7 +24,8 @@ from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
 from harness.training.ranks import Ranks
-from tests.small_study import ROOT, Bench, sweep_text, wait_for
+from tests.commands import ROOT
+from tests.small_study import Bench, sweep_text, wait_for
 
 CELL = Cell(model=DiTSpec(depth=1, width=16, patch_size=4))
 

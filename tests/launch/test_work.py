@@ -24,7 +24,7 @@ from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import Recording, Resources
 from harness.training.hooks import StoppedError
-from tests.small_study import ROOT
+from tests.commands import ROOT
 
 
 @pytest.fixture

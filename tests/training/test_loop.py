@@ -20,6 +20,7 @@ from harness.runs.triage import describe
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.diffusion import Flow
+from harness.spec.model import UNetSpec
 from harness.spec.resources import Recording
 from harness.training import checkpoint
 from harness.training.adamw import AdamW
@@ -29,6 +30,8 @@ from harness.training.losses import measure_losses
 from harness.training.state import TrainState, ema_decay
 
 torch.set_num_threads(1)
+
+UNET = UNetSpec(network="unet", channels=(4, 8), blocks=1, attention=(1,), norm_groups=4)
 
 
 def cell(**training: Any) -> Cell:
@@ -71,8 +74,9 @@ def log_without_time(run: Run) -> list[dict[str, Any]]:
         lambda: cell(schedule="cosine", warmup_steps=3, gradient_clip=0.1, beta2=0.95),
         lambda: cell().model_copy(update={"data": Data(labels=False, horizontal_flips=True), "seed": 3}),
         lambda: cell().model_copy(update={"diffusion": Flow(objective="flow", time_distribution="logit-normal")}),
+        lambda: cell(precision="bf16").model_copy(update={"model": UNET}),
     ],
-    ids=["plain", "bf16", "constant-ema", "schedule-and-clip", "unconditional-flips", "flow"],
+    ids=["plain", "bf16", "constant-ema", "schedule-and-clip", "unconditional-flips", "flow", "unet"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(
     tmp_path: Path, dataset: LoadedData, make: Callable[[], Cell]

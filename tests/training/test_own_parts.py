@@ -203,7 +203,7 @@ def test_an_objective_of_ones_own(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ('[grid]\nhidden = [4]\n[model]\nnetwork = "mixr"\n', "grid.hidden: 'hidden' is no field of a cell; allowed: "),
-        ('[grid]\nseed = [0]\n[model]\nnetwork = "mixr"\n', "model.network: should be 'dit' or 'mixer'"),
+        ('[grid]\nseed = [0]\n[model]\nnetwork = "mixr"\n', "model.network: should be 'dit', 'unet' or 'mixer'"),
         (
             '[grid]\ndepth = [4]\n[model]\nnetwork = "mixer"\n',
             "grid.depth: 'depth' is no field of a cell; allowed: ",

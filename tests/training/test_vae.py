@@ -27,6 +27,7 @@ from harness.launch.encoding import encode_shards
 from harness.processes import exclusive
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
+from harness.spec.resources import Resources
 from harness.training.conditions import numeric_conditions
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.ranks import Ranks
@@ -68,7 +69,7 @@ def go(data: Data, digits: LoadedData, folder: Path, stop_at: int | None = None)
         folder,
         device="cpu",
         conditions=numeric_conditions(1, 1, "cpu"),
-        measure=lambda trained: reconstruction(trained, digits, EXTRACTORS, "cpu", hooks),
+        measure=lambda trained: reconstruction(trained, digits, EXTRACTORS, "cpu", hooks, Resources()),
         checkpoint_seconds=1e9,
         hooks=hooks,
     )
@@ -293,7 +294,7 @@ def test_reconstruction_of_a_perfect_autoencoder(digits: LoadedData) -> None:
         def decode(self, latents: torch.Tensor, scaling: float) -> torch.Tensor:
             return latents
 
-    measured = reconstruction(Perfect(), digits, EXTRACTORS, "cpu", Hooks())
+    measured = reconstruction(Perfect(), digits, EXTRACTORS, "cpu", Hooks(), Resources())
     (distances,) = measured["distances"].values()
     assert distances["held-out"] == pytest.approx(0, abs=0.05)
     assert distances["train"] == pytest.approx(distances["floor"], abs=0.05)
