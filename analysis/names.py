@@ -33,13 +33,14 @@ LOSS_NAMES = {DEFAULT_OBJECTIVE: "noise MSE", "flow": "velocity MSE"}
 #: The recipe of rows whose table has no such column: unknown, and not the defaults.
 NOT_STATED = "not stated"
 
-#: How the literature writes the four block designs; adaLN-gate is this project's own.
+#: How the literature writes the four block designs and a U-Net; adaLN-gate is this project’s own.
 BLOCK_NAMES = {
     "adaln-zero": "adaLN-Zero",
     "adaln": "adaLN",
     "cross-attention": "Cross-attention",
     "in-context": "In-context",
     "adaln-gate": "adaLN-gate",
+    "unet": "U-Net",
 }
 
 

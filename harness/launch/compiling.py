@@ -23,7 +23,7 @@ from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.identity import spec_id
 
-#: Seconds that compiling takes: without compiled code of the same shape, and with it.
+#: Seconds that compiling takes: a layer without compiled code of the same shape, and the whole with it.
 COLD_SECONDS, WARM_SECONDS = 30.0, 3.0
 
 #: Share of a CPU's overhead per block that compiled blocks save, and of a GPU's time. Orders of magnitude only.
@@ -81,7 +81,7 @@ def _choose(job: Payload, device: str, saved: float, code: Path, what: str) -> C
         return Choice(compiled=True, why="as asked")
     if lack := missing_compiler(device):
         return Choice(compiled=False, why=lack)
-    cost = WARM_SECONDS if code.exists() else COLD_SECONDS
+    cost = WARM_SECONDS if code.exists() else COLD_SECONDS * job.cell.model.compiled_layers
     return Choice(saved > 2 * cost, f"it would save about {saved:.0f} s of the {what} and cost about {cost:.0f} s")
 
 

@@ -101,7 +101,7 @@ def check_exportable(model: ModelSpec, shape: InputShape, outputs: int = 2) -> N
             second output (the learned variance; with flow it is not used) or no labels.
     """
     if not isinstance(model, DiTSpec):
-        raise InputError(f"a network {model.network} cannot be exported: official code and diffusers know DiTs only")
+        raise InputError(f"a network {model.network} cannot be exported: both formats are of DiTs only")
     if BLOCKS.load(model.block) is not AdaLNZeroBlock:
         raise InputError(
             f"a model with {model.block} blocks cannot be exported: official code and diffusers know adaln-zero only"

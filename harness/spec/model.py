@@ -93,6 +93,11 @@ class ModelSpec(Spec):
         return 1
 
     @property
+    def compiled_layers(self) -> int:
+        """Number of layers that are compiled one by one, for they do not share their code."""
+        return self.layers
+
+    @property
     def in_columns(self) -> frozenset[str]:
         """Fields that the columns of a table already show, the name of the cell among them."""
         return frozenset({"network"})
@@ -180,6 +185,11 @@ class DiTSpec(ModelSpec):
     def layers(self) -> int:
         """Number of blocks."""
         return self.depth
+
+    @property
+    def compiled_layers(self) -> int:
+        """One: all blocks share their code."""
+        return 1
 
     @property
     def in_columns(self) -> frozenset[str]:

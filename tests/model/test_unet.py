@@ -64,6 +64,7 @@ def test_two_counters_agree_on_a_large_one() -> None:
     assert 2 * count(model, shape).macs == counter.get_total_flops()
     assert model.macs_proxy(shape) == pytest.approx(count(model, shape).macs, rel=0.3)
     assert model.head_channels == 64
+    assert (model.layers, model.compiled_layers) == (11, 11)
 
 
 def test_time_and_label_decide_and_the_null_class_is_the_last_row() -> None:
