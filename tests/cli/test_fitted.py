@@ -164,7 +164,12 @@ def test_a_name_is_never_broken_while_lesser_columns_are_there(width: int) -> No
 
 @pytest.mark.parametrize(("passes", "warned"), [(500, False), (1000, True)])
 def test_objectives_have_their_own_samplers(passes: int, warned: bool) -> None:
-    flow = {"objective": "flow", "sampler": "heun", "sampling_steps": passes // 4, "sampling_passes": passes}
+    flow: dict[str, Any] = {
+        "objective": "flow",
+        "sampler": "heun",
+        "sampling_steps": passes // 4,
+        "sampling_passes": passes,
+    }
     table = measured(**flow, protocol="b")
     assert "losses of two objectives do not compare" in str(table.caption)
     assert ("warning: measured in different ways" in str(table.caption)) == warned
