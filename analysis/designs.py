@@ -14,6 +14,9 @@ from analysis.names import BASELINE, DEFAULT_OBJECTIVE, shape_names
 #: Largest relative difference in compute of two networks of different kinds that are compared.
 MATCHED = 0.05
 
+#: Fields of a recipe that only a DiT has.
+_DIT_FIELDS = frozenset({"heads", "mlp_ratio", "qk_norm"})
+
 
 def by_design(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose rows can be compared design by design.
@@ -23,13 +26,15 @@ def by_design(table: pd.DataFrame) -> pd.DataFrame:
       all else was measured alike, their rows have the names of both and so compare.
     - `place` is what designs must share: the shape; for a network without depth and width the shape of the DiT whose
       compute is nearest, if it is within `MATCHED`. Of several such models of one design the nearest one has the place.
+      Its `recipe` is that of the DiT, if they differ in fields alone that only a DiT has.
     """
     table = table.assign(objective=table["objective"].replace("", DEFAULT_OBJECTIVE))
     if table["objective"].nunique() > 1:
         other = table["objective"] != DEFAULT_OBJECTIVE
         table["block"] = table["block"].where(~other, table["block"] + " with " + table["objective"])
         table = _joined_samplers(table)
-    return table.assign(place=_places(table))
+    table = table.assign(place=_places(table))
+    return table.assign(recipe=_recipes(table))
 
 
 def passes_of(rows: pd.DataFrame) -> pd.Series[float]:
@@ -56,8 +61,7 @@ def _joined_samplers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _places(table: pd.DataFrame) -> pd.Series[str]:
-    places = shape_names(table)
-    shapeless = table["depth"].isna() | table["width"].isna()
+    places, shapeless = shape_names(table), _shapeless(table)
     base = table[~shapeless & (table["block"] == BASELINE)].drop_duplicates("gmacs")
     if base.empty or not shapeless.any():
         return places
@@ -67,3 +71,18 @@ def _places(table: pd.DataFrame) -> pd.Series[str]:
     models = models[models["apart"] <= math.log(1 + MATCHED)].sort_values("apart").drop_duplicates(["block", "place"])
     found = table[["block", "gmacs"]].merge(models, how="left", on=["block", "gmacs"])["place"].set_axis(table.index)
     return places.where(~shapeless | found.isna(), found)
+
+
+def _recipes(table: pd.DataFrame) -> pd.Series[str]:
+    shapeless = _shapeless(table)
+    dits = table[~shapeless & (table["block"] == BASELINE)]
+    known = {
+        (place, "; ".join(field for field in recipe.split("; ") if field.partition("=")[0] not in _DIT_FIELDS)): recipe
+        for place, recipe in zip(dits["place"], dits["recipe"], strict=True)
+    }
+    own = [known.get(key, key[1]) for key in zip(table["place"], table["recipe"], strict=True)]
+    return table["recipe"].where(~shapeless, pd.Series(own, index=table.index, dtype=object))
+
+
+def _shapeless(table: pd.DataFrame) -> pd.Series[bool]:
+    return table["depth"].isna() | table["width"].isna()

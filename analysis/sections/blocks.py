@@ -26,8 +26,7 @@ _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 def blocks(page: Page, table: pd.DataFrame) -> None:
     """The designs side by side, at every shape and step where the baseline was also measured."""
     noun = design_noun(table)
-    heading = "Designs" if noun == "design" else f"{noun.capitalize()} designs"
-    section = page.section("blocks", heading, _OPENING)
+    section = page.section("blocks", "Block designs" if noun == "block" else "Designs", _OPENING)
     page.fits["blocks"], page.fits["block slopes"] = [], []
     if table["block"].nunique() < 2:
         only = block_name(table["block"].iloc[0])

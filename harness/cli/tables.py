@@ -331,7 +331,17 @@ def _results_caption(rows: Sequence[Row], varying: list[str], seeds: int) -> str
         "extractor": f"features of {row['extractor']}",
     }
     parts = [", ".join(text for column, text in shared.items() if column not in varying), *parts]
+    if len({row["objective"] for row in rows}) > 1:
+        parts.append("losses of two objectives do not compare")
+        if _equal_passes(rows):  # the samplers are part of what is compared
+            varying = [column for column in varying if column not in ("sampler", "sampling_steps")]
     if varying:
         differ = " and ".join(_CONDITIONS[column] for column in varying)
         parts.append(f"warning: measured in different ways ({differ}); compare values of one protocol only")
     return "; ".join(part for part in parts if part)
+
+
+def _equal_passes(rows: Sequence[Row]) -> bool:
+    """Whether each objective has one sampler, all with as many forward passes."""
+    ways = {(row["objective"], row["sampler"], row["sampling_steps"]) for row in rows}
+    return len(ways) == len({row["objective"] for row in rows}) and len({row["sampling_passes"] for row in rows}) == 1

@@ -71,6 +71,7 @@ def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
     if not sweep.evaluations:
         return ["no [[evaluation]]: cells are trained and their losses recorded; nothing is sampled or scored"]
     sources = [cell.data for _, cell in sweep.cells()]
+    objectives = {cell.diffusion.objective: cell.diffusion.samplers for _, cell in sweep.cells()}
     lines: dict[tuple[str, str], list[int]] = {}
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
         extractors = dict.fromkeys(str(evaluation.resolved(data).extractor) for data in sources)
@@ -78,6 +79,9 @@ def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
         sampling = sampling_text(evaluation, labelled=any(data.labels for data in sources))
         text = f"{sampling}, features of {' or '.join(extractors)}, reference {evaluation.reference}"
         head = f"{origin.key} (protocol {origin.protocol.name})" if origin.protocol else origin.key
+        if len(objectives) > 1:
+            whose = [name for name, samplers in objectives.items() if evaluation.sampler in samplers]
+            head += f", of {' and '.join(whose)}"
         lines.setdefault((f"{head}: {text}", when or at or "at the end"), []).append(evaluation.seed)
     return [
         f"{text}, sampling seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {when}"

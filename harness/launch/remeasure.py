@@ -81,7 +81,8 @@ def with_evaluations(sweep: Sweep, protocol: str | None, options: Mapping[str, s
     """The sweep with the evaluations asked for in place of its own.
 
     Args:
-        sweep: its first evaluation is what the options change; the defaults if it has none.
+        sweep: its first evaluation is what the options change; the defaults if it has none. Of several objectives it is
+            the first of each, unless the options name the sampler.
         protocol: a name, to start from that instead.
         options: texts with commas between by field, of which the product is asked for; a flag for ema. None: unchanged.
 
@@ -89,14 +90,22 @@ def with_evaluations(sweep: Sweep, protocol: str | None, options: Mapping[str, s
         InputError: an unknown protocol, a malformed list, or an evaluation that some cell cannot have.
     """
     source = named(protocol, sweep.protocols, "--protocol") if protocol is not None else None
-    first = sweep.evaluations[0] if sweep.evaluations else Evaluation()
-    base = source.fields if source else first.model_dump()
     asked_for = {field: given for field, given in options.items() if given is not None}
     lists = {field: values(given, field) if isinstance(given, str) else given for field, given in asked_for.items()}
-    asked = tuple(evaluations({**base, "at": (), **lists}, _KEY))
+    bases = [source.fields] if source else [e.model_dump() for e in _firsts(sweep, each="sampler" not in asked_for)]
+    asked = tuple(e for base in bases for e in evaluations({**base, "at": (), **lists}, _KEY))
     changed = replace(sweep, evaluations=asked, origins=(Origin("evaluation", source),) * len(asked))
     changed.check_evaluations(_KEY)
     return changed
+
+
+def _firsts(sweep: Sweep, *, each: bool) -> list[Evaluation]:
+    """The sweep's first evaluation, or the first of each objective; the default one if it has none."""
+    if not each or not sweep.evaluations:
+        return [*sweep.evaluations[:1]] or [Evaluation()]
+    samplers = {cell.diffusion.samplers for _, cell in sweep.cells()}
+    firsts = [next(e for e in sweep.evaluations if e.sampler in names) for names in samplers]
+    return [evaluation for evaluation in sweep.evaluations if evaluation in firsts]
 
 
 def select(sweep: Sweep, items: Sequence[CellRun], at: Sequence[int] | None) -> Selection:

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.answers import answers
 from analysis.compare import compare_blocks
 from analysis.conditions import comparable_groups, describe_conditions
+from analysis.recipes import not_compared
 from analysis.slices import LOSS, scaling_slices
 from analysis.table import load_studies, load_study
 
@@ -82,12 +83,26 @@ def test_studies_of_two_objectives_compare(tmp_path: Path) -> None:
 def test_a_network_is_compared_with_the_dit_of_its_compute(tmp_path: Path) -> None:
     shapeless = dict.fromkeys(("depth", "width", "heads", "patch_size"), "")
     dits, unets = rows_of(1.0), []
+    for row in dits:  # heads belong to the shape of a DiT, and a U-Net has none
+        row["recipe"] = f"heads={row['depth']}; learning_rate=0.003"
     for row, ratio in zip(rows_of(1.3, block="unet"), (1.04, 1.04, 0.97, 0.97, 1.2, 1.2), strict=True):
         name = f"unet-{row['width']}-seed{row['seed']}"
-        unets.append(row | shapeless | {"name": name, "gmacs": row["gmacs"] * ratio, "params": row["params"] * 2})
+        unets.append(
+            row
+            | shapeless
+            | {
+                "name": name,
+                "recipe": "learning_rate=0.003",
+                "gmacs": row["gmacs"] * ratio,
+                "params": row["params"] * 2,
+            }
+        )
     found = compare_blocks(load(tmp_path, dits, unets))
     assert [(c.block, c.shape, c.verdict) for c in found] == [
         ("unet", "d2-w32/2", "worse"),
         ("unet", "d4-w64/2", "worse"),  # the largest differs in compute by a fifth
     ]
+    assert not not_compared(load(tmp_path, dits, unets))
+    other = [row | {"recipe": "learning_rate=0.001"} for row in unets]
+    assert len(not_compared(load(tmp_path, dits, other))) == 2
     assert found[0].gmacs == 1.04 * found[0].baseline_gmacs

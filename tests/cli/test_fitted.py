@@ -87,6 +87,7 @@ def measured(extractor: str = "digits-cnn@dfd27a5b", **more: Any) -> FittedTable
         **{"params_m": 675.1234, "gmacs": 118.6412, "extractor": extractor, "frechet": 12.34567, "kid": 0.0012345},
         **{"precision": 0.7654, "recall": 0.5432, "loss_train": 0.12345, "loss_heldout": 0.23456},
         **{"train_seconds": 1e6, "sample_seconds": 1e5, "seed": 0, "sampling_seed": 0},
+        **{"objective": "ddpm-hybrid", "sampling_passes": 500},
     }
     again = {**row, "frechet": 13.9, "kid": 0.0022, "sampling_seed": 1}
     return results_table("A title", [row, again, {**row, "name": "d9", "cell": "c", **more}])
@@ -159,6 +160,19 @@ def test_a_name_is_never_broken_while_lesser_columns_are_there(width: int) -> No
         lines = printed(replace(table, rows=rows), width)
         assert is_whole(name, lines)
         assert all(len(line) <= width for line in lines)
+
+
+@pytest.mark.parametrize(("passes", "warned"), [(500, False), (1000, True)])
+def test_objectives_have_their_own_samplers(passes: int, warned: bool) -> None:
+    flow: dict[str, Any] = {
+        "objective": "flow",
+        "sampler": "heun",
+        "sampling_steps": passes // 4,
+        "sampling_passes": passes,
+    }
+    table = measured(**flow, protocol="b")
+    assert "losses of two objectives do not compare" in str(table.caption)
+    assert ("warning: measured in different ways" in str(table.caption)) == warned
 
 
 def test_models_with_several_seeds_have_one_row_in_the_order_of_the_grid() -> None:

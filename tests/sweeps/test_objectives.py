@@ -79,9 +79,11 @@ def test_evaluate_again_by_samplers_of_both(tmp_path: Path) -> None:
     sweep = load(tmp_path, DDIM + HEUN, BOTH)
     asked = with_evaluations(sweep, None, {"sampler": "ddpm,sde", "sampling_steps": "5"})
     assert [[e.sampler for e in asked.evaluations_of(cell)] for _, cell in asked.cells()] == [["ddpm"], ["sde"]]
-    with pytest.raises(
-        InputError, match=r"command line, evaluation\.sampler: unknown sampler 'sde' for objective ddpm"
-    ):
+    both = with_evaluations(sweep, None, {"guidance": "1.5"})  # the first evaluation of each objective, changed
+    assert [[(e.sampler, e.guidance) for e in both.evaluations_of(cell)] for _, cell in both.cells()] == [
+        [("ddim", 1.5)], [("heun", 1.5)]
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"evaluation\.sampler: unknown sampler 'sde' for objective ddpm-hybrid"):
         with_evaluations(sweep, None, {"sampler": "sde"})
 
 

@@ -199,6 +199,37 @@ def test_an_objective_of_ones_own(tmp_path: Path) -> None:
     assert np.isfinite(list(losses.values())).all()  # type: ignore[arg-type]
 
 
+FIELDS = OBJECTIVE.replace(
+    "class Straight(Objective):",
+    """from harness.spec.diffusion import DiffusionSpec
+
+
+class Fields(DiffusionSpec):
+    timesteps: int = 10
+    power: float = 2.0
+
+
+class Straight(Objective):
+    Spec = Fields
+    passes = {"euler": 3}""",
+)
+
+
+def test_an_objective_with_fields_of_its_own(tmp_path: Path) -> None:
+    text = '[grid]\ndepth = [1]\n[model]\nwidth = 16\npatch_size = 4\n[diffusion]\nobjective = "straight"\n'
+    sweep = SWEEP.replace("sampling_steps = 5", 'sampler = "euler"\nsampling_steps = 5') + text
+    (tmp_path / "mine.py").write_text(FIELDS)
+    (tmp_path / "s.toml").write_text(f"{sweep}power = 3.0\n")
+    ((_, cell),) = load_sweep(tmp_path / "s.toml").cells()
+    assert (cell.diffusion.model_dump()["power"], cell.diffusion.sampling_passes("euler", 5)) == (3.0, 15)
+    assert cell.diffusion.label.startswith("straight#")  # with the hash of the file
+    (tmp_path / "s.toml").write_text(f"{sweep}beta_end = 0.01\n")
+    with pytest.raises(
+        InputError, match=r"diffusion\.beta_end: unknown key; allowed in diffusion: objective, timesteps"
+    ):
+        load_sweep(tmp_path / "s.toml")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
