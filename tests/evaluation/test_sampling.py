@@ -133,10 +133,18 @@ def test_parts_are_decoded_and_written_by_another_thread(run: Run) -> None:
 # compiled
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where compiled code goes; the tests below ask for the same code."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        yield folder
+
+
 @needs_compiler
-def test_a_compiled_network_samples_the_same_within_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    evaluation = Evaluation(samples=8, sampling_steps=4, guidance=1.5)
+def test_a_compiled_network_samples_the_same_within_rounding(cache: Path) -> None:
+    evaluation = Evaluation(samples=8, sampling_steps=4)
     eager, compiled = random_network(0), random_network(0)
     compiled.compile_regions()
     streams = streams_of(evaluation, 0, 8, CELL.data.shape)
@@ -144,15 +152,15 @@ def test_a_compiled_network_samples_the_same_within_rounding(tmp_path: Path, mon
         draw(network, CELL.diffusion, evaluation, streams, labels(8), lambda _: None)
         for network in (eager, compiled, compiled)
     )
-    assert list((tmp_path / "cache").iterdir()), "nothing was compiled"
+    assert list(cache.iterdir()), "nothing was compiled"
     assert torch.equal(second, again)
     assert first.std() > 0.1
     torch.testing.assert_close(second, first, rtol=1e-4, atol=1e-4)
 
 
 @needs_compiler
-def test_samples_go_on_as_they_were_begun(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("cache")
+def test_samples_go_on_as_they_were_begun(run: Run) -> None:
     key, origin = evaluation_key(EVALUATION, 7), Origin(CELL.id, EVALUATION, run.weights_checksum(7))
     assert compiled_before(run, key, origin) is None
     whole = sampled(run, EVALUATION, compiled=True)[np.arange(20)]
