@@ -62,7 +62,7 @@ def test_two_counters_agree_on_a_large_one() -> None:
         with FlopCounterMode(display=False) as counter:
             network(torch.zeros(1, 4, 32, 32), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
     assert 2 * count(model, shape).macs == counter.get_total_flops()
-    assert model.macs_proxy(shape) == pytest.approx(count(model, shape).macs, rel=0.3)
+    assert 0.5 < model.macs_proxy(shape) / count(model, shape).macs < 1, "it orders a queue; attention is left out"
     assert model.head_channels == 64
     assert (model.layers, model.compiled_layers) == (11, 11)
 

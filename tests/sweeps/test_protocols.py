@@ -107,7 +107,8 @@ def test_the_built_in_ones_say_what_they_are_meant_for() -> None:
     known = protocols({})
     assert list(known) == ["paper", "paper-guided", "sit", "fast", "small"]
     assert {name: protocol.data for name, protocol in known.items() if protocol.data} == {
-        "paper": ("imagenet",), "paper-guided": ("imagenet",), "small": ("digits", "fashion-mnist")
+        "paper": ("imagenet",), "paper-guided": ("imagenet",), "sit": ("imagenet",),
+        "small": ("digits", "fashion-mnist"),
     }  # fmt: skip
 
 
