@@ -25,6 +25,11 @@ AHEAD = 3
 GPU_THREADS = 3
 
 
+#: On a CPU, inputs of fewer values are made by the loop's own thread, in less than a millisecond: another thread would
+#: take a core from the network's threads, which wait for one another at every operator.
+_SMALL = 1 << 16
+
+
 class Inputs(NamedTuple):
     """What one rank trains on in one step, on its device; n images."""
 
@@ -50,10 +55,14 @@ class Feed:
         self._part, self._device = part, device
         self._gpu = None if device == "cpu" else torch.cuda.current_device()
         threads = 1 if self._gpu is None else GPU_THREADS
+        shape = cell.data.shape
+        self._small = self._gpu is None and (part.stop - part.start) * shape.channels * shape.size**2 < _SMALL
         self._ahead = Ahead(self._make, AHEAD, cell.training.steps - 1, threads)
 
     def __call__(self, step: int) -> Inputs:
-        """The inputs of a step; those of the steps after it are begun."""
+        """The inputs of a step; those of the steps after it are begun, unless they are small."""
+        if self._small:
+            return self._inputs(step)
         inputs, ready = self._ahead(step)
         if ready is not None:
             stream = torch.cuda.current_stream()
