@@ -266,7 +266,7 @@ def test_when_one_rank_fails_all_do_and_can_go_on(folder: Path) -> None:
 
 
 def test_two_ranks_make_the_same_samples(folder: Path) -> None:
-    images, labels = sampled(Run(folder / "one"))
+    images, labels, _ = sampled(Run(folder / "one"))
     assert not (folder / "sampled1.npz").exists()
     with np.load(folder / "sampled0.npz") as made:
         assert np.array_equal(made["images"], images[np.arange(len(images))])
@@ -276,7 +276,7 @@ def test_two_ranks_make_the_same_samples(folder: Path) -> None:
 
 
 def test_two_ranks_score_alike(folder: Path) -> None:
-    images, _ = sampled(Run(folder / "one"))
+    images, *_ = sampled(Run(folder / "one"))
     assert json.loads((folder / "scores.json").read_text()) == json.loads(json.dumps(scores(images)))
 
 
