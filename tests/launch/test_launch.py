@@ -51,7 +51,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def disturbed(folder: Path) -> Bench:
     """A longer sweep that writes many checkpoints."""
-    return Bench(folder, sweep_text(steps=900, checkpoint=0.2))
+    return Bench(folder, sweep_text(steps=500, checkpoint=0.2))
 
 
 def test_a_sweep_ends_with_a_table(quiet: Bench) -> None:
@@ -163,7 +163,7 @@ def test_everything_killed_then_the_same_command(long: Bench, tmp_path: Path) ->
 
 
 def test_interrupt_lets_the_cells_write_a_checkpoint(long: Bench, tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "b", sweep_text(steps=900, checkpoint=1e6))
+    bench = Bench(tmp_path / "b", sweep_text(steps=500, checkpoint=1e6))
     launcher = bench.start("launch", str(bench.sweep))
     wait_for(lambda: list(bench.study.parent.glob("runs/*/progress.json")))
     launcher.send_signal(signal.SIGINT)
