@@ -29,7 +29,7 @@ _EVALUATION = (
 )
 
 
-@cli.takes_fields(resources=(*RESOURCES, "micro_batch", "compile", "inception_weights", "adm_reference"))
+@cli.takes_fields(resources=(*RESOURCES, "micro_batch", "recompute", "compile", "inception_weights", "adm_reference"))
 def launch(
     study: cli.StudyArgument,
     results: cli.ResultsOption = cli.RESULTS,
