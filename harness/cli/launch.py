@@ -30,7 +30,10 @@ _EVALUATION = (
 
 
 @cli.takes_fields(
-    resources=(*RESOURCES, "micro_batch", "compile", "inception_weights", "dinov2_weights", "adm_reference")
+    resources=(
+        *(*RESOURCES, "micro_batch", "recompute", "compile"),
+        *("inception_weights", "dinov2_weights", "adm_reference"),
+    )
 )
 def launch(
     study: cli.StudyArgument,

@@ -17,6 +17,7 @@ from harness.spec.cell import Cell
 from harness.spec.data import DATA_SETS, Data
 from harness.spec.evaluation import EXTRACTORS
 from harness.spec.resources import EXECUTORS, Resources
+from harness.spec.training import CPU_PRECISIONS
 from sweeps.grid import Sweep
 
 
@@ -33,7 +34,9 @@ def checks(
 
     Without `content` none reads a whole data set; `say` takes a line where one reads much.
     """
-    yield lambda: check_ranks(sweep, gpus, [(item.name, item.cell) for item in items])
+    named = [(item.name, item.cell) for item in items]
+    yield lambda: check_ranks(sweep, gpus, named)
+    yield lambda: _check_precision(sweep, gpus, named)
     yield from _of_evaluations(sweep, items)
     yield lambda: trackers.check_installed(sweep.recording.trackers, str(sweep.path))
     yield from _of_data(sweep, study, items, content=content, say=say)
@@ -138,7 +141,7 @@ def _check_adm(configured: str | None, size: int) -> None:
 
 
 def check_ranks(sweep: Sweep, gpus: list[str], cells: Iterable[tuple[str, Cell]] | None = None) -> None:
-    """The executor can give every cell its resources, and each rank takes an equal share of the global batch.
+    """The executor can give every cell its resources; ranks and micro-batches divide the global batch.
 
     Args:
         sweep: the sweep.
@@ -161,6 +164,31 @@ def check_ranks(sweep: Sweep, gpus: list[str], cells: Iterable[tuple[str, Cell]]
                 f"{sweep.path}: {name}: training.batch_size {batch} is not divisible among {resources.world} ranks "
                 f"(resources.ranks {resources.ranks} on each of resources.nodes {resources.nodes}); "
                 f"allowed in total: {allowed}"
+            )
+        share, micro = batch // resources.world, resources.micro_batch
+        if micro is not None and micro < share and share % micro:
+            allowed = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+            raise InputError(
+                f"{sweep.path}: {name}: resources.micro_batch {micro} does not divide the {share} images of a rank "
+                f"(training.batch_size {batch}, ranks in total: {resources.world}); allowed: {allowed}, and whatever "
+                "is more, which means all"
+            )
+
+
+def _check_precision(sweep: Sweep, gpus: list[str], cells: Iterable[tuple[str, Cell]]) -> None:
+    """No cell that is known to compute on a CPU asks for a precision that a CPU has not; a job checks its GPU itself.
+
+    Raises:
+        InputError: one does.
+    """
+    for name, cell in cells:
+        resources, precision = sweep.resources_of(cell), cell.training.precision
+        if precision in CPU_PRECISIONS:
+            continue
+        if EXECUTORS.load(resources.executor).runs_on_cpu(resources, gpus):
+            raise InputError(
+                f'{sweep.path}: {name}: training.precision "{precision}" needs a GPU, and the cell would run on a CPU '
+                f"(resources.device); allowed there: {', '.join(CPU_PRECISIONS)}"
             )
 
 

@@ -113,8 +113,8 @@ def saved_seconds(cell: Cell, device: str, ranks: int) -> float:
     recipe = cell.training
     if device == "cuda":
         macs = 3 * count_cell(cell).macs * recipe.batch_size * recipe.steps / ranks
-        return _SAVED_ON_GPU * 2 * macs / (ASSUMED_TFLOPS * 1e12)
-    if recipe.precision == "fp32" and getattr(cell.model, "width", 0) > _WIDEST_ON_CPU:
+        return _SAVED_ON_GPU * 2 * macs / (ASSUMED_TFLOPS[recipe.precision] * 1e12)
+    if recipe.precision != "bf16" and getattr(cell.model, "width", 0) > _WIDEST_ON_CPU:
         return 0.0
     return _SAVED_OF_OVERHEAD * recipe.steps * ASSUMED_BLOCK_SECONDS * (cell.model.layers + 2)
 

@@ -166,6 +166,15 @@ class Executor:
         """The GPUs that the launcher assigns to jobs, as CUDA_VISIBLE_DEVICES names them."""
         return []
 
+    def runs_on_cpu(self, resources: Resources, gpus: list[str]) -> bool:
+        """Whether it is known before the start that cells with these resources compute on a CPU.
+
+        Args:
+            resources: of the cells.
+            gpus: see `gpus`.
+        """
+        return resources.device == "cpu"
+
     def check(self, sweep: Sweep, gpus: list[str]) -> None:
         """Check that the executor has the resources that the sweep asks for.
 

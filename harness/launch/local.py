@@ -148,6 +148,10 @@ class LocalExecutor(Executor):
         """The GPUs of this machine, or of the Slurm allocation in which the launcher runs."""
         return visible_gpus()
 
+    def runs_on_cpu(self, resources: Resources, gpus: list[str]) -> bool:
+        """Where no GPU is visible, or none is wanted."""
+        return resources.device == "cpu" or not gpus
+
     def check(self, sweep: Sweep, gpus: list[str]) -> None:
         """Check that the sweep asks for one node and, where there are GPUs, for no more ranks than GPUs."""
         resources, key = sweep.resources, f"{sweep.path}: resources"

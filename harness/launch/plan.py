@@ -26,6 +26,7 @@ from harness.spec.data import Data
 from harness.spec.diffusion import DiffusionSpec
 from harness.spec.evaluation import EXTRACTORS, Evaluation
 from harness.spec.resources import Resources
+from harness.spec.training import Precision
 from sweeps.grid import Sweep
 from sweeps.protocols import Origin
 
@@ -37,8 +38,8 @@ ASSUMED_GMACS_PER_S = 25.0
 
 ASSUMED_BLOCK_SECONDS = 0.8e-3
 
-#: Assumed speed of one GPU, in 1e12 floating-point operations per second: a third of an A100's peak in bf16.
-ASSUMED_TFLOPS = 100.0
+#: Assumed speed of one GPU, in 1e12 floating-point operations per second: about a third of an A100's peaks.
+ASSUMED_TFLOPS: dict[Precision, float] = {"fp32": 6.5, "tf32": 50.0, "bf16": 100.0}
 
 
 _FLOAT = 4  # bytes
@@ -61,14 +62,15 @@ class Throughput:
         return 2 * gmacs * 1e9 / (self.tflops * 1e12) / 3600
 
 
-def throughput(items: Sequence[CellRun], tflops: float | None = None) -> Throughput:
-    """What one GPU sustains: as given, else as the study's cells that a GPU trained did, else assumed."""
+def throughput(items: Sequence[CellRun], precision: Precision, tflops: float | None = None) -> Throughput:
+    """What one GPU sustains in a precision: as given, else as the study's cells that it trained did, else assumed."""
     if tflops is not None:
         return Throughput(tflops, "given")
-    rates = [rate for item in items if (rate := _measured_tflops(item)) is not None]
+    alike = [item for item in items if item.cell.training.precision == precision]
+    rates = [rate for item in alike if (rate := _measured_tflops(item)) is not None]
     if rates:
         return Throughput(median(rates), f"measured on {len(rates)} finished cell{'s' * (len(rates) > 1)}")
-    return Throughput(ASSUMED_TFLOPS, "assumed")
+    return Throughput(ASSUMED_TFLOPS[precision], "assumed")
 
 
 def plan(
@@ -99,9 +101,10 @@ def plan(
         are none, or where the number of images is not known without the data. `encoding_gmacs` is what it takes to
         make that folder, once; 0 where it is made.
     """
-    rate = throughput(items, tflops)
+    precisions = {item.cell.training.precision for item in items}
+    rates = {precision: throughput(items, precision, tflops) for precision in precisions}
     site = site_of(sweep.resources, gpus)
-    rows = [_row(sweep, item, rate, shared) for item in items]
+    rows = [_row(sweep, item, rates[item.cell.training.precision], shared) for item in items]
     _estimate(sweep, items, rows, site)
     on_cores = not any(site.has_gpu(sweep.resources_of(item.cell)) for item in items)
     may_assume = on_cores and sweep.resources.device == "auto" and gpus is None
@@ -222,7 +225,7 @@ def totals(sweep: Sweep, rows: list[Row]) -> Row:
     encoding = sum(row["encoding_gmacs"] for row in latents.values())
     bytes_ = [row["latents_bytes"] for row in latents.values()]
     summed = ("train_gmacs", "sampling_gmacs", "decoding_gmacs", "scoring_gmacs", "weights_bytes", "samples_bytes")
-    rate = Throughput(rows[0]["tflops"], rows[0]["throughput"])
+    rate = _overall(rows)
     return {
         "cells": len(rows),
         **{key: sum(row[key] for row in rows) for key in summed},
@@ -238,6 +241,16 @@ def totals(sweep: Sweep, rows: list[Row]) -> Row:
         "estimated_s": goes.seconds,
         "time_source": " and ".join(dict.fromkeys(row["time_source"] for row in rows)),
     }
+
+
+def _overall(rows: list[Row]) -> Throughput:
+    """The throughput of all cells; of several precisions the mean over their operations."""
+    rates = list(dict.fromkeys(Throughput(row["tflops"], row["throughput"]) for row in rows))
+    if len(rates) == 1:
+        return rates[0]
+    hours = sum(row["gpu_hours"] for row in rows)
+    mean = sum(row["tflops"] * row["gpu_hours"] for row in rows) / hours
+    return Throughput(mean, " and ".join(dict.fromkeys(rate.source for rate in rates)))
 
 
 def latents_bytes(data: Data) -> int | None:

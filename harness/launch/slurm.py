@@ -300,6 +300,10 @@ class SlurmExecutor(Executor):
             slurm.remove_work(folder, token)
             raise InputError(f"{encoding.sweep}: Slurm refused: {error}; nothing was submitted") from None
 
+    def runs_on_cpu(self, resources: Resources, gpus: list[str]) -> bool:
+        """Where the job asks for no GPU."""
+        return not resources.gpus_wanted
+
     def scheduler(self, study: str) -> Queue:
         """What Slurm knows of the jobs of a study."""
         return Queue(study)

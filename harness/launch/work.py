@@ -21,7 +21,8 @@ from harness.data.latents import open_latents
 from harness.data.sources import load
 from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_text
-from harness.launch.compiling import choose, choose_sampling, record_compiled, require_compiler, use_cache
+from harness.launch.compiling import choose_sampling, record_compiled, use_cache
+from harness.launch.conditions import conditions_of, for_training
 from harness.launch.console import Reporter
 from harness.launch.payload import Payload, Placed
 from harness.launch.signals import StopFlag
@@ -31,14 +32,13 @@ from harness.runs import provenance, triage
 from harness.runs.cellruns import losses_key, owed_evaluations, split_key
 from harness.runs.claims import SupersededError
 from harness.runs.columns import metric_name
-from harness.runs.layout import TRAINING
 from harness.runs.speed import train_tflops
 from harness.runs.study import Study
 from harness.runs.trackers import Mirror
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import EXECUTORS
-from harness.training.conditions import be_deterministic, numeric_conditions
+from harness.training.conditions import be_deterministic
 from harness.training.gemm import gemm_tflops
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.loop import Options, train
@@ -125,7 +125,7 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     run = job.run
     use_cache(job)
     device = device_of(job, ranks)
-    conditions = ranks.on_first(lambda: _conditions(job, device))
+    conditions = ranks.on_first(lambda: conditions_of(job, device))
     torch.set_num_threads(conditions["threads"])
     be_deterministic(compiled=conditions["compile"] == "on")
     hooks = Hooks(should_stop=stop.is_set)
@@ -135,6 +135,8 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     keep = sorted({split_key(key)[1] for key in keys})
     trained = ranks.on_first(lambda: all(run.has_weights(split_key(key)[1]) for key in missing))
     trains = job.steps is None and not trained
+    if trains:
+        conditions = for_training(job, conditions, ranks)
     if ranks.is_first:
         best = gemm_tflops(device, job.cell.training.precision) * ranks.world if trains else None
         _record_start(job, conditions, best)
@@ -152,9 +154,10 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
                 keep=keep,
                 recording=job.recording,
                 checkpoint_seconds=job.resources.checkpoint_seconds,
-                micro_batch=job.resources.micro_batch,
+                micro_batch=conditions["micro_batch"],
                 anew=job.anew,
                 compiled=conditions["compile"] == "on",
+                recompute=conditions["recompute"],
             ),
             hooks,
             ranks,
@@ -298,33 +301,3 @@ def device_of(job: Placed, ranks: Ranks) -> str:
     # a rank sees either the GPUs of all ranks on its node or its own only
     torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
     return "cuda"
-
-
-def _conditions(job: Payload, device: str) -> dict[str, Any]:
-    """What decides whether results agree bit for bit: as in the first attempt, as far as this machine allows."""
-    run = job.run
-    mine = {
-        **numeric_conditions(job.resources.threads, job.resources.sampling_batch, device),
-        "ranks": job.resources.world,
-        "micro_batch": job.resources.micro_batch,
-    }
-    attempts = [*run.on(TRAINING).attempts(), *(run.attempts() if run.track != TRAINING else [])]
-    first = next((a.started["conditions"] for a in attempts if a.started and "conditions" in a.started), None)
-    if first is None:
-        choice = choose(job, device)
-        print(f"[{now()}] compiled: {'yes' if choice.compiled else 'no'}, {choice.why}", flush=True)
-        return {**mine, "compile": "on" if choice.compiled else "off"}
-    first = {"ranks": 1, "micro_batch": None, "compile": "off", **first}  # older records lack them
-    if first["compile"] == "on":
-        require_compiler(device, "the first attempt was compiled, which decides the last bits")
-    if (asked := job.resources.compile) not in ("auto", first["compile"]):
-        print(f"note: compile is {first['compile']}, as in the first attempt, though {asked} was asked for", flush=True)
-    for key in ("torch", "device", "hardware", "ranks", *(("micro_batch",) if job.steps is None else ())):
-        if first[key] != mine[key]:
-            was, given = ("all" if value is None else value for value in (first[key], mine[key]))
-            print(
-                f"note: {key} was {was} in the first attempt and is {given} now; "
-                "results agree within rounding, not bit for bit",
-                flush=True,
-            )
-    return {**mine, **{key: first[key] for key in ("threads", "sampling_batch", "compile")}}

@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.files import fsync, put_new, read_json, write_atomic, write_json
@@ -90,6 +92,30 @@ class Claims(Attempts):
                     leftover.unlink(missing_ok=True)
 
 
+#: Locks that this process holds for its threads: of each, how many are in it, and what lets go of it.
+_TOGETHER: dict[Path, tuple[int, contextlib.ExitStack]] = {}
+_TURN = threading.Lock()
+
+
+@contextlib.contextmanager
+def _held_together(path: Path, lock: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
+    """Hold a lock that the threads of this process share: the first one takes it, the last one lets go of it."""
+    with _TURN:
+        count, stack = _TOGETHER.get(path, (0, contextlib.ExitStack()))
+        if not count:
+            stack.enter_context(lock())
+        _TOGETHER[path] = count + 1, stack
+    try:
+        yield
+    finally:
+        with _TURN:
+            count, stack = _TOGETHER.pop(path)
+            if count > 1:
+                _TOGETHER[path] = count - 1, stack
+            else:
+                stack.close()
+
+
 @dataclass(frozen=True)
 class Hold:
     """A claim, for the job that has it."""
@@ -100,14 +126,16 @@ class Hold:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Write in here: while the claim is this job's, and with the cell's lock, which no other block may hold.
+        """Write in here: while the claim is this job's, and with the cell's lock, which no other process may hold.
+
+        Several threads of a job may be in here at once, each writing files of its own.
 
         Raises:
             SupersededError: the claim is gone, or a later attempt has the cell.
         """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(self.run.locked())
+                stack.enter_context(_held_together(self.run.lock_file, self.run.locked))
             except FileNotFoundError:  # the folder of all runs was removed
                 raise SupersededError(self._gone) from None
             self._check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from harness.files import fsync, full_disk_named, write_text
@@ -33,10 +34,11 @@ class TrainLog:
         else:
             self._path.unlink(missing_ok=True)
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row; NaN is refused."""
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Add rows; NaN is refused."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         with full_disk_named(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(text)
 
     def sync(self) -> None:
         """Make the rows last. Comes before every file that makes their steps not needed again."""

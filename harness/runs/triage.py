@@ -44,7 +44,8 @@ class Cause(StrEnum):
 
 #: What helps against each cause; a summary prints it after the cause.
 ADVICE = {
-    Cause.MEMORY: "ask for more memory, or for less of it at once (sampling_batch, fewer slots); then --retry",
+    Cause.MEMORY: "ask for more memory, or for less of it at once (training: micro_batch, recompute; else: "
+    "sampling_batch, fewer slots); then --retry",
     Cause.NON_FINITE: "lower the learning rate (another cell), or mend what the message names; a --retry ends alike",
     Cause.NODE: "look at the node, or avoid it; then --retry",
     Cause.TIME: "ask for more time, or write checkpoints more often; then launch again",

@@ -80,7 +80,13 @@ class Resources(Spec):
     micro_batch: int | None = Field(
         default=None,
         gt=0,
-        description="images that a rank trains on at once; gradients add up to the global batch; by default its share",
+        description="most images that a rank trains on at once, a divisor of its share; gradients add up to the global "
+        "batch; by default its share, on a GPU half of it, a quarter, ... where that does not fit",
+    )
+    recompute: bool = Field(
+        default=False,
+        description="keep no activations inside the network's blocks, and compute them again in the backward pass: "
+        "less memory, about a third more time, the same weights",
     )
     cells_per_gpu: int = Field(default=1, gt=0, description="cells that share one GPU")
     device: Literal["auto", "cpu", "cuda"] = Field(

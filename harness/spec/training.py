@@ -38,6 +38,13 @@ class RateLaw(Spec):
         return float(f"{self.base * (width / self.width) ** -self.exponent:.4g}")
 
 
+#: What the network computes in while it trains; evaluations compute in fp32.
+Precision = Literal["fp32", "tf32", "bf16"]
+
+#: What a CPU can do of it.
+CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+
 class Training(Spec):
     """The recipe. The defaults are the paper's (section 4): AdamW, constant rate, no decay, no warm-up, EMA 0.9999."""
 
@@ -62,8 +69,11 @@ class Training(Spec):
     beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of AdamW's second moments")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
     label_dropout: float = Field(default=0.1, ge=0, le=1, description="share of labels replaced by the null class")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="of the arithmetic; bf16: autocast with fp32 weights"
+    precision: Precision = Field(
+        default="fp32",
+        description="of the network's arithmetic in training; tf32: matrix products and convolutions of a GPU round "
+        "their factors to TensorFloat-32; bf16: autocast with fp32 weights; both need a GPU of compute capability 8.0, "
+        "bf16 runs on a CPU, too",
     )
     ema_decay: float = Field(
         default=0.9999, ge=0, lt=1, description="decay of the averaged weights (EMA), the same at every step"

@@ -74,7 +74,7 @@ def require_finite(tensors: Mapping[str, torch.Tensor]) -> None:
         NonFiniteError: not all are finite; says how many, and in which tensors.
     """
     checked = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER)}
-    odd = {name: value for name, value in checked.items() if not torch.isfinite(value).all()}
+    odd = {name: value for name, value in checked.items() if not _is_finite(value)}
     if odd:
         bad = sum(int((~torch.isfinite(value)).sum()) for value in odd.values())
         more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
@@ -86,7 +86,12 @@ def require_finite(tensors: Mapping[str, torch.Tensor]) -> None:
 
 def overflown(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the optimiser's moments with values that are not finite: AdamW moves the weights of those no more."""
-    return [name for name, value in tensors.items() if name.startswith(OPTIMIZER) and not torch.isfinite(value).all()]
+    return [name for name, value in tensors.items() if name.startswith(OPTIMIZER) and not _is_finite(value)]
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """Whether all values are finite. A sum needs no memory; it may overflow though they are, so then each is seen."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def load(path: Path) -> Loaded:

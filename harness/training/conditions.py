@@ -6,6 +6,8 @@ from typing import TypedDict
 
 import torch
 
+from harness.training.precision import use_fp32
+
 
 class NumericConditions(TypedDict):
     """The machine and the settings that decide the last bits; a part of every record."""
@@ -27,11 +29,12 @@ def numeric_conditions(threads: int, sampling_batch: int, device: str) -> Numeri
 
 
 def be_deterministic(*, compiled: bool) -> None:
-    """Let torch use kernels that give the same bits again, and warn where it has none.
+    """Let torch use kernels that give the same bits again, in float32, and warn where it has none.
 
     `torch.use_deterministic_algorithms` says so to the compiler, too; it imports it, 3 s that only a compiled network
     needs.
     """
+    use_fp32()
     if compiled:
         torch.use_deterministic_algorithms(True, warn_only=True)
     else:

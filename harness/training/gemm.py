@@ -6,17 +6,20 @@ import time
 
 import torch
 
+from harness.spec.training import Precision
+from harness.training.precision import products
+
 #: Side of the square matrices, and for about how many seconds products are repeated.
 _SIDE = {"cuda": 8192, "cpu": 768}
 _SECONDS = {"cuda": 0.2, "cpu": 0.05}
 
 
-def gemm_tflops(device: str, precision: str) -> float:
+def gemm_tflops(device: str, precision: Precision) -> float:
     """Rate of a matrix product in 1e12 floating-point operations (half a multiply-add each) per second.
 
     Args:
         device: "cpu", with the threads of this process, or "cuda", the current GPU.
-        precision: fp32 or bf16.
+        precision: what it computes in.
     """
     side, dtype = _SIDE[device], torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -31,6 +34,7 @@ def gemm_tflops(device: str, precision: str) -> float:
             torch.cuda.synchronize()
         return time.perf_counter() - begun
 
-    seconds_of(1)  # the first one loads the library
-    count = max(1, round(_SECONDS[device] / max(seconds_of(1), 1e-6)))
-    return 2 * side**3 * count / seconds_of(count) / 1e12
+    with products(precision):
+        seconds_of(1)  # the first one loads the library
+        count = max(1, round(_SECONDS[device] / max(seconds_of(1), 1e-6)))
+        return 2 * side**3 * count / seconds_of(count) / 1e12

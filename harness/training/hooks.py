@@ -30,8 +30,8 @@ class Hooks:
     """What training and sampling need of the job around them.
 
     Attributes:
-        writing: what every write happens in; raises, before it, when this job must not write any more. It cannot be
-            entered twice at once.
+        writing: what every write happens in; raises, before it, when this job must not write any more. Threads may be
+            in it together.
         should_stop: returns True once the job was asked to stop.
         report: records the progress; it is called often, so it skips most calls.
         at_once: what is computed in here ends by a `StoppedError` as soon as the job is asked to stop, wherever it is;

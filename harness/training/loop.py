@@ -33,18 +33,23 @@ from harness.spec.cell import Cell
 from harness.spec.resources import Recording
 from harness.spec.training import Training
 from harness.training import checkpoint
-from harness.training.cadence import Cadence
 from harness.training.feed import Feed
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.losses import measure_losses
 from harness.training.meter import Meter, Reading, together
+from harness.training.passes import losses_backward, make_ready
+from harness.training.precision import products
 from harness.training.ranks import Ranks
+from harness.training.saving import Checkpoints, after_step
 from harness.training.state import TrainState, Window, ema_decay
 
 _LOG = logging.getLogger(__name__)
 
 #: About the most rows of training loss per run, so that the log is small enough to commit.
 LOG_ROWS = 200
+
+#: Longest time that rows of the log wait to be written together.
+LOG_SECONDS = 1.0
 
 #: See `Options.look_seconds`.
 LOOK_SECONDS = 0.25
@@ -66,6 +71,7 @@ class Options:
         look_seconds: about the time between two looks at the losses and at the stop flag; 0: a look after every step.
         anew: whether what was begun with other random draws is removed and trained anew; otherwise it is refused.
         compiled: whether the network is compiled, part by part (see `Network.regions`).
+        recompute: whether activations inside these parts are computed again in the backward pass, not kept.
     """
 
     device: str
@@ -76,6 +82,7 @@ class Options:
     look_seconds: float = LOOK_SECONDS
     anew: bool = False
     compiled: bool = False
+    recompute: bool = False
 
 
 def train(
@@ -101,14 +108,18 @@ def train(
     if (found := ranks.load_on_first(lambda: _newest_state(run, cell, options.keep, hooks))) is not None:
         state.load(found)
     data = batches(source, options.device)
-    checkpoints = _Checkpoints(state, cell, run, hooks, options)
     log = _Log(state, cell, run, hooks, options, data)
+    checkpoints = Checkpoints(state, cell, run, hooks, options.keep, options.checkpoint_seconds, log.flush)
     if ranks.is_first:
         log.go_on()
     begun, earlier = time.monotonic(), state.seconds
     state.network.train()
-    with contextlib.closing(Trainer(state, cell, data.train, options, ranks)) as trainer:
-        looks = _Looks(options, state.step, {*log.steps, *checkpoints.steps, recipe.steps})
+    with (
+        contextlib.closing(checkpoints),
+        contextlib.closing(log),
+        contextlib.closing(Trainer(state, cell, data.train, options, ranks)) as trainer,
+    ):
+        looks = _Looks(options, state.step, {*log.steps, *log.measured_at, recipe.steps})
         while state.step < recipe.steps:
             trainer.step()
             if not looks.is_due(state.step):
@@ -119,19 +130,16 @@ def train(
             if loss.odd_step:  # all ranks see it, so all of them fail
                 raise _not_finite(loss, recipe)
             state.window = Window([reading.total for reading in readings], loss.steps)
-            at_step = f"after step {state.step} (learning_rate {recipe.learning_rate}, precision {recipe.precision})"
             if ranks.is_first:
-                with non_finite_in(at_step):
-                    checkpoints.check()
+                with non_finite_in(after_step(cell, state.step)):
                     log.after_step(loss)
-                    checkpoints.after_step()
+                checkpoints.after_step()
             if state.step in log.steps:
                 trainer.meter.set(0.0, 0)
-            # here the other ranks wait while the first one writes
+            # here the other ranks wait while the first one measures
             if ranks.any_rank(hooks.should_stop()) and state.step < recipe.steps:
                 if ranks.is_first:
-                    with non_finite_in(at_step):
-                        checkpoints.save_state()
+                    checkpoints.save_state()
                 ranks.barrier()  # nobody leaves before the state is written
                 raise StoppedError(
                     f"stopped at step {state.step} of {recipe.steps}; the next launch goes on from there"
@@ -140,6 +148,8 @@ def train(
             speed = state.step * recipe.batch_size / state.seconds if state.seconds else None
             done: Report = {"stage": "train", "done": state.step, "total": recipe.steps, "images_per_s": speed}
             hooks.report(done if loss.mean is None else {**done, "loss": loss.mean})
+        log.flush()
+        checkpoints.wait()
 
     if ranks.is_first:
         with hooks.writing():
@@ -213,14 +223,19 @@ def _not_finite(loss: Reading, recipe: Training) -> NonFiniteError:
 
 
 class _Log:
-    """Writes the losses to `train.jsonl`: means of the training loss, and the denoising loss at chosen steps."""
+    """Writes the losses to `train.jsonl`: means of the training loss, and the denoising loss at chosen steps.
+
+    Rows wait up to `LOG_SECONDS` for each other. Before every checkpoint, and at the end, all are written.
+    """
 
     def __init__(self, state: TrainState, cell: Cell, run: Run, hooks: Hooks, options: Options, data: Splits) -> None:
         self._state, self._cell, self._data, self._hooks = state, cell, data, hooks
         self._images = options.recording.loss_images
-        self._measured_at = options.recording.steps(cell.training.steps, options.keep)
         every = max(1, cell.training.steps // LOG_ROWS)
-        self._file = TrainLog(run)
+        self._file, self._waiting = TrainLog(run), list[dict[str, Any]]()
+        self._flushed = time.monotonic()
+        #: The steps that get a row of denoising losses, those whose weights are kept among them.
+        self.measured_at = options.recording.steps(cell.training.steps, options.keep)
         #: The steps that get a row of training loss.
         self.steps = {*range(every, cell.training.steps, every), cell.training.steps}
 
@@ -230,74 +245,55 @@ class _Log:
             self._file.rewrite(self._state.rows)
 
     def after_step(self, loss: Reading) -> None:
-        """Append the rows that are due."""
+        """Add the rows that are due.
+
+        Raises:
+            NonFiniteError: what is kept or measured at this step is not finite.
+        """
         state = self._state
+        if state.step in self.measured_at:
+            _require_finite(state)
         if state.step in self.steps:
             recipe = self._cell.training
             rate = {"learning_rate": recipe.rate_at(state.step)} if recipe.rate_varies else {}
-            self._append({"loss": loss.mean, "seconds": state.seconds, **rate})
+            self._add({"loss": loss.mean, "seconds": state.seconds, **rate})
             state.window = Window([], 0)
-        if state.step in self._measured_at:
-            self._append(measure_losses(state.ema, self._cell, self._data, self._images))
+        if state.step in self.measured_at:
+            self._add(measure_losses(state.ema, self._cell, self._data, self._images))
+        if time.monotonic() - self._flushed >= LOG_SECONDS:
+            self.flush()
 
-    def _append(self, values: Mapping[str, Any]) -> None:
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        self._flushed = time.monotonic()
+        if self._waiting:
+            with self._hooks.writing():
+                self._file.append(*self._waiting)
+            self._waiting.clear()
+
+    def close(self) -> None:
+        """Write the rows that wait, unless the job must not write any more."""
+        with contextlib.suppress(Exception):  # what ends the training is said already
+            self.flush()
+
+    def _add(self, values: Mapping[str, Any]) -> None:
         row = {"step": self._state.step, **values}
         self._state.rows.append(row)
-        with self._hooks.writing():
-            self._file.append(row)
+        self._waiting.append(row)
 
 
-class _Checkpoints:
-    """Writes the weights of the kept steps and, from time to time, the full state; the log of their steps before."""
+def _require_finite(state: TrainState) -> None:
+    """Check that weights are finite; tell of moments that are not.
 
-    def __init__(self, state: TrainState, cell: Cell, run: Run, hooks: Hooks, options: Options) -> None:
-        self._state, self._cell, self._run, self._hooks, self._options = state, cell, run, hooks, options
-        self._log = TrainLog(run)
-        self._cadence = Cadence(options.checkpoint_seconds)
-        #: The steps that keep weights or measure.
-        self.steps = {*options.recording.steps(cell.training.steps, options.keep), *options.keep}
-
-    def check(self) -> None:
-        """Check that what is kept or measured at this step is finite; tell of moments that are not.
-
-        Raises:
-            NonFiniteError: it is not.
-        """
-        if self._state.step in self.steps:
-            tensors = self._state.tensors()
-            with non_finite_in("the state of the training"):
-                checkpoint.require_finite(tensors)
-            if found := checkpoint.overflown(tensors):
-                note = (
-                    "note: step %s: %s moments of the optimiser are infinite, for example %s: weights stay as they are"
-                )
-                _LOG.warning(note, self._state.step, len(found), found[0])
-
-    def after_step(self) -> None:
-        """Write what is due."""
-        state = self._state
-        if state.step in self._options.keep:
-            meta = {"step": state.step, "cell": self._cell.id, "draws": DRAWS}
-            with self._hooks.writing():
-                self._log.sync()
-                checkpoint.save(self._run.weights_file(state.step), state.weights(), meta)
-        if state.step < self._cell.training.steps and self._cadence.is_due(state.seconds):
-            self.save_state()
-
-    def save_state(self) -> None:
-        """Write the full state, then drop all but this one and the one before, which is the spare.
-
-        A later one, of another cell or from which this training could not go on, is dropped too.
-        """
-        run, step, begun = self._run, self._state.step, time.monotonic()
-        with self._hooks.writing():
-            self._log.sync()
-            self._state.save(run.state_file(step))
-            spare = [path for path in run.state_files() if step_of(path) < step][:1]
-            for path in run.state_files():
-                if path not in (run.state_file(step), *spare):
-                    path.unlink(missing_ok=True)
-        self._cadence.saved(time.monotonic() - begun)
+    Raises:
+        NonFiniteError: they are not.
+    """
+    tensors = state.tensors()
+    with non_finite_in("the state of the training"):
+        checkpoint.require_finite(tensors)
+    if found := checkpoint.overflown(tensors):
+        note = "note: step %s: %s moments of the optimiser are infinite, for example %s: weights stay as they are"
+        _LOG.warning(note, state.step, len(found), found[0])
 
 
 class Trainer:
@@ -315,8 +311,7 @@ class Trainer:
         self._state, self._cell, self._ranks = state, cell, ranks
         self._micro_batch, self._device = options.micro_batch, options.device
         self._objective = build(cell.diffusion)
-        if options.compiled:
-            state.network.compile_regions()
+        make_ready(state.network, compiled=options.compiled, recompute=options.recompute)
         self._model = self._averaging()
         self._feed = Feed(cell, data, self._objective, ranks.share(cell.training.batch_size), options.device)
         self.meter = Meter(options.device)
@@ -328,22 +323,19 @@ class Trainer:
         Also a loss that is not finite changes the weights: ask the meter before they are kept.
         """
         cell, state, ranks = self._cell, self._state, self._ranks
-        x0, y, t, noise = self._feed(state.step)
-        xt = self._objective.noised(x0, t, noise)
-        size = len(x0) if self._micro_batch is None else self._micro_batch
+        inputs, precision = self._feed(state.step), cell.training.precision
+        count = len(inputs.x0)
+        size = count if self._micro_batch is None else self._micro_batch
         passed: list[Tensor] = []  # losses, each weighted by its share of the images
         each: list[Tensor] = []  # losses of images
         state.optimizer.zero_grad()
-        for first in range(0, len(x0), size):
-            part, last = slice(first, first + size), first + size >= len(x0)
-            with nullcontext() if last else ranks.without_averaging(self._model):
-                with torch.autocast(x0.device.type, torch.bfloat16, enabled=cell.training.precision == "bf16"):
-                    output = self._model(xt[part], t[part], None if y is None else y[part])
-                losses = self._objective.loss(output, x0[part], xt[part], t[part], noise[part])
-                loss = losses.mean() * (len(losses) / len(x0))
-                passed.append(loss.detach())
-                each.append(losses.detach())
-                loss.backward()
+        with products(precision):
+            for first in range(0, count, size):
+                part, last = slice(first, first + size), first + size >= count
+                with nullcontext() if last else ranks.without_averaging(self._model):
+                    loss, losses = losses_backward(self._model, self._objective, inputs, part, precision)
+                passed.append(loss)
+                each.append(losses)
         if cell.training.gradient_clip is not None:
             nn.utils.clip_grad_norm_(state.network.parameters(), cell.training.gradient_clip, foreach=True)
         state.optimizer.lr = cell.training.rate_at(state.step + 1)

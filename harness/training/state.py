@@ -88,6 +88,11 @@ class TrainState(State):
     ema: Network
     window: Window = field(default_factory=lambda: Window([], 0))
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the log, so that a resume can write it anew
+    averaged: tuple[list[Tensor], list[Tensor]] = field(init=False)  # parameters of `ema` and of `network`
+
+    def __post_init__(self) -> None:
+        """Find the parameters once, not at every step."""
+        self.averaged = list(self.ema.parameters()), list(self.network.parameters())
 
     @classmethod
     def initial(cls, cell: Cell, device: str) -> TrainState:
@@ -108,7 +113,7 @@ class TrainState(State):
 
     def meta(self) -> dict[str, Any]:
         """See `State`."""
-        return {**super().meta(), "window": list(self.window), "rows": self.rows, "draws": DRAWS}
+        return {**super().meta(), "window": list(self.window), "rows": list(self.rows), "draws": DRAWS}
 
     def load(self, saved: checkpoint.Loaded) -> None:
         """See `State`."""
@@ -117,10 +122,10 @@ class TrainState(State):
         self.window = Window(*saved.meta["window"])
         self.rows = list(saved.meta["rows"])
 
+    @torch.no_grad()
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the weights: decay * average + (1 - decay) * weights."""
-        weights = [parameter.detach() for parameter in self.network.parameters()]
-        torch._foreach_lerp_(list(self.ema.parameters()), weights, 1 - decay)
+        torch._foreach_lerp_(*self.averaged, 1 - decay)
 
 
 def ema_decay(cell: Cell, step: int) -> float:

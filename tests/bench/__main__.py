@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import commands, distance, host, ranks, sampling, start, training
+from tests.bench import besides, commands, distance, gpu, host, ranks, sampling, start, training
 from tests.bench.pairs import ROUNDS, Row
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,6 +23,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 PARTS: dict[str, Callable[[], list[Row]]] = {
     "host": host.rows,
     "training": lambda: training.rows(os.cpu_count() or 1),
+    "besides": lambda: besides.rows(os.cpu_count() or 1),
+    "gpu": gpu.rows,
     "ranks": ranks.rows,
     "start": start.rows,
     "sampling": lambda: sampling.rows(os.cpu_count() or 1),
@@ -60,7 +62,7 @@ def main() -> None:
             for row in PARTS[name]():
                 found["rows"].append(row._asdict())
                 table.add_row(*row.cells)
-        console.print(table)
+        console.print(table if table.row_count else f"{name}: not measured: no GPU")
         if name == "sampling":
             found["fid_50k_s"] = sampling.fid_50k_seconds()
             console.print(fid_line(found["fid_50k_s"]))

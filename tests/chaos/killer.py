@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,24 +62,24 @@ class Killer:
         self._decide = decide
         self.role = "launcher"
         self.count = 0
-        self._last = ""
-        self._busy = False
+        self._of_thread = threading.local()  # checkpoints have a thread of their own
 
     def watch(self) -> None:
         """Begin; there is no end, so that only a process of the test's own may do it."""
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._busy or not event.startswith(("open", "os.")):
+        mine = self._of_thread
+        if getattr(mine, "busy", False) or not event.startswith(("open", "os.")):
             return
-        self._busy = True
+        mine.busy = True
         try:
             if event == "open":
                 self._opened(*arguments)
             elif event in ("os.rename", "os.link", "os.remove"):
                 self._moved(event, *(os.fspath(a) for a in arguments[:2] if isinstance(a, (str, os.PathLike))))
         finally:
-            self._busy = False
+            mine.busy = False
 
     def _opened(self, path: Any, mode: str | None, flags: int) -> None:
         inside = self._inside(path)
@@ -88,7 +89,8 @@ class Killer:
             if mode is not None:
                 return  # a reader; only what is to be synced is opened without a mode
             if Path(path).is_dir():
-                self._reach(f"{self._last} {'linked' if self._last == 'claim' else 'renamed'}")
+                last = getattr(self._of_thread, "last", "")
+                self._reach(f"{last} {'linked' if last == 'claim' else 'renamed'}")
             elif not inside.endswith(".tmp"):
                 self._reach(f"{kind_of(inside)} not synced")
             elif kind := kind_of(inside):
@@ -110,7 +112,7 @@ class Killer:
             if not source.endswith(".tmp"):
                 self._reach(f"{kind} removed")
             return
-        self._last = kind
+        self._of_thread.last = kind
         self._reach(f"{kind} synced")
 
     def _inside(self, path: Any) -> str | None:

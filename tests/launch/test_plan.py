@@ -53,18 +53,32 @@ def finish(item: CellRun, device: str, seconds: float) -> None:
 def test_throughput_is_given_measured_or_assumed(sweep: Sweep, tmp_path: Path) -> None:
     study = Study(tmp_path / "results", "study")
     items = cell_runs(sweep, study)
-    assert throughput(items).tflops == ASSUMED_TFLOPS
-    assert throughput(items).source == "assumed"
+    assert throughput(items, "fp32").tflops == ASSUMED_TFLOPS["fp32"]
+    assert throughput(items, "fp32").source == "assumed"
     finish(items[0], "cpu", 3.0)
-    assert throughput(cell_runs(sweep, study)).source == "assumed"  # a CPU says nothing of a GPU
+    assert throughput(cell_runs(sweep, study), "fp32").source == "assumed"  # a CPU says nothing of a GPU
     finish(items[1], "cuda", 4.0)
     items = cell_runs(sweep, study)
-    found = throughput(items)
+    found = throughput(items, "fp32")
+    assert throughput(items, "bf16") == type(found)(ASSUMED_TFLOPS["bf16"], "assumed"), "another precision says nothing"
     assert found.source == "measured on 1 finished cell"
     row = plan(sweep, items)[1]
     assert found.tflops == pytest.approx(2 * row["train_gmacs"] * 1e9 / 4.0 / 1e12)
     assert found.hours(row["train_gmacs"]) == pytest.approx(4.0 / 3600)
-    assert throughput(items, 12.5) == type(found)(12.5, "given")
+    assert throughput(items, "fp32", 12.5) == type(found)(12.5, "given")
+
+
+def test_each_precision_has_its_rate(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(SWEEP.replace("seed = [0, 1]", 'precision = ["bf16", "tf32"]'))
+    sweep = load_sweep(path)
+    rows = plan(sweep, cell_runs(sweep, Study(tmp_path / "results", "study")), gpus=1)
+    assert [row["tflops"] for row in rows] == [ASSUMED_TFLOPS["bf16"], ASSUMED_TFLOPS["tf32"]]
+    total = totals(sweep, rows)
+    operations = 2e-3 * sum(row[key] for row in rows for key in row if key.endswith("_gmacs"))
+    assert total["gpu_hours"] == pytest.approx(sum(row["gpu_hours"] for row in rows))
+    assert total["tflops"] * total["gpu_hours"] * 3600 == pytest.approx(operations)
+    assert total["throughput"] == "assumed"
 
 
 def test_the_table_holds_the_totals(sweep: Sweep, tmp_path: Path) -> None:

@@ -107,6 +107,22 @@ def test_an_undefined_evaluation_leaves_the_others_alone(tmp_path: Path) -> None
     assert state_for(asked[0], Evaluation(samples=50)) is State.FAILED
 
 
+@pytest.mark.usefixtures("quiet_torch")
+def test_a_precision_that_the_device_has_not_fails_the_cell(tmp_path: Path) -> None:
+    recipe = {"steps": 3, "batch_size": 8, "precision": "tf32"}
+    cell = Cell.model_validate({"model": {"depth": 1, "width": 8, "patch_size": 4}, "training": recipe})
+    study = Study(tmp_path, "s")
+    study.runs_folder.mkdir(parents=True)
+    run = study.run(cell)
+    hold = run.claim(1, {"process": process_identity()})
+    assert hold is not None
+    job = Job(str(run.folder), 1, hold.token, "s", cell, (), Recording(), Resources(), str(tmp_path))
+    outcome, message = attempt(job, NoStop())
+    said = 'training.precision "tf32": the CPU, on which the cell runs, cannot do it; allowed here: fp32, bf16'
+    assert (outcome, message) == ("failed", said)
+    assert not run.train_log.exists()
+
+
 @pytest.mark.parametrize(
     ("error", "others_may_do_better"),
     [

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +156,29 @@ def test_nobody_claims_while_one_stalls_in_a_write(run: Run, remove: bool, monke
         assert not run.attempt_file(number).exists()
         assert go_on() == 0
     assert run.claim(number, {}) is not None
+
+
+def test_threads_write_together_and_let_go_together(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runs.claims.PATIENCE_SECONDS", 0.1)
+    hold, inside, leave = claimed(run), threading.Event(), threading.Event()
+
+    def long() -> None:
+        with hold.writing():
+            inside.set()
+            assert leave.wait(60)
+
+    thread = threading.Thread(target=long)
+    thread.start()
+    assert inside.wait(60)
+    for _ in range(2):
+        append(hold, run)
+    with pytest.raises(HeldError):
+        run.claim(2, {})
+    leave.set()
+    thread.join()
+    assert run.claim(2, {}) is not None
+    with pytest.raises(SupersededError):
+        append(hold, run)
 
 
 def test_a_killed_one_lets_go(run: Run) -> None:

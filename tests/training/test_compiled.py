@@ -27,14 +27,16 @@ def cell(steps: int = 4, **model: object) -> Cell:
     return Cell.model_validate({"model": shape, "training": recipe})
 
 
-def weights(folder: Path, *, compiled: bool, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+def weights(
+    folder: Path, *, compiled: bool, recompute: bool = False, stop_at: int | None = None
+) -> dict[str, torch.Tensor]:
     run, seen, c = Run(folder), {"step": 0}, cell()
     run.folder.mkdir()
 
     def report(value: Report) -> None:
         seen["step"] = value["done"]
 
-    options = Options("cpu", [4], Recording(loss_images=8), 1e9, look_seconds=0, compiled=compiled)
+    options = Options("cpu", [4], Recording(loss_images=8), 1e9, look_seconds=0, compiled=compiled, recompute=recompute)
     if stop_at is not None:
         hooks = Hooks(should_stop=lambda: seen["step"] + 1 >= stop_at, report=report)
         with pytest.raises(StoppedError):
@@ -49,10 +51,12 @@ def test_it_agrees_with_the_eager_one_and_with_itself(tmp_path: Path, monkeypatc
     eager = weights(tmp_path / "eager", compiled=False)
     whole = weights(tmp_path / "whole", compiled=True)
     broken = weights(tmp_path / "broken", compiled=True, stop_at=2)
+    again = weights(tmp_path / "again", compiled=True, recompute=True)
     assert list((tmp_path / "cache").iterdir()), "nothing was compiled"
     assert whole.keys() == eager.keys(), "names of weights stay"
     for name, value in whole.items():
         assert torch.equal(value, broken[name]), name
+        assert torch.equal(value, again[name]), f"{name} of a network that keeps no activations"
         torch.testing.assert_close(value, eager[name], rtol=1e-4, atol=1e-5)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,14 +55,21 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def go(run: Run, after: Callable[[int], None] = lambda step: None, stop_at: int | None = None) -> None:
-    seen = {"step": 0}
+    seen, lock = {"step": 0}, threading.Lock()
+
+    @contextmanager
+    def writing() -> Iterator[None]:
+        with lock:
+            yield
 
     def report(value: Report) -> None:
         seen["step"] = value["done"]
-        after(value["done"])
+        with lock:  # a copy of an image that changes meanwhile is no moment of it
+            after(value["done"])
 
     options = Options("cpu", [3, 6], Recording(loss_images=8), checkpoint_seconds=0)
-    train(CELL, load(Data()), run, options, Hooks(should_stop=lambda: seen["step"] == stop_at, report=report))
+    hooks = Hooks(writing=writing, should_stop=lambda: seen["step"] == stop_at, report=report)
+    train(CELL, load(Data()), run, options, hooks)
 
 
 def test_what_is_on_the_disk_after_a_power_cut_is_enough(disk: tuple[Path, Path], tmp_path: Path) -> None:
@@ -83,7 +91,7 @@ def test_what_is_on_the_disk_after_a_power_cut_is_enough(disk: tuple[Path, Path]
             reached = max([0, *states, *found.weights_steps()])
             steps = [row["step"] for row in TrainLog(found).rows()]
             assert [step for step in steps if step <= reached] == [step for step in LOGGED if step <= reached]
-            assert reached >= min(number, 6), "each of these steps wrote a state or weights"
+            assert reached >= number - 1, "each step wrote a state or weights, that of the last one may be under way"
             found.folder.mkdir(exist_ok=True)
             go(found)
             assert [row["step"] for row in TrainLog(found).rows()] == LOGGED

@@ -314,6 +314,12 @@ def test_one_rank_sets_nothing_up() -> None:
     [
         ({"ranks": 3}, [], "d1-w16-p4: training.batch_size 8 is not divisible among 3 ranks"),
         ({"ranks": 3, "nodes": 2, "executor": "slurm"}, [], r"allowed in total: 1, 2, 4, 8$"),
+        ({"micro_batch": 3}, [], r"micro_batch 3 does not divide the 8 images of a rank .*; allowed: 1, 2, 4, 8, and"),
+        (
+            {"micro_batch": 3, "ranks": 2},
+            [],
+            r"the 4 images of a rank \(training.batch_size 8, ranks in total: 2\); allo",
+        ),
         ({"nodes": 2}, [], r'resources.nodes: 2 need executor = "slurm"; allowed here: 1'),
         ({"ranks": 2}, ["0"], r"resources.ranks: 2, but of GPUs, one a rank, 1 is there"),
     ],
