@@ -106,7 +106,12 @@ def test_a_resume_keeps_what_the_first_attempt_found(tmp_path: Path, monkeypatch
     found = {"torch": "2", "device": "cuda", "hardware": "H200", "threads": 1, "sampling_batch": 250}
     monkeypatch.setattr(conditions, "numeric_conditions", lambda *_: dict(found))
     monkeypatch.setattr(conditions, "require", lambda *_: None)
-    monkeypatch.setattr(conditions, "largest_micro_batch", lambda *_, **__: tried.append(1) or 4)
+
+    def four(*_: object, **__: object) -> int:
+        tried.append(1)
+        return 4
+
+    monkeypatch.setattr(conditions, "largest_micro_batch", four)
 
     def attempt(number: int, **resources: object) -> tuple[object, object]:
         payload = job(tmp_path, number - 1, compile="off", **resources)

@@ -49,7 +49,10 @@ def test_each_precision_has_its_switches(tmp_path: Path, monkeypatch: pytest.Mon
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as an environment may have it
     be_deterministic(compiled=False)
     assert switches() == (False, False)
-    training, measuring, backward, forward = set(), set(), set(), DiT.forward
+    training: set[tuple[bool, ...]] = set()
+    measuring: set[tuple[bool, ...]] = set()
+    backward: set[tuple[bool, ...]] = set()
+    forward = DiT.forward
 
     def seen(self: DiT, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         (training if torch.is_grad_enabled() else measuring).add((*switches(), torch.is_autocast_enabled("cpu")))
@@ -87,7 +90,7 @@ def test_mfu_is_against_a_product_of_the_same_precision(monkeypatch: pytest.Monk
 
 def test_a_device_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("fp32", "bf16"):
-        precision.require(name, "cpu")  # type: ignore[arg-type]
+        precision.require(name, "cpu")
     with pytest.raises(CellFailedError, match=r'^training.precision "tf32": the CPU, .*; allowed here: fp32, bf16$'):
         precision.require("tf32", "cpu")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
