@@ -188,19 +188,13 @@ def _change(slope: float) -> float:
     return float((2**slope - 1) * 100)
 
 
-def _left_out(found: SliceFits) -> dict[str, float]:
-    """Mean error on a model left out, in percent, by form."""
-    return {test.form: test.mape for test in found.held if test.scheme == "leave one out"}
-
-
 def _trust(found: SliceFits, law: LineFit) -> str:
-    errors = _left_out(found)
+    errors = {test.form: test.mape for test in found.held if test.scheme == "leave one out"}
     missed = errors.get("power law", float("inf"))
     level = "low" if law.flags or missed > _FAR_OFF else "high" if missed <= _CLOSE else "fair"
     why = [f"the law misses a model left out by {missed:.3g} %"] if "power law" in errors else []
-    best = min(errors, key=errors.__getitem__) if errors else ""
-    if best and errors[best] < 0.7 * missed:
-        why.append(f"the form “{best}” by {errors[best]:.3g} % only")
+    if found.winner in errors and found.winner != "power law":
+        why.append(f"the form “{found.winner}”, which predicts best, by {errors[found.winner]:.3g} %")
     why += ["one seed a model"] if found.repeats == 1 else []
     return f"{level}: {'; '.join([*why, *law.flags]) or 'too few models to leave one out'}"
 
@@ -248,20 +242,17 @@ def _larger(found: SliceFits) -> Answer:
     usable = {f.form: f for f in forecasts_at(found, FAR) if f.mean > 0}
     if not usable:
         return cannot(question, "no fit")
-    order = [ranked.form for ranked in found.ranking if ranked.form in usable] or [*usable]
-    best = usable[order[0]]
-    means = {form: f.mean for form, f in usable.items()}
-    if found.surface is not None:
-        big = found.rows.iloc[int(found.rows["gmacs"].to_numpy(float).argmax())]
-        params, tokens = np.array([FAR * float(big["params"])]), np.array([float(big["tokens"])])
-        means[found.surface.form] = float(found.surface.predict(params, tokens)[0])
-    low, high = min(means.values()), max(means.values())
+    order = [*(ranked.form for ranked in found.ranking), *usable]
+    best = next(usable[form] for form in order if form in usable)
+    means = [f.mean for f in usable.values()]
+    low, high = min(means), max(means)
     text = (
         f"About {number(best.mean, 3)} {metric} at {number(best.gmacs, 3)} Gflops "
         f"(95 %: {interval((best.low, best.high))}; {best.form}{_only_block(found.piece)})"
     )
     text += f"; the forms say {number(low, 3)} to {number(high, 3)}." if len(means) > 1 else "."
-    doubts = [*best.flags] + ([f"the forms differ {high / low:.2g} times"] if high > _AGREE * low else [])
+    doubts = [f"the form that predicts best, {found.winner}, cannot say"] if found.winner not in ("", best.form) else []
+    doubts += [*best.flags] + ([f"the forms differ {high / low:.2g} times"] if high > _AGREE * low else [])
     law = found.lines["power law"]
     doubts += [flag for flag in (law.flags if law is not None else ()) if flag not in doubts]
     why = "; ".join(doubts) or "the forms agree, but nothing of that size was trained"

@@ -57,9 +57,7 @@ def fit_table(found: SliceFits) -> Table:
             law = f"{metric} = {number(fit.coefficient)} G^-{fit.exponent:.4f} + {number(fit.floor)}"
             what, pairs = f"exponent {number(fit.exponent)}", (fit.exponent_t, fit.exponent_hc3, fit.exponent_wild)
             rows.append((fit.form, law, what, *pairs, boot(f"{fit.form}: exponent"), fit.flags))
-            span = f"{interval(fit.floor_interval)} (likelihood ratio)"
-            what = f"floor {number(fit.floor)}"
-            rows.append(("", "", what, span, "", fit.floor_wild, boot(f"{fit.form}: floor"), ""))
+            rows.append(("", "", *_floor_cells(fit), boot(f"{fit.form}: floor"), ""))
         elif isinstance(fit, InteractionFit):
             c0, c1, c2, c3 = (f"{value:+.4g}".replace("-", "−") for value in fit.coefficients)
             law = f"ln {metric} = {c0} {c1} ln N {c2} ln T {c3} ln N ln T"
@@ -74,8 +72,18 @@ def fit_table(found: SliceFits) -> Table:
             f" Correlations: r({metric}, ln G) = {r.semilog:.4f}, r(ln {metric}, ln G) = {r.loglog:.4f},"
             f" r({metric}, G) = {r.linear:.4f}, Spearman {r.spearman:.3f}."
         )
+    if (floor := found.floor) is not None and floor.on_bound:
+        smaller = (
+            "a constant: its floor is the largest value measured" if floor.floor else "the power law: its floor is 0"
+        )
+        rows.append((floor.form, smaller, *_floor_cells(floor), boot(f"{floor.form}: floor"), floor.flags))
     columns = "Form | Fit | Of interest | 95 % (t) | 95 % (HC3) | 95 % (wild bootstrap) | 95 % (bootstrap) | Flags"
     return Table.of(caption, columns, rows)
+
+
+def _floor_cells(fit: FloorFit) -> tuple[Any, ...]:
+    """The floor and its intervals: by likelihood ratio, none by HC3, by the wild bootstrap."""
+    return f"floor {number(fit.floor)}", f"{interval(fit.floor_interval)} (likelihood ratio)", "", fit.floor_wild
 
 
 def slope_table(found: SliceFits) -> Table:
