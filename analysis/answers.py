@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from analysis.answer import Answer, Unfinished, cannot, merged, minus
-from analysis.fit.common import FAR, FEW_POINTS, CannotFitError
+from analysis.fit.common import FAR, FEW_POINTS
 from analysis.fit.lines import LineFit
-from analysis.frontier import find_frontier
 from analysis.names import METRIC, block_name, plural
 from analysis.numbers import interval, number
 from analysis.settled import Fall, converged, find_fall
 from analysis.slices import LOSS, Slice, scaling_slices
 from analysis.study import SliceFits, fit_slice, forecasts_at
+from analysis.study_laws import next_gmacs
 from analysis.table import load_curves, load_study
 from analysis.topics import Topic, topics
 from analysis.winner import Verdict, blocks_answer, seeds_advice, verdicts
@@ -276,10 +275,7 @@ def _next(found: SliceFits, compared: list[Verdict], fall: Fall | None, copied: 
         steps.append(f"Add sizes: a law needs {FEW_POINTS} models, there {_are(len(found.rows))}.")
     elif found.repeats == 1 and not compared:
         steps.append("Train some models with more seeds: noise between seeds is not known.")
-    try:
-        gmacs = find_frontier(found.piece).next_gmacs
-    except CannotFitError:
-        gmacs = None
+    gmacs = next_gmacs(found.piece)
     if gmacs is not None:
         steps.append(f"With twice the training compute, the frontier points to a model of {number(gmacs, 3)} Gflops.")
     steps.append("Train a larger model and hold the forecast against it.")

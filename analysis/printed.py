@@ -12,7 +12,6 @@ from analysis.compare import BlockComparison, BlockSlope, multiplier_ends
 from analysis.fit.floor import FloorFit
 from analysis.fit.lines import LineFit
 from analysis.fit.surface import InteractionFit
-from analysis.frontier import Frontier, IsoFlop
 from analysis.heldout import HeldOut
 from analysis.names import BASELINE, SHAPE, block_name, patch_name, shape_name
 from analysis.numbers import interval, number, text
@@ -240,44 +239,6 @@ def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
         f"Does a design gain more from compute? The power law’s exponent per design. {_sentence(measured)}".rstrip()
     )
     return Table.of(caption, columns, rows)
-
-
-# --- frontier ------------------------------------------------------------------------------------------------------
-
-
-def frontier_table(found: Frontier, metric: str, label: str) -> Table:
-    """The checkpoints on the lower envelope."""
-    caption = (
-        f"Checkpoints that no other beats with as little training compute: {len(found.points)} of {found.checkpoints} "
-        f"checkpoints of {found.models} models. {label}."
-    )
-    if found.law is not None:
-        caption += f" {metric} = {number(found.law.coefficient)} C^-{found.law.exponent:.3f} along it."
-    if found.growth is not None and found.next_gmacs is not None:
-        caption += (
-            f" The best model’s Gflops grow as C^{found.growth:.2f}; at twice the largest training compute that line "
-            f"says {number(found.next_gmacs, 3)} Gflops."
-        )
-    caption += f" Flags: {'; '.join(found.flags)}."
-    points = found.points
-    rows = [
-        (shape_name(p.size, p.patch_size), p.step, p.train_gmacs, p.gmacs, p.params / 1e6, p.metric) for p in points
-    ]
-    return Table.of(caption, f"Model | Steps | Training Gflops, C | Gflops | Params, M | {metric}", rows)
-
-
-def isoflop_table(slices: Sequence[IsoFlop], metric: str) -> Table:
-    """The best model at every budget."""
-    caption = (
-        "Models at equal training compute, interpolated between their checkpoints. Optimum: bottom of a parabola of "
-        f"ln {metric} over ln Gflops."
-    )
-    rows = [
-        (s.patch_size, number(s.train_gmacs, 3), len(s.names), s.best, min(s.metric),
-         "none" if s.optimum is None else number(s.optimum, 3), s.flags)
-        for s in slices
-    ]  # fmt: skip
-    return Table.of(caption, f"Patch size | Training Gflops | Models | Best | {metric} | Optimum, Gflops | Flags", rows)
 
 
 # --- plain values --------------------------------------------------------------------------------------------------

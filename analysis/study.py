@@ -157,7 +157,7 @@ def _distinct(lines: dict[str, LineFit | None], floor: FloorFit | None, surface:
 
 
 def _tested(floor: FloorFit | None) -> tuple[Form, ...]:
-    """The forms that are held against each other: one whose floor is on its bound is another one under a second name."""
+    """The forms that are held against each other; one whose floor is on its bound is another one by a second name."""
     return tuple(form for form in FORMS if form is not FLOOR or floor is None or not floor.on_bound)
 
 

@@ -34,7 +34,7 @@ class InteractionFit:
         return "params and tokens"
 
     def band(self, params: Array, tokens: Array) -> pd.DataFrame:
-        """The form at N and T, shape [k] each, with 95 % intervals of a new model: columns mean (the median), low, high."""
+        """The form at N and T, shape [k] each: columns mean (the median), low, high (95 %, of a new model)."""
         frame = self._model.get_prediction(interaction_design(params, tokens)).summary_frame(alpha=1 - CONFIDENCE)
         out: pd.DataFrame = frame[["mean", "obs_ci_lower", "obs_ci_upper"]]
         return out.set_axis(["mean", "low", "high"], axis=1).map(np.exp)
