@@ -210,7 +210,7 @@ def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
 
 
 def _forecasts(fits: Sequence[Fit], rows: pd.DataFrame, ahead: tuple[float, ...] = AHEAD) -> list[Forecast]:
-    found, largest = [], rows.loc[rows["gmacs"].idxmax()]
+    found, largest = [], rows.iloc[int(floats(rows, "gmacs").argmax())]
     ratios = np.array(ahead)
     for fit in fits:
         gmacs = ratios * float(largest["gmacs"])

@@ -51,7 +51,7 @@ def runs_of(rows: pd.DataFrame, column: str) -> Runs:
         size=floats(rows, "gmacs") * _GIGA,
         data=floats(rows, "images"),
         loss=floats(rows, column),
-        model=rows.groupby(SHAPE, dropna=False).ngroup().to_numpy(np.int64),
+        model=rows.groupby(SHAPE, dropna=False).ngroup().to_numpy().astype(np.int64),
         tokens=floats(rows, "tokens") if rows["tokens"].notna().all() else None,
         seed_sd=float(np.sqrt(variances.mean())) if len(variances) else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from analysis.csvfile import read_numbers
 from analysis.figures.laws import best_sizes, isoflops, law_against_compute
-from analysis.figures.style import CannotDrawError, save, shortened
+from analysis.figures.style import CannotDrawError, Drawing, save, shortened
 from analysis.laws.parametric import LawFit
 from analysis.laws.runs import Words, separate_runs
 from analysis.laws.summary import LawSummary, summarise
@@ -84,7 +85,7 @@ def _check_own(fits: Path, path: Path) -> None:
 def _draw(summary: LawSummary, fit: LawFit, folder: Path) -> list[Path]:
     caption, words, approach = summary.label, summary.words, summary.approach("parabolas")
     panels = {caption: (summary.budgets, approach)} if summary.budgets and approach else {}
-    drawings = {
+    drawings: dict[str, Callable[[], Drawing]] = {
         "law": lambda: law_against_compute(summary.runs, fit, words, caption),
         "best-size": lambda: best_sizes(summary.approaches, words, caption),
         "isoflops": lambda: isoflops(panels, words, caption),

@@ -181,7 +181,7 @@ def _parabola(budgets: Budgets, at: int) -> Optimum | None:
     if len(np.unique(x.round(9))) < LEAST_MODELS:
         return None  # models of equal compute count once
     curve = np.polyfit(x, y, 2)
-    c0, c1, _ = (float(value) for value in curve)
+    c0, c1, c2 = (float(value) for value in curve)
     bottom = -c1 / (2 * c0) if c0 > 0 else x[np.argmin(y)]
     enclosed = c0 > 0 and x[0] <= bottom <= x[-1] and 0 < best < len(there) - 1
     bottom = float(np.clip(bottom, x[0], x[-1]))
@@ -189,7 +189,7 @@ def _parabola(budgets: Budgets, at: int) -> Optimum | None:
     return Optimum(
         compute, size, compute / OPERATIONS / size, float(np.exp(np.polyval(curve, bottom))),
         _bottom_interval(x, y, curve) if enclosed else None, bool(enclosed), len(there),
-        tuple(map(float, curve)), (float(np.exp(x[0])), float(np.exp(x[-1]))),
+        (c0, c1, c2), (float(np.exp(x[0])), float(np.exp(x[-1]))),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,10 @@ LEAST_MODELS = 3  # a parabola has three constants, and the best of three can ha
 _ONE_BUDGET = 0.1  # runs whose compute differs by less, relatively, are of one budget
 _MOST = 0.8  # share of the runs that end at the budgets of an IsoFLOP sweep
 _BUDGETS, _APART = 12, 1.3  # where the runs have no budgets of their own: how many, and the least ratio between two
+
+
+#: ln loss of the runs of a mask, all of one model, at the budget of an index; NaN where they do not reach it.
+_Value = Callable[[npt.NDArray[np.bool_], int], float]
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,13 @@ def find_budgets(runs: Runs) -> Budgets:
         return interpolated_budgets(runs)
 
 
-def _of_curves(runs: Runs, compute: Array, value: object, *, interpolated: bool) -> Budgets:
+def _of_curves(runs: Runs, compute: Array, value: _Value, *, interpolated: bool) -> Budgets:
     curve = curves(runs)
     sizes, models, losses = [], [], []
     for own in np.unique(curve):
         rows = curve == own
         sizes.append(float(np.exp(np.mean(np.log(runs.size[rows])))))
         models.append(int(runs.model[rows][0]))
-        losses.append([value(rows, place) for place in range(len(compute))])  # type: ignore[operator]
+        losses.append([value(rows, place) for place in range(len(compute))])
     order = np.argsort(sizes, kind="stable")
     return Budgets(np.array(sizes)[order], compute, np.array(losses)[order], np.array(models)[order], interpolated)

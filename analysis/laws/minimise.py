@@ -7,6 +7,7 @@ numbers, meets the optimiser's tolerance early. Here it is summed, and divided b
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -58,15 +59,16 @@ def minimum_from(start: Array, logs: Array, log_y: Array, delta: float) -> Array
 
     free = np.isfinite(start)
 
-    def objective(part: Array) -> tuple[float, Array]:
+    def objective(part: Any) -> tuple[float, Any]:
         theta = start.copy()
         theta[free] = part
         cost, residuals, slopes = costs_of(theta, logs, log_y, delta)
         gradient = np.clip(residuals, -delta, delta) @ slopes / _scale(delta) ** 2
         return float(cost), gradient[free]
 
-    options = {"maxiter": 10_000, "maxfun": 100_000, "ftol": 1e-16, "gtol": 1e-10}
-    found = minimize(objective, start[free], jac=True, method="L-BFGS-B", options=options)
+    options: Any = {"maxiter": 10_000, "maxfun": 100_000, "ftol": 1e-16, "gtol": 1e-10}
+    first: Any = start[free]
+    found = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
     theta = start.copy()
     theta[free] = found.x if np.isfinite(found.fun) else start[free]
     return theta
@@ -118,7 +120,7 @@ def follow(start: Array, logs: Array, log_y: Array, weights: Array, delta: float
         for old, newer in ((cost, new_cost), (residuals, new_residuals), (slopes, new_slopes)):
             old[better] = newer[better]
         damping[active] = np.clip(np.where(better, damping[active] / 4, damping[active] * 4), 1e-9, 1e9)
-        active, cost, residuals, slopes = (values[~done] for values in (active, cost, residuals, slopes))
+        active, cost, residuals, slopes = active[~done], cost[~done], residuals[~done], slopes[~done]
         if not len(active):
             break
     return at

@@ -59,12 +59,12 @@ def summarise(
             omitted.append((what, str(error)))
             return None
 
-    tokens = None
+    fit, tokens = None, None
     if over_patches and (found := attempt("The law", lambda: law_of_all(runs, words))):
         fit, tokens, why = found
         omitted += [("The term for tokens", why)] if why else []
-    else:
-        fit = None if over_patches else attempt("The law", lambda: fit_law(runs, words, delta=delta))
+    elif not over_patches:
+        fit = attempt("The law", lambda: fit_law(runs, words, delta=delta))
     ways = {"The envelope": lambda: envelope(runs)}
     ways |= {} if over_patches else {"Parabolas at equal compute": lambda: parabolas(runs)}
     approaches = [approach for what, way in ways.items() if (approach := attempt(what, way)) is not None]

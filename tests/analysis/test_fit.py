@@ -47,7 +47,7 @@ def test_a_floor_of_zero_is_the_power_law() -> None:
     y = 100 * X ** -(0.4 + 0.03 * np.log(X)) * np.exp(np.random.default_rng(1).normal(0, 0.1, len(X)))  # bends down
     floor, law = fit_floor(X, y), fit_line(X, y, "power law")
     assert floor.on_bound
-    assert (floor.floor, floor.exponent, floor.sigma) == (0, pytest.approx(law.exponent), pytest.approx(law.sigma))
+    assert [floor.floor, floor.exponent, floor.sigma] == pytest.approx([0, law.exponent, law.sigma])
     assert floor.exponent_t == pytest.approx((-law.slope_t[1], -law.slope_t[0]))
     assert floor.band(X)["low"].to_numpy() == pytest.approx(law.predict(X)["low"].to_numpy())
 
