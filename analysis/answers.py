@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from analysis.answer import Answer, Unfinished, cannot, merged, minus
-from analysis.fit.common import FAR, FEW_POINTS, CannotFitError
+from analysis.fit.common import FAR, FEW_POINTS
 from analysis.fit.lines import LineFit
-from analysis.frontier import find_frontier
 from analysis.names import METRIC, block_name, plural
 from analysis.numbers import interval, number
 from analysis.settled import Fall, converged, find_fall
 from analysis.slices import LOSS, Slice, scaling_slices
 from analysis.study import SliceFits, fit_slice, forecasts_at
+from analysis.study_laws import next_gmacs
 from analysis.table import load_curves, load_study
 from analysis.topics import Topic, topics
 from analysis.winner import Verdict, blocks_answer, seeds_advice, verdicts
@@ -188,19 +187,13 @@ def _change(slope: float) -> float:
     return float((2**slope - 1) * 100)
 
 
-def _left_out(found: SliceFits) -> dict[str, float]:
-    """Mean error on a model left out, in percent, by form."""
-    return {test.form: test.mape for test in found.held if test.scheme == "leave one out"}
-
-
 def _trust(found: SliceFits, law: LineFit) -> str:
-    errors = _left_out(found)
+    errors = {test.form: test.mape for test in found.held if test.scheme == "leave one out"}
     missed = errors.get("power law", float("inf"))
     level = "low" if law.flags or missed > _FAR_OFF else "high" if missed <= _CLOSE else "fair"
     why = [f"the law misses a model left out by {missed:.3g} %"] if "power law" in errors else []
-    best = min(errors, key=errors.__getitem__) if errors else ""
-    if best and errors[best] < 0.7 * missed:
-        why.append(f"the form “{best}” by {errors[best]:.3g} % only")
+    if found.winner in errors and found.winner != "power law":
+        why.append(f"the form “{found.winner}”, which predicts best, by {errors[found.winner]:.3g} %")
     why += ["one seed a model"] if found.repeats == 1 else []
     return f"{level}: {'; '.join([*why, *law.flags]) or 'too few models to leave one out'}"
 
@@ -248,20 +241,17 @@ def _larger(found: SliceFits) -> Answer:
     usable = {f.form: f for f in forecasts_at(found, FAR) if f.mean > 0}
     if not usable:
         return cannot(question, "no fit")
-    order = [ranked.form for ranked in found.ranking if ranked.form in usable] or [*usable]
-    best = usable[order[0]]
-    means = {form: f.mean for form, f in usable.items()}
-    if found.surface is not None:
-        big = found.rows.iloc[int(found.rows["gmacs"].to_numpy(float).argmax())]
-        params, tokens = np.array([FAR * float(big["params"])]), np.array([float(big["tokens"])])
-        means[found.surface.form] = float(found.surface.predict(params, tokens)[0])
-    low, high = min(means.values()), max(means.values())
+    order = [*(ranked.form for ranked in found.ranking), *usable]
+    best = next(usable[form] for form in order if form in usable)
+    means = [f.mean for f in usable.values()]
+    low, high = min(means), max(means)
     text = (
         f"About {number(best.mean, 3)} {metric} at {number(best.gmacs, 3)} Gflops "
         f"(95 %: {interval((best.low, best.high))}; {best.form}{_only_block(found.piece)})"
     )
     text += f"; the forms say {number(low, 3)} to {number(high, 3)}." if len(means) > 1 else "."
-    doubts = [*best.flags] + ([f"the forms differ {high / low:.2g} times"] if high > _AGREE * low else [])
+    doubts = [f"the form that predicts best, {found.winner}, cannot say"] if found.winner not in ("", best.form) else []
+    doubts += [*best.flags] + ([f"the forms differ {high / low:.2g} times"] if high > _AGREE * low else [])
     law = found.lines["power law"]
     doubts += [flag for flag in (law.flags if law is not None else ()) if flag not in doubts]
     why = "; ".join(doubts) or "the forms agree, but nothing of that size was trained"
@@ -285,10 +275,7 @@ def _next(found: SliceFits, compared: list[Verdict], fall: Fall | None, copied: 
         steps.append(f"Add sizes: a law needs {FEW_POINTS} models, there {_are(len(found.rows))}.")
     elif found.repeats == 1 and not compared:
         steps.append("Train some models with more seeds: noise between seeds is not known.")
-    try:
-        gmacs = find_frontier(found.piece).next_gmacs
-    except CannotFitError:
-        gmacs = None
+    gmacs = next_gmacs(found.piece)
     if gmacs is not None:
         steps.append(f"With twice the training compute, the frontier points to a model of {number(gmacs, 3)} Gflops.")
     steps.append("Train a larger model and hold the forecast against it.")

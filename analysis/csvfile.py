@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from harness.errors import InputError
+from harness.errors import InputError, did_you_mean
 from harness.runs.columns import PUBLISHED_TITLES, Column
 
 #: What programs put between fields instead of a comma, by what it is called.
@@ -52,6 +54,38 @@ def read_csv(path: Path, columns: Mapping[str, Column], common: Sequence[str] = 
     for name, column in columns.items():
         values.setdefault(name, [_empty(column)] * count)
     return pd.DataFrame({name: pd.Series(values[name], dtype=_dtype(column)) for name, column in columns.items()})
+
+
+def read_numbers(path: Path, columns: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+    """Some columns of a table of anyone's as numbers above 0, each of shape [rows]; the others may hold anything.
+
+    Raises:
+        InputError: file missing or no CSV, no such column, no rows, or a value that is no number above 0.
+    """
+    header, lines = _lines(path)
+    for name in columns:
+        if header.count(name) != 1:
+            what = "occurs twice" if name in header else f"is missing{did_you_mean(name, header)}"
+            raise InputError(f"{path}: column {name!r} {what}; there are: {', '.join(header) or 'none'}")
+    values: list[list[float]] = [[] for _ in columns]
+    for number, row in enumerate(lines, start=2):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise InputError(f"{path}: row {number} has {len(row)} fields; allowed: {len(header)}, as in the header")
+        for name, found in zip(columns, values, strict=True):
+            text = row[header.index(name)]
+            try:
+                value = float(text)
+            except ValueError:
+                value = math.nan
+            if not 0 < value < math.inf:
+                shown = reprlib.repr(text) if text.strip() else "nothing"
+                raise InputError(f"{path}: row {number}, column {name}: {shown}; allowed: a number above 0")
+            found.append(value)
+    if not values[0]:
+        raise InputError(f"{path}: has no rows; at least one run is needed")
+    return [np.array(found) for found in values]
 
 
 def header_of(path: Path) -> list[str]:

@@ -36,6 +36,10 @@ def interval(pair: Sequence[float] | None, digits: int = 3) -> str:
     return "" if pair is None or pd.isna(list(pair)).any() else " to ".join(number(end, digits) for end in pair)
 
 
+class Unrounded(float):
+    """A number that `rounded` leaves as it is: a constant of a law, whose digits hang together."""
+
+
 def rounded(value: Any) -> Any:
     """Numbers to six significant digits, not-a-number to None, tuples to lists, dataclass fields as they are."""
     if isinstance(value, dict):
@@ -46,4 +50,6 @@ def rounded(value: Any) -> Any:
         return value
     if value is None or pd.isna(value) or not math.isfinite(value):
         return None
+    if isinstance(value, Unrounded):
+        return float(value)
     return int(value) if value == int(value) else float(f"{value:.6g}")

@@ -12,7 +12,6 @@ from analysis.compare import BlockComparison, BlockSlope, multiplier_ends
 from analysis.fit.floor import FloorFit
 from analysis.fit.lines import LineFit
 from analysis.fit.surface import InteractionFit
-from analysis.frontier import Frontier, IsoFlop
 from analysis.heldout import HeldOut
 from analysis.names import BASELINE, SHAPE, block_name, patch_name, shape_name
 from analysis.numbers import interval, number, text
@@ -57,9 +56,7 @@ def fit_table(found: SliceFits) -> Table:
             law = f"{metric} = {number(fit.coefficient)} G^-{fit.exponent:.4f} + {number(fit.floor)}"
             what, pairs = f"exponent {number(fit.exponent)}", (fit.exponent_t, fit.exponent_hc3, fit.exponent_wild)
             rows.append((fit.form, law, what, *pairs, boot(f"{fit.form}: exponent"), fit.flags))
-            span = f"{interval(fit.floor_interval)} (likelihood ratio)"
-            what = f"floor {number(fit.floor)}"
-            rows.append(("", "", what, span, "", fit.floor_wild, boot(f"{fit.form}: floor"), ""))
+            rows.append(("", "", *_floor_cells(fit), boot(f"{fit.form}: floor"), ""))
         elif isinstance(fit, InteractionFit):
             c0, c1, c2, c3 = (f"{value:+.4g}".replace("-", "−") for value in fit.coefficients)
             law = f"ln {metric} = {c0} {c1} ln N {c2} ln T {c3} ln N ln T"
@@ -74,8 +71,18 @@ def fit_table(found: SliceFits) -> Table:
             f" Correlations: r({metric}, ln G) = {r.semilog:.4f}, r(ln {metric}, ln G) = {r.loglog:.4f},"
             f" r({metric}, G) = {r.linear:.4f}, Spearman {r.spearman:.3f}."
         )
+    if (floor := found.floor) is not None and floor.on_bound:
+        smaller = (
+            "a constant: its floor is the largest value measured" if floor.floor else "the power law: its floor is 0"
+        )
+        rows.append((floor.form, smaller, *_floor_cells(floor), boot(f"{floor.form}: floor"), floor.flags))
     columns = "Form | Fit | Of interest | 95 % (t) | 95 % (HC3) | 95 % (wild bootstrap) | 95 % (bootstrap) | Flags"
     return Table.of(caption, columns, rows)
+
+
+def _floor_cells(fit: FloorFit) -> tuple[Any, ...]:
+    """The floor and its intervals: by likelihood ratio, none by HC3, by the wild bootstrap."""
+    return f"floor {number(fit.floor)}", f"{interval(fit.floor_interval)} (likelihood ratio)", "", fit.floor_wild
 
 
 def slope_table(found: SliceFits) -> Table:
@@ -232,44 +239,6 @@ def block_slope_table(slopes: Sequence[BlockSlope], measured: str) -> Table:
         f"Does a design gain more from compute? The power law’s exponent per design. {_sentence(measured)}".rstrip()
     )
     return Table.of(caption, columns, rows)
-
-
-# --- frontier ------------------------------------------------------------------------------------------------------
-
-
-def frontier_table(found: Frontier, metric: str, label: str) -> Table:
-    """The checkpoints on the lower envelope."""
-    caption = (
-        f"Checkpoints that no other beats with as little training compute: {len(found.points)} of {found.checkpoints} "
-        f"checkpoints of {found.models} models. {label}."
-    )
-    if found.law is not None:
-        caption += f" {metric} = {number(found.law.coefficient)} C^-{found.law.exponent:.3f} along it."
-    if found.growth is not None and found.next_gmacs is not None:
-        caption += (
-            f" The best model’s Gflops grow as C^{found.growth:.2f}; at twice the largest training compute that line "
-            f"says {number(found.next_gmacs, 3)} Gflops."
-        )
-    caption += f" Flags: {'; '.join(found.flags)}."
-    points = found.points
-    rows = [
-        (shape_name(p.size, p.patch_size), p.step, p.train_gmacs, p.gmacs, p.params / 1e6, p.metric) for p in points
-    ]
-    return Table.of(caption, f"Model | Steps | Training Gflops, C | Gflops | Params, M | {metric}", rows)
-
-
-def isoflop_table(slices: Sequence[IsoFlop], metric: str) -> Table:
-    """The best model at every budget."""
-    caption = (
-        "Models at equal training compute, interpolated between their checkpoints. Optimum: bottom of a parabola of "
-        f"ln {metric} over ln Gflops."
-    )
-    rows = [
-        (s.patch_size, number(s.train_gmacs, 3), len(s.names), s.best, min(s.metric),
-         "none" if s.optimum is None else number(s.optimum, 3), s.flags)
-        for s in slices
-    ]  # fmt: skip
-    return Table.of(caption, f"Patch size | Training Gflops | Models | Best | {metric} | Optimum, Gflops | Flags", rows)
 
 
 # --- plain values --------------------------------------------------------------------------------------------------

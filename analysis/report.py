@@ -108,7 +108,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     if untrained(table) is None:
         fitted = scaling(page, table)
         scaling(page, table, LOSS)
-        frontier(page, table)
+        frontier(page, table, curves)
         blocks(page, ends(table))
         metrics(page, table)
         evaluation(page, table, tables.load_nested(folder))
@@ -116,7 +116,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
             some = f"The samples of {plural(len(names), 'model')} look like noise ({', '.join(names)})"
             page.warnings.append(f"{some}; a law through untrained models means little")
     else:
-        page.fits |= {"slices": [], "loss slices": [], "frontier": [], "blocks": [], "block slopes": []}
+        page.fits |= {"slices": [], "loss slices": [], "frontier": [], "laws": [], "blocks": [], "block slopes": []}
         page.omit("Fits, frontier and block comparison", "the models are untrained: their samples look like noise")
     about = topics(table, studies)
     page.answers += answers(table, curves, fitted, about, unfinished)

@@ -21,7 +21,17 @@ from analysis.fit.floor import FloorFit, fit_floor
 from analysis.fit.lines import Correlation, LineFit, correlate, fit_line
 from analysis.fit.residuals import Fit, Residuals, fit_residuals
 from analysis.fit.surface import InteractionFit, fit_interaction
-from analysis.heldout import FORMS, Form, HeldOut, Ranked, forecast, leave_one_group_out, leave_one_out, rank_forms
+from analysis.heldout import (
+    FLOOR,
+    FORMS,
+    Form,
+    HeldOut,
+    Ranked,
+    forecast,
+    leave_one_group_out,
+    leave_one_out,
+    rank_forms,
+)
 from analysis.names import patch_order, plural, shape_name, size_order
 from analysis.slices import Slice, per_shape
 
@@ -85,8 +95,13 @@ class SliceFits:
 
     @property
     def fits(self) -> list[Fit]:
-        """The possible fits, by number of parameters."""
-        return [fit for fit in (*self.lines.values(), self.floor, self.surface) if fit is not None]
+        """The possible fits, by number of parameters; without the floor's where it is that of a smaller form."""
+        return _distinct(self.lines, self.floor, self.surface)
+
+    @property
+    def winner(self) -> str:
+        """The form that predicts unseen models best; empty where none could be tested."""
+        return self.ranking[0].form if self.ranking else ""
 
 
 def fit_slice(piece: Slice) -> SliceFits:
@@ -111,8 +126,8 @@ def fit_slice(piece: Slice) -> SliceFits:
     floor = attempt("Power law with floor", lambda: fit_floor(x, y))
     params, tokens = floats(rows, "params"), floats(rows, "tokens")
     surface = attempt("Params-and-tokens form", lambda: fit_interaction(params, tokens, y))
-    fits = [fit for fit in (*lines.values(), floor, surface) if fit is not None]
-    held = _held_out(piece, rows, omitted)
+    fits = _distinct(lines, floor, surface)
+    held = _held_out(piece, rows, _tested(floor), omitted)
     return SliceFits(
         piece=piece,
         rows=rows,
@@ -125,15 +140,25 @@ def fit_slice(piece: Slice) -> SliceFits:
         residuals=tuple(fit_residuals(fit, rows, column) for fit in fits),
         held=tuple(held),
         ranking=tuple(rank_forms(held)),
-        forecasts=tuple(_forecasts([*lines.values(), floor])),
+        forecasts=tuple(_forecasts(fits, rows)),
         pairs=tuple(equal_compute_pairs(rows, column)),
         omitted=tuple(omitted),
     )
 
 
 def forecasts_at(found: SliceFits, ratio: float) -> list[Forecast]:
-    """What every form of compute predicts for a model of `ratio` times the largest compute measured."""
-    return _forecasts([*found.lines.values(), found.floor], (ratio,))
+    """What every form predicts for a model of `ratio` times the largest compute measured, and as many tokens."""
+    return _forecasts(found.fits, found.rows, (ratio,))
+
+
+def _distinct(lines: dict[str, LineFit | None], floor: FloorFit | None, surface: InteractionFit | None) -> list[Fit]:
+    own_floor = None if floor is not None and floor.on_bound else floor
+    return [fit for fit in (*lines.values(), own_floor, surface) if fit is not None]
+
+
+def _tested(floor: FloorFit | None) -> tuple[Form, ...]:
+    """The forms that are held against each other; one whose floor is on its bound is another one by a second name."""
+    return tuple(form for form in FORMS if form is not FLOOR or floor is None or not floor.on_bound)
 
 
 def _bootstraps(
@@ -152,7 +177,7 @@ def _bootstraps(
     return found
 
 
-def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) -> list[HeldOut]:
+def _held_out(piece: Slice, rows: pd.DataFrame, forms: Sequence[Form], omitted: list[tuple[str, str]]) -> list[HeldOut]:
     if len(rows) < 4:
         return []
     column, last = piece.column, size_order(rows)[-1]
@@ -167,7 +192,7 @@ def _held_out(piece: Slice, rows: pd.DataFrame, omitted: list[tuple[str, str]]) 
         f"Forecast of size {last}": lambda form: forecast(form, rows, family, smaller, column),
     }
     found = []
-    for (what, test), form in product(tests.items(), FORMS):
+    for (what, test), form in product(tests.items(), forms):
         try:
             found.append(test(form))
         except CannotFitError as error:
@@ -184,14 +209,19 @@ def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
     return slopes if len(slopes) > 1 else {}
 
 
-def _forecasts(fits: Sequence[LineFit | FloorFit | None], ahead: tuple[float, ...] = AHEAD) -> list[Forecast]:
-    found = []
-    for fit in (fit for fit in fits if fit is not None):
-        x = np.array(ahead) * fit.x_range[1]
-        band = (fit.predict(x) if isinstance(fit, LineFit) else fit.band(x))[["mean", "low", "high"]].to_numpy(float)
-        for ratio, gmacs, (mean, low, high) in zip(ahead, x, band, strict=True):
+def _forecasts(fits: Sequence[Fit], rows: pd.DataFrame, ahead: tuple[float, ...] = AHEAD) -> list[Forecast]:
+    found, largest = [], rows.iloc[int(floats(rows, "gmacs").argmax())]
+    ratios = np.array(ahead)
+    for fit in fits:
+        gmacs = ratios * float(largest["gmacs"])
+        if isinstance(fit, InteractionFit):
+            band = fit.band(ratios * float(largest["params"]), np.full(len(ratios), float(largest["tokens"])))
+        else:
+            band = fit.predict(gmacs) if isinstance(fit, LineFit) else fit.band(gmacs)
+        values = band[["mean", "low", "high"]].to_numpy(float)
+        for ratio, x, (mean, low, high) in zip(ahead, gmacs, values, strict=True):
             flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
             flags += ["predicts a negative metric"] if mean <= 0 else []
             flags += ["the floor is not identified"] if isinstance(fit, FloorFit) and not fit.identified else []
-            found.append(Forecast(fit.form, float(gmacs), float(mean), float(low), float(high), ratio, tuple(flags)))
+            found.append(Forecast(fit.form, float(x), float(mean), float(low), float(high), ratio, tuple(flags)))
     return found

@@ -1,4 +1,4 @@
-"""Power law with a floor, fitted by robust non-linear least squares from many starts."""
+"""Power law with a floor, by the estimator of the plain power law: least squares of ln y, here from many starts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ _BOUND = 1e-3  # share of the smallest value measured: a floor nearer to its bou
 
 @dataclass(frozen=True)
 class FloorFit:
-    """y = coefficient * x^-exponent + floor with 0 <= floor <= max(y), fitted to ln y."""
+    """y = coefficient * x^-exponent + floor with 0 <= floor <= max(y), fitted to ln y.
+
+    With a floor of 0 it is the power law of `analysis.fit.lines.fit_line` to the last digit, under another name.
+    """
 
     n: int
     coefficient: float
     exponent: float
     floor: float
     floor_interval: Pair  #: floors that a likelihood-ratio test at 5 % does not reject
+    on_bound: bool  #: the floor is 0 or the largest value measured: no form of its own, but a power law or a constant
     identified: bool  #: the data tell the floor from 0 and from the largest value measured
     exponent_t: Pair  #: 95 % interval, Student t, first order; with the floor fixed if it sits on its bound
     exponent_hc3: Pair  #: the same with HC3 standard errors
@@ -61,16 +65,14 @@ class FloorFit:
         return pd.DataFrame({"mean": centre, **ends}).map(np.exp)
 
 
-def fit_floor(
-    x: Array, y: Array, huber: float | None = None, profile: bool = True, resamples: int = WILD_REFITS
-) -> FloorFit:
-    """Power law with a floor: plain least squares on ln y from many starts, then Huber warm-started from the best.
+def fit_floor(x: Array, y: Array, profile: bool = True, resamples: int = WILD_REFITS) -> FloorFit:
+    """Power law with a floor: least squares on ln y, the best of many starts.
+
+    It nests the power law and shares its estimator, so the two differ by what the floor does and by nothing else.
 
     Args:
         x: compute, shape [n], positive.
         y: the metric, shape [n], positive.
-        huber: residual of ln y from which the loss is linear; by default 1.5 robust standard deviations of the plain
-            fit's residuals (if there are seeds, take 1 to 2 seed standard deviations).
         profile: also find the interval of the floor and the wild bootstrap's; without it these intervals are NaN, and
             the floor does not count as identified.
         resamples: refits of the wild bootstrap.
@@ -80,29 +82,27 @@ def fit_floor(
     """
     x, y = checked(x, y, least=5)
     log_x, log_y = np.log(x), np.log(y)
-    plain = _floor_solution(log_x, log_y)
-    residuals = _residuals(plain, log_x, log_y)
-    scale = 1.4826 * float(np.median(np.abs(residuals))) or 1e-6
-    huber = huber if huber is not None else 1.5 * scale
-    robust = _floor_solution(log_x, log_y, start=plain, huber=huber)
-    least, most, floor = float(y.min()), float(y.max()), float(robust[2])
-    if floor <= _BOUND * least:
-        robust[2] = floor = 0.0
-    low, high = _floor_interval(log_x, log_y, plain) if profile else (np.nan, np.nan)
+    best = _floor_solution(log_x, log_y)
+    least, most = float(y.min()), float(y.max())
+    if best[2] <= _BOUND * least:
+        slope, level = np.polyfit(log_x, log_y, 1)
+        best = np.array([level, -slope, 0.0])
+    low, high = _floor_interval(log_x, log_y, best) if profile else (np.nan, np.nan)
     identified = bool(low > _BOUND * least and high < most * (1 - _BOUND))
-    sigma = float(np.sqrt(np.sum(residuals**2) / (len(x) - 3)))
-    exponent_t, exponent_hc3, covariance, leverage = _delta_intervals(robust, log_x, log_y, sigma)
+    sigma = float(np.sqrt(np.sum(_residuals(best, log_x, log_y) ** 2) / (len(x) - (3 if best[2] > 0 else 2))))
+    exponent_t, exponent_hc3, covariance, leverage = _delta_intervals(best, log_x, log_y, sigma)
     wild = np.full((1, 3), np.nan)
     if profile:
-        centre = log_y + _residuals(robust, log_x, log_y)
+        centre = log_y + _residuals(best, log_x, log_y)
         noise = wild_noise(centre - log_y, leverage, resamples)
-        wild = refit_floors(np.broadcast_to(log_x, noise.shape), centre + noise, robust, huber)
+        wild = refit_floors(np.broadcast_to(log_x, noise.shape), centre + noise, best)
     return FloorFit(
         n=len(x),
-        coefficient=float(np.exp(robust[0])),
-        exponent=float(robust[1]),
-        floor=floor,
+        coefficient=float(np.exp(best[0])),
+        exponent=float(best[1]),
+        floor=float(best[2]),
         floor_interval=(low, high),
+        on_bound=not 0 < best[2] < most * (1 - _BOUND),
         identified=identified,
         exponent_t=exponent_t,
         exponent_hc3=exponent_hc3,
@@ -110,19 +110,18 @@ def fit_floor(
         floor_wild=pair(np.quantile(wild[:, 2], [0.025, 0.975])),
         sigma=sigma,
         x_range=(float(x.min()), float(x.max())),
-        flags=range_flags(x) + _floor_flags(robust, most, (low, high), profile and not identified),
+        flags=range_flags(x) + _floor_flags(best, most, (low, high), profile and not identified),
         _covariance=covariance,
     )
 
 
-def refit_floors(log_x: Array, log_y: Array, start: Array, huber: float = np.inf) -> Array:
+def refit_floors(log_x: Array, log_y: Array, start: Array) -> Array:
     """Fit all rows of points at once, by projected Levenberg-Marquardt.
 
     Args:
         log_x: rows of points, shape [b, n].
         log_y: shape [b, n].
         start: ln coefficient, exponent and floor, shape [3] (in a bootstrap: the fit of the original points) or [b, 3].
-        huber: residual of ln y from which the loss is linear.
 
     Returns:
         ln coefficient, exponent and floor of every row, shape [b, 3].
@@ -131,22 +130,23 @@ def refit_floors(log_x: Array, log_y: Array, start: Array, huber: float = np.inf
     at = np.broadcast_to(start, (len(log_y), 3)).copy()
     at[:, 2] = np.clip(at[:, 2], 0, most)
     damping, settled = np.full(len(at), 1e-3), np.zeros(len(at), bool)
-    residuals, cost = _huber_costs(at, log_x, log_y, huber)
+    residuals = _residuals(at, log_x, log_y)
+    cost = np.sum(residuals**2, axis=1)
     for _ in range(_REFIT_STEPS):
         jacobian = _jacobian(at, log_x)
         jacobian[:, :, 2] *= most[:, None]  # in units of the largest value
-        weighted = jacobian * np.minimum(1, huber / np.maximum(np.abs(residuals), 1e-300))[:, :, None]
-        gradient = np.einsum("bnk,bn->bk", weighted, residuals)
+        gradient = np.einsum("bnk,bn->bk", jacobian, residuals)
         stuck = ((at[:, 2] <= 0) & (gradient[:, 2] > 0)) | ((at[:, 2] >= most) & (gradient[:, 2] < 0))
         gradient[stuck, 2] = 0
-        square = np.einsum("bnk,bnl->bkl", weighted, jacobian)
+        square = np.einsum("bnk,bnl->bkl", jacobian, jacobian)
         square[stuck, 2, :2] = square[stuck, :2, 2] = 0
         diagonal = np.einsum("bkk->bk", square)
         diagonal += damping[:, None] * diagonal + 1e-12
         step = np.linalg.solve(square, gradient[:, :, None])[:, :, 0]
         new = at - step * np.stack([np.ones_like(most), np.ones_like(most), most], axis=1)
         new[:, 2] = np.clip(new[:, 2], 0, most)
-        new_residuals, new_cost = _huber_costs(new, log_x, log_y, huber)
+        new_residuals = _residuals(new, log_x, log_y)
+        new_cost = np.sum(new_residuals**2, axis=1)
         better = new_cost <= cost
         settled |= (damping > 1e6) | (better & (cost - new_cost <= 1e-10 * cost))
         at[better], residuals[better], cost[better] = new[better], new_residuals[better], new_cost[better]
@@ -156,22 +156,13 @@ def refit_floors(log_x: Array, log_y: Array, start: Array, huber: float = np.inf
     return at
 
 
-def _huber_costs(at: Array, log_x: Array, log_y: Array, huber: float) -> tuple[Array, Array]:
-    """Residuals of ln y, [b, n], and the loss of every row, [b]."""
-    residuals = _residuals(at, log_x, log_y)
-    size = np.abs(residuals)
-    with np.errstate(invalid="ignore"):
-        loss = np.where(size <= huber, residuals**2, 2 * huber * size - huber**2)
-    return residuals, np.asarray(loss.sum(axis=1))
-
-
-def _floor_flags(robust: Array, most: float, interval: Pair, unknown: bool) -> tuple[str, ...]:
+def _floor_flags(best: Array, most: float, interval: Pair, unknown: bool) -> tuple[str, ...]:
     span = f"{interval[0]:.3g} to {interval[1]:.3g}"
     flags = {
-        "the floor sits on its bound 0": robust[2] == 0,
-        "the floor sits on its bound, the largest value measured": robust[2] >= most * (1 - _BOUND),
+        "the floor sits on its bound 0": best[2] == 0,
+        "the floor sits on its bound, the largest value measured": best[2] >= most * (1 - _BOUND),
         f"the floor is not identified: anything from {span} fits as well": unknown,
-        "the metric does not fall with compute": robust[1] <= 0,
+        "the metric does not fall with compute": best[1] <= 0,
     }
     return tuple(flag for flag, holds in flags.items() if holds)
 
@@ -216,29 +207,25 @@ def _jacobian(at: Array, log_x: Array, _: Array | None = None) -> Array:
     return np.asarray(slopes / (power + at[..., 2:])[..., None])
 
 
-def _floor_solution(log_x: Array, log_y: Array, start: Array | None = None, huber: float | None = None) -> Array:
-    """The parameters (ln coefficient, exponent, floor) with the least loss, from one start or from the best of many."""
+def _floor_solution(log_x: Array, log_y: Array) -> Array:
+    """The parameters (ln coefficient, exponent, floor) with the least squared error, from the best of many starts."""
     from scipy.optimize import least_squares
 
     least, most = float(np.exp(log_y.min())), float(np.exp(log_y.max()))
-    if start is None:
-        starts = []
-        for share in (0.01, 0.3, 0.6, 0.9):
-            slope, level = np.polyfit(log_x, np.log(np.exp(log_y) - share * least * 0.999), 1)
-            starts += [np.array([level, -slope * tilt, share * least]) for tilt in (0.7, 1.5)]
-        shape = (len(starts), len(log_x))
-        rows_x, rows_y = np.broadcast_to(log_x, shape), np.broadcast_to(log_y, shape)
-        ends = refit_floors(rows_x, rows_y, np.array(starts))
-        start = ends[np.argmin(_huber_costs(ends, rows_x, rows_y, np.inf)[1])]
-    kind: dict[str, Any] = {} if huber is None else {"loss": "huber", "f_scale": huber}
+    starts = []
+    for share in (0.01, 0.3, 0.6, 0.9):
+        slope, level = np.polyfit(log_x, np.log(np.exp(log_y) - share * least * 0.999), 1)
+        starts += [np.array([level, -slope * tilt, share * least]) for tilt in (0.7, 1.5)]
+    rows_x, rows_y = (np.broadcast_to(values, (len(starts), len(log_x))) for values in (log_x, log_y))
+    ends = refit_floors(rows_x, rows_y, np.array(starts))
+    best = ends[np.argmin(np.sum(_residuals(ends, rows_x, rows_y) ** 2, axis=1))]
     solution = least_squares(
         _residuals,
-        np.clip(start, [-np.inf, -np.inf, 1e-9 * least], [np.inf, np.inf, (1 - 1e-9) * most]),
+        np.clip(best, [-np.inf, -np.inf, 1e-9 * least], [np.inf, np.inf, (1 - 1e-9) * most]),
         _jacobian,
         bounds=([-np.inf, -np.inf, 0.0], [np.inf, np.inf, most]),
         args=(log_x, log_y),
         x_scale=[1, 0.1, least],
-        **kind,
     )
     return np.asarray(solution.x)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.fit.common import FEW_POINTS, Array, CannotFitError, Pair, checked, floats, least_squares
+from analysis.fit.common import CONFIDENCE, FEW_POINTS, Array, CannotFitError, Pair, checked, floats, least_squares
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class InteractionFit:
     intervals_wild: tuple[Pair, ...]  #: 95 %, wild bootstrap
     sigma: float  #: residual standard deviation of ln y
     flags: tuple[str, ...] = ()
+    _model: Any = field(default=None, repr=False, compare=False)
 
     def predict(self, params: Array, tokens: Array) -> Array:
         """The form at N and T, shape [k] each, in the unit of the metric."""
@@ -30,6 +32,12 @@ class InteractionFit:
     def form(self) -> str:
         """Name of the form."""
         return "params and tokens"
+
+    def band(self, params: Array, tokens: Array) -> pd.DataFrame:
+        """The form at N and T, shape [k] each: columns mean (the median), low, high (95 %, of a new model)."""
+        frame = self._model.get_prediction(interaction_design(params, tokens)).summary_frame(alpha=1 - CONFIDENCE)
+        out: pd.DataFrame = frame[["mean", "obs_ci_lower", "obs_ci_upper"]]
+        return out.set_axis(["mean", "low", "high"], axis=1).map(np.exp)
 
     def fitted(self, rows: pd.DataFrame) -> Array:
         """The form at the params and tokens of the rows, shape [n], in the unit of the metric."""
@@ -57,6 +65,7 @@ def fit_interaction(params: Array, tokens: Array, y: Array) -> InteractionFit:
         intervals_wild=fit.wild,
         sigma=float(np.sqrt(fit.model.scale)),
         flags=() if len(y) >= FEW_POINTS else (f"few points: {len(y)} for 4 parameters",),
+        _model=fit.model,
     )
 
 

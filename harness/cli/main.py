@@ -13,6 +13,7 @@ import typer
 from harness.cli import streams
 from harness.cli.clean import clean
 from harness.cli.export import export, import_
+from harness.cli.fit import fit
 from harness.cli.launch import evaluate, launch
 from harness.cli.options import Verbs
 from harness.cli.pilot import pilot
@@ -64,7 +65,7 @@ def _options(
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
     *(plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
-    *(collect, report, sample, export, import_, clean),
+    *(collect, report, fit, sample, export, import_, clean),
 )
 for verb in _VERBS:
     app.command(verb.__name__.strip("_").replace("_", "-"), help=reflowed(verb.__doc__ or ""))(verb)

@@ -33,7 +33,7 @@ def main() -> None:
     x = np.log(np.geomspace(0.3, 120, 12))
     y = np.log(80 * np.exp(-0.5 * x) + 5) + np.random.default_rng(0).normal(0, 0.1, (1000, 12))
     wall, own = time.monotonic(), _processor_seconds()
-    refit_floors(np.broadcast_to(x, y.shape), y, np.array([np.log(80), 0.5, 5.0]), 0.1)
+    refit_floors(np.broadcast_to(x, y.shape), y, np.array([np.log(80), 0.5, 5.0]))
     wall, own = time.monotonic() - wall, _processor_seconds() - own
     print(f"1,000 refits of the power law with floor to 12 models: {wall:.2f} s wall, {own:.2f} s of a core")
 

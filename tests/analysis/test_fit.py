@@ -42,11 +42,14 @@ def test_an_exact_floor_is_recovered(a: float, b: float, floor: float) -> None:
     assert fit.predict(x) == pytest.approx(a * x**-b + floor, rel=1e-3)
 
 
-def test_the_floor_fit_resists_an_outlier() -> None:
-    x = np.geomspace(0.1, 1e4, 24)
-    y = (80 * x**-0.6 + 5) * np.exp(np.random.default_rng(0).normal(0, 0.03, 24))
-    y[12] *= 3
-    assert fit_floor(x, y, huber=0.05).floor == pytest.approx(5, rel=0.1)
+def test_a_floor_of_zero_is_the_power_law() -> None:
+    """Nested forms share the estimator: without a floor the two are the same curve with the same interval."""
+    y = 100 * X ** -(0.4 + 0.03 * np.log(X)) * np.exp(np.random.default_rng(1).normal(0, 0.1, len(X)))  # bends down
+    floor, law = fit_floor(X, y), fit_line(X, y, "power law")
+    assert floor.on_bound
+    assert [floor.floor, floor.exponent, floor.sigma] == pytest.approx([0, law.exponent, law.sigma])
+    assert floor.exponent_t == pytest.approx((-law.slope_t[1], -law.slope_t[0]))
+    assert floor.band(X)["low"].to_numpy() == pytest.approx(law.predict(X)["low"].to_numpy())
 
 
 def test_coverage_of_the_intervals() -> None:

@@ -69,19 +69,16 @@ def test_a_floor_is_identified_by_the_range() -> None:
 
 
 def test_refits_are_those_of_scipy() -> None:
-    from analysis.fit.floor import _floor_solution, _huber_costs
+    from analysis.fit.floor import _floor_solution, _residuals
 
     rng = np.random.default_rng(3)
     log_x, log_y = np.log(X), np.log(80 * X**-0.5 + 3)
     rows = log_y + rng.normal(0, 0.15, (30, 12))
-    start = _floor_solution(log_x, log_y)
-    for huber in (None, 0.1):
-        ours = refit_floors(np.broadcast_to(log_x, rows.shape), rows, start, huber or np.inf)
-        theirs = np.array([_floor_solution(log_x, row, start=start, huber=huber) for row in rows])
-        costs = [
-            _huber_costs(at, np.broadcast_to(log_x, rows.shape), rows, huber or np.inf)[1] for at in (ours, theirs)
-        ]
-        assert (costs[0] <= costs[1] * (1 + 1e-6)).all()
+    every_x = np.broadcast_to(log_x, rows.shape)
+    ours = refit_floors(every_x, rows, _floor_solution(log_x, log_y))
+    theirs = np.array([_floor_solution(log_x, row) for row in rows])
+    costs = [np.sum(_residuals(at, every_x, rows) ** 2, axis=1) for at in (ours, theirs)]
+    assert (costs[0] <= costs[1] * (1 + 1e-6)).all()
 
 
 def test_the_published_slice(twelve: SliceFits) -> None:
@@ -90,7 +87,13 @@ def test_the_published_slice(twelve: SliceFits) -> None:
     worst = next((found for found in twelve.residuals if found.form == "power law"), None)
     assert worst is not None
     assert worst.by_patch[8] < 0 < worst.by_patch[4] or worst.by_patch[8] > 0  # a pattern by patch size
-    assert {f.form for f in twelve.forecasts} == {"semi-log", "power law", "power law with floor"}
+    assert twelve.winner == "params and tokens"
+    assert {f.form for f in twelve.forecasts} == {"semi-log", "power law", "params and tokens"}
+    assert twelve.floor is not None
+    assert twelve.floor.on_bound
+    forms = {test.form for test in twelve.held} | {entry.form for entry in twelve.ranking}
+    assert forms == {"semi-log", "power law", "params and tokens"}  # a floor of 0 is the power law
+    assert ("power law with floor", "the power law: its floor is 0") in {row[:2] for row in fit_table(twelve).rows}
     assert any("negative" in flag for f in twelve.forecasts for flag in f.flags if f.form == "semi-log")
     assert any("extrapolates 8 times" in flag for f in twelve.forecasts for flag in f.flags)
     table = fit_table(twelve)
