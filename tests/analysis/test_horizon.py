@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.answers import answers
-from analysis.frontier import find_frontier
+from analysis.frontier import Frontier, checkpoints, find_frontier
 from analysis.horizon import horizon_warning
 from analysis.page import Page
 from analysis.report import _begin
@@ -32,6 +32,11 @@ def cosine(folder: Path) -> pd.DataFrame:
     return load_study(write_results(folder, [row(*shape, *pair) for shape in SHAPES for pair in steps]))
 
 
+def frontier_of(table: pd.DataFrame) -> Frontier:
+    (piece,) = scaling_slices(table)
+    return find_frontier(checkpoints(piece), piece.column)
+
+
 def test_fits_and_frontier_take_ends_alone(tmp_path: Path) -> None:
     table = cosine(tmp_path)
     for column in ("frechet", LOSS):
@@ -40,7 +45,7 @@ def test_fits_and_frontier_take_ends_alone(tmp_path: Path) -> None:
             (500, 500), (1000, 1000)
         }  # fmt: skip
         assert len(per_shape(piece.checkpoints, column)) == 2 * len(SHAPES)
-    assert find_frontier(scaling_slices(table)[0]).checkpoints == 2 * len(SHAPES)
+    assert frontier_of(table).checkpoints == 2 * len(SHAPES)
 
 
 def test_steps_of_two_horizons_are_no_seeds(tmp_path: Path) -> None:
@@ -64,4 +69,4 @@ def test_with_a_constant_rate_every_step_is_an_end(tmp_path: Path) -> None:
     table = load_study(write_results(tmp_path, rows))
     assert horizon_warning(table) is None
     assert horizon_warning(table.drop(columns="horizon")) is None  # of an older version
-    assert find_frontier(scaling_slices(table)[0]).checkpoints == 2 * len(SHAPES)
+    assert frontier_of(table).checkpoints == 2 * len(SHAPES)
