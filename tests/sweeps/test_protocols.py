@@ -105,9 +105,9 @@ def test_what_a_protocol_is_not_meant_for_is_warned_about(tmp_path: Path) -> Non
 
 def test_the_built_in_ones_say_what_they_are_meant_for() -> None:
     known = protocols({})
-    assert list(known) == ["paper", "paper-guided", "fast", "small"]
+    assert list(known) == ["paper", "paper-guided", "sit", "fast", "small"]
     assert {name: protocol.data for name, protocol in known.items() if protocol.data} == {
-        "paper": ("imagenet",), "paper-guided": ("imagenet",), "small": ("digits", "fashion-mnist")
+        "paper": ("imagenet",), "paper-guided": ("imagenet",), "sit": ("imagenet",), "small": ("digits", "fashion-mnist")
     }  # fmt: skip
 
 
