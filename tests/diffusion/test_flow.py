@@ -106,7 +106,7 @@ def test_the_sde_has_weak_order_one() -> None:
 
 def test_the_sde_draws_the_mixture() -> None:
     generator = torch.Generator().manual_seed(0)
-    count, steps = 20_000, 250
+    count, steps = 10_000, 250
 
     def step_noise(step: int) -> Tensor:
         assert 0 <= step < steps - 1  # none in the last step
