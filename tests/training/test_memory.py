@@ -106,12 +106,17 @@ def test_a_resume_keeps_what_the_first_attempt_found(tmp_path: Path, monkeypatch
     found = {"torch": "2", "device": "cuda", "hardware": "H200", "threads": 1, "sampling_batch": 250}
     monkeypatch.setattr(conditions, "numeric_conditions", lambda *_: dict(found))
     monkeypatch.setattr(conditions, "require", lambda *_: None)
-    monkeypatch.setattr(conditions, "largest_micro_batch", lambda *_, **__: tried.append(1) or 4)
+
+    def largest(*_: object, **__: object) -> int:
+        tried.append(4)
+        return tried[-1]
+
+    monkeypatch.setattr(conditions, "largest_micro_batch", largest)
 
     def attempt(number: int, **resources: object) -> tuple[object, object]:
         payload = job(tmp_path, number - 1, compile="off", **resources)
         made = conditions.for_training(payload, conditions.conditions_of(payload, "cuda"), Ranks())
-        (payload.run.claim(number, {}))
+        payload.run.claim(number, {})
         payload.run.record(number, "started", {"conditions": made})
         return made["micro_batch"], made["recompute"]
 

@@ -49,7 +49,8 @@ def test_each_precision_has_its_switches(tmp_path: Path, monkeypatch: pytest.Mon
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as an environment may have it
     be_deterministic(compiled=False)
     assert switches() == (False, False)
-    training, measuring, backward, forward = set(), set(), set(), DiT.forward
+    training, measuring, backward = set[tuple[bool, ...]](), set[tuple[bool, ...]](), set[tuple[bool, ...]]()
+    forward = DiT.forward
 
     def seen(self: DiT, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         (training if torch.is_grad_enabled() else measuring).add((*switches(), torch.is_autocast_enabled("cpu")))
@@ -86,8 +87,8 @@ def test_mfu_is_against_a_product_of_the_same_precision(monkeypatch: pytest.Monk
 
 
 def test_a_device_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("fp32", "bf16"):
-        precision.require(name, "cpu")  # type: ignore[arg-type]
+    precision.require("fp32", "cpu")
+    precision.require("bf16", "cpu")
     with pytest.raises(CellFailedError, match=r'^training.precision "tf32": the CPU, .*; allowed here: fp32, bf16$'):
         precision.require("tf32", "cpu")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
@@ -96,7 +97,7 @@ def test_a_device_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     said = r'"(tf32|bf16)": Tesla T4 has compute capability 7.5, and it takes 8.0; allowed here: fp32$'
     for name in ("tf32", "bf16"):
         with pytest.raises(CellFailedError, match=said):
-            precision.require(name, "cuda")  # type: ignore[arg-type]
+            precision.require(name, "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for name in ("tf32", "bf16"):
         precision.require(name, "cuda")  # type: ignore[arg-type]
