@@ -123,7 +123,7 @@ def saved_in_sampling(job: Payload, evaluation: Evaluation, device: str) -> floa
     """About the seconds of the sampling of an evaluation that compiling saves."""
     macs = sampling_passes(evaluation, job.cell.diffusion) * count_cell(job.cell).macs / job.resources.world
     if device == "cuda":
-        return _SAVED_ON_GPU * 2 * macs / (ASSUMED_TFLOPS["fp32"] * 1e12)
+        return _SAVED_ON_GPU * 2 * macs / (ASSUMED_TFLOPS["fp32"] * 1e12)  # whatever the training had
     wide = getattr(job.cell.model, "width", 0) > _WIDEST_ON_CPU
     seconds = macs / (ASSUMED_GMACS_PER_S * 1e9 * job.resources.threads)
     return seconds * (_SAVED_OF_WIDE_SAMPLING if wide else _SAVED_OF_SAMPLING)

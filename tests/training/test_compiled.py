@@ -13,6 +13,7 @@ from harness.launch import compiling
 from harness.launch.payload import Payload
 from harness.runs.state import Run
 from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation
 from harness.spec.resources import Recording, Resources
 from harness.training import checkpoint
 from harness.training.hooks import Hooks, Report, StoppedError
@@ -86,3 +87,13 @@ def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (choice.compiled, choice.why) == (False, "no C++ compiler (no-such-compiler) is here")
     with pytest.raises(CellFailedError, match=r'"on" \(allowed: auto, off\), and no C\+\+ compiler'):
         compiling.choose(job(tmp_path, "on"), "cpu")
+
+
+def test_a_gpu_saves_less_time_where_it_is_quicker(tmp_path: Path) -> None:
+    precise = [
+        Cell.model_validate({"model": cell().model, "training": {"precision": name}})
+        for name in ("fp32", "tf32", "bf16")
+    ]
+    saved = [compiling.saved_seconds(each, "cuda", 1) for each in precise]
+    assert sorted(saved, reverse=True) == saved
+    assert compiling.saved_in_sampling(job(tmp_path, "auto"), Evaluation(samples=400), "cuda") > 0

@@ -107,16 +107,16 @@ def test_a_resume_keeps_what_the_first_attempt_found(tmp_path: Path, monkeypatch
     monkeypatch.setattr(conditions, "numeric_conditions", lambda *_: dict(found))
     monkeypatch.setattr(conditions, "require", lambda *_: None)
 
-    def four(*_: object, **__: object) -> int:
-        tried.append(1)
-        return 4
+    def largest(*_: object, **__: object) -> int:
+        tried.append(4)
+        return tried[-1]
 
-    monkeypatch.setattr(conditions, "largest_micro_batch", four)
+    monkeypatch.setattr(conditions, "largest_micro_batch", largest)
 
     def attempt(number: int, **resources: object) -> tuple[object, object]:
         payload = job(tmp_path, number - 1, compile="off", **resources)
         made = conditions.for_training(payload, conditions.conditions_of(payload, "cuda"), Ranks())
-        (payload.run.claim(number, {}))
+        payload.run.claim(number, {})
         payload.run.record(number, "started", {"conditions": made})
         return made["micro_batch"], made["recompute"]
 

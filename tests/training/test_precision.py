@@ -49,9 +49,7 @@ def test_each_precision_has_its_switches(tmp_path: Path, monkeypatch: pytest.Mon
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as an environment may have it
     be_deterministic(compiled=False)
     assert switches() == (False, False)
-    training: set[tuple[bool, ...]] = set()
-    measuring: set[tuple[bool, ...]] = set()
-    backward: set[tuple[bool, ...]] = set()
+    training, measuring, backward = set[tuple[bool, ...]](), set[tuple[bool, ...]](), set[tuple[bool, ...]]()
     forward = DiT.forward
 
     def seen(self: DiT, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -89,8 +87,8 @@ def test_mfu_is_against_a_product_of_the_same_precision(monkeypatch: pytest.Monk
 
 
 def test_a_device_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("fp32", "bf16"):
-        precision.require(name, "cpu")
+    precision.require("fp32", "cpu")
+    precision.require("bf16", "cpu")
     with pytest.raises(CellFailedError, match=r'^training.precision "tf32": the CPU, .*; allowed here: fp32, bf16$'):
         precision.require("tf32", "cpu")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
@@ -99,7 +97,7 @@ def test_a_device_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     said = r'"(tf32|bf16)": Tesla T4 has compute capability 7.5, and it takes 8.0; allowed here: fp32$'
     for name in ("tf32", "bf16"):
         with pytest.raises(CellFailedError, match=said):
-            precision.require(name, "cuda")  # type: ignore[arg-type]
+            precision.require(name, "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for name in ("tf32", "bf16"):
         precision.require(name, "cuda")  # type: ignore[arg-type]
