@@ -5,7 +5,7 @@ Needs neither the data nor the autoencoder nor a GPU, and allocates no weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
@@ -101,7 +101,16 @@ def plan(
     """
     rate = throughput(items, tflops)
     site = site_of(sweep.resources, gpus)
-    rows = [_row(sweep, item, rate, shared) for item in items]
+    prices: dict[Hashable, Row] = {}  # of cells that differ in their seeds alone
+    rows = []
+    for item in items:
+        cell = item.cell
+        kind = (cell.model, cell.diffusion, cell.data, cell.training)
+        if kind not in prices:
+            prices[kind] = _price(sweep, cell, rate, shared)
+        measured = measured_seconds(item) if item.now.state is State.DONE else None
+        about = {"id": cell.id, "name": item.name, "seed": cell.seed, "state": item.now.state.value}
+        rows.append({**about, "measured_s": measured, **prices[kind]})
     _estimate(sweep, items, rows, site)
     on_cores = not any(site.has_gpu(sweep.resources_of(item.cell)) for item in items)
     may_assume = on_cores and sweep.resources.device == "auto" and gpus is None
@@ -110,9 +119,8 @@ def plan(
     return rows
 
 
-def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -> Row:
-    """What a cell costs, wherever it runs."""
-    cell = item.cell
+def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) -> Row:
+    """What a cell costs, wherever it runs and whatever its seed is."""
     cost = count_cell(cell)
     gmacs = cost.macs / 1e9
     asked = sweep.asked_of(cell)
@@ -128,8 +136,6 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         cell.training.steps
     }
     return {
-        "id": cell.id,
-        "name": item.name,
         "data": cell.data.name,
         **{key: getattr(cell.model, key, None) for key in ("block", "depth", "width", "heads", "patch_size")},
         "tokens": cell.tokens,
@@ -137,7 +143,6 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "params_m": cost.params / 1e6,
         "gmacs": gmacs,
         "gflops": 2 * gmacs,
-        "seed": cell.seed,
         "learning_rate": cell.training.learning_rate,
         "train_gmacs": train_gmacs,
         "sampling_gmacs": sampling_gmacs,
@@ -152,9 +157,7 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "latents": folder_name(cell.data) if cell.data.vae else None,
         "latents_bytes": latents_bytes(cell.data),
         "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae.encode / 1e9,
-        "measured_s": measured_seconds(item) if item.now.state is State.DONE else None,
         "evaluations": [_evaluation_row(*pair) for pair in asked],
-        "state": item.now.state.value,
     }
 
 

@@ -109,7 +109,7 @@ class Evaluation(Spec):
     @property
     def id(self) -> str:
         """As `Cell.id`, without `at`."""
-        return spec_id(self.model_copy(update={"at": ()}))
+        return spec_id(self.model_copy(update={"at": ()}) if self.at else self)
 
     def steps(self, training_steps: int) -> list[int]:
         """The training steps to measure at, ascending, the last one included."""

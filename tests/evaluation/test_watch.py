@@ -13,7 +13,6 @@ import pytest
 
 from harness.data.dataset import LoadedData
 from harness.data.sources import load
-from harness.evaluation import metrics
 from harness.evaluation.metrics import Setup, score
 from harness.evaluation.watch import Watch
 from harness.launch.signals import _STOP_SIGNALS, StopFlag
