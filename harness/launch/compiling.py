@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from harness.errors import CellFailedError
 from harness.files import write_text
-from harness.launch.payload import Payload
-from harness.launch.plan import ASSUMED_BLOCK_SECONDS, ASSUMED_TFLOPS
+from harness.launch.estimate import ASSUMED_BLOCK_SECONDS, ASSUMED_TFLOPS
 from harness.model.cost import count_cell
+from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.identity import spec_id
+from harness.spec.resources import Resources
 
 #: Seconds that compiling takes: without compiled code of the same shape, and with it.
 COLD_SECONDS, WARM_SECONDS = 30.0, 3.0
@@ -38,7 +39,23 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(job: Payload, device: str) -> Choice:
+class Compiled(Protocol):
+    """What is compiled, and where the code is kept."""
+
+    @property
+    def cell(self) -> Cell:
+        """Its network and its training."""
+
+    @property
+    def resources(self) -> Resources:
+        """What it runs on."""
+
+    @property
+    def shared(self) -> Shared:
+        """The folder of compiled code."""
+
+
+def choose(job: Compiled, device: str) -> Choice:
     """Decide for the first attempt at a cell.
 
     Raises:
@@ -91,20 +108,20 @@ def saved_seconds(cell: Cell, device: str, ranks: int) -> float:
     return _SAVED_OF_OVERHEAD * recipe.steps * ASSUMED_BLOCK_SECONDS * (cell.model.layers + 2)
 
 
-def use_cache(job: Payload) -> None:
+def use_cache(job: Compiled) -> None:
     """Let torch keep compiled code in the results folder, and compile with as many threads as the cell has."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(job.resources.threads))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(job.shared.compiled_folder.resolve()))
 
 
-def record_compiled(job: Payload) -> None:
+def record_compiled(job: Compiled) -> None:
     """Remember that code of the cell's shape is in the results folder."""
     if not _mark(job).exists():
         _mark(job).parent.mkdir(parents=True, exist_ok=True)
         write_text(_mark(job), f"{torch.__version__}\n")
 
 
-def _mark(job: Payload) -> Path:
+def _mark(job: Compiled) -> Path:
     cell, ranks = job.cell, job.resources.world
     share = job.resources.micro_batch or cell.training.batch_size // ranks
     shape = (*cell.data.shape, share, cell.training.precision, job.resources.threads, torch.__version__)
