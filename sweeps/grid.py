@@ -42,11 +42,6 @@ _TOP_LEVEL = (
 )
 
 
-def _found_later() -> Any:
-    """A field that is filled while a sweep is used."""
-    return dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)
-
-
 @dataclass(frozen=True)
 class Sweep:
     """A validated sweep file."""
@@ -63,7 +58,7 @@ class Sweep:
     rules: tuple[Rule, ...] = ()  # which cells run on other resources
     extensions: tuple[Extension, ...] = ()  # the user's own files that the sweep names
     #: What was found for one cell and holds for many: evaluations by data and objective, resources by the rules.
-    _evaluations: dict[Data, tuple[Evaluation, ...]] = dataclasses.field(
+    _asked: dict[tuple[Data, str], list[tuple[Origin, Evaluation]]] = dataclasses.field(
         default_factory=dict, init=False, compare=False
     )
     _resources: dict[tuple[str, ...], Resources] = dataclasses.field(default_factory=dict, init=False, compare=False)

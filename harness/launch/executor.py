@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import InputError
+from harness.launch.estimate import Basis, basis_of, throughput
 from harness.launch.job import Job
 from harness.launch.neighbours import Neighbourhood
 from harness.launch.payload import Placed
@@ -67,6 +68,7 @@ class Launch:
     around: Neighbourhood = field(init=False)  # other studies' jobs
     blocked: str = ""  # whose jobs have the slots, where only other studies' jobs keep cells waiting
     told: set[str] = field(default_factory=set)  # lines about other studies' jobs
+    _bases: dict[Resources, Basis] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Know which cells are the study's own."""
@@ -149,8 +151,17 @@ class Launch:
             steps=item.steps,
             origin=provenance.origin()[0],
             extensions=self.sweep.extensions,
+            basis=self.basis_of(resources),
             anew=self.retry,
         )
+
+    def basis_of(self, resources: Resources) -> Basis:
+        """What the estimates of cells with these resources rest on; found when the first one is claimed."""
+        if resources not in self._bases:
+            items = [*self.items, *self.beside]
+            here = not EXECUTORS.facts(resources.executor).detached
+            self._bases[resources] = basis_of(items, resources, throughput(items), here=here)
+        return self._bases[resources]
 
 
 class Executor:

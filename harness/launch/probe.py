@@ -193,9 +193,8 @@ def probes_of(sweep: Sweep, items: Iterable[CellRun], results: Path, gpus: int |
     """
     site = site_of(sweep.resources, gpus)
     if not site.here:
-        raise InputError(
-            f"--measure: it measures this machine, not {site.name(sweep.resources)}; leave one of them out"
-        )
+        elsewhere = site.name(sweep.resources)
+        raise InputError(f"--measure: measures this machine, and the plan is for {elsewhere}; leave one of them out")
     probes, jobs = Probes(Shared(results)), dict[str, tuple[float, ProbeJob]]()
     for item in items:
         cell, resources = item.cell, sweep.resources_of(item.cell)
