@@ -38,22 +38,41 @@ def read_csv(path: Path, columns: Mapping[str, Column], common: Sequence[str] = 
     """
     header, rows = _lines(path)
     _check_header(path, header, columns, common)
-    values: dict[str, list[Any]] = {column: [] for column in header}
+    values = {name: [] for name in header} if not any(rows) else _values(path, header, rows, columns)
+    count = len(values[header[0]])
+    for name, column in columns.items():
+        values.setdefault(name, [_empty(column)] * count)
+    return pd.DataFrame({name: pd.Series(values[name], dtype=_dtype(column)) for name, column in columns.items()})
+
+
+def _values(
+    path: Path, header: list[str], rows: list[list[str]], columns: Mapping[str, Column]
+) -> dict[str, list[Any]]:
+    """The values by column. Equal texts of a column, such as names, are read once.
+
+    Raises:
+        InputError: the first value that is not allowed, or a row of another length.
+    """
+    known: list[dict[str, Any]] = [{} for _ in header]
+    read = []
     for number, row in enumerate(rows, start=2):
         if not row:
             continue
         if len(row) != len(header):
             raise InputError(f"{path}: row {number} has {len(row)} fields; allowed: {len(header)}, as in the header")
-        for name, text in zip(header, row, strict=True):
+        for name, text, of_column in zip(header, row, known, strict=True):
+            if text in of_column:
+                continue
             try:
-                values[name].append(_value(columns[name], text))
+                of_column[text] = _value(columns[name], text)
             except ValueError:
                 place = f"{path}: row {number}, column {name}: {reprlib.repr(text)}"
                 raise InputError(f"{place} is not allowed; allowed: {_allowed(columns[name], text)}") from None
-    count = len(values[header[0]])
-    for name, column in columns.items():
-        values.setdefault(name, [_empty(column)] * count)
-    return pd.DataFrame({name: pd.Series(values[name], dtype=_dtype(column)) for name, column in columns.items()})
+        read.append(row)
+    return {
+        name: [of_column[text] for text in texts]
+        for name, of_column, texts in zip(header, known, zip(*read, strict=True), strict=True)
+    }
 
 
 def read_numbers(path: Path, columns: Sequence[str]) -> list[npt.NDArray[np.float64]]:

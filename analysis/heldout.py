@@ -26,13 +26,16 @@ class Form:
     fit: Callable[[pd.DataFrame, str], Fit]
 
 
+def _line(form: str) -> Form:
+    return Form(form, lambda rows, metric: fit_line(floats(rows, "gmacs"), floats(rows, metric), form, resamples=0))
+
+
 def _fit_surface(rows: pd.DataFrame, metric: str) -> Fit:
-    return fit_interaction(floats(rows, "params"), floats(rows, "tokens"), floats(rows, metric))
+    return fit_interaction(floats(rows, "params"), floats(rows, "tokens"), floats(rows, metric), resamples=0)
 
 
-#: The competing forms, by number of parameters.
-SEMILOG = Form("semi-log", lambda rows, metric: fit_line(floats(rows, "gmacs"), floats(rows, metric), "semi-log"))
-POWER_LAW = Form("power law", lambda rows, metric: fit_line(floats(rows, "gmacs"), floats(rows, metric), "power law"))
+#: The competing forms, by number of parameters; they only predict, so their intervals are not made.
+SEMILOG, POWER_LAW = _line("semi-log"), _line("power law")
 FLOOR = Form(
     "power law with floor", lambda rows, metric: fit_floor(floats(rows, "gmacs"), floats(rows, metric), profile=False)
 )

@@ -126,7 +126,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     records.samples(page, table)
     _ways(page)
     records.results(page, table)
-    records.costs(page, table)
+    records.costs(page, table, attempts)
     records.attempts(page, attempts)
     files = ["results.csv", "nested.csv", "curves.csv", "attempts.csv", "samples/*.png"]
     records.provenance(page, attempts, f"dit-harness report {command}", files)

@@ -60,13 +60,15 @@ def find_fall(piece: Slice, curves: pd.DataFrame) -> Fall | None:
         if rows.empty:
             continue
         falls, shares, blocks = [], [], []
-        for cell, run in rows[rows[column] > 0].groupby("cell"):
-            values = run.groupby("step")[column].mean()
-            last = int(values.index[-1])
-            before = [step for step in values.index[:-1] if last / 4 <= step <= 3 * last / 4]
+        means = rows[rows[column] > 0].groupby(["cell", "step"], as_index=False)[column].mean()
+        for cell, run in means.groupby("cell"):
+            steps, values = run["step"].tolist(), run[column].tolist()
+            last = steps[-1]
+            before = [at for at, step in enumerate(steps[:-1]) if last / 4 <= step <= 3 * last / 4]
             if before:
-                step = min(before, key=lambda at: abs(at - last / 2))
-                falls.append(float(1 - values.iloc[-1] / values[step]) * 100)
+                middle = min(before, key=lambda at: abs(steps[at] - last / 2))
+                step = steps[middle]
+                falls.append((1 - values[-1] / values[middle]) * 100)
                 shares.append((1 - step / last) * 100)
                 blocks.append(str(block[cell]))
         if falls:

@@ -56,6 +56,7 @@ def process_identity(pid: int | None = None) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
 def _pid_namespace() -> str | None:
     """The namespace in which pids count here: two containers on one machine have the same pids for other processes."""
     try:

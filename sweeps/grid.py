@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from harness.errors import InputError, did_you_mean
 from harness.spec.cell import Cell
+from harness.spec.data import Data
 from harness.spec.evaluation import EXTRACTORS, Evaluation
 from harness.spec.extension import Extension
-from harness.spec.identity import describe_validation_error, spec_id, validated
+from harness.spec.identity import validated
 from harness.spec.resources import Recording, Resources
+from sweeps.cells import Grid, NamedCell
 from sweeps.fields import SECTIONS, Fields, Setting, table_of, tables_of
 from sweeps.protocols import Origin, Protocol, check_evaluation, named, protocols
 from sweeps.protocols import evaluations as asked
-from sweeps.rates import with_rate
 from sweeps.rules import Rule, rules
 from sweeps.toml import read_toml
 
@@ -43,26 +42,14 @@ _TOP_LEVEL = (
 )
 
 
-class NamedCell(NamedTuple):
-    """A cell and its readable name; the name is for people, the id of the cell is its identity."""
-
-    name: str
-    cell: Cell
-
-
 @dataclass(frozen=True)
 class Sweep:
-    """A validated sweep file.
-
-    `axes` maps each axis to its settings, in the order of the file; the cells are their product over `base`.
-    """
+    """A validated sweep file."""
 
     path: Path
     study: str
     title: str
-    base: Mapping[str, Any]
-    axes: Mapping[str, tuple[Setting, ...]]
-    exclude: tuple[Mapping[str, tuple[Any, ...]], ...]
+    grid: Grid
     evaluations: tuple[Evaluation, ...]
     origins: tuple[Origin, ...]  # one per evaluation
     protocols: Mapping[str, Protocol]
@@ -70,35 +57,31 @@ class Sweep:
     resources: Resources
     rules: tuple[Rule, ...] = ()  # which cells run on other resources
     extensions: tuple[Extension, ...] = ()  # the user's own files that the sweep names
+    #: What was found for one cell and holds for many: evaluations by data and objective, resources by the rules.
+    _asked: dict[tuple[Data, str], list[tuple[Origin, Evaluation]]] = dataclasses.field(
+        default_factory=dict, init=False, compare=False
+    )
+    _resources: dict[tuple[str, ...], Resources] = dataclasses.field(default_factory=dict, init=False, compare=False)
 
     def cells(self) -> Iterator[NamedCell]:
-        """The cells of the grid, lazily, the last axis fastest.
+        """The cells of the grid, the last axis fastest.
 
         Raises:
             InputError: a combination is not a valid cell.
         """
-        varying = [frozenset().union(*settings) for settings in self.axes.values()]
-        for combination in product(*self.axes.values()):
-            fields = dict(self.base)
-            for setting in combination:
-                fields.update(setting)
-            if any(all(fields.get(k) in v for k, v in rule.items()) for rule in self.exclude):
-                continue
-            try:
-                cell = Cell.model_validate(_nested(with_rate(fields)))
-            except ValidationError as error:
-                point = _point(error, {k: v for setting in combination for k, v in setting.items()})
-                raise InputError(f"{self.path}: {describe_validation_error(error)}{point}") from None
-            yield NamedCell(_readable_name(cell, varying), cell)
+        return iter(self.grid.cells)
 
     def asked_of(self, cell: Cell) -> list[tuple[Origin, Evaluation]]:
         """The evaluations of a cell, with their extractors filled in, and where the file asks for each.
 
         They are those whose sampler its objective has, so that one sweep can sample several objectives.
         """
-        samplers = cell.diffusion.samplers
-        pairs = zip(self.origins, self.evaluations, strict=True)
-        return [(origin, e.resolved(cell.data)) for origin, e in pairs if e.sampler in samplers]
+        key = cell.data, cell.diffusion.objective
+        if key not in self._asked:
+            samplers = cell.diffusion.samplers
+            pairs = zip(self.origins, self.evaluations, strict=True)
+            self._asked[key] = [(origin, e.resolved(cell.data)) for origin, e in pairs if e.sampler in samplers]
+        return self._asked[key]
 
     def evaluations_of(self, cell: Cell) -> tuple[Evaluation, ...]:
         """As `asked_of`, without the places."""
@@ -114,7 +97,7 @@ class Sweep:
             InputError: one line that says what is allowed.
         """
         objectives: dict[str, tuple[str, ...]] = {}
-        for _, cell in self.cells():
+        for cell in {(c.data, c.diffusion, c.training.label_dropout): c for _, c in self.cells()}.values():
             objectives[cell.diffusion.objective] = cell.diffusion.samplers
             every = zip(self.origins, self.evaluations, strict=True)
             for origin, evaluation in self.asked_of(cell) or every:
@@ -133,11 +116,15 @@ class Sweep:
         Raises:
             InputError: they contradict each other.
         """
-        given = {name: value for rule in self.rules if rule.fits(cell) for name, value in rule.resources.items()}
+        fitting = [rule for rule in self.rules if rule.fits(cell)]
+        given = {name: value for rule in fitting for name, value in rule.resources.items()}
         if not given:
             return self.resources
-        keys = " and ".join(rule.key for rule in self.rules if rule.fits(cell))
-        return validated(Resources, {**self.resources.model_dump(), **given}, keys)
+        keys = tuple(rule.key for rule in fitting)
+        if (found := self._resources.get(keys)) is None:
+            found = validated(Resources, {**self.resources.model_dump(), **given}, " and ".join(keys))
+            self._resources[keys] = found
+        return found
 
     def with_resources(self, given: Mapping[str, Any]) -> Sweep:
         """The sweep with these resources for every cell.
@@ -153,24 +140,9 @@ class Sweep:
             resources=validated(Resources, fields, "command line, resources"),
             rules=tuple(rule.without(given) for rule in self.rules),
         )
-        for _, cell in changed.cells():
+        for _, cell in changed.cells() if changed.rules else ():
             changed.resources_of(cell)
         return changed
-
-
-def _point(error: ValidationError, settings: Setting) -> str:
-    """Where in the grid an error is, by the settings that have to do with it; empty where no axis has."""
-    shown: set[str] = set()
-    for item in error.errors():
-        # what is missing may be due to another field of its table
-        place = ".".join(map(str, item["loc"][: -1 if item["type"] == "missing" else None]))
-        below = {field for field in settings if not place or f"{field}.".startswith(f"{place}.")}
-        if item["type"] == "value_error":  # of several fields together, which its message names
-            words = set(re.findall(r"\w+", item["msg"]))
-            below = {field for field in below if field.rpartition(".")[2] in words}
-        shown |= below
-    point = ", ".join(f"{field}={value}" for field, value in settings.items() if field in shown)
-    return f" (at {point})" if point else ""
 
 
 def study_name(argument: str) -> str:
@@ -221,6 +193,7 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
     if "seed" in document:
         base["seed"] = document["seed"]
     axes = _axes(table_of(document, "grid"), base, fields)
+    exclude = tuple(_exclusion(rule, i, fields) for i, rule in enumerate(tables_of(document, "exclude"), 1))
     known = protocols(table_of(document, "protocol"))
     resources = table_of(document, "resources")
     own_rules = rules(tables_of(resources, "for", "resources.for"), fields)
@@ -230,9 +203,7 @@ def _sweep(path: Path, study: str, document: dict[str, Any]) -> Sweep:
         path=path,
         study=study,
         title=title,
-        base=base,
-        axes=axes,
-        exclude=tuple(_exclusion(rule, i, fields) for i, rule in enumerate(tables_of(document, "exclude"), 1)),
+        grid=Grid(path, base, axes, exclude),
         evaluations=evaluations,
         origins=origins,
         protocols=known,
@@ -332,9 +303,8 @@ def _check_cells(sweep: Sweep) -> None:
     names: dict[str, str] = {}
     longest = 0
     for name, cell in sweep.cells():
-        if cell.id in names:
-            raise InputError(f"grid: {name} and {names[cell.id]} are the same cell; every cell once")
-        names[cell.id] = name
+        if (other := names.setdefault(cell.id, name)) is not name:
+            raise InputError(f"grid: {name} and {other} are the same cell; every cell once")
         longest = max(longest, cell.training.steps)
         sweep.resources_of(cell)
     if not names:
@@ -352,7 +322,7 @@ def _check_cells(sweep: Sweep) -> None:
 def warnings(sweep: Sweep) -> list[str]:
     """What is allowed but should be known before the sweep starts, one line each."""
     lines = []
-    sources = {cell.data for _, cell in sweep.cells()}
+    sources = sweep.grid.sources
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
         strays = {line for data in sources if origin.protocol for line in origin.protocol.strays(data)}
         lines += [f"{origin.key}: {line}" for line in sorted(strays)]
@@ -365,28 +335,3 @@ def warnings(sweep: Sweep) -> list[str]:
                     f"the distance is biased upwards (bias of order 1/N); take at least {needed}"
                 )
     return list(dict.fromkeys(lines))
-
-
-def _readable_name(cell: Cell, varying: Sequence[frozenset[str]]) -> str:
-    """What differs between cells; `varying` are the fields that each axis sets."""
-    model = cell.model
-    parts = [model.readable_name]
-    follows = {f"model.{field}": f"model.{other}" for field, other in model.follows.items()}
-    varied = {field for axis in varying for field in axis if follows.get(field) not in axis}
-    for field in sorted(varied - {f"model.{name}" for name in model.named}):
-        section, _, leaf = field.rpartition(".")
-        if section == "model" and not hasattr(model, leaf):  # of another network
-            continue
-        value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)
-        if isinstance(value, BaseModel):  # a VAE
-            value = spec_id(value)[:6]
-        parts.append(str(value) if isinstance(value, str) else f"{leaf}{value}")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
-
-
-def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {"model": {}}
-    for field, value in fields.items():
-        section, _, leaf = field.rpartition(".")
-        (out.setdefault(section, {}) if section else out)[leaf] = value
-    return out

@@ -12,6 +12,7 @@ from harness.errors import InputError
 from harness.spec.cell import Cell
 from harness.spec.resources import Recording, Resources
 from harness.spec.training import Training
+from sweeps.cells import Grid
 from sweeps.fields import SECTIONS, Setting
 from sweeps.grid import Sweep
 from sweeps.rules import Rule
@@ -71,17 +72,16 @@ def pilot(sweep: Sweep, cells: Sequence[Cell], rates: Sequence[float]) -> Sweep:
     base = {name: value for name, value in given[0].items() if all(other.get(name) == value for other in given)}
     own = dict.fromkeys(name for fields in given for name in fields if name not in base)
     shapes = tuple({name: _value(cell, name) for name in own} for cell in short)
+    axes = {
+        "shape": shapes,
+        "rate": tuple({_RATE: rate} for rate in rates),
+        "seed": tuple({"seed": seed} for seed in _seeds(sweep)),
+    }
     return replace(
         sweep,
         study=f"{sweep.study}-pilot",
         title=f"Learning rates for: {sweep.title}",
-        base=base,
-        axes={
-            "shape": shapes,
-            "rate": tuple({_RATE: rate} for rate in rates),
-            "seed": tuple({"seed": seed} for seed in _seeds(sweep)),
-        },
-        exclude=(),
+        grid=Grid(sweep.path, base, axes),
         evaluations=(),
         origins=(),
         protocols={},
@@ -92,14 +92,14 @@ def pilot(sweep: Sweep, cells: Sequence[Cell], rates: Sequence[float]) -> Sweep:
 
 def text_of(sweep: Sweep) -> str:
     """A pilot as a sweep file."""
-    tables: dict[str, Mapping[str, Any]] = {section: _below(section, sweep.base) for section in SECTIONS}
+    tables: dict[str, Mapping[str, Any]] = {section: _below(section, sweep.grid.base) for section in SECTIONS}
     tables["recording"] = _given(sweep.recording)
     tables["resources"] = _given(sweep.resources)
     top: dict[str, Any] = {"title": sweep.title}
     if sweep.extensions:
         top["extend"] = [extension.name for extension in sweep.extensions]
     lines = ["# Written by `dit-harness pilot`.", *_lines(top), "", "[grid]"]
-    for axis, settings in sweep.axes.items():
+    for axis, settings in sweep.grid.axes.items():
         lines += [f"{axis} = [", *(f"    {_toml(setting)}," for setting in settings), "]"]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *_lines(table)] if table else []

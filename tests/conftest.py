@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
 
-from harness.spec.identity import spec_id
 from harness.spec.kinds import Kind
 
 SLURM = "tests/slurm/"
@@ -40,7 +39,7 @@ def forget_users_files() -> None:
     """Forget what users' files define, as a process that begins does."""
     for kind in Kind.tables.values():
         kind._added.clear()
-    spec_id.cache_clear()
+    Kind.additions += 1  # what is remembered of a name holds no longer
 
 
 @pytest.fixture

@@ -32,11 +32,13 @@ def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
         Cell id to path, in the order of the table.
     """
     pictures = sorted((folder / "samples").glob("*.png"))
+    named = {p.stem: p for p in pictures}
+    ending = {p.stem.rpartition("-")[2]: p for p in pictures}  # as `collect` names them
     found: dict[str, Path] = {}
     for cell, name in cells[["cell", "name"]].drop_duplicates().itertuples(index=False):
-        own = [p for p in pictures if cell in p.stem] or [p for p in pictures if p.stem == name]
+        own = ending.get(cell) or next((p for p in reversed(pictures) if cell in p.stem), named.get(name))
         if own:
-            found[str(cell)] = own[-1]
+            found[str(cell)] = own
     return found
 
 

@@ -17,6 +17,7 @@ from analysis.fit.common import Array
 from analysis.names import patch_name, patch_order, plural, size_order
 
 _MOST_PANELS = 4
+_MOST_CURVES = 120  # of more cells some are drawn: lines that lie on each other show nothing
 _NOISY = 40  # a curve of more points is smoothed, over a share of its points
 _SMOOTHED = 0.06
 _LOG_HALF = 1.12  # half of the window on a log axis, as a factor
@@ -56,6 +57,7 @@ def over_steps(
     rows = rows[rows.groupby("cell")["step"].transform("nunique") > 1]
     if rows.empty:
         raise style.CannotDrawError("no cell was measured at more than one training step")
+    rows, left_out = _thinned(rows)
     panels = _panels(rows, panel)
     figure, all_axes = style.new_panels(len(panels))
     key = key or ModelKey.of(rows)
@@ -77,7 +79,7 @@ def over_steps(
     for axes in all_axes[::2]:
         axes.set_ylabel("\n".join(textwrap.wrap(ylabel, 24 if len(panels) > 2 else 34)))
     handles = key.handles(rows, markers)
-    return style.finish(figure, heading, caption, handles + _column_entries(columns))
+    return style.finish(figure, heading, caption + left_out, handles + _column_entries(columns))
 
 
 def _column_entries(columns: Mapping[str, str]) -> list[Any]:
@@ -147,6 +149,8 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str, 
     early = rows[rows["step"] <= last / 10]
     if early["step"].nunique() < 3:
         raise style.CannotDrawError("fewer than three steps were logged in the first tenth of training")
+    rows, left_out = _thinned(rows)
+    early = rows[rows["step"] <= last / 10]
     key, patches = key or ModelKey.of(rows), patch_order(rows)
     lines = {patch: style.line_style(index) for index, patch in enumerate(patches)}
     figure, all_axes = style.new_panels(2, sharey=False)
@@ -163,7 +167,21 @@ def loss_with_zoom(table: pd.DataFrame, column: str, ylabel: str, caption: str, 
     all_axes[0].set_ylabel(ylabel)
     handles = key.handles(rows, markers=False)
     handles += style.style_entries([*map(patch_name, patches)]) if len(patches) > 1 else []
-    return style.finish(figure, "Training loss, with an early zoom", caption, handles)
+    return style.finish(figure, "Training loss, with an early zoom", caption + left_out, handles)
+
+
+def _thinned(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of at most `_MOST_CURVES` cells, and the end of the caption that says so.
+
+    Of many cells one seed of each model is kept, and of many models some, evenly in the order of the table.
+    """
+    cells = rows.drop_duplicates("cell")
+    if len(cells) <= _MOST_CURVES:
+        return rows, ""
+    one = cells.sort_values("seed", kind="stable").drop_duplicates(["depth", "width", "block", "patch_size"])
+    one = one.sort_index()
+    kept = one["cell"].iloc[np.unique(np.linspace(0, len(one) - 1, _MOST_CURVES).round().astype(int))]
+    return rows[rows["cell"].isin(kept)], f"; {len(kept)} of {len(cells):,} cells are drawn, one seed a model"
 
 
 def _panels(rows: pd.DataFrame, panel: str) -> list[tuple[str, pd.DataFrame]]:

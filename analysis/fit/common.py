@@ -109,8 +109,11 @@ class Ols:
     wild: tuple[Pair, ...]  #: by the wild bootstrap
 
 
-def least_squares(design: Array, response: Array) -> Ols:
-    """Fit a response, shape [n], to the columns of a design, shape [n, k]."""
+def least_squares(design: Array, response: Array, resamples: int = WILD_RESAMPLES) -> Ols:
+    """Fit a response, shape [n], to the columns of a design, shape [n, k].
+
+    Without `resamples`, where only predictions are asked for, the wild bootstrap's intervals are NaN.
+    """
     from statsmodels.regression.linear_model import OLS
 
     model = OLS(response, design).fit()
@@ -120,5 +123,5 @@ def least_squares(design: Array, response: Array) -> Ols:
         model,
         tuple(pair(row) for row in model.conf_int(alpha=1 - CONFIDENCE)),
         tuple(pair(row) if np.isfinite(row).all() else (float("nan"), float("nan")) for row in robust),
-        wild_intervals(design, response),
+        wild_intervals(design, response, resamples) if resamples else ((float("nan"),) * 2,) * design.shape[1],
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit.common import CONFIDENCE, Array, Pair, checked, floats, least_squares, range_flags
+from analysis.fit.common import CONFIDENCE, WILD_RESAMPLES, Array, Pair, checked, floats, least_squares, range_flags
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,14 @@ class LineFit:
         return out.map(np.exp) if self.log_response else out
 
 
-def fit_line(x: Array, y: Array, form: str) -> LineFit:
+def fit_line(x: Array, y: Array, form: str, resamples: int = WILD_RESAMPLES) -> LineFit:
     """Ordinary least squares of a line against ln x.
 
     Args:
         x: compute, shape [n], positive.
         y: the metric, shape [n]; positive for a power law.
         form: "semi-log" (y is fitted) or "power law" (ln y is fitted).
+        resamples: of the wild bootstrap; 0 leaves its interval NaN.
 
     Raises:
         CannotFitError: fewer than four points (a slope with an honest interval needs two degrees of freedom), missing
@@ -117,7 +118,7 @@ def fit_line(x: Array, y: Array, form: str) -> LineFit:
         raise ValueError(f"form {form!r}; allowed: semi-log, power law")
     x, y = checked(x, y, least=4, logarithm=form == "power law")
     response, design = np.log(y) if form == "power law" else y, _line_design(x)
-    ols = least_squares(design, response)
+    ols = least_squares(design, response, resamples)
     fit = LineFit(
         form=form,
         n=len(x),

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit.common import CONFIDENCE, FEW_POINTS, Array, CannotFitError, Pair, checked, floats, least_squares
+from analysis.fit.common import (
+    CONFIDENCE,
+    FEW_POINTS,
+    WILD_RESAMPLES,
+    Array,
+    CannotFitError,
+    Pair,
+    checked,
+    floats,
+    least_squares,
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,10 @@ class InteractionFit:
         return self.predict(floats(rows, "params"), floats(rows, "tokens"))
 
 
-def fit_interaction(params: Array, tokens: Array, y: Array) -> InteractionFit:
+def fit_interaction(params: Array, tokens: Array, y: Array, resamples: int = WILD_RESAMPLES) -> InteractionFit:
     """Ordinary least squares of the params-and-tokens form; all arguments positive, shape [n].
+
+    Without `resamples` the intervals of the wild bootstrap are NaN.
 
     Raises:
         CannotFitError: fewer than six points for four parameters, missing or non-positive values, a constant metric,
@@ -56,7 +68,7 @@ def fit_interaction(params: Array, tokens: Array, y: Array) -> InteractionFit:
     design = interaction_design(params, tokens)
     if np.linalg.matrix_rank(design - design.mean(0) * (np.arange(4) > 0)) < 4:
         raise CannotFitError("parameters and tokens do not vary independently, so their effects cannot be told apart")
-    fit = least_squares(design, np.log(y))
+    fit = least_squares(design, np.log(y), resamples)
     return InteractionFit(
         n=len(y),
         coefficients=tuple(float(c) for c in fit.model.params),  # type: ignore[arg-type]

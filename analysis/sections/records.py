@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.conditions import comparable_groups
 from analysis.figures.samples import find_samples, sample_sheet
 from analysis.names import METRIC, plural
-from analysis.page import Page, Table
+from analysis.page import Page, Section, Table
 from analysis.printed import row_table
 from analysis.table import missing_rows
 from harness.runs.columns import ATTEMPT_COLUMNS, RESULT_COLUMNS, printed_title
@@ -83,8 +83,8 @@ def samples(page: Page, table: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def costs(page: Page, table: pd.DataFrame) -> None:
-    """Time and compute of every cell, and their totals."""
+def costs(page: Page, table: pd.DataFrame, attempts_table: pd.DataFrame) -> None:
+    """Time and compute of every cell, and their totals; the time that was estimated beside the true one."""
     section = page.section("costs", "Costs", "What every cell took.")
     cells = table.groupby("cell", sort=False).agg(
         name=("name", "last"),
@@ -104,6 +104,35 @@ def costs(page: Page, table: pd.DataFrame) -> None:
     caption += "TFLOP/s: 6 × GMACs × images per second; MFU: over the rate of a large matrix product on that machine."
     always = ("name", "step", "train_gmacs", "train_seconds", "sample_seconds")
     section.tables.append(row_table(caption, rows, {t: titles[t] for t in titles if t in rows}, always))
+    _estimates(section, cells, attempts_table)
+
+
+def _estimates(section: Section, cells: pd.DataFrame, attempts_table: pd.DataFrame) -> None:
+    """What was estimated when a cell began, and what it took; nothing where no attempt holds an estimate."""
+    if "estimated_seconds" not in attempts_table:
+        return
+    known = attempts_table.dropna(subset=["estimated_seconds"]).sort_values("attempt").groupby("cell").head(1)
+    done = attempts_table["cell"][attempts_table["outcome"] == "done"]
+    rows = known[known["cell"].isin(done)].merge(cells.reset_index()[["cell", "train_seconds", "sample_seconds"]])
+    rows["true"] = rows["train_seconds"] + rows["sample_seconds"].fillna(0)
+    rows = rows.dropna(subset=["true"])
+    if rows.empty:
+        return
+    rows["ratio"] = rows["true"] / rows["estimated_seconds"]
+    for source, group in rows.groupby("estimate_source", sort=False):
+        spans = group.dropna(subset=["estimated_least", "estimated_most"])
+        inside = spans["true"].between(spans["estimated_least"], spans["estimated_most"]).sum()
+        text = f"Estimates {source}: {plural(len(group), 'cell')}, the true time is {group['ratio'].median():.2f} times"
+        text += f" the estimated one (median; {group['ratio'].min():.2f} to {group['ratio'].max():.2f})"
+        section.paragraphs.append(
+            text + (f"; {inside} of {len(spans)} lie inside the interval." if len(spans) else ".")
+        )
+    titles = {
+        "name": "Cell", "estimated_seconds": "Estimated, s", "estimated_least": "From, s", "estimated_most": "To, s",
+        "true": "True, s", "ratio": "True / estimated", "estimate_source": "Estimate",
+    }  # fmt: skip
+    caption = "Estimated when the first attempt began, and true: wall time of training, sampling and scoring."
+    section.tables.append(row_table(caption, rows, titles))
 
 
 def attempts(page: Page, table: pd.DataFrame) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.control import strip_control_codes
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -44,12 +47,17 @@ class _Shown:
     """A column with its texts, and the widths it can have."""
 
     column: Column
-    texts: list[Text]
+    texts: list[str | Text]
 
-    @property
+    @cached_property
+    def widths(self) -> list[int]:
+        """Of the texts."""
+        return [cell_len(_plain(text)) for text in self.texts]
+
+    @cached_property
     def whole(self) -> int:
         """The width at which nothing is broken but the title."""
-        return max(_width_of(_in_two_lines(self.column.title)), *(cell_len(text.plain) for text in self.texts), 0)
+        return max(_width_of(_in_two_lines(self.column.title)), *self.widths, 0)
 
     @property
     def least(self) -> int:
@@ -60,12 +68,12 @@ class _Shown:
     @property
     def is_empty(self) -> bool:
         """Whether no row has a value."""
-        return not any(text.plain for text in self.texts)
+        return not any(map(_plain, self.texts))
 
     @property
     def name(self) -> str:
         """Its title, with the value where all rows share one."""
-        values = {text.plain for text in self.texts}
+        values = set(map(_plain, self.texts))
         return (
             f"{self.column.title} ({values.pop()})" if len(values) == 1 and len(self.texts) > 1 else self.column.title
         )
@@ -97,7 +105,7 @@ class FittedTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Title, table, caption, and what is left out."""
-        filled = [_Shown(column, [_as_text(column.text(row)) for row in self.rows]) for column in self.columns]
+        filled = [_Shown(column, [_cleaned(column.text(row)) for row in self.rows]) for column in self.columns]
         filled = [shown for shown in filled if not shown.is_empty] or filled[:1]
         kept = filled if self.wide else _fitting(filled, options.max_width)
         widths = _widths(kept, options.max_width)
@@ -106,16 +114,24 @@ class FittedTable:
         options = options.update(width=sum(widths) + _GAP * len(widths))
         if self.head or not self.rows:
             yield from console.render(self._table(kept, widths, [], head=self.head), options)
-        for texts in zip(*(shown.texts for shown in kept), strict=True):
-            line = _line(texts, [shown.column.justify for shown in kept], widths)
+        sides = [shown.column.justify for shown in kept]
+        for texts, needed in zip(
+            zip(*(shown.texts for shown in kept), strict=True),
+            zip(*(shown.widths for shown in kept), strict=True),
+            strict=True,
+        ):
+            rooms = [width - need for width, need in zip(widths, needed, strict=True)]
             # rich lays out what takes several lines; of every row it would take minutes in a large study
-            yield from [line] if line else console.render(self._table(kept, widths, [texts], head=False), options)
+            if min(rooms) < 0 or any("\n" in _plain(text) for text in texts):
+                yield from console.render(self._table(kept, widths, [texts], head=False), options)
+            else:
+                yield from _line(console, texts, sides, rooms)
         yield Text(self.caption, "table.caption")
         if self.head and (out := [shown.name for shown in filled if shown not in kept]):
             yield Text(f"columns not shown: {', '.join(out)}; {self.all_at}", "table.caption")
 
     def _table(
-        self, kept: Sequence[_Shown], widths: Sequence[int], rows: Sequence[Sequence[Text]], *, head: bool
+        self, kept: Sequence[_Shown], widths: Sequence[int], rows: Sequence[Sequence[str | Text]], *, head: bool
     ) -> Table:
         table = Table(
             box=box.SIMPLE_HEAD,
@@ -129,7 +145,7 @@ class FittedTable:
             title = shown.column.title if cell_len(shown.column.title) <= width else _in_two_lines(shown.column.title)
             table.add_column(Text(title), justify=shown.column.justify, overflow="fold", width=width)
         for texts in rows:
-            table.add_row(*(self._cut(text, width) for text, width in zip(texts, widths, strict=True)))
+            table.add_row(*(self._cut(_as_text(text), width) for text, width in zip(texts, widths, strict=True)))
         return table
 
     def _cut(self, text: Text, width: int) -> Text:
@@ -139,16 +155,32 @@ class FittedTable:
         return Text(short if short.strip(" …") else f"{text.plain[: width - 1]}…", text.style)
 
 
-def _line(texts: Sequence[Text], justify: Sequence[str], widths: Sequence[int]) -> Text | None:
-    """A row whose texts fit their columns; None for one that takes several lines."""
-    parts: list[str | Text | tuple[str, Any]] = []
-    for text, side, width in zip(texts, justify, widths, strict=True):
-        room = width - cell_len(text.plain)
-        if room < 0 or "\n" in text.plain:
-            return None
-        pad = " " * room
-        parts += [pad, text, " " * _GAP] if side == "right" else [text, pad, " " * _GAP]
-    return Text.assemble(*parts[:-1], no_wrap=True, overflow="ignore")
+def _line(
+    console: Console, texts: Sequence[str | Text], sides: Sequence[str], rooms: Sequence[int]
+) -> Iterator[Segment]:
+    """A row in one line; `rooms` is what each text leaves free of its column."""
+    line = ""
+    for number, (text, side, room) in enumerate(zip(texts, sides, rooms, strict=True)):
+        before, after = (room, 0) if side == "right" else (0, room)
+        line += " " * ((_GAP if number else 0) + before)
+        if isinstance(text, Text):
+            yield Segment(line)
+            yield from text.render(console)
+            line = ""
+        else:
+            line += text
+        line += " " * after
+    yield Segment(line)
+    yield Segment.line()
+
+
+def _cleaned(value: str | Text) -> str | Text:
+    """The value without control codes, which would move the terminal's cursor."""
+    return value if isinstance(value, Text) or value.isprintable() else strip_control_codes(value)
+
+
+def _plain(value: str | Text) -> str:
+    return value.plain if isinstance(value, Text) else value
 
 
 def _as_text(value: str | Text) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,15 +51,19 @@ def plan(
             help="Instead, propose channels of a U-Net within 5 % of this cell's GMACs: a name or id, or SWEEP:NAME.",
         ),
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="First time a few steps of each distinct shape, on this machine.")
+    ] = False,
     wide: cli.WideOption = False,
     as_json: cli.JsonOption = False,
     **given: Any,
 ) -> None:
     """Show every cell: shape, tokens, parameters, GMACs, cost, GPU hours, disk, estimated time and state.
 
-    Starts nothing, and needs neither the data nor a GPU. Training compute is the paper's 3 * GMACs * batch * steps; an
+    Starts no cell, and needs neither the data nor a GPU. Training compute is the paper's 3 * GMACs * batch * steps; an
     operation is half a multiply-add. The time is that on this machine, or on what --gpus or --executor slurm describe,
-    by the study's finished cells if there are any; of a finished cell it is what it took.
+    by a probe of the cell's shape (--measure), else by the study's finished cells of the same machine, else by assumed
+    speeds; the table says which. Of a finished cell it is what it took.
     """
     from harness.cli.tables import plan_table
     from harness.cli.words import evaluation_lines, lever_lines, longest_line, parts_line, wrapped
@@ -82,6 +87,8 @@ def plan(
     if match_gmacs is not None:
         _match(match_gmacs, folder, items, wide=wide)
         return
+    if measure:
+        _measure(sweep, folder, items, gpus)
     rows = price(sweep, items, tflops, gpus, Shared(folder.root))
     if as_json:
         cli.print_json(rows)
@@ -118,6 +125,29 @@ def _match(cell: str, study: Study, items: list[CellRun], *, wide: bool) -> None
     cli.print_table(matches_table(f"U-Nets at the GMACs of {item.name}", rows), wide=wide)
     for match in found:
         print(match.line)
+
+
+def _measure(sweep: Sweep, folder: Study, items: list[CellRun], gpus: int | None) -> None:
+    """Probe every shape that was not measured here before.
+
+    Raises:
+        InputError: the plan is for another machine.
+    """
+    from harness.cli.bars import WorkBar
+    from harness.launch.probe import probes_of, run_probes
+    from harness.launch.signals import interrupting
+
+    jobs, failed = probes_of(sweep, items, folder.root, gpus), 0
+    try:
+        with interrupting(), WorkBar(cli.console(stderr=True), images=False) as bar:
+            for done, probe in enumerate(run_probes(jobs), 1):
+                failed += bool(probe.error)
+                bar.report({"stage": "probes", "done": done, "total": len(jobs)})
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if failed:
+        print(f"{failed} of {len(jobs)} probes failed; the table says why", file=sys.stderr)
 
 
 def _check(sweep: Sweep, folder: Study, items: list[CellRun]) -> None:

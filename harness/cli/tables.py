@@ -68,6 +68,25 @@ def _time_of(row: Row) -> float:
     return float(row["estimated_s"] if measured is None else measured)
 
 
+def _interval(row: Row) -> str:
+    """Between what times a cell that is not done is estimated to take."""
+    if row.get("estimated_least") is None or row.get("measured_s") is not None:
+        return ""
+    return f"{duration(row['estimated_least'])} … {duration(row['estimated_most'])}"
+
+
+def _probed(row: Row, key: str) -> float | None:
+    """The median of what a probe measured."""
+    found = (row.get("probe") or {}).get(key)
+    return None if found is None else float(found[0])
+
+
+def _memory(row: Row) -> str:
+    """What the training held at most, by a probe."""
+    found = (row.get("probe") or {}).get("memory_bytes")
+    return "" if found is None else size_of(found)
+
+
 _PLAN_COLUMNS = (
     _left("cell", "name", rank=15, least=_NAME),
     _left("id", rank=1),
@@ -84,6 +103,10 @@ _PLAN_COLUMNS = (
     _right("sampling GMACs", "sampling_gmacs", number, rank=6),
     _right(_GPU_HOURS, "gpu_hours", number, rank=8),
     Column("est. time", lambda row: duration(_time_of(row)), "right", 12),
+    Column("from … to", _interval, "right", 11),
+    Column("s a step", lambda row: number(_probed(row, "step")), "right", 5),
+    Column("memory", _memory, "right", 6),
+    Column("probe", lambda row: (row.get("probe") or {}).get("error", ""), "left", 14, 16),
     _left("state", show=_state_text, rank=14),
 )
 

@@ -70,7 +70,7 @@ def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
     """One line for each evaluation; sampling seeds share a line. `when` replaces the training steps."""
     if not sweep.evaluations:
         return ["no [[evaluation]]: cells are trained and their losses recorded; nothing is sampled or scored"]
-    sources = [cell.data for _, cell in sweep.cells()]
+    sources = sweep.grid.sources
     objectives = {cell.diffusion.objective: cell.diffusion.samplers for _, cell in sweep.cells()}
     lines: dict[tuple[str, str], list[int]] = {}
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):

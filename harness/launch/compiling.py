@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from harness.errors import CellFailedError
 from harness.files import write_text
-from harness.launch.payload import Payload
-from harness.launch.plan import ASSUMED_BLOCK_SECONDS, ASSUMED_GMACS_PER_S, ASSUMED_TFLOPS, sampling_passes
+from harness.launch.estimate import ASSUMED_BLOCK_SECONDS, ASSUMED_GMACS_PER_S, ASSUMED_TFLOPS, sampling_passes
 from harness.model.cost import count_cell
+from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.identity import spec_id
+from harness.spec.resources import Resources
 
 #: Seconds that compiling takes: a layer without compiled code of the same shape, and the whole with it.
 COLD_SECONDS, WARM_SECONDS = 30.0, 3.0
@@ -43,7 +44,23 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(job: Payload, device: str) -> Choice:
+class Compiled(Protocol):
+    """What is compiled, and where the code is kept."""
+
+    @property
+    def cell(self) -> Cell:
+        """Its network and its training."""
+
+    @property
+    def resources(self) -> Resources:
+        """What it runs on."""
+
+    @property
+    def shared(self) -> Shared:
+        """The folder of compiled code."""
+
+
+def choose(job: Compiled, device: str) -> Choice:
     """Decide on the training, for the first attempt at a cell.
 
     Raises:
@@ -53,7 +70,7 @@ def choose(job: Payload, device: str) -> Choice:
     return _choose(job, device, saved, _training_code(job), "training")
 
 
-def choose_sampling(job: Payload, evaluation: Evaluation, device: str, before: bool | None) -> Choice:
+def choose_sampling(job: Compiled, evaluation: Evaluation, device: str, before: bool | None) -> Choice:
     """Decide on the samples of an evaluation.
 
     Args:
@@ -72,7 +89,7 @@ def choose_sampling(job: Payload, evaluation: Evaluation, device: str, before: b
     return _choose(job, device, saved_in_sampling(job, evaluation, device), _sampling_code(job, evaluation), "sampling")
 
 
-def _choose(job: Payload, device: str, saved: float, code: Path, what: str) -> Choice:
+def _choose(job: Compiled, device: str, saved: float, code: Path, what: str) -> Choice:
     option = job.resources.compile
     if option == "off":
         return Choice(compiled=False, why="as asked")
@@ -119,7 +136,7 @@ def saved_seconds(cell: Cell, device: str, ranks: int) -> float:
     return _SAVED_OF_OVERHEAD * recipe.steps * ASSUMED_BLOCK_SECONDS * (cell.model.layers + 2)
 
 
-def saved_in_sampling(job: Payload, evaluation: Evaluation, device: str) -> float:
+def saved_in_sampling(job: Compiled, evaluation: Evaluation, device: str) -> float:
     """About the seconds of the sampling of an evaluation that compiling saves."""
     macs = sampling_passes(evaluation, job.cell.diffusion) * count_cell(job.cell).macs / job.resources.world
     if device == "cuda":
@@ -129,13 +146,13 @@ def saved_in_sampling(job: Payload, evaluation: Evaluation, device: str) -> floa
     return seconds * (_SAVED_OF_WIDE_SAMPLING if wide else _SAVED_OF_SAMPLING)
 
 
-def use_cache(job: Payload) -> None:
+def use_cache(job: Compiled) -> None:
     """Let torch keep compiled code in the results folder, and compile with as many threads as the cell has."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(job.resources.threads))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(job.shared.compiled_folder.resolve()))
 
 
-def record_compiled(job: Payload, sampled: Evaluation | None = None) -> None:
+def record_compiled(job: Compiled, sampled: Evaluation | None = None) -> None:
     """Remember that code is in the results folder: of the training of the job's cell, or of an evaluation's samples."""
     code = _training_code(job) if sampled is None else _sampling_code(job, sampled)
     if not code.exists():
@@ -143,17 +160,17 @@ def record_compiled(job: Payload, sampled: Evaluation | None = None) -> None:
         write_text(code, f"{torch.__version__}\n")
 
 
-def _training_code(job: Payload) -> Path:
+def _training_code(job: Compiled) -> Path:
     share = job.resources.micro_batch or job.cell.training.batch_size // job.resources.world
     return _code(job, share, job.cell.training.precision)
 
 
-def _sampling_code(job: Payload, evaluation: Evaluation) -> Path:
+def _sampling_code(job: Compiled, evaluation: Evaluation) -> Path:
     batch = min(job.resources.sampling_batch, evaluation.samples)
     return _code(job, batch * (1 if evaluation.guidance == 1 else 2), "sampling")
 
 
-def _code(job: Payload, images: int, kind: str) -> Path:
+def _code(job: Compiled, images: int, kind: str) -> Path:
     """The file that says that there is code for so many images at once."""
     cell = job.cell
     shape = (*cell.data.shape, images, kind, job.resources.threads, torch.__version__)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import InputError
+from harness.launch.estimate import Basis, basis_of, throughput
 from harness.launch.job import Job
 from harness.launch.neighbours import Neighbourhood
 from harness.launch.payload import Placed
@@ -27,6 +28,7 @@ from harness.runs.records import Claim, Ticket
 from harness.runs.state import RETRIED, STARTABLE, State
 from harness.runs.study import Study
 from harness.spec.resources import EXECUTORS, Resources
+from harness.spec.training import Precision
 from sweeps.grid import Sweep
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Launch:
     around: Neighbourhood = field(init=False)  # other studies' jobs
     blocked: str = ""  # whose jobs have the slots, where only other studies' jobs keep cells waiting
     told: set[str] = field(default_factory=set)  # lines about other studies' jobs
+    _bases: dict[tuple[Resources, Precision], Basis] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Know which cells are the study's own."""
@@ -149,8 +152,17 @@ class Launch:
             steps=item.steps,
             origin=provenance.origin()[0],
             extensions=self.sweep.extensions,
+            basis=self.basis_of(resources, item.cell.training.precision),
             anew=self.retry,
         )
+
+    def basis_of(self, resources: Resources, precision: Precision) -> Basis:
+        """What the estimates of such cells rest on; found when the first one is claimed."""
+        if (key := (resources, precision)) not in self._bases:
+            items = [*self.items, *self.beside]
+            here = not EXECUTORS.facts(resources.executor).detached
+            self._bases[key] = basis_of(items, resources, throughput(items, precision), here=here)
+        return self._bases[key]
 
 
 class Executor:

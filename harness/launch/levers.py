@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from harness.launch.plan import Throughput, latents_bytes, sampling_passes
+from harness.launch.estimate import Throughput, sampling_passes
+from harness.launch.plan import latents_bytes
 from harness.runs.cellruns import CellRun
 from harness.spec.evaluation import Evaluation
 from sweeps.grid import Sweep

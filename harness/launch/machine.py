@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import shutil
 import subprocess
 from fractions import Fraction
 
+from harness.runs import provenance
 from harness.spec.resources import Resources
 
 
@@ -31,6 +33,14 @@ def gpus_unseen() -> str:
         return ""
     asked = _nvidia_smi()
     return "" if asked.returncode == 0 else " ".join((asked.stdout + asked.stderr).split()) or "nvidia-smi fails"
+
+
+def hardware(device: str) -> str:
+    """The model of this machine's processor, or for the device "cuda" of its first GPU."""
+    if device == "cpu":
+        return provenance.cpu_name()
+    names = re.findall(r"^GPU \d+: (.+?) \(UUID", _nvidia_smi().stdout, re.MULTILINE)
+    return str(names[0]) if names else "unknown"
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.launch.estimate import Basis
 from harness.runs import provenance
 from harness.runs.claims import Hold
 from harness.runs.layout import EVALUATING, TRAINING
@@ -47,6 +48,7 @@ class Payload:
     origin: provenance.Origin | None = None  # the code and the command of the launch
     pooled: bool = False  # one of several cells of a Slurm job, which `harness.launch.slurm_pool` starts and requeues
     extensions: tuple[Extension, ...] = ()  # the user's own files
+    basis: Basis | None = None  # what the job's estimate of its own time rests on; None: it makes none
     anew: bool = False  # what an older version began with other random draws is trained anew
 
     def __getstate__(self) -> dict[str, Any]:

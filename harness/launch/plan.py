@@ -5,72 +5,53 @@ Needs neither the data nor the autoencoder nor a GPU, and allocates no weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import asdict
 from fractions import Fraction
-from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.data.autoencoders import folder_name
 from harness.data.latents import is_encoded
 from harness.data.vae_cost import vae_cost
+from harness.launch.estimate import (
+    ASSUMED_GMACS_PER_S,
+    Basis,
+    Probes,
+    Throughput,
+    Work,
+    basis_of,
+    measured_seconds,
+    throughput,
+    work_of,
+)
 from harness.launch.site import LONGEST_ON_CORES, Course, Planned, Site, course, divided, site_of, with_gpus
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun
-from harness.runs.log import TrainLog
-from harness.runs.speed import train_tflops
 from harness.runs.state import State
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.data import Data
-from harness.spec.diffusion import DiffusionSpec
-from harness.spec.evaluation import EXTRACTORS, Evaluation
+from harness.spec.evaluation import Evaluation
 from harness.spec.resources import Resources
-from harness.spec.training import Precision
 from sweeps.grid import Sweep
 from sweeps.protocols import Origin
 
 Row = dict[str, Any]
 
-#: Assumed speed of one CPU thread, until a finished cell of the study tells better: multiply-adds per second in matrix
-#: products, and seconds of overhead per transformer block and forward-and-backward pass. Order of magnitude only.
-ASSUMED_GMACS_PER_S = 25.0
-
-ASSUMED_BLOCK_SECONDS = 0.8e-3
-
-#: Assumed speed of one GPU, in 1e12 floating-point operations per second: about a third of an A100's peaks.
-ASSUMED_TFLOPS: dict[Precision, float] = {"fp32": 6.5, "tf32": 50.0, "bf16": 100.0}
-
-
 _FLOAT = 4  # bytes
 
 _STATES = 2  # a run keeps its two newest while it trains
 
-
-@dataclass(frozen=True)
-class Throughput:
-    """What one GPU is taken to sustain, in 1e12 floating-point operations (2 * multiply-adds) per second.
-
-    `source` says on whose word: "given", "measured on N finished cells" or "assumed".
-    """
-
-    tflops: float
-    source: str
-
-    def hours(self, gmacs: float) -> float:
-        """GPU hours of so many 1e9 multiply-adds."""
-        return 2 * gmacs * 1e9 / (self.tflops * 1e12) / 3600
+#: The parts of a cell's work, in 1e9 multiply-adds.
+_GMACS = ("train_gmacs", "sampling_gmacs", "decoding_gmacs", "scoring_gmacs")
 
 
-def throughput(items: Sequence[CellRun], precision: Precision, tflops: float | None = None) -> Throughput:
-    """What one GPU sustains in a precision: as given, else as the study's cells that it trained did, else assumed."""
-    if tflops is not None:
-        return Throughput(tflops, "given")
-    alike = [item for item in items if item.cell.training.precision == precision]
-    rates = [rate for item in alike if (rate := _measured_tflops(item)) is not None]
-    if rates:
-        return Throughput(median(rates), f"measured on {len(rates)} finished cell{'s' * (len(rates) > 1)}")
-    return Throughput(ASSUMED_TFLOPS[precision], "assumed")
+class _Priced(NamedTuple):
+    """A cell, its row and its work."""
+
+    item: CellRun
+    row: Row
+    work: Work
 
 
 def plan(
@@ -90,11 +71,12 @@ def plan(
         shared: the folder in which encoded images are found; None: there are none.
 
     Returns:
-        Rows whose `estimated_s` is wall time of the cell at the `site`, fitted to the study's finished cells if some
-        ran on the same kind of device (`time_source` says by what); `measured_s` is the wall time that a finished cell
-        took, None for others; `share` is the share of the site that the cell takes. `gpu_hours` is one GPU's
-        time at `tflops` (`throughput` says on whose word) for training, sampling, decoding by the autoencoder and
-        scoring.
+        Rows whose `estimated_s` is wall time of the cell at the `site`, between `estimated_least` and
+        `estimated_most` where an interval is known (None elsewhere); `time_source` says from what (see
+        `harness.launch.estimate`), and `probe` is what a probe of its shape found, None without one; `measured_s` is
+        the wall time that a finished cell took, None for others; `share` is the share of the site that the cell takes.
+        `gpu_hours` is one GPU's time at `tflops` (`throughput` says on whose word) for training, sampling, decoding by
+        the autoencoder and scoring.
         Bytes on disk: `weights_bytes` (plain and averaged weights of every evaluated step), `states_bytes` (while it
         trains: weights, averages and two moments of the optimizer, twice), `samples_bytes` (generated images), and
         `latents_bytes` of the folder `latents`, which cells with the same data and autoencoder share; None where there
@@ -104,35 +86,36 @@ def plan(
     precisions = {item.cell.training.precision for item in items}
     rates = {precision: throughput(items, precision, tflops) for precision in precisions}
     site = site_of(sweep.resources, gpus)
-    rows = [_row(sweep, item, rates[item.cell.training.precision], shared) for item in items]
-    _estimate(sweep, items, rows, site)
+    prices: dict[Hashable, tuple[Row, Work]] = {}  # of cells that differ in their seeds alone
+    cells = []
+    for item in items:
+        cell = item.cell
+        kind = (cell.model, cell.diffusion, cell.data, cell.training)
+        if kind not in prices:
+            prices[kind] = _price(sweep, cell, rates[cell.training.precision], shared)
+        measured = measured_seconds(item) if item.now.state is State.DONE else None
+        about = {"id": cell.id, "name": item.name, "seed": cell.seed, "state": item.now.state.value}
+        price, work = prices[kind]
+        cells.append(_Priced(item, {**about, "measured_s": measured, **price}, work))
+    rows = [cell.row for cell in cells]
+    _estimate(sweep, cells, site, shared)
     on_cores = not any(site.has_gpu(sweep.resources_of(item.cell)) for item in items)
     may_assume = on_cores and sweep.resources.device == "auto" and gpus is None
     if may_assume and _course(sweep, rows).seconds > LONGEST_ON_CORES:
-        _estimate(sweep, items, rows, with_gpus(site))
+        _estimate(sweep, cells, with_gpus(site), shared)
     return rows
 
 
-def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -> Row:
-    """What a cell costs, wherever it runs."""
-    cell = item.cell
-    cost = count_cell(cell)
-    gmacs = cost.macs / 1e9
-    asked = sweep.asked_of(cell)
+def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) -> tuple[Row, Work]:
+    """What a cell costs and has to do, wherever it runs and whatever its seed is."""
+    cost, asked = count_cell(cell), sweep.asked_of(cell)
     evaluations = [evaluation for _, evaluation in asked]
-    train_gmacs = 3 * gmacs * cell.training.batch_size * cell.training.steps
-    sampling_gmacs = sum(_sampling_passes(cell, e) for e in evaluations) * gmacs
-    images = [(e, e.samples * len(e.steps(cell.training.steps))) for e in evaluations]
-    vae = vae_cost(cell.data)
-    decoding_gmacs = sum(count for _, count in images) * vae.decode / 1e9
-    scoring_gmacs = sum(count * EXTRACTORS.facts(str(e.extractor)).gmacs for e, count in images)
+    gmacs, work = cost.macs / 1e9, work_of(cell, evaluations, cost.macs)
     encoded = cell.data.vae is None or (shared is not None and is_encoded(cell.data, shared))
     kept = {step for evaluation in evaluations for step in evaluation.steps(cell.training.steps)} | {
         cell.training.steps
     }
-    return {
-        "id": cell.id,
-        "name": item.name,
+    row = {
         "data": cell.data.name,
         "block": cell.model.label,
         **{key: getattr(cell.model, key, None) for key in ("depth", "width", "heads", "patch_size")},
@@ -141,13 +124,9 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "params_m": cost.params / 1e6,
         "gmacs": gmacs,
         "gflops": 2 * gmacs,
-        "seed": cell.seed,
         "learning_rate": cell.training.learning_rate,
-        "train_gmacs": train_gmacs,
-        "sampling_gmacs": sampling_gmacs,
-        "decoding_gmacs": decoding_gmacs,
-        "scoring_gmacs": scoring_gmacs,
-        "gpu_hours": rate.hours(train_gmacs + sampling_gmacs + decoding_gmacs + scoring_gmacs),
+        **{key: getattr(work, key) for key in _GMACS},
+        "gpu_hours": rate.hours(work.gmacs),
         "tflops": rate.tflops,
         "throughput": rate.source,
         "weights_bytes": 2 * _FLOAT * cost.params * len(kept),
@@ -155,36 +134,33 @@ def _row(sweep: Sweep, item: CellRun, rate: Throughput, shared: Shared | None) -
         "samples_bytes": sum(_sample_bytes(cell, e) for e in evaluations),
         "latents": folder_name(cell.data) if cell.data.vae else None,
         "latents_bytes": latents_bytes(cell.data),
-        "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae.encode / 1e9,
-        "measured_s": measured_seconds(item) if item.now.state is State.DONE else None,
+        "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae_cost(cell.data).encode / 1e9,
         "evaluations": [_evaluation_row(*pair) for pair in asked],
-        "state": item.now.state.value,
     }
+    return row, work
 
 
-def _estimate(sweep: Sweep, items: list[CellRun], rows: list[Row], site: Site) -> None:
+def _estimate(sweep: Sweep, cells: list[_Priced], site: Site, shared: Shared | None) -> None:
     """Write into the rows how long the cells take at a site, and what of it."""
+    items = [cell.item for cell in cells]
     name, groups = site.name(sweep.resources), dict[Resources, int]()
-    for item, row in zip(items, rows, strict=True):
-        resources = sweep.resources_of(item.cell)
-        on_gpu = site.has_gpu(resources)
-        row |= {"site": name, "on_gpu": on_gpu, "share": float(site.share(resources)), "ranks": resources.world}
-        row["group"] = groups.setdefault(resources, len(groups))  # cells with the same resources
-        row["estimated_s"] = 3600 * row["gpu_hours"] / resources.world if on_gpu else _assumed_seconds(item.cell, row)
-        row["encoding_s"] = _encoding_seconds(row) / sweep.resources.world
-    ratios = {on_gpu: _measured_over_assumed(items, rows, on_gpu) for on_gpu in {row["on_gpu"] for row in rows}}
-    for row in rows:
-        found = ratios[row["on_gpu"]]
-        row["estimated_s"] = round(row["estimated_s"] * (median(found) if found else 1.0), 1)
-        unmeasured = row["throughput"] if row["on_gpu"] else "assumed"
-        row["time_source"] = f"by {len(found)} finished cell{'s' * (len(found) != 1)}" if found else unmeasured
-
-
-def _encoding_seconds(row: Row) -> float:
-    """Of one process: on one GPU, or one thread."""
-    gmacs: float = row["encoding_gmacs"]
-    rate = Throughput(row["tflops"], row["throughput"])
-    return rate.hours(gmacs) * 3600 if row["on_gpu"] else gmacs / ASSUMED_GMACS_PER_S
+    bases: dict[tuple[Resources, Throughput], Basis] = {}
+    probes = Probes(shared) if site.here and shared is not None else None
+    for item, row, work in cells:
+        resources, rate = sweep.resources_of(item.cell), Throughput(row["tflops"], row["throughput"])
+        group = groups.setdefault(resources, len(groups))
+        if (resources, rate) not in bases:
+            bases[resources, rate] = basis_of(items, resources, rate, here=site.here)
+        device = "cuda" if site.has_gpu(resources) else "cpu"
+        probe = probes.of(item.cell, resources, device) if probes else None
+        found = bases[resources, rate].estimate(work, device, resources.world, probe)
+        row |= {"site": name, "on_gpu": device == "cuda", "share": float(site.share(resources))}
+        row |= {"ranks": resources.world, "group": group, "time_source": found["source"]}  # a group: equal resources
+        row |= {f"estimated_{key}": found[key] for key in ("least", "most")} | {"estimated_s": found["seconds"]}
+        row["probe"] = None if probe is None else asdict(probe)
+        seconds = 3600 * rate.hours(row["encoding_gmacs"])
+        seconds = seconds if device == "cuda" else row["encoding_gmacs"] / ASSUMED_GMACS_PER_S
+        row["encoding_s"] = seconds / sweep.resources.world
 
 
 def _course(sweep: Sweep, rows: list[Row]) -> Course:
@@ -268,61 +244,3 @@ def _sample_bytes(cell: Cell, evaluation: Evaluation) -> int:
     """Generated images, one byte a channel, kept for every evaluated step."""
     channels, size, _ = cell.data.image_shape
     return len(evaluation.steps(cell.training.steps)) * evaluation.samples * channels * size**2
-
-
-def _measured_tflops(item: CellRun) -> float | None:
-    """What each GPU of a finished cell sustained; None on a CPU, on changing numbers of them, or before it is done."""
-    if item.now.state is not State.DONE:
-        return None
-    started = [a.started["conditions"] for a in item.run.attempts() if a.started and "conditions" in a.started]
-    seconds = [row["seconds"] for row in TrainLog(item.run).rows() if row.get("seconds")]
-    gpus = {conditions.get("ranks", 1) for conditions in started}
-    if {conditions["device"] for conditions in started} != {"cuda"} or len(gpus) != 1 or not seconds:
-        return None
-    recipe = item.cell.training
-    macs = count_cell(item.cell).macs
-    gpu_seconds = float(seconds[-1]) * int(gpus.pop())
-    return train_tflops(macs, recipe.batch_size * recipe.steps / gpu_seconds)
-
-
-def _sampling_passes(cell: Cell, evaluation: Evaluation) -> int:
-    """As `sampling_passes`, over all training steps to measure at."""
-    return len(evaluation.steps(cell.training.steps)) * sampling_passes(evaluation, cell.diffusion)
-
-
-def sampling_passes(evaluation: Evaluation, diffusion: DiffusionSpec) -> int:
-    """Forward passes of one image each, at one training step: those of the sampler, twice with guidance."""
-    passes = diffusion.sampling_passes(evaluation.sampler, evaluation.sampling_steps)
-    return evaluation.samples * passes * (2 if evaluation.guidance != 1 else 1)
-
-
-def _assumed_seconds(cell: Cell, row: Row) -> float:
-    """On one CPU thread."""
-    recipe = cell.training
-    pass_seconds = ASSUMED_BLOCK_SECONDS * (cell.model.layers + 2)
-    gmacs = row["train_gmacs"] + row["sampling_gmacs"] + row["decoding_gmacs"] + row["scoring_gmacs"]
-    return float(recipe.steps * pass_seconds + gmacs / ASSUMED_GMACS_PER_S)
-
-
-def _measured_over_assumed(items: list[CellRun], rows: list[Row], on_gpu: bool) -> list[float]:
-    """The ratio of each cell that has finished on such a device."""
-    return [
-        row["measured_s"] / row["estimated_s"]
-        for item, row in zip(items, rows, strict=True)
-        if row["measured_s"] and row["on_gpu"] == on_gpu and _devices(item) <= {"cuda" if on_gpu else "cpu"}
-    ]
-
-
-def _devices(item: CellRun) -> set[str]:
-    """What the attempts at a cell computed on, as far as they say it."""
-    started = [attempt.started for attempt in item.run.attempts() if attempt.started]
-    return {one["conditions"]["device"] for one in started if "conditions" in one}
-
-
-def measured_seconds(item: CellRun) -> float | None:
-    """Wall time of training and evaluating a cell, from its records."""
-    trained = [row["seconds"] for row in TrainLog(item.run).rows() if "seconds" in row]
-    records = [item.run.measured(key) for key in item.owed]
-    if not trained or any(record is None for record in records):
-        return None
-    return float(trained[-1]) + sum(float(record.get("seconds", 0)) for record in records if record)

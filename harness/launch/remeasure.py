@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from harness.errors import InputError
-from harness.launch.plan import ASSUMED_GMACS_PER_S, sampling_passes
+from harness.launch.estimate import ASSUMED_GMACS_PER_S, sampling_passes
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun, owed_evaluations
 from harness.runs.layout import EVALUATING

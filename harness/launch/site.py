@@ -24,12 +24,14 @@ class Site:
         gpus: of the machine, as CUDA_VISIBLE_DEVICES names them; on a cluster every job says how many it has.
         cores: whether it is this machine without GPUs.
         assumed: whether nobody asked for it: this machine's cores would take too long.
+        here: whether it is this machine, with or without GPUs.
     """
 
     executor: str
     gpus: tuple[str, ...] = ()
     cores: bool = False
     assumed: bool = False
+    here: bool = False
 
     def has_gpu(self, resources: Resources) -> bool:
         """Whether a cell with these resources runs on a GPU there."""
@@ -66,7 +68,7 @@ def site_of(resources: Resources, gpus: int | None = None) -> Site:
     if gpus:
         return Site(resources.executor, tuple(map(str, range(gpus))))
     seen = () if resources.device == "cpu" or gpus == 0 else tuple(visible_gpus())
-    return Site(resources.executor, seen, cores=not seen)
+    return Site(resources.executor, seen, cores=not seen, here=True)
 
 
 def with_gpus(site: Site) -> Site:

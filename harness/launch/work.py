@@ -24,6 +24,7 @@ from harness.files import write_text
 from harness.launch.compiling import choose_sampling, record_compiled, use_cache
 from harness.launch.conditions import conditions_of, for_training
 from harness.launch.console import Reporter
+from harness.launch.estimate import Basis, Probes, work_of
 from harness.launch.payload import Payload, Placed
 from harness.launch.signals import StopFlag
 from harness.model.cost import count_cell
@@ -32,6 +33,7 @@ from harness.runs import provenance, triage
 from harness.runs.cellruns import losses_key, owed_evaluations, split_key
 from harness.runs.claims import SupersededError
 from harness.runs.columns import metric_name
+from harness.runs.records import Estimated
 from harness.runs.speed import train_tflops
 from harness.runs.study import Study
 from harness.runs.trackers import Mirror
@@ -270,6 +272,7 @@ def _record_start(job: Payload, conditions: dict[str, Any], best: float | None) 
         "gpu": job.gpu,
         "conditions": conditions,
         **({} if best is None else {"gemm_tflops": best}),
+        **({} if job.basis is None or job.steps else {"estimate": _estimate(job, job.basis, conditions["device"])}),
         "seeds": {"training": job.cell.seed, "sampling": [evaluation.seed for evaluation in job.evaluations]},
         **({"extend": extend} if extend else {}),
         **asdict(origin),
@@ -278,6 +281,13 @@ def _record_start(job: Payload, conditions: dict[str, Any], best: float | None) 
     job.hold.record("started", started)
     ranks = f", {conditions['ranks']} ranks" if conditions["ranks"] > 1 else ""
     print(f"[{now()}] attempt {job.attempt} of {run.label} on {conditions['hardware']}{ranks}", flush=True)
+
+
+def _estimate(job: Payload, basis: Basis, device: str) -> Estimated:
+    """How long the whole cell is estimated to take, as the plan estimates it."""
+    work = work_of(job.cell, job.evaluations, count_cell(job.cell).macs)
+    probe = Probes(job.shared).of(job.cell, job.resources, device)
+    return basis.estimate(work, device, job.resources.world, probe)
 
 
 def device_of(job: Placed, ranks: Ranks) -> str:

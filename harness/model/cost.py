@@ -17,6 +17,7 @@ from typing import Any
 from harness.spec.cell import Cell
 from harness.spec.data import InputShape
 from harness.spec.identity import canonical_json
+from harness.spec.kinds import Kind
 from harness.spec.model import NETWORKS, ModelSpec
 
 #: What fvcore counts and is no matrix product.
@@ -52,6 +53,11 @@ def count(model: ModelSpec, shape: InputShape, outputs: int = 2) -> Cost:
     Raises:
         RuntimeError: the network contains a matrix product that fvcore does not count.
     """
+    return _count(model, shape, outputs, Kind.additions)
+
+
+@cache
+def _count(model: ModelSpec, shape: InputShape, outputs: int, additions: int) -> Cost:
     parts = [
         (times, _traced(part, shape, outputs, canonical_json(part)))
         for times, part in NETWORKS.load(model.network).cost_parts(model)

@@ -183,7 +183,13 @@ class Attempts(RunFolder):
 
     def attempt_numbers(self) -> list[int]:
         """Numbers of all attempts, ascending."""
-        return sorted(int(p.stem) for p in self.attempts_folder.glob("*.json") if p.stem.isdigit())
+        try:
+            with os.scandir(self.attempts_folder) as entries:
+                names = [entry.name for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def attempt(self, number: int) -> Attempt:
         """One attempt, read from its files."""

@@ -181,7 +181,7 @@ def _recipe(cell: Cell) -> str:
 
 def _attempt_row(attempt: Attempt) -> Row:
     started, ended = attempt.started or {}, attempt.ended or {}
-    conditions = started.get("conditions", {})
+    conditions, estimate = started.get("conditions", {}), started.get("estimate", {})
     seconds = None
     if started and ended:
         seconds = (datetime.fromisoformat(ended["time"]) - datetime.fromisoformat(started["time"])).total_seconds()
@@ -191,6 +191,9 @@ def _attempt_row(attempt: Attempt) -> Row:
         "started": started.get("time"),
         "ended": ended.get("time"),
         "seconds": seconds,
+        "estimated_seconds": estimate.get("seconds"),
+        **{f"estimated_{end}": estimate.get(end) for end in ("least", "most")},
+        "estimate_source": estimate.get("source"),
         "device": conditions.get("hardware"),
         **{k: conditions.get(k) for k in ("threads", "ranks", "torch")},
         **{k: started.get(k) for k in ("host", "commit", "diff")},

@@ -32,6 +32,8 @@ What several studies share lies beside them, in folders that no study can be nam
                                     shards a launch has checked
             _images/                what is known of the user's image folders
             _references/<...>-<key>/  statistics of real images
+            _compiled/              compiled code, as torch keeps it
+            _probes/<key>.json      time and memory of a shape, as `dit-harness plan --measure` found them
 
 Imports no torch: `status`, `collect` and a launch that finds everything done start without it.
 """
@@ -69,21 +71,45 @@ class RunFolder:
     def __init__(self, folder: Path, track: str = TRAINING) -> None:
         self.folder = folder
         self.track = track
-        #: The cell and its name.
-        self.cell_file = self.folder / "cell.json"
-        #: Claims, and what became of them.
-        self.attempts_folder = folder / track
-        of_track = folder if track == TRAINING else self.attempts_folder
-        #: Where the running job is.
-        self.progress_file = of_track / "progress.json"
-        #: Losses, as JSON lines.
-        self.train_log = self.folder / "train.jsonl"
-        #: What the job printed.
-        self.log = of_track / "log"
-        #: Submitit's own files.
-        self.submitit_folder = self.folder / "submitit"
-        #: Who holds it may claim or write; it lies outside the folder, which somebody may remove.
-        self.lock_file = folder.parent / ".locks" / f"{self.cell_id}.{track}"
+
+    @property
+    def cell_file(self) -> Path:
+        """The cell and its name."""
+        return self.folder / "cell.json"
+
+    @property
+    def attempts_folder(self) -> Path:
+        """Claims, and what became of them."""
+        return self.folder / self.track
+
+    @property
+    def _of_track(self) -> Path:
+        return self.folder if self.track == TRAINING else self.attempts_folder
+
+    @property
+    def progress_file(self) -> Path:
+        """Where the running job is."""
+        return self._of_track / "progress.json"
+
+    @property
+    def train_log(self) -> Path:
+        """Losses, as JSON lines."""
+        return self.folder / "train.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the job printed."""
+        return self._of_track / "log"
+
+    @property
+    def submitit_folder(self) -> Path:
+        """Submitit's own files."""
+        return self.folder / "submitit"
+
+    @property
+    def lock_file(self) -> Path:
+        """Who holds it may claim or write; it lies outside the folder, which somebody may remove."""
+        return self.folder.parent / ".locks" / f"{self.cell_id}.{self.track}"
 
     @property
     def cell_id(self) -> str:

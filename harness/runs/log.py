@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.files import fsync, full_disk_named, write_text
 from harness.runs.state import Run
+
+#: So many bytes at the end of a log hold its last rows.
+_TAIL = 4096
+
+
+def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The rows of the lines that are whole."""
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(row := json.loads(line), dict):
+                yield row
 
 
 class TrainLog:
@@ -19,13 +31,20 @@ class TrainLog:
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole lines; a torn last line counts as not written."""
-        rows = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, RecursionError):
-                    if isinstance(row := json.loads(line), dict):
-                        rows.append(row)
-        return rows
+        try:
+            return list(_rows(self._path.read_bytes().splitlines()))
+        except FileNotFoundError:
+            return []
+
+    def seconds(self) -> float | None:
+        """Wall time of the training so far; None before its first row."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            for lines in (file.read().splitlines()[1:], self._path.read_bytes().splitlines()):
+                for row in _rows(reversed(lines)):
+                    if row.get("seconds"):
+                        return float(row["seconds"])
+        return None
 
     def rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Replace all rows, to go on after the last of them."""

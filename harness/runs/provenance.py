@@ -149,11 +149,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def cpu_name() -> str:
+    """The model of this machine's processor."""
+    return _found_in("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine()
+
+
 def machine() -> dict[str, Any]:
     """CPU, cores (all, and those this process may use), memory in GiB; GPUs and their driver where torch sees any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {
-        "cpu": _found_in("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "usable_cores": cores,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),

@@ -38,6 +38,15 @@ class Submitted(TypedDict, total=False):
     output: str  # folder of submitit's files, where that is not the run's own
 
 
+class Estimated(TypedDict):
+    """How long a cell was estimated to take, in seconds; no interval where one value alone was known."""
+
+    seconds: float
+    least: float | None
+    most: float | None
+    source: str  # "measured by a probe", "measured on N finished cells of this machine", "assumed", ...
+
+
 class Started(TypedDict, total=False):
     """`attempts/NNN.started.json`, which also holds what `harness.runs.provenance` tells."""
 
@@ -46,6 +55,7 @@ class Started(TypedDict, total=False):
     gpu: str | None
     conditions: dict[str, Any]  # of bit-for-bit agreement
     gemm_tflops: float  # of attempts that train: of a matrix product in that precision, all ranks together
+    estimate: Estimated  # of the whole cell, made when the attempt began
     seeds: dict[str, Any]
     extend: dict[str, str]  # the user's own files: name and hash; a copy is in `extend/<hash>.py`
     host: str

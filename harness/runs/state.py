@@ -96,6 +96,8 @@ class Run(Claims):
             training_steps: number of steps of the whole training.
         """
         attempt = self.newest_attempt()
+        if attempt is None and not self.folder.exists():  # as all of a large study before its launch
+            return RunState(State.MISSING, None, "", None)
         missing = self.missing_evaluations(owed)
         if attempt is not None and attempt.live:
             seen = attempt.seen or Seen(None)

@@ -130,7 +130,7 @@ class Study:
 
 
 class Shared:
-    """What several studies share: `results/_vae`, `_latents`, `_images`, `_references` and `_compiled`."""
+    """What several studies share: `results/_vae`, `_latents`, `_images`, `_references`, `_compiled` and `_probes`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -138,6 +138,10 @@ class Shared:
         self.images_folder = root / "_images"
         #: Compiled code, as torch keeps it, and for which shapes there is some.
         self.compiled_folder = root / "_compiled"
+
+    def probe_file(self, key: str) -> Path:
+        """What a probe found (see `harness.runs.probes`)."""
+        return self.root / "_probes" / f"{key}.json"
 
     def vae_folder(self, name: str) -> Path:
         """An autoencoder, by `<data>-<id>` or by the name of a pretrained one."""

@@ -118,7 +118,7 @@ class Evaluation(Spec):
     @property
     def id(self) -> str:
         """As `Cell.id`, without `at`."""
-        return spec_id(self.model_copy(update={"at": ()}))
+        return spec_id(self.model_copy(update={"at": ()}) if self.at else self)
 
     @property
     def sampling_id(self) -> str:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from harness.errors import InputError
-from harness.spec.identity import ID_DIGITS, spec_id
+from harness.spec.identity import ID_DIGITS
 from harness.spec.kinds import Kind
 
 
@@ -64,7 +64,6 @@ class Extension:
                 if missing := Kind.tables[table].missing(value):
                     raise InputError(f"extend: {self.name}: {table}: {name!r} lacks {', '.join(missing)}")
                 Kind.tables[table].add(name, value, self.content_hash)
-        spec_id.cache_clear()  # a name may stand for another content now
 
 
 def _unpickled(name: str, text: str) -> Extension:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,15 +31,27 @@ class Spec(BaseModel):
 def _differences(spec: BaseModel) -> dict[str, Any]:
     """What differs from the schema's defaults; required fields always count."""
     out: dict[str, Any] = {}
-    for name, field in type(spec).model_fields.items():
+    for name, default, kind in _fields(type(spec)):
         value = getattr(spec, name)
         if isinstance(value, BaseModel):
             if nested := _differences(value):
                 out[name] = nested
-        elif field.is_required() or value != field.get_default(call_default_factory=True):
-            kind = next((given for given in field.metadata if isinstance(given, Kind)), None)
+        elif value != default:
             out[name] = kind.identity(value) if kind else _canonical(value)
     return out
+
+
+@cache
+def _fields(spec: type[BaseModel]) -> list[tuple[str, Any, Kind[Any] | None]]:
+    """Name, default and kind of each field; what is required has a default that equals nothing."""
+    return [
+        (
+            name,
+            object() if field.is_required() else field.get_default(call_default_factory=True),
+            next((given for given in field.metadata if isinstance(given, Kind)), None),
+        )
+        for name, field in spec.model_fields.items()
+    ]
 
 
 def _canonical(value: Any) -> Any:
@@ -55,9 +67,13 @@ def canonical_json(spec: BaseModel) -> str:
     return json.dumps(_differences(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-@lru_cache(maxsize=100_000)  # a sweep needs the id of a cell often, and that of an evaluation for every cell
 def spec_id(spec: BaseModel) -> str:
     """First 12 hex digits of sha256 over `canonical_json`."""
+    return _spec_id(spec, Kind.additions)
+
+
+@lru_cache(maxsize=100_000)  # a sweep needs the id of a cell often, and that of an evaluation for every cell
+def _spec_id(spec: BaseModel, additions: int) -> str:
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:ID_DIGITS]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -37,6 +37,10 @@ class Kind(Generic[FactsT]):
     #: All kinds, by `table`.
     tables: dict[str, Kind[Any]] = {}  # noqa: RUF012  # one for all kinds, not one a kind
 
+    #: How often an object was added to any kind: what is remembered of a spec holds until then, for a name may mean
+    #: something else afterwards.
+    additions: ClassVar[int] = 0
+
     def __init__(self, table: str, built_in: Mapping[str, FactsT], noun: str | None = None) -> None:
         self.table = table
         self.built_in = built_in
@@ -57,6 +61,7 @@ class Kind(Generic[FactsT]):
     def add(self, name: str, value: Any, content_hash: str) -> None:
         """Register an object of a user's file."""
         self._added[name] = (value, content_hash)
+        Kind.additions += 1
 
     def facts(self, name: str) -> FactsT:
         """Its facts; imports nothing."""

@@ -75,7 +75,10 @@ class ModelSpec(Spec):
     @property
     def size(self) -> str | None:
         """Its named size, if it has one."""
-        return next((name for name, fields in self.sizes.items() if fields.items() <= self.model_dump().items()), None)
+        for name, fields in self.sizes.items():
+            if all(getattr(self, field, None) == value for field, value in fields.items()):
+                return name
+        return None
 
     @property
     def readable_name(self) -> str:

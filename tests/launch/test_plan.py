@@ -9,8 +9,11 @@ import pytest
 
 from harness.cli.tables import plan_table
 from harness.cli.words import duration, rate, size_of
-from harness.launch.plan import ASSUMED_TFLOPS, latents_bytes, plan, throughput, totals
+from harness.launch.estimate import ASSUMED_TFLOPS, throughput
+from harness.launch.plan import latents_bytes, plan, totals
+from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun, cell_runs, owed_evaluations
+from harness.runs.provenance import cpu_name
 from harness.runs.study import Study
 from harness.spec.data import Data
 from sweeps.grid import Sweep, load_sweep
@@ -39,15 +42,16 @@ def sweep(tmp_path: Path) -> Sweep:
     return load_sweep(path)
 
 
-def finish(item: CellRun, device: str, seconds: float) -> None:
-    """What a finished cell leaves, as far as a plan reads it."""
+def finish(item: CellRun, device: str, seconds: float, cpu: str | None = None, **conditions: int) -> None:
+    """What a finished cell leaves, as far as a plan reads it; by default on this machine."""
     run = item.run
     run.claim(1, {})
-    run.record(1, "started", {"conditions": {"device": device}})
+    described = {"device": device, "threads": 1, "ranks": 1, **conditions}
+    run.record(1, "started", {"conditions": described, "machine": {"cpu": cpu or cpu_name()}})
     run.record(1, "ended", {"outcome": "done"})
     run.train_log.write_text(json.dumps({"step": 100, "loss": 1.0, "seconds": seconds}) + "\n")
     for evaluation, step in owed_evaluations(item.cell, item.evaluations).values():
-        write_record(run, item.cell, evaluation, step, seconds=1.0)
+        write_record(run, item.cell, evaluation, step, seconds=1.0, macs=count_cell(item.cell).macs)
 
 
 def test_throughput_is_given_measured_or_assumed(sweep: Sweep, tmp_path: Path) -> None:
@@ -107,12 +111,31 @@ def test_a_plan_says_by_what_it_knows_the_time_and_a_finished_cell_shows_what_it
     owed = len(items[0].owed)  # a second each
     assert [row["measured_s"] for row in rows] == [3600.0 + owed, *[None] * (len(rows) - 1)]
     table = plan_table("t", rows, totals(sweep, rows))
-    assert "(by 1 finished cell); the time of a finished cell is what it took." in table.caption
+    assert (
+        "(measured on 1 finished cell of this machine); the time of a finished cell is what it took." in table.caption
+    )
     (times,) = [column for column in table.columns if column.title == "est. time"]
     assert times.text({**rows[0], "estimated_s": 1.0}) == "1.0 h"
     assert "GPU hours" not in [column.title for column in table.columns], "no cell would run on a GPU"
     on_gpu = plan(sweep, items, gpus=1)
     assert "GPU hours" in [column.title for column in plan_table("t", on_gpu, totals(sweep, on_gpu)).columns]
+
+
+def test_only_finished_cells_of_this_machine_say_what_others_take_here(sweep: Sweep, tmp_path: Path) -> None:
+    study = Study(tmp_path / "results", "study")
+    first, second = cell_runs(sweep, study)
+    finish(first, "cpu", 3600.0, cpu="another processor")
+    assert {row["time_source"] for row in plan(sweep, cell_runs(sweep, study), gpus=0)} == {"assumed"}
+    more = sweep.with_resources({"threads": 2})
+    finish(second, "cpu", 7200.0)
+    assert {row["time_source"] for row in plan(more, cell_runs(more, study), gpus=0)} == {"assumed"}
+    rows = plan(sweep, cell_runs(sweep, study), gpus=0)
+    assert {row["time_source"] for row in rows} == {"measured on 1 finished cell of this machine"}
+    assert rows[0]["estimated_s"] == pytest.approx(rows[1]["measured_s"], abs=0.1)
+    assert rows[0]["estimated_least"] is None
+    elsewhere = plan(sweep.with_resources({"executor": "slurm"}), cell_runs(sweep, study))[0]
+    assert elsewhere["time_source"] == "measured on 2 finished cells"
+    assert elsewhere["estimated_least"] < elsewhere["estimated_s"] < elsewhere["estimated_most"]
 
 
 def test_latents_of_unknown_data_have_no_size() -> None:

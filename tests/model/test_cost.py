@@ -115,15 +115,18 @@ def test_an_uncounted_matrix_product_is_an_error(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("harness.model.blocks.adaln.AdaLNBlock", Leaky)
     flops._traced.cache_clear()
+    flops._count.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r"aten::mv.*harness/model/network\.py"):
             flops.count(DiTSpec(depth=3, width=8, patch_size=1, block="adaln"), InputShape(1, 2, 3))
     finally:
         flops._traced.cache_clear()
+        flops._count.cache_clear()
 
 
 def test_counting_is_silent(capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
     flops._traced.cache_clear()
+    flops._count.cache_clear()
     flops.count(DiTSpec(depth=2, width=8, patch_size=1), InputShape(1, 2, 3))
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list

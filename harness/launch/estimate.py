@@ -1,0 +1,237 @@
+"""How long a cell takes, and on whose word: by a probe of its shape, by finished cells, or by assumed speeds. No torch.
+
+The plan makes estimates of all cells of a sweep; a job makes its own when it begins, from what the launch handed it,
+and its attempt records it, so that the report can set it beside the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from harness.data.vae_cost import vae_cost
+from harness.launch.machine import hardware
+from harness.runs.cellruns import CellRun
+from harness.runs.log import TrainLog
+from harness.runs.probes import Probe, read_probe, shape_of
+from harness.runs.records import Estimated
+from harness.runs.speed import train_tflops
+from harness.runs.state import State
+from harness.runs.study import Shared
+from harness.spec.cell import Cell
+from harness.spec.diffusion import DiffusionSpec
+from harness.spec.evaluation import EXTRACTORS, Evaluation
+from harness.spec.resources import Resources
+from harness.spec.training import Precision
+
+#: Assumed speed of one CPU thread, until a finished cell or a probe tells better: multiply-adds per second in matrix
+#: products, and seconds of overhead per transformer block and forward-and-backward pass. Order of magnitude only.
+ASSUMED_GMACS_PER_S = 25.0
+
+ASSUMED_BLOCK_SECONDS = 0.8e-3
+
+#: Assumed speed of one GPU, in 1e12 floating-point operations per second: about a third of an A100's peaks.
+ASSUMED_TFLOPS: dict[Precision, float] = {"fp32": 6.5, "tf32": 50.0, "bf16": 100.0}
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What one GPU is taken to sustain, in 1e12 floating-point operations (2 * multiply-adds) per second.
+
+    `source` says on whose word: "given", "measured on N finished cells" or "assumed".
+    """
+
+    tflops: float
+    source: str
+
+    def hours(self, gmacs: float) -> float:
+        """GPU hours of so many 1e9 multiply-adds."""
+        return 2 * gmacs * 1e9 / (self.tflops * 1e12) / 3600
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a cell has to do; multiply-adds in units of 1e9."""
+
+    steps: int
+    layers: int
+    passes: int  #: forward passes of one image each, while sampling
+    train_gmacs: float
+    sampling_gmacs: float
+    decoding_gmacs: float
+    scoring_gmacs: float
+
+    @property
+    def gmacs(self) -> float:
+        """All of it."""
+        return self.train_gmacs + self.sampling_gmacs + self.rest
+
+    @property
+    def rest(self) -> float:
+        """What is neither training nor a forward pass."""
+        return self.decoding_gmacs + self.scoring_gmacs
+
+
+def work_of(cell: Cell, evaluations: Sequence[Evaluation], macs: int) -> Work:
+    """The work of a cell whose forward pass of one image takes `macs` multiply-adds."""
+    recipe, gmacs = cell.training, macs / 1e9
+    images = [(e, e.samples * len(e.steps(recipe.steps))) for e in evaluations]
+    passes = sum(len(e.steps(recipe.steps)) * sampling_passes(e, cell.diffusion) for e in evaluations)
+    return Work(
+        steps=recipe.steps,
+        layers=cell.model.layers,
+        passes=passes,
+        train_gmacs=3 * gmacs * recipe.batch_size * recipe.steps,
+        sampling_gmacs=passes * gmacs,
+        decoding_gmacs=sum(count for _, count in images) * vae_cost(cell.data).decode / 1e9,
+        scoring_gmacs=sum(count * EXTRACTORS.facts(str(e.extractor)).gmacs for e, count in images),
+    )
+
+
+def sampling_passes(evaluation: Evaluation, diffusion: DiffusionSpec) -> int:
+    """Forward passes of one image each, at one training step: those of the sampler, twice with guidance."""
+    passes = diffusion.sampling_passes(evaluation.sampler, evaluation.sampling_steps)
+    return evaluation.samples * passes * (2 if evaluation.guidance != 1 else 1)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What estimates rest on where there is no probe.
+
+    Attributes:
+        rate: of one GPU.
+        ratios: by device, "cpu" or "cuda": what finished cells took over what is assumed of them, ascending.
+        here: whether all of them ran on a machine like this one.
+    """
+
+    rate: Throughput
+    ratios: dict[str, tuple[float, ...]]
+    here: bool = True
+
+    def estimate(self, work: Work, device: str, ranks: int = 1, probe: Probe | None = None) -> Estimated:
+        """The wall time of a cell.
+
+        Args:
+            work: what it has to do.
+            device: "cpu" or "cuda".
+            ranks: processes that share it.
+            probe: of its shape; one that failed says nothing.
+        """
+        if probe is not None and probe.step is not None and probe.image is not None:
+            rest = self._assumed_rest(work, device) / ranks
+            middle, least, most = (
+                round(step * work.steps + image * work.passes / ranks + rest, 1)
+                for step, image in zip(probe.step, probe.image, strict=True)
+            )
+            return {"seconds": middle, "least": least, "most": most, "source": "measured by a probe"}
+        assumed, found = self.assumed(work, device, ranks), self.ratios.get(device, ())
+        if not found:
+            source = self.rate.source if device == "cuda" else "assumed"
+            return {"seconds": round(assumed, 1), "least": None, "most": None, "source": source}
+        cells = f"{len(found)} finished cell{'s' * (len(found) != 1)}"
+        several = len(found) > 1
+        return {
+            "seconds": round(assumed * median(found), 1),
+            "least": round(assumed * found[0], 1) if several else None,
+            "most": round(assumed * found[-1], 1) if several else None,
+            "source": f"measured on {cells}{' of this machine' if self.here else ''}",
+        }
+
+    def assumed(self, work: Work, device: str, ranks: int) -> float:
+        """Seconds by assumed speeds: of GPUs, or of one CPU thread."""
+        if device == "cuda":
+            return 3600 * self.rate.hours(work.gmacs) / ranks
+        return work.steps * ASSUMED_BLOCK_SECONDS * (work.layers + 2) + work.gmacs / ASSUMED_GMACS_PER_S
+
+    def _assumed_rest(self, work: Work, device: str) -> float:
+        return 3600 * self.rate.hours(work.rest) if device == "cuda" else work.rest / ASSUMED_GMACS_PER_S
+
+
+class Probes:
+    """The probes of a results folder for this machine, each read once."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._found: dict[tuple[Any, ...], Probe | None] = {}
+
+    def of(self, cell: Cell, resources: Resources, device: str) -> Probe | None:
+        """The probe of a cell's shape; None where there is none."""
+        recipe = cell.training
+        key = (cell.model, cell.diffusion, cell.data.shape, recipe.batch_size, recipe.precision, resources, device)
+        if key not in self._found:
+            self._found[key] = read_probe(self._shared, shape_of(cell, resources, device, hardware(device)))
+        return self._found[key]
+
+
+def throughput(items: Sequence[CellRun], precision: Precision, tflops: float | None = None) -> Throughput:
+    """What one GPU sustains in a precision: as given, else as the study's cells that it trained did, else assumed."""
+    if tflops is not None:
+        return Throughput(tflops, "given")
+    alike = (item for item in _finished(items) if item.cell.training.precision == precision)
+    rates = [rate for item in alike if (rate := _measured_tflops(item)) is not None]
+    if rates:
+        return Throughput(median(rates), f"measured on {len(rates)} finished cell{'s' * (len(rates) > 1)}")
+    return Throughput(ASSUMED_TFLOPS[precision], "assumed")
+
+
+def basis_of(items: Sequence[CellRun], resources: Resources, rate: Throughput, *, here: bool) -> Basis:
+    """What the finished cells of a study say.
+
+    Args:
+        items: cells of a study.
+        resources: of the cells to estimate: their threads and ranks.
+        rate: of one GPU.
+        here: whether the cells will run on this machine; then others' cells say nothing. Elsewhere the machine is not
+            known, and all cells that ran on such a device count.
+    """
+    basis, ratios = Basis(rate, {}, here), dict[str, list[float]]()
+    for item in _finished(items):
+        started = [a.started for a in item.run.attempts() if a.started and "conditions" in a.started]
+        devices = {one["conditions"]["device"] for one in started}
+        if len(devices) != 1 or (here and not all(_ran_here(one, resources) for one in started)):
+            continue
+        macs = next((record["macs"] for key in item.owed if (record := item.run.measured(key)) and "macs" in record), 0)
+        if macs and (took := measured_seconds(item)):
+            device, work = devices.pop(), work_of(item.cell, item.evaluations, macs)
+            ranks = started[-1]["conditions"].get("ranks", 1)
+            ratios.setdefault(device, []).append(took / basis.assumed(work, device, ranks))
+    return Basis(rate, {device: tuple(sorted(found)) for device, found in ratios.items()}, here)
+
+
+def _ran_here(started: Any, resources: Resources) -> bool:
+    """Whether an attempt ran on a machine like this one, with as many threads and ranks."""
+    conditions = started["conditions"]
+    device = conditions["device"]
+    found = conditions.get("hardware") if device == "cuda" else started.get("machine", {}).get("cpu")
+    alike = conditions.get("threads") == resources.threads and conditions.get("ranks", 1) == resources.world
+    return bool(alike and found == hardware(device))
+
+
+def _finished(items: Iterable[CellRun]) -> list[CellRun]:
+    return [item for item in items if item.now.state is State.DONE]
+
+
+def measured_seconds(item: CellRun) -> float | None:
+    """Wall time of training and evaluating a cell, from its records."""
+    trained = TrainLog(item.run).seconds()
+    records = [item.run.measured(key) for key in item.owed]
+    if trained is None or any(record is None for record in records):
+        return None
+    return trained + sum(float(record.get("seconds", 0)) for record in records if record)
+
+
+def _measured_tflops(item: CellRun) -> float | None:
+    """What each GPU of a finished cell sustained; None on a CPU, or on changing numbers of them."""
+    started = [a.started["conditions"] for a in item.run.attempts() if a.started and "conditions" in a.started]
+    gpus = {conditions.get("ranks", 1) for conditions in started}
+    if {conditions["device"] for conditions in started} != {"cuda"} or len(gpus) != 1:
+        return None
+    seconds = TrainLog(item.run).seconds()
+    records = (item.run.measured(key) for key in item.owed)
+    macs = next((record["macs"] for record in records if record and "macs" in record), None)
+    if not seconds or macs is None:
+        return None
+    recipe = item.cell.training
+    return train_tflops(macs, recipe.batch_size * recipe.steps / (seconds * int(gpus.pop())))
