@@ -273,7 +273,8 @@ def printed(rows: list[dict[str, Any]]) -> str:
 @pytest.fixture
 def make_row() -> Callable[..., dict[str, Any]]:
     base = {
-        "cell": "abc", "name": "d1", "step": 10, "data": "digits", "vae": None, "samples": 60, "sampler": "ddim",
+        "cell": "abc", "name": "d1", "step": 10, "data": "digits", "vae": None, "objective": "ddpm-hybrid",
+        "samples": 60, "sampler": "ddim", "sampling_passes": 4,
         "sampling_steps": 4, "guidance": 1.0, "guidance_channels": None, "labels": "uniform", "ema": True,
         "extractor": "digits-cnn@01", "reference": "digits/train(1500)@02", "protocol": "p1", "sampling_seed": 0,
         "params_m": 1.0, "gmacs": 1.0, "frechet": 10.0, "kid": None, "precision": 0.5, "recall": 0.5,
