@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.designs import passes_of
 from analysis.fit.common import CannotFitError, floats
 from analysis.fit.lines import LineFit, fit_line
 from analysis.names import SHAPE, plural
@@ -67,8 +68,6 @@ def checkpoints(piece: Slice, rows: pd.DataFrame | None = None) -> pd.DataFrame:
 def sampled(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Rows of one block and step at several sampler steps, with the operations of sampling one image, `compute`.
 
-    Guidance other than 1 takes two forward passes a step.
-
     Args:
         table: rows that differ in `sampling_steps` and seeds alone among the ways of measuring.
         column: of the metric.
@@ -79,8 +78,7 @@ def sampled(table: pd.DataFrame, column: str) -> pd.DataFrame:
     rows = table[(table["sampling_steps"] > 0) & (table[column] > 0)]
     parts = [per_shape(part, column) for _, part in rows.groupby("sampling_steps")]
     found = pd.concat(parts, ignore_index=True) if parts else rows
-    passes = 1 + (found["guidance"] != 1).astype(int)
-    return found.assign(compute=_SAMPLING * found["gmacs"] * found["sampling_steps"].astype(float) * passes)
+    return found.assign(compute=_SAMPLING * found["gmacs"] * passes_of(found))
 
 
 def find_frontier(rows: pd.DataFrame, column: str) -> Frontier:
