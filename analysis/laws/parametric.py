@@ -18,6 +18,7 @@ FEW_MODELS = 8  # below this a bootstrap over models tells little
 _SEED_SDS = 1.5  # delta of runs whose noise is known, in standard deviations of ln loss
 _NO_FLOOR = 1e-3  # share of the lowest loss below which E is 0
 _LEAST_DELTA = 1e-6
+_RUN_AWAY = 700.0  # ln A or ln B whose exponential is no number any more
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def fit_law(
     no_floor = bool(np.exp(theta[0]) < _NO_FLOOR * runs.loss.min())
     if no_floor:
         theta = minimum(logs, log_y, delta, with_tokens, floor=False)
+    if max(theta[1], theta[3]) > _RUN_AWAY:
+        raise CannotFitError("the runs do not determine the law: a constant runs away")
     cost, residuals, _ = costs_of(theta, logs, log_y, delta)
     draws = _bootstrap(theta, runs, logs, log_y, delta, resamples)
     law = Law.of(theta)
