@@ -127,7 +127,7 @@ def test_the_first_named_study_leads_where_it_can_answer(tmp_path: Path, order: 
     assert "4 models" not in first.alt
     assert ("6 models" in first.alt) == (leads[0] == "more")
     apart = [picture.caption for _, picture in page.sketches if picture.caption.startswith("Shown apart")]
-    assert any("unet" in caption for caption in apart)  # no row is in no figure
+    assert any("U-Net" in caption for caption in apart)  # no row is in no figure
     assert table["study"].nunique() == 3
 
 
