@@ -114,13 +114,14 @@ class Source:
 class DataSet(ABC):
     """A data set: it finds its files, loads them, and knows what they must hold.
 
-    `shape`, `extractor`, `needs`, `images` and `heldout` are for data sets in a user's file; for a built-in one they
-    are in its line of `harness.spec.data`.
+    `shape`, `extractor`, `needs`, `allows`, `images` and `heldout` are for data sets in a user's file; for a built-in
+    one they are in its line of `harness.spec.data`.
 
     Attributes:
         shape: of its images, see `harness.spec.data.DataSetFacts`.
         extractor: name of the feature extractor that fits it.
         needs: fields of `Data` that a sweep must set.
+        allows: fields of `Data` that a sweep may set.
         images: how many it has; None if that depends on the files.
         heldout: how many of them are held out.
         fingerprint: the hash that its content must have; None: that of `Data.fingerprint`, if set.
@@ -129,6 +130,7 @@ class DataSet(ABC):
     shape: InputShape
     extractor: str | None = None
     needs: tuple[str, ...] = ()
+    allows: tuple[str, ...] = ()
     images: int | None = None
     heldout: int = 0
     fingerprint: str | None = None
