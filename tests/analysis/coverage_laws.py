@@ -23,7 +23,7 @@ from analysis.laws.runs import Runs, separate_runs
 TRUTH = Law(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 EXACT = TRUTH.size_exponent
 MIDDLE = 1.3e20  # operations, the middle of the budgets
-DRAWS = 400
+DRAWS = 200
 NOISE = 0.005  # of ln loss
 
 
@@ -61,7 +61,7 @@ DESIGNS: dict[str, tuple[Callable[[], Runs], float | None, float]] = {
 }
 
 
-def coverage(design: str, draws: int, resamples: int = 400, seed: int = 0) -> dict[str, float]:
+def coverage(design: str, draws: int, resamples: int = 300, seed: int = 0) -> dict[str, float]:
     """Share of draws whose 95 % interval holds the truth, by constant; a draw that cannot be fitted is an error."""
     make, delta, shared = DESIGNS[design]
     runs, rng = make(), np.random.default_rng(seed)
