@@ -127,15 +127,15 @@ def _told(found: Sequence[tuple[float, float] | None]) -> tuple[float, float, fl
 def main() -> None:
     """Print both tables in Markdown; the number of draws may be given."""
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
-    print(f"| runs | E | alpha | beta | size exponent |\n|---|---|---|---|---|\n<!-- {draws} draws -->")
+    print(f"| held by 95 % intervals in {draws} draws | E | alpha | beta | size exponent |\n|---|---|---|---|---|")
     for design in DESIGNS:
         found = coverage(design, draws)
         print(f"| {design} | {' | '.join(f'{share:.1%}' for share in found.values())} |", flush=True)
     print("\n| sizes | noise | approach | bias of the exponent | SD | bias of the size | found |")
     print("|---|---|---|---|---|---|---|")
     for row in bias(draws // 4).itertuples():
-        exponent = f"{row.bias:+.4f} | {row.sd:.4f}"
-        print(f"| {row.sizes} | {row.noise:.1%} | {row.approach} | {exponent} | {row.level:+.1%} | {row.found:.0%} |")
+        line = f"{row.bias:+.4f} | {row.sd:.4f} | {row.level:+.1%}" if row.found else "none | |"
+        print(f"| {row.sizes} | {row.noise:.1%} | {row.approach} | {line} | {row.found:.0%} |")
 
 
 if __name__ == "__main__":
