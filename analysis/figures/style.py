@@ -155,7 +155,7 @@ def short(value: float) -> str:
 
 def power_law(metric: str, coefficient: float, exponent: float, variable: str) -> str:
     """A power law as typeset text, for `typeset`: coefficient times variable to the minus exponent."""
-    base = "10^{%d}" % (power := int(np.floor(np.log10(coefficient)))) if coefficient >= 1e4 else ""  # noqa: UP031
+    base = "10^{%d}" % (power := int(np.floor(np.log10(coefficient)))) if coefficient >= 999.5 else ""  # noqa: UP031
     front = f"{coefficient / 10**power:.3g} \\times {base}" if base else f"{coefficient:.3g}"
     return f"{escaped(shortened(metric, 20))} = ${front}\\,{variable}^{{{-exponent:.3f}}}$"
 

@@ -19,7 +19,7 @@ _LEVELS, _EXPONENTS = (0, 5, 10, 15, 20, 25), (0, 0.5, 1, 1.5, 2)
 #: Initial values of Hoffmann et al. (2022), section D.2; the levels e, a and b for losses whose median is e.
 _GRID = np.array(list(product((-1, -0.5, 0, 0.5, 1), _LEVELS, _EXPONENTS, _LEVELS, _EXPONENTS)), dtype=float)
 _KEPT = 40  # starts that are followed to their minimum
-_CHUNK = 100_000  # starts times runs that are looked at in one go
+_LOOKED_AT = 60  # runs, about, on which all starts are compared; the best are followed on all runs
 _STEPS = 200
 _SETTLED = 1e-10  # relative fall of the objective below which a minimum is reached
 
@@ -45,8 +45,8 @@ def minimum(logs: Array, log_y: Array, delta: float, with_tokens: bool = False, 
         starts = np.unique(starts, axis=0)
     if with_tokens:
         starts = np.column_stack([starts, np.zeros(len(starts))])
-    parts = np.array_split(starts, -(-len(starts) * len(log_y) // _CHUNK))
-    costs = np.concatenate([costs_of(part, logs, log_y, delta)[0] for part in parts])
+    some = slice(None, None, -(-len(log_y) // _LOOKED_AT))
+    costs = costs_of(starts, logs[some], log_y[some], delta)[0]
     kept = starts[np.argsort(costs, kind="stable")[:_KEPT]]
     ends = follow(kept, logs, log_y, np.ones((len(kept), len(log_y))), delta)
     best = ends[np.argmin(costs_of(ends, logs, log_y, delta)[0])]

@@ -60,7 +60,8 @@ def awkward_study(folder: Path) -> Page:
     write_extras(write_results(folder, rows), rows)
     curves = (folder / "curves.csv").read_text().splitlines()
     first = ",".join(curves[1].split(",")[:3])
-    curves += [f"{first},{step},{1.3 * step**-0.25},," for step in range(1001, 1201)]
+    empty = "," * (curves[0].count(",") - 4)
+    curves += [f"{first},{step},{1.3 * step**-0.25}{empty}" for step in range(1001, 1201)]
     (folder / "curves.csv").write_text("\n".join(curves) + "\n")
     return report._study(folder)
 
@@ -117,7 +118,7 @@ def test_no_text_is_clipped_or_covered(
         if wrong := [*clipped(figure, texts), *overlapping(texts)]:
             faults[picture.name] = wrong
     assert not faults
-    assert count >= 14
+    assert count >= 13
 
 
 def test_a_model_looks_alike_in_all_figures() -> None:

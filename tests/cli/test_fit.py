@@ -16,6 +16,12 @@ from ..analysis.coverage_laws import isoflop_runs
 COLUMNS = TableColumns("loss", "Model Size", "tokens")
 
 
+@pytest.fixture(autouse=True)
+def _quick_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fonts are cut for PDFs, which takes most of the time."""
+    monkeypatch.setattr("analysis.figures.style._pdf", lambda _: b"%PDF-")
+
+
 def write(
     path: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = ("name", "Model Size", "tokens", "loss")
 ) -> Path:
