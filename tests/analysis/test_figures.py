@@ -60,8 +60,8 @@ def awkward_study(folder: Path) -> Page:
     write_extras(write_results(folder, rows), rows)
     curves = (folder / "curves.csv").read_text().splitlines()
     first = ",".join(curves[1].split(",")[:3])
-    empty = "," * (curves[0].count(",") - 4)
-    curves += [f"{first},{step},{1.3 * step**-0.25}{empty}" for step in range(1001, 1201)]
+    missing = "," * (curves[0].count(",") - 4)
+    curves += [f"{first},{step},{1.3 * step**-0.25}{missing}" for step in range(1001, 1201)]
     (folder / "curves.csv").write_text("\n".join(curves) + "\n")
     return report._study(folder)
 
