@@ -56,9 +56,13 @@ def process_identity(pid: int | None = None) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
 def _pid_namespace() -> str | None:
     """The namespace in which pids count here: two containers on one machine have the same pids for other processes."""
+    return _namespace_of(os.getpid())
+
+
+@lru_cache(maxsize=1)  # a process stays in its own; a forked one may be in another
+def _namespace_of(pid: int) -> str | None:
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
