@@ -55,7 +55,8 @@ def pilot(folder: Path, *options: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "200")  # no cell of a table is wrapped
     (tmp_path / "s.toml").write_text(SWEEP)
     (tmp_path / "here.py").write_text(EXECUTOR)
     return tmp_path

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ def test_a_launch_without_the_reference_starts_nothing(tmp_path: Path, monkeypat
     file = tmp_path / "study.toml"
 
     def start() -> None:
-        launch(load_sweep(file), Study(tmp_path / "results", "study"), None)  # type: ignore[arg-type]
+        launch(load_sweep(file), Study(tmp_path / "results", "study"), Mock())
 
     file.write_text(sweep)
     with pytest.raises(InputError, match=r'study\.toml: evaluation\.reference "adm" needs resources\.adm_reference'):

@@ -51,7 +51,7 @@ def to_levels(x: torch.Tensor) -> np.ndarray:
 
 
 def test_every_data_set_has_its_extractor() -> None:
-    assert {*ARCHITECTURES, INCEPTION} == set(EXTRACTORS.names)
+    assert {*ARCHITECTURES, INCEPTION, "dinov2-vit-l14"} == set(EXTRACTORS.names)
     own = {data: facts.extractor for data, facts in DATA_SETS.built_in.items()}
     assert own == {"digits": "digits-cnn", "fashion-mnist": "fashion-cnn", "imagenet": INCEPTION, "folder": None}
     for name, architecture in ARCHITECTURES.items():

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -242,5 +243,5 @@ def test_a_launch_without_the_weights_starts_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr("harness.data.sources.check_available", lambda *_: None)
     (tmp_path / "study.toml").write_text(SWEEP)
     with pytest.raises(InputError, match=r"study\.toml: evaluation\.extractor inception-v3-compat needs its weights"):
-        launch(load_sweep(tmp_path / "study.toml"), Study(tmp_path / "results", "study"), None)  # type: ignore[arg-type]
+        launch(load_sweep(tmp_path / "study.toml"), Study(tmp_path / "results", "study"), Mock())
     assert not (tmp_path / "results").exists()

@@ -49,7 +49,8 @@ def test_it_is_named_by_its_file(quarters: Extension) -> None:
     assert label == f"quarters@{quarters.content_hash[:8]}"
     assert metric_name(label) == "FD-quarters"
     with pytest.raises(
-        InputError, match="unknown 'thirds'; allowed: digits-cnn, fashion-cnn, inception-v3-compat, quar"
+        InputError,
+        match="unknown 'thirds'; allowed: digits-cnn, fashion-cnn, inception-v3-compat, dinov2-vit-l14, quar",
     ):
         extractor_label("thirds")
 
