@@ -14,6 +14,8 @@ from analysis.fit.residuals import Residuals
 from analysis.heldout import HeldOut
 from analysis.names import patch_order, size_order
 
+_MOST_SIZES = 24  # of a map; of more some are shown
+
 _MOST_TICKS = 6  # of the error axis, beside long names
 
 
@@ -40,6 +42,9 @@ def residual_maps(rows: pd.DataFrame, residuals: Sequence[Residuals], metric: st
     sizes, patches = size_order(rows), patch_order(rows)
     if not patches:
         raise CannotDrawError("the models have no patch size")
+    if (many := len(sizes)) > _MOST_SIZES:
+        sizes = [sizes[at] for at in np.linspace(0, many - 1, _MOST_SIZES).round().astype(int)]
+        caption += f"; {_MOST_SIZES} of {many} sizes are shown, evenly from the smallest to the largest"
     figure, all_axes = new_figure(lines * (0.55 + 0.18 * len(sizes)), columns, lines)
     limit = max(abs(value) for fit in shown for value in fit.percent)
     for axes, fit in zip(all_axes, shown, strict=False):

@@ -58,25 +58,31 @@ def measure(cell: Cell, resources: Resources, device: str, *, compiled: bool = F
 
     Args:
         cell: gives network, input, batch and precision; nothing is read or written.
-        resources: give ranks, micro-batch and sampling batch.
+        resources: give ranks, micro-batch, sampling batch, and whether activations are computed again. On a GPU the
+            micro-batch is the largest that fits, where none is named, as in a training.
         device: "cpu" or "cuda".
         compiled: whether the network is compiled.
 
     Raises:
+        CellFailedError: not one image fits the GPU, or the device cannot compute in the cell's precision.
         RuntimeError: it does not fit into memory (torch.OutOfMemoryError on a GPU).
     """
     import torch
 
     from harness.training.loop import Options, Trainer
+    from harness.training.memory import largest_micro_batch
+    from harness.training.precision import require
     from harness.training.ranks import Ranks
     from harness.training.state import TrainState
 
     share = {"batch_size": cell.training.batch_size // resources.world, "steps": 2**30}  # as if it never ended
     cell = cell.model_copy(update={"training": cell.training.model_copy(update=share)})
-    options = Options(
-        device, keep=[], recording=Recording(), checkpoint_seconds=None,
-        micro_batch=resources.micro_batch, compiled=compiled,
-    )  # fmt: skip
+    require(cell.training.precision, device)
+    micro_batch, ways = resources.micro_batch, {"compiled": compiled, "recompute": resources.recompute}
+    if device == "cuda" and micro_batch is None:
+        micro_batch = largest_micro_batch(cell, device, Ranks(), **ways, cells_per_gpu=resources.cells_per_gpu)
+        torch.cuda.reset_peak_memory_stats()
+    options = Options(device, [], Recording(), checkpoint_seconds=None, micro_batch=micro_batch, **ways)
     state = TrainState.initial(cell, device)
     state.network.train()
     with contextlib.closing(Trainer(state, cell, _MadeUp(cell, device), options, Ranks())) as trainer:
@@ -174,11 +180,12 @@ class ProbeJob:
         import torch
 
         from harness.launch.compiling import choose, record_compiled, use_cache
+        from harness.training.conditions import be_deterministic
 
         use_cache(self)
         torch.set_num_threads(self.resources.threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
         compiled = choose(self, self.device).compiled
+        be_deterministic(compiled=compiled)
         found = measure(self.cell, self.resources, self.device, compiled=compiled)
         if compiled:
             record_compiled(self)

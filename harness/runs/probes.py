@@ -18,7 +18,7 @@ from harness.spec.identity import canonical_json
 from harness.spec.resources import Resources
 
 #: Fields of `Resources` that decide how long a step takes and what memory it needs.
-_DECISIVE = ("threads", "micro_batch", "compile", "sampling_batch")
+_DECISIVE = ("threads", "micro_batch", "recompute", "compile", "sampling_batch", "cells_per_gpu")
 
 
 class Spread(NamedTuple):
