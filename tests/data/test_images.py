@@ -1,4 +1,4 @@
-"""Folders of images: the crop, the layouts, the split, the fingerprint, and what is wrong with a folder."""
+"""Folders of images: the layouts, the split, the fingerprint, and what is wrong with a folder."""
 
 from __future__ import annotations
 
@@ -19,22 +19,13 @@ import pytest
 from PIL import Image
 
 from harness.data.dataset import Source
-from harness.data.images import ImageFiles, centre_crop, main, read_image, scan, warning
+from harness.data.images import ImageFiles, main, read_image, scan, warning
 from harness.data.read_ahead import read_ahead
 from harness.data.sources import check_available, load
 from harness.data.trees import find_tree
 from harness.errors import InputError
 from harness.files import write_json
 from harness.spec.data import Data
-
-
-def picture(array: Any) -> Image.Image:
-    """Grey levels (H, W) as an RGB image."""
-    return Image.fromarray(np.repeat(np.asarray(array, np.uint8)[..., None], 3, axis=2))
-
-
-def blocks(array: Any, side: int) -> Image.Image:
-    return picture(np.kron(np.asarray(array), np.ones((side, side), int)))
 
 
 def fill(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
@@ -50,51 +41,6 @@ def fill(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
 def data_of(folder: Path, classes: int, resolution: int = 8) -> Data:
     found = scan(find_tree(folder))
     return Data(name="folder", resolution=resolution, classes=classes, fingerprint=found.fingerprint)
-
-
-# the crop
-
-
-def test_a_wide_image_is_halved_and_cut_in_the_middle() -> None:
-    image = blocks([[10, 20, 30, 40], [50, 60, 70, 80]], 2)  # 8 x 4, the short side is twice 2: one halving
-    assert centre_crop(image, 2)[..., 0].tolist() == [[20, 30], [60, 70]]
-
-
-def test_a_tall_image_is_halved_twice() -> None:
-    image = blocks([[10], [20], [30], [40]], 4)  # 4 wide, 16 tall
-    assert centre_crop(image, 1)[..., 0].tolist() == [[20]]  # (4 - 1) // 2 = 1
-
-
-def test_halving_averages() -> None:
-    assert centre_crop(picture([[0, 0, 8, 8], [100, 100, 8, 8], [4, 4, 1, 3], [4, 4, 5, 7]]), 2)[..., 0].tolist() == [
-        [50, 8],
-        [4, 4],
-    ]
-
-
-def test_the_odd_pixel_is_left_at_the_far_end() -> None:
-    assert centre_crop(picture([[1, 2, 3]] * 2), 2)[..., 0].tolist() == [[1, 2], [1, 2]]
-
-
-def test_just_below_twice_the_size_is_no_halving_but_bicubic() -> None:
-    ramp = picture([[0, 40, 80, 120, 160, 200, 240]] * 7)  # 7 < 2 * 4
-    expected = np.asarray(ramp.resize((4, 4), Image.Resampling.BICUBIC))
-    assert np.array_equal(centre_crop(ramp, 4), expected)
-
-
-def test_a_small_image_is_enlarged() -> None:
-    assert np.array_equal(centre_crop(picture([[7] * 3] * 2), 8), np.full((8, 8, 3), 7))
-
-
-@pytest.mark.parametrize("size", [(9, 7), (7, 9), (1, 50), (64, 64), (65, 33), (500, 3)])
-def test_any_shape_gives_a_square(size: tuple[int, int]) -> None:
-    assert centre_crop(Image.new("RGB", size, (1, 2, 3)), 16).shape == (16, 16, 3)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    Image.new(mode, (9, 9)).save(tmp_path / "a.tif")
-    assert read_image(tmp_path / "a.tif", 8).shape == (8, 8, 3)
 
 
 # the layouts
