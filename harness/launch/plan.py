@@ -16,11 +16,12 @@ from harness.data.vae_cost import vae_cost
 from harness.launch.estimate import (
     ASSUMED_GMACS_PER_S,
     Basis,
+    Finished,
     Probes,
     Throughput,
     Work,
     basis_of,
-    measured_seconds,
+    finished,
     throughput,
     work_of,
 )
@@ -84,7 +85,9 @@ def plan(
         make that folder, once; 0 where it is made.
     """
     precisions = {item.cell.training.precision for item in items}
-    rates = {precision: throughput(items, precision, tflops) for precision in precisions}
+    done = finished(items)
+    took = {one.item.cell.id: one.seconds for one in done}
+    rates = {precision: throughput(done, precision, tflops) for precision in precisions}
     site = site_of(sweep.resources, gpus)
     prices: dict[Hashable, tuple[Row, Work]] = {}  # of cells that differ in their seeds alone
     cells = []
@@ -93,16 +96,15 @@ def plan(
         kind = (cell.model, cell.diffusion, cell.data, cell.training)
         if kind not in prices:
             prices[kind] = _price(sweep, cell, rates[cell.training.precision], shared)
-        measured = measured_seconds(item) if item.now.state is State.DONE else None
         about = {"id": cell.id, "name": item.name, "seed": cell.seed, "state": item.now.state.value}
         price, work = prices[kind]
-        cells.append(_Priced(item, {**about, "measured_s": measured, **price}, work))
+        cells.append(_Priced(item, {**about, "measured_s": took.get(cell.id), **price}, work))
     rows = [cell.row for cell in cells]
-    _estimate(sweep, cells, site, shared)
+    _estimate(sweep, cells, done, site, shared)
     on_cores = not any(site.has_gpu(sweep.resources_of(item.cell)) for item in items)
     may_assume = on_cores and sweep.resources.device == "auto" and gpus is None
     if may_assume and _course(sweep, rows).seconds > LONGEST_ON_CORES:
-        _estimate(sweep, cells, with_gpus(site), shared)
+        _estimate(sweep, cells, done, with_gpus(site), shared)
     return rows
 
 
@@ -140,9 +142,8 @@ def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) ->
     return row, work
 
 
-def _estimate(sweep: Sweep, cells: list[_Priced], site: Site, shared: Shared | None) -> None:
+def _estimate(sweep: Sweep, cells: list[_Priced], done: list[Finished], site: Site, shared: Shared | None) -> None:
     """Write into the rows how long the cells take at a site, and what of it."""
-    items = [cell.item for cell in cells]
     name, groups = site.name(sweep.resources), dict[Resources, int]()
     bases: dict[tuple[Resources, Throughput], Basis] = {}
     probes = Probes(shared) if site.here and shared is not None else None
@@ -150,7 +151,7 @@ def _estimate(sweep: Sweep, cells: list[_Priced], site: Site, shared: Shared | N
         resources, rate = sweep.resources_of(item.cell), Throughput(row["tflops"], row["throughput"])
         group = groups.setdefault(resources, len(groups))
         if (resources, rate) not in bases:
-            bases[resources, rate] = basis_of(items, resources, rate, here=site.here)
+            bases[resources, rate] = basis_of(done, resources, rate, here=site.here)
         device = "cuda" if site.has_gpu(resources) else "cpu"
         probe = probes.of(item.cell, resources, device) if probes else None
         found = bases[resources, rate].estimate(work, device, resources.world, probe)
