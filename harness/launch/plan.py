@@ -72,7 +72,8 @@ def plan(
         shared: the folder in which encoded images are found; None: there are none.
 
     Returns:
-        Rows whose `estimated_s` is wall time of the cell at the `site`, between `estimated_least` and
+        Rows whose `images` are those that the training sees, `epochs` times all that there are (None where only the
+        data tells how many); whose `estimated_s` is wall time of the cell at the `site`, between `estimated_least` and
         `estimated_most` where an interval is known (None elsewhere); `time_source` says from what (see
         `harness.launch.estimate`), and `probe` is what a probe of its shape found, None without one; `measured_s` is
         the wall time that a finished cell took, None for others; `share` is the share of the site that the cell takes.
@@ -127,6 +128,9 @@ def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) ->
         "gmacs": gmacs,
         "gflops": 2 * gmacs,
         "learning_rate": cell.training.learning_rate,
+        "steps": cell.training.steps,
+        "images": (images := cell.training.steps * cell.training.batch_size),
+        "epochs": None if cell.data.training_images is None else images / cell.data.training_images,
         **{key: getattr(work, key) for key in _GMACS},
         "gpu_hours": rate.hours(work.gmacs),
         "tflops": rate.tflops,
