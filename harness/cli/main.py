@@ -19,6 +19,7 @@ from harness.cli.options import Verbs
 from harness.cli.pilot import pilot
 from harness.cli.plan import plan
 from harness.cli.prepare import encode, train_vae
+from harness.cli.recommend import recommend
 from harness.cli.report import collect, report
 from harness.cli.sample import sample
 from harness.cli.status import cancel, logs, status
@@ -65,7 +66,7 @@ def _options(
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
     *(plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
-    *(collect, report, fit, sample, export, import_, clean),
+    *(collect, report, fit, recommend, sample, export, import_, clean),
 )
 for verb in _VERBS:
     app.command(verb.__name__.strip("_").replace("_", "-"), help=reflowed(verb.__doc__ or ""))(verb)
