@@ -132,8 +132,10 @@ def _short(cell: Cell) -> Cell:
 
 
 def _fields(cell: Cell) -> Setting:
-    """The fields of a cell that are not the defaults, without rate and seed."""
-    dumped = cell.model_dump(exclude_defaults=True, exclude={"seed": True, "training": {"learning_rate"}})
+    """The fields of a cell that are not the defaults, without rate and seeds."""
+    dumped = cell.model_dump(
+        exclude_defaults=True, exclude={"seed": True, "seeds": True, "training": {"learning_rate"}}
+    )
     return {f"{section}.{name}": value for section, fields in dumped.items() for name, value in fields.items()}
 
 
