@@ -14,10 +14,12 @@ from harness.spec.data import Data
 from harness.spec.diffusion import OBJECTIVES, DiffusionSpec, spec_of
 from harness.spec.kinds import Kind
 from harness.spec.model import NETWORKS, ModelSpec
+from harness.spec.seeds import Seeds
 from harness.spec.training import Training
 from sweeps.budgets import BUDGET
 
 SECTIONS: dict[str, type[BaseModel]] = {
+    "seeds": Seeds,
     "model": ModelSpec,
     "diffusion": DiffusionSpec,
     "data": Data,

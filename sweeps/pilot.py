@@ -65,7 +65,7 @@ def pilot(sweep: Sweep, cells: Sequence[Cell], rates: Sequence[float]) -> Sweep:
     What the recipe counts in steps is a quarter too: the warm-up, and the reach of the averaged weights.
     """
     short = [_short(cell) for cell in cells]
-    given = [settings_of(cell, without={"seed": True, "training": {"learning_rate"}}) for cell in short]
+    given = [settings_of(cell, without={"seed": True, "seeds": True, "training": {"learning_rate"}}) for cell in short]
     base = {name: value for name, value in given[0].items() if all(other.get(name) == value for other in given)}
     own = dict.fromkeys(name for fields in given for name in fields if name not in base)
     shapes = tuple({name: _value(cell, name) for name in own} for cell in short)

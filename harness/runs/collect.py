@@ -102,6 +102,7 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "params_m": record["params"] / 1e6,
         "gmacs": gmacs,
         "seed": cell.seed,
+        "seeds": "; ".join(f"{name}={own}" for name, own in cell.drawn._asdict().items() if own != cell.seed) or None,
         "step": step,
         "batch_size": cell.training.batch_size,
         "recipe": _recipe(cell),
