@@ -42,7 +42,7 @@ def write_random_reference(path: Path, size: int, images: int = 6) -> Path:
 
 def write_random_decoder(folder: Path, width: int = 8) -> Path:
     """A diffusers folder of an autoencoder with Stable Diffusion's shape: factor 8, four latent channels."""
-    from diffusers import AutoencoderKL  # type: ignore[attr-defined]
+    from diffusers import AutoencoderKL
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.errors import InputError
-from harness.evaluation import adm, published, verify
+from harness.evaluation import adm, inception, published, verify
 from harness.evaluation.generate import Generator
 from harness.evaluation.metrics import Setup
 from harness.evaluation.published import Published
@@ -177,7 +177,9 @@ def test_another_decoder_makes_other_samples(lab: Path) -> None:
 
 def test_what_compares_is_added_once(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with the published weights of Inception, and a published value near ours."""
-    monkeypatch.setattr(verify.INCEPTION, "weights_hash", lambda _: PUBLISHED_INCEPTION.rpartition("@")[2] + "0" * 56)
+    monkeypatch.setattr(
+        inception.INCEPTION, "weights_hash", lambda _: PUBLISHED_INCEPTION.rpartition("@")[2] + "0" * 56
+    )
     first = run_here(lab, "verify", "dit.pt", *FILES)
     assert first.returncode == 1, "random weights are far from the paper's"
     rows = shown(lab)
