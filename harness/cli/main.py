@@ -23,6 +23,7 @@ from harness.cli.recommend import recommend
 from harness.cli.report import collect, report
 from harness.cli.sample import sample
 from harness.cli.status import cancel, logs, status
+from harness.cli.verify import verify
 from harness.cli.words import reflowed
 from harness.errors import InputError
 
@@ -66,7 +67,7 @@ def _options(
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
     *(plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
-    *(collect, report, fit, recommend, sample, export, import_, clean),
+    *(collect, report, fit, recommend, sample, export, import_, verify, clean),
 )
 for verb in _VERBS:
     app.command(verb.__name__.strip("_").replace("_", "-"), help=reflowed(verb.__doc__ or ""))(verb)
