@@ -109,6 +109,22 @@ class Outlook:
     predictors: tuple[Predictor, ...]
     omitted: tuple[tuple[str, str], ...]  #: (what, why)
 
+    @property
+    def trainings(self) -> list[Training]:
+        """What the slice was measured on: one training a model."""
+        rows, batch = self.fits.rows, float(self.piece.table["batch_size"].iloc[0])
+        patches = [None if pd.isna(patch) else int(patch) for patch in rows["patch_size"]]
+        numbers = (floats(rows, name) for name in ("gmacs", "step", "params", "tokens"))
+        return [
+            Training(str(name), gmacs, step * batch, params, tokens, patch)
+            for name, patch, gmacs, step, params, tokens in zip(rows["name"], patches, *numbers, strict=True)
+        ]
+
+    @property
+    def best(self) -> Training:
+        """The training with the lowest value."""
+        return self.trainings[int(floats(self.fits.rows, self.piece.column).argmin())]
+
     def predictions(self, training: Training) -> list[Prediction]:
         """What every form predicts that holds for the training."""
         return [form.predict(training) for form in self.predictors if form.holds_for(training)]
@@ -132,15 +148,6 @@ def outlook(piece: Slice, curves: pd.DataFrame | None = None) -> Outlook:
     except CannotFitError as error:
         omitted.append(("The law of size and data", str(error)))
     return Outlook(piece, found, tuple(predictors), tuple(omitted))
-
-
-def trainings(outlook: Outlook) -> list[Training]:
-    """What the slice was measured on: one training a model."""
-    batch = float(outlook.piece.table["batch_size"].iloc[0])
-    return [
-        Training(row.name, row.gmacs, row.step * batch, row.params, row.tokens, row.patch_size)
-        for row in outlook.fits.rows.itertuples(index=False)
-    ]
 
 
 def budgeted(outlook: Outlook, operations: float) -> Iterator[tuple[str, float, float]]:

@@ -73,7 +73,7 @@ def study_laws(piece: Slice, curves: pd.DataFrame | None = None) -> list[LawSumm
     parts = sorted(rows.groupby("patch_size", dropna=False), key=lambda part: str(part[0]), reverse=True)
     for patch, part in parts:
         summary = summarise(patch_name(patch) or "all models", runs_of(part, piece.column), words)
-        found.append(replace(summary, patch_size=None if pd.isna(patch) else int(patch)))
+        found.append(replace(summary, patch_size=None if pd.isna(patch) else int(str(patch))))
     if len(parts) > 1:
         found.append(summarise("all patch sizes", runs_of(rows, piece.column), words, over_patches=True))
     return found

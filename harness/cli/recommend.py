@@ -154,7 +154,8 @@ def _show(
 
     found = outlook(piece, curves)
     wanted = list(budgeted(found, operations))
-    rows, targets = [], []
+    rows: list[dict[str, Any]] = []
+    targets: list[Training] = []
     for by, gmacs, images in wanted:
         target, cell = _training(found, sweep, gmacs, images)
         targets.append(target)
@@ -185,9 +186,7 @@ def _training(found: Outlook, sweep: Sweep | None, gmacs: float, images: float) 
         return Training(f"{gmacs:.3g} GMACs", gmacs, images), None
     from harness.launch.recommend import trained_within
 
-    rows = found.fits.rows
-    best = rows.loc[rows[found.piece.column].astype(float).idxmin(), "patch_size"]
-    cell = trained_within(sweep, gmacs * (1 + 1e-6), images, None if best is None or best != best else int(best))
+    cell = trained_within(sweep, gmacs * (1 + 1e-6), images, found.best.patch_size)
     return _of_cell(cell), cell
 
 
@@ -229,12 +228,12 @@ def _print_runs(found: Outlook, sweep: Sweep, target: Training, *, wide: bool) -
 
     trained = set(found.piece.group.table["cell"].astype(str))
     forms = [form for form in found.predictors if form.holds_for(target)][:3]
-    runs = {}
+    runs: dict[Any, Training] = {}
     for name, cell in sweep.cells():
         run = _of_cell(cell, name)
         if cell.id not in trained and run.operations < target.operations:
             runs.setdefault((cell.model, cell.training), run)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in runs.values():
         left = {form.form: form.left(target, run) for form in forms if form.holds_for(run)}
         if left:

@@ -87,7 +87,12 @@ def _about(sweep: Sweep, pattern: Cell, gmacs: float, patch_size: int | None) ->
         width = head * heads
         depth = max(1, round(math.exp(level + slope * math.log(width))))
         for layers in {max(1, depth - 1), depth, depth + 1}:
-            fields = {"depth": layers, "width": width, "heads": heads, "patch_size": patch_size or model.patch_size}
+            fields: dict[str, object] = {
+                "depth": layers,
+                "width": width,
+                "heads": heads,
+                "patch_size": patch_size or model.patch_size,
+            }
             cell = _with(pattern, model=fields)
             found.append((abs(math.log(cell.model.macs_proxy(cell.data.shape) / wanted)), cell))
         if cell.model.macs_proxy(cell.data.shape) > 4 * wanted:
