@@ -14,6 +14,7 @@ from harness.cli import streams
 from harness.cli.clean import clean
 from harness.cli.export import export, import_
 from harness.cli.fit import fit
+from harness.cli.forecast import forecast
 from harness.cli.launch import evaluate, launch
 from harness.cli.options import Verbs
 from harness.cli.pilot import pilot
@@ -67,7 +68,7 @@ def _options(
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
     *(plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
-    *(collect, report, fit, recommend, sample, export, import_, verify, clean),
+    *(collect, report, fit, recommend, forecast, sample, export, import_, verify, clean),
 )
 for verb in _VERBS:
     app.command(verb.__name__.strip("_").replace("_", "-"), help=reflowed(verb.__doc__ or ""))(verb)

@@ -187,10 +187,11 @@ def _training(found: Outlook, sweep: Sweep | None, gmacs: float, images: float) 
     from harness.launch.recommend import trained_within
 
     cell = trained_within(sweep, gmacs * (1 + 1e-6), images, found.best.patch_size)
-    return _of_cell(cell), cell
+    return training_of(cell), cell
 
 
-def _of_cell(cell: Cell, name: str | None = None) -> Training:
+def training_of(cell: Cell, name: str | None = None) -> Training:
+    """The training of a cell, as the forms know it."""
     from analysis.predict import Training
     from harness.model.cost import count_cell
 
@@ -230,7 +231,7 @@ def _print_runs(found: Outlook, sweep: Sweep, target: Training, *, wide: bool) -
     forms = [form for form in found.predictors if form.holds_for(target)][:3]
     runs: dict[Any, Training] = {}
     for name, cell in sweep.cells():
-        run = _of_cell(cell, name)
+        run = training_of(cell, name)
         if cell.id not in trained and run.operations < target.operations:
             runs.setdefault((cell.model, cell.training), run)
     rows: list[dict[str, Any]] = []
