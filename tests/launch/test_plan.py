@@ -140,6 +140,23 @@ def test_only_finished_cells_of_this_machine_say_what_others_take_here(sweep: Sw
     assert elsewhere["estimated_least"] < elsewhere["estimated_s"] < elsewhere["estimated_most"]
 
 
+def test_samples_that_evaluations_share_are_made_once(tmp_path: Path) -> None:
+    def row(evaluations: str) -> dict[str, object]:
+        path = tmp_path / "study.toml"
+        path.write_text(f"[grid]\ndepth = [2]\n[model]\nwidth = 32\npatch_size = 4\n{evaluations}")
+        sweep = load_sweep(path)
+        (found,) = plan(sweep, cell_runs(sweep, Study(tmp_path / "results", "study")))
+        return found
+
+    one = "[[evaluation]]\nsamples = 1500\nat = [1000]\n"
+    alone, other = row(one), row(one + '[[evaluation]]\nsamples = 500\nreference = "held-out"\n')
+    assert other["sampling_gmacs"] == alone["sampling_gmacs"]
+    assert other["samples_bytes"] == alone["samples_bytes"] == 2 * 1500 * 64
+    assert other["scoring_gmacs"] == pytest.approx(alone["scoring_gmacs"] * 3500 / 3000)
+    again = row(one + "[[evaluation]]\nsamples = 1500\nseed = 1\n")
+    assert again["sampling_gmacs"] == pytest.approx(alone["sampling_gmacs"] * 3 / 2)
+
+
 def test_latents_of_unknown_data_have_no_size() -> None:
     vae = {"kind": "trained", "factor": 4, "channels": 2}
     folder = {"name": "folder", "resolution": 32, "classes": 3, "fingerprint": "0" * 12, "vae": vae}
