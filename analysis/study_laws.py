@@ -83,7 +83,7 @@ def next_gmacs(piece: Slice) -> float | None:
     """
     runs = runs_of(with_curves(piece, None), piece.column)
     try:
-        size = envelope(runs).best_size(2 * runs.compute.max())
+        size = envelope(runs, resamples=0).best_size(2 * runs.compute.max())
     except CannotFitError:
         return None
     return None if size is None else float(size) / _GIGA

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +14,7 @@ from sweeps.cells import Grid
 from sweeps.fields import SECTIONS, Setting
 from sweeps.grid import Sweep
 from sweeps.rules import Rule
+from sweeps.toml import as_toml, toml_lines
 
 #: A pilot trains for one step in so many.
 SHORTER = 4
@@ -98,14 +97,14 @@ def text_of(sweep: Sweep) -> str:
     top: dict[str, Any] = {"title": sweep.title}
     if sweep.extensions:
         top["extend"] = [extension.name for extension in sweep.extensions]
-    lines = ["# Written by `dit-harness pilot`.", *_lines(top), "", "[grid]"]
+    lines = ["# Written by `dit-harness pilot`.", *toml_lines(top), "", "[grid]"]
     for axis, settings in sweep.grid.axes.items():
-        lines += [f"{axis} = [", *(f"    {_toml(setting)}," for setting in settings), "]"]
+        lines += [f"{axis} = [", *(f"    {as_toml(setting)}," for setting in settings), "]"]
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *_lines(table)] if table else []
+        lines += ["", f"[{name}]", *toml_lines(table)] if table else []
     for rule in sweep.rules:
         conditions = {condition.field: [value for value, _ in condition.allowed] for condition in rule.conditions}
-        lines += ["", "[[resources.for]]", *_lines({**conditions, **rule.resources})]
+        lines += ["", "[[resources.for]]", *toml_lines({**conditions, **rule.resources})]
     return "\n".join(lines) + "\n"
 
 
@@ -132,8 +131,10 @@ def _short(cell: Cell) -> Cell:
 
 
 def _fields(cell: Cell) -> Setting:
-    """The fields of a cell that are not the defaults, without rate and seed."""
-    dumped = cell.model_dump(exclude_defaults=True, exclude={"seed": True, "training": {"learning_rate"}})
+    """The fields of a cell that are not the defaults, without rate and seeds."""
+    dumped = cell.model_dump(
+        exclude_defaults=True, exclude={"seed": True, "seeds": True, "training": {"learning_rate"}}
+    )
     return {f"{section}.{name}": value for section, fields in dumped.items() for name, value in fields.items()}
 
 
@@ -163,20 +164,3 @@ def _below(section: str, fields: Mapping[str, Any]) -> Setting:
 
 def _given(spec: Recording | Resources) -> dict[str, Any]:
     return spec.model_dump(exclude_defaults=True)
-
-
-def _lines(table: Mapping[str, Any]) -> list[str]:
-    return [f"{_key(name)} = {_toml(value)}" for name, value in table.items()]
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML, which writes texts, numbers, booleans and lists as JSON does."""
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(_lines(value))} }}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -17,7 +17,7 @@ from analysis.laws.runs import Runs, Words
 
 T = TypeVar("T")
 
-_BUDGETS = 9  # at which the parametric form is told
+_BUDGETS = 9  # at which the best size of the law is listed
 
 
 @dataclass(frozen=True)
