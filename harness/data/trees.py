@@ -166,7 +166,8 @@ def _classes(root: Path, prefix: str, out: list[LeftOut]) -> tuple[str, ...]:
         why = f"; left out: {listed(out)}" if out else ""
         flat = ", or images without classes" if not prefix else ""
         raise InputError(
-            f"{shown(root / prefix)}: no images; it should hold one subfolder a class, with the images inside{flat}{why}"
+            f"{shown(root / prefix)}: no images; it should hold one subfolder a class, with the images inside"
+            f"{flat}{why}"
         )
     return tuple(classes)
 
