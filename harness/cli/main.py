@@ -18,7 +18,7 @@ from harness.cli.launch import evaluate, launch
 from harness.cli.options import Verbs
 from harness.cli.pilot import pilot
 from harness.cli.plan import plan
-from harness.cli.prepare import encode, train_vae
+from harness.cli.prepare import encode, train_extractor, train_vae
 from harness.cli.report import collect, report
 from harness.cli.sample import sample
 from harness.cli.status import cancel, logs, status
@@ -64,7 +64,7 @@ def _options(
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
-    *(plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
+    *(plan, pilot, train_extractor, train_vae, encode, launch, evaluate, status, cancel, logs),
     *(collect, report, fit, sample, export, import_, clean),
 )
 for verb in _VERBS:
