@@ -110,13 +110,13 @@ class TrainedExtractor(Spec):
         return tuple(widths)
 
     def gmacs(self, shape: InputShape) -> float:
-        """1e9 multiply-adds of the convolutions for one image."""
+        """1e9 multiply-adds for one image."""
         stride, inner, total = self.stride(shape.size), shape.channels, 0
         size, kernel = shape.size // stride, 3 if stride == 1 else 2 * stride
         for outer in self.widths(shape.size):
             total += size**2 * inner * outer * kernel**2
-            size, kernel, inner = size // 2, 3, outer
-        return total / 1e9
+            side, size, kernel, inner = size, size // 2, 3, outer
+        return (total + TRAINED_DIMS * (inner * side**2 + max(shape.classes, 4))) / 1e9
 
     def facts(self, shape: InputShape) -> ExtractorFacts:
         """What must be known about it before it is trained on images of this shape."""

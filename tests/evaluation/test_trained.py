@@ -43,8 +43,11 @@ def digits() -> LoadedData:
 
 @pytest.fixture(scope="module")
 def flat(digits: LoadedData) -> LoadedData:
-    """Images without classes."""
-    train, heldout = (Images(split.images, np.zeros_like(split.labels)) for split in (digits.train, digits.heldout))
+    """Images without classes, in colour."""
+    train, heldout = (
+        Images(np.repeat(split.array(), 3, axis=-1), np.zeros_like(split.labels))
+        for split in (digits.train, digits.heldout)
+    )
     return LoadedData("folder", train, heldout, FLAT.fingerprint or "")
 
 
@@ -161,7 +164,7 @@ def test_cost_and_architecture(shape: InputShape, width: int) -> None:
     network = Classifier(Architecture(shape, choice.widths(shape.size), choice.stride(shape.size)))
     with torch.no_grad():
         counted = FlopCountAnalysis(network, torch.zeros(1, shape.channels, shape.size, shape.size)).total() / 1e9
-    assert choice.facts(shape).gmacs == pytest.approx(counted, rel=0.15)
+    assert choice.facts(shape).gmacs == pytest.approx(counted, rel=0.02)
 
 
 class TestChecks:
@@ -170,14 +173,6 @@ class TestChecks:
     @staticmethod
     def of(features: Any, digits: LoadedData, classes: int = 10) -> dict[str, bool]:
         return {check.what: check.rises for check in checks(features, digits.train, classes)}
-
-    def test_levels_of_corners_do_not_notice_blur(self, digits: LoadedData) -> None:
-        def mean(images: np.ndarray) -> np.ndarray:
-            return images[:, 2:6].astype(float).mean((1, 2))
-
-        found = self.of(mean, digits)
-        assert found["a dropped class"]
-        assert not found["noise"] or not found["blur"]
 
     def test_noise_alone_notices_nothing(self, digits: LoadedData) -> None:
         generator = np.random.default_rng(0)
