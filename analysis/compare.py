@@ -14,6 +14,7 @@ from analysis.fit.common import Array, Pair, floats, pair, range_flags
 from analysis.names import BASELINE, METRIC, SHAPE, block_name, plural, shape_name
 from analysis.recipes import SAME_PLACE, without_other_recipes
 from analysis.slices import per_shape, require_repeats
+from analysis.trainings import training_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def compare_blocks(
     require_comparable(rows)
     require_repeats(rows, [*SAME_PLACE, "block"])
     rows = without_other_recipes(rows, baseline)
-    rows = rows[[*SAME_PLACE, "patch_size", "block", "gmacs", "seed", "cell", metric]]  # selecting wide rows is slow
+    rows = rows.assign(training=training_of(rows))
+    rows = rows[[*SAME_PLACE, "patch_size", "block", "gmacs", "training", metric]]  # selecting wide rows is slow
     found = []
     cells: pd.DataFrame
     for _, cells in rows.groupby(SAME_PLACE, dropna=False, sort=True):
@@ -301,8 +303,7 @@ def _matched(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Arra
 
 def _per_seed(cells: pd.DataFrame, metric: str) -> Array:
     """One value per training seed, its sampling seeds averaged; a run without a seed has its own. Shape [seeds]."""
-    seed = cells["seed"].astype(object).where(cells["seed"].notna(), cells["cell"])
-    return np.asarray(cells.groupby(seed)[metric].mean().to_numpy(float))
+    return np.asarray(cells.groupby("training")[metric].mean().to_numpy(float))
 
 
 @dataclass(frozen=True)

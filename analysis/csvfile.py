@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,7 @@ def _values(
     """
     known: list[dict[str, Any]] = [{} for _ in header]
     read = []
-    for number, row in enumerate(rows, start=2):
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise InputError(f"{path}: row {number} has {len(row)} fields; allowed: {len(header)}, as in the header")
+    for number, row in _numbered(path, header, rows):
         for name, text, of_column in zip(header, row, known, strict=True):
             if text in of_column:
                 continue
@@ -87,11 +83,7 @@ def read_numbers(path: Path, columns: Sequence[str]) -> list[npt.NDArray[np.floa
             what = "occurs twice" if name in header else f"is missing{did_you_mean(name, header)}"
             raise InputError(f"{path}: column {name!r} {what}; there are: {', '.join(header) or 'none'}")
     values: list[list[float]] = [[] for _ in columns]
-    for number, row in enumerate(lines, start=2):
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise InputError(f"{path}: row {number} has {len(row)} fields; allowed: {len(header)}, as in the header")
+    for number, row in _numbered(path, header, lines):
         for name, found in zip(columns, values, strict=True):
             text = row[header.index(name)]
             try:
@@ -128,6 +120,20 @@ def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from None
     return (lines[0], lines[1:]) if lines else ([], [])
+
+
+def _numbered(path: Path, header: list[str], rows: list[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, by their line in the file.
+
+    Raises:
+        InputError: a row has more or fewer fields than the header.
+    """
+    for number, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise InputError(f"{path}: row {number} has {len(row)} fields; allowed: {len(header)}, as in the header")
+        yield number, row
 
 
 def _check_separator(path: Path, line: str) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.conditions import CONDITIONS
 from analysis.fit.common import floats
-from analysis.names import BASELINE, DEFAULT_OBJECTIVE, shape_names
+from analysis.names import BASELINE, DEFAULT_OBJECTIVE, shape_names, without_shape
 
 #: Largest relative difference in compute of two networks of different kinds that are compared.
 MATCHED = 0.05
@@ -61,7 +61,7 @@ def _joined_samplers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _places(table: pd.DataFrame) -> pd.Series[str]:
-    places, shapeless = shape_names(table), _shapeless(table)
+    places, shapeless = shape_names(table), without_shape(table)
     base = table[~shapeless & (table["block"] == BASELINE)].drop_duplicates("gmacs")
     if base.empty or not shapeless.any():
         return places
@@ -74,7 +74,7 @@ def _places(table: pd.DataFrame) -> pd.Series[str]:
 
 
 def _recipes(table: pd.DataFrame) -> pd.Series[str]:
-    shapeless = _shapeless(table)
+    shapeless = without_shape(table)
     dits = table[~shapeless & (table["block"] == BASELINE)]
     known = {
         (place, "; ".join(field for field in recipe.split("; ") if field.partition("=")[0] not in _DIT_FIELDS)): recipe
@@ -82,7 +82,3 @@ def _recipes(table: pd.DataFrame) -> pd.Series[str]:
     }
     own = [known.get(key, key[1]) for key in zip(table["place"], table["recipe"], strict=True)]
     return table["recipe"].where(~shapeless, pd.Series(own, index=table.index, dtype=object))
-
-
-def _shapeless(table: pd.DataFrame) -> pd.Series[bool]:
-    return table["depth"].isna() | table["width"].isna()

@@ -53,7 +53,7 @@ def block_name(block: str) -> str:
 def design_noun(table: pd.DataFrame) -> str:
     """What the designs of a table differ in, in one word: "block", "objective", or "design" where it is more."""
     one = {block.partition(" with ")[0] for block in table["block"]}
-    networks = (table["depth"].isna() | table["width"].isna()).any()
+    networks = without_shape(table).any()
     if table["block"].nunique() == len(one):
         return "design" if networks else "block"
     return "objective" if len(one) == 1 else "design"
@@ -82,6 +82,11 @@ def shape_name(size: str, patch: Any) -> str:
 def shape_names(table: pd.DataFrame) -> pd.Series[str]:
     """`shape_name` of every row."""
     return pd.Series(map(shape_name, table["size"], table["patch_size"]), index=table.index, dtype=object)
+
+
+def without_shape(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are of a network without depth or width, such as a U-Net."""
+    return table["depth"].isna() | table["width"].isna()
 
 
 def slug(text: str) -> str:

@@ -17,6 +17,7 @@ from analysis.names import BASELINE, SHAPE, block_name, patch_name, shape_name
 from analysis.numbers import interval, number, text
 from analysis.page import Table
 from analysis.study import SliceFits
+from analysis.trainings import training_of
 
 _MOST_PAIRS = 8  # pairs of equal compute shown, the most unequal first
 
@@ -174,7 +175,7 @@ def seed_table(found: SliceFits) -> Table:
     """Mean and standard deviation over training seeds and over sampling seeds, model by model."""
     piece, rows = found.piece, []
     for (size, patch), cells in piece.table.groupby(SHAPE, sort=False, dropna=False):
-        runs = cells.groupby("seed", dropna=False)[piece.column]
+        runs = cells.groupby(training_of(cells))[piece.column]
         means, within = runs.mean(), runs.var().mean() ** 0.5
         rows.append((shape_name(str(size), patch), len(means), runs.size().max(), means.mean(), means.std(), within))
     columns = "Model | Training seeds | Sampling seeds | Mean | SD, training seeds | SD, sampling seeds"

@@ -5,7 +5,6 @@ A table read here has the right columns and types, no contradicting rows, and no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from harness.runs.columns import (
     RESULT_COLUMNS,
     Column,
     protocol_hash,
+    without_seeds,
 )
 
 #: Says of a folder that its tables were put together, and of what (see `analysis.combine`).
@@ -299,7 +299,7 @@ def missing_rows(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
 def _size(row: Any) -> str:
     """The name of a row's size; for a network without depth or width, the cell's name without its seed."""
     if pd.isna(row.depth) or pd.isna(row.width):
-        return re.sub(r"-seed\d+", "", row.name)
+        return without_seeds(row.name)
     return size_name(int(row.depth), int(row.width))
 
 

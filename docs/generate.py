@@ -23,6 +23,7 @@ from harness.spec.evaluation import Evaluation, TrainedExtractor
 from harness.spec.fields import FieldFacts, fields_of
 from harness.spec.model import DiTSpec, UNetSpec
 from harness.spec.resources import Recording, Resources
+from harness.spec.seeds import Seeds
 from harness.spec.training import RateLaw, Training
 
 DOCS = Path(__file__).parent
@@ -30,6 +31,7 @@ DOCS = Path(__file__).parent
 BEGIN, END = "<!-- fields -->", "<!-- /fields -->"
 
 SECTIONS: dict[str, type[BaseModel]] = {
+    "[seeds]": Seeds,
     "[model]": DiTSpec,
     '[model], network = "unet"': UNetSpec,
     "[diffusion]": Diffusion,

@@ -16,8 +16,12 @@ from harness.errors import InputError
 from harness.spec.cell import Cell
 from harness.spec.data import Data
 from harness.spec.identity import describe_validation_error, spec_id
+from sweeps.budgets import BUDGET, checked_budget, steps_for
 from sweeps.fields import Setting
 from sweeps.rates import with_rate
+
+#: Fields whose check needs the steps; they change no cost.
+_FOLLOWS_STEPS = ("training.warmup_steps", "training.schedule")
 
 
 class NamedCell(NamedTuple):
@@ -62,11 +66,20 @@ class Grid:
             if any(all(fields.get(k) in v for k, v in rule.items()) for rule in self.exclude):
                 continue
             try:
-                cell = Cell.model_validate(_nested(with_rate(fields)))
+                cell = _cell(with_rate(fields))
             except ValidationError as error:
                 point = _point(error, {k: v for setting in combination for k, v in setting.items()})
                 raise InputError(f"{self.path}: {describe_validation_error(error)}{point}") from None
-            yield NamedCell(_readable_name(cell, varying), cell)
+            yield NamedCell(_readable_name(cell, varying, fields.get(BUDGET)), cell)
+
+
+def _cell(fields: Mapping[str, Any]) -> Cell:
+    budget, own = checked_budget(fields), {name: value for name, value in fields.items() if name != BUDGET}
+    if budget is None:
+        return Cell.model_validate(_nested(own))
+    recipe = {name: value for name, value in own.items() if name not in _FOLLOWS_STEPS}
+    steps = steps_for(Cell.model_validate(_nested(recipe)), budget)
+    return Cell.model_validate(_nested({**own, "training.steps": steps}))
 
 
 def _point(error: ValidationError, settings: Setting) -> str:
@@ -84,8 +97,8 @@ def _point(error: ValidationError, settings: Setting) -> str:
     return f" (at {point})" if point else ""
 
 
-def _readable_name(cell: Cell, varying: Sequence[frozenset[str]]) -> str:
-    """What differs between cells; `varying` are the fields that each axis sets."""
+def _readable_name(cell: Cell, varying: Sequence[frozenset[str]], budget: float | None) -> str:
+    """What differs between cells; `varying` are the fields that each axis sets. A cell has steps, its name a budget."""
     model = cell.model
     parts = [model.readable_name]
     follows = {f"model.{field}": f"model.{other}" for field, other in model.follows.items()}
@@ -93,6 +106,9 @@ def _readable_name(cell: Cell, varying: Sequence[frozenset[str]]) -> str:
     for field in sorted(varied - {f"model.{name}" for name in model.named}):
         section, _, leaf = field.rpartition(".")
         if section == "model" and not hasattr(model, leaf):  # of another network
+            continue
+        if field == BUDGET:
+            parts.append(f"{leaf}{budget:g}".replace("e+", "e"))
             continue
         value = getattr(getattr(cell, section), leaf) if section else getattr(cell, leaf)
         if isinstance(value, BaseModel):  # a VAE

@@ -14,9 +14,12 @@ from harness.spec.data import Data
 from harness.spec.diffusion import OBJECTIVES, DiffusionSpec, spec_of
 from harness.spec.kinds import Kind
 from harness.spec.model import NETWORKS, ModelSpec
+from harness.spec.seeds import Seeds
 from harness.spec.training import Training
+from sweeps.budgets import BUDGET
 
 SECTIONS: dict[str, type[BaseModel]] = {
+    "seeds": Seeds,
     "model": ModelSpec,
     "diffusion": DiffusionSpec,
     "data": Data,
@@ -45,6 +48,7 @@ class Fields:
         networks = [NETWORKS.facts(name).Spec for name in _named(document, ModelSpec, "model", "network", NETWORKS)]
         objectives = [spec_of(name) for name in _named(document, DiffusionSpec, "diffusion", "objective", OBJECTIVES)]
         sections = {section: tuple(spec.model_fields) for section, spec in SECTIONS.items()}
+        sections["training"] += (BUDGET.rpartition(".")[2],)
         for section, specs in (("model", networks), ("diffusion", objectives)):
             sections[section] = tuple(dict.fromkeys(field for spec in specs for field in spec.model_fields))
         return cls(sections, {size: fields for spec in reversed(networks) for size, fields in spec.sizes.items()})

@@ -1,9 +1,12 @@
-"""A TOML file as Python values, or one line that says why not."""
+"""A TOML file as Python values, or one line that says why not; and values as TOML."""
 
 from __future__ import annotations
 
+import json
+import re
 import reprlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +41,21 @@ def _check_numbers(path: Path, value: Any, key: str = "") -> None:
             _check_numbers(path, inner, key)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(f"{path}: {key}: {reprlib.repr(value)}; allowed: whole numbers of 64 bits")
+
+
+def toml_lines(table: Mapping[str, Any]) -> list[str]:
+    """The lines of a table."""
+    return [f"{_key(name)} = {as_toml(value)}" for name, value in table.items()]
+
+
+def as_toml(value: Any) -> str:
+    """A value as TOML, which writes texts, numbers, booleans and lists as JSON does."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(toml_lines(value))} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures.style import DPI, WIDTH, CannotDrawError, Drawing, finish, styled
 from analysis.names import SHAPE, block_name, patch_order, shape_name, size_order
+from analysis.trainings import training_of
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -68,6 +69,7 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     columns = len(patches) if is_grid else min(3, len(shown))
     aspect = float(np.mean([image.shape[0] / image.shape[1] for image in images.values()]))
     rows = len(sizes) if is_grid else -(-len(shown) // columns)
+    shown = shown.assign(training=training_of(shown))
     parts = [_label(row, shown) for row in shown.itertuples()]
     short = max(len(", ".join(words)) for words in parts) <= 66 // columns
     lines_of = [[", ".join(words)] if short else [", ".join(words[:-1]), words[-1]] for words in parts]
@@ -97,7 +99,10 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
 def _label(row: Any, shown: pd.DataFrame) -> list[str]:
     """The words that tell a picture from the others: shape, block, seed."""
     parts = {shape_name(row.size, row.patch_size): True}
-    parts |= {block_name(row.block): shown["block"].nunique() > 1, f"seed {row.seed}": shown["seed"].nunique() > 1}
+    parts |= {
+        block_name(row.block): shown["block"].nunique() > 1,
+        f"seed {row.training}": shown["training"].nunique() > 1,
+    }
     return [part for part, needed in parts.items() if needed]
 
 

@@ -14,6 +14,7 @@ from analysis.fit.floor import fit_floor, refit_floors
 from analysis.fit.surface import interaction_design
 from analysis.names import METRIC, SHAPE
 from analysis.slices import per_shape
+from analysis.trainings import training_of
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _draws(table: pd.DataFrame, metric: str, least: int, resamples: int, seed: i
     rng = np.random.default_rng(seed)
     keys = [table[column] for column in ("block", *SHAPE, "step") if column in table]
     models = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
-    seeds = table["seed"].fillna(-1).to_numpy(int)
+    seeds = pd.factorize(training_of(table), sort=True)[0]
     count = int(models.max()) + 1
     if count < least:
         raise CannotFitError(f"{count} models; a bootstrap over models needs at least {least}")

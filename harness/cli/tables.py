@@ -14,7 +14,7 @@ from harness.cli.words import duration, number, size_of
 from harness.runs import triage
 from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
-from harness.runs.columns import PROTOCOL_COLUMNS, printed_title
+from harness.runs.columns import PROTOCOL_COLUMNS, printed_title, without_seeds
 from harness.runs.layout import EVALUATING
 from harness.runs.state import State
 
@@ -99,6 +99,9 @@ _PLAN_COLUMNS = (
     _right("rate", "learning_rate", number, rank=3),
     _right("params (M)", "params_m", number, rank=10),
     _right("GMACs", "gmacs", number, rank=13),
+    _right("steps", rank=6),
+    _right("images", "images", number, rank=3),
+    _right("epochs", "epochs", number, rank=4),
     _right("train GMACs", "train_gmacs", number, rank=9),
     _right("sampling GMACs", "sampling_gmacs", number, rank=6),
     _right(_GPU_HOURS, "gpu_hours", number, rank=8),
@@ -272,7 +275,7 @@ def results_table(title: str, rows: Sequence[Row]) -> FittedTable:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     rows = [row for row in rows if row["extractor"]] or rows  # those of losses alone only where there are no others
     for row in rows:
-        groups.setdefault((_without_seed(row), row["step"], row["protocol"]), []).append(row)
+        groups.setdefault((without_seeds(row["name"]), row["step"], row["protocol"]), []).append(row)
     varying = [column for column in _CONDITIONS if len({row[column] for row in rows}) > 1]
     seeds = max(len(group) for group in groups.values())
     several = len({row["step"] for row in rows}) > 1
@@ -289,11 +292,6 @@ def results_table(title: str, rows: Sequence[Row]) -> FittedTable:
         _right("time", "seconds", duration, rank=5),
     )
     return FittedTable(title, columns, [*map(_over_seeds, groups.values())], _results_caption(rows, varying, seeds))
-
-
-def _without_seed(row: Row) -> str:
-    """The name of a cell without its seed, where the name has it: what repeats share."""
-    return "-".join(part for part in str(row["name"]).split("-") if part != f"seed{row['seed']}")
 
 
 def _condition(column: str, rows: Sequence[Row]) -> Column:
@@ -325,7 +323,7 @@ def _over_seeds(group: list[Row]) -> Row:
     measured = {column: _mean(values(column)) for column in (*_DISTANCES, *(m[0] for m in _MEASURES))}
     seconds = sum(rows[0]["train_seconds"] or 0 for rows in cells.values())
     seconds += sum(row["sample_seconds"] or 0 for row in group)
-    name = _without_seed(group[0]) if len(cells) > 1 else group[0]["name"]
+    name = without_seeds(group[0]["name"]) if len(cells) > 1 else group[0]["name"]
     return {**group[0], **measured, "name": name, "seeds": max(len(cells), len(group)), "seconds": seconds}
 
 
@@ -340,8 +338,10 @@ def _results_caption(rows: Sequence[Row], varying: list[str], seeds: int) -> str
     """What all rows share, what the time is, and a warning if they do not compare."""
     row, parts = rows[0], []
     if seeds > 1:
-        kinds = {"training": "seed", "sampling": "sampling_seed"}
-        several = " and ".join(what for what, column in kinds.items() if len({row[column] for row in rows}) > 1)
+        kinds = {"training": ("seed", "seeds"), "sampling": ("sampling_seed",)}
+        several = " and ".join(
+            what for what, columns in kinds.items() if len({tuple(map(row.get, columns)) for row in rows}) > 1
+        )
         parts.append(f"mean ± standard deviation over up to {seeds} {several} seeds")
     scored = ", sampling and scoring" if row["extractor"] else ""
     parts.append(f"time: training to this step{scored}{', of all seeds' if seeds > 1 else ''}")

@@ -1,10 +1,10 @@
 """The random draws: images, noise, timesteps, flips and label dropout of every step, labels and noise of every sample.
 
-Training keeps no random state. Its draws are a function of (seed, step, place in the global batch), those of sampling a
-function of (seed, step, sample index): they depend on neither batch size nor number of ranks, and each rank draws the
-noise of its own share only. The generator is numpy's counter-based Philox4x64-10; its key is 128 bits of sha256 over
-the stream's name and numbers. torch's CPU generator keeps only 32 bits of a seed: the seeds of 50,000 samples would
-collide.
+Training keeps no random state. Its draws are a function of (seed, step, place in the global batch), by the seed of its
+order or of its noise (`harness.spec.seeds`), those of sampling of (seed, step, sample index): they depend on neither
+batch size nor number of ranks, and each rank draws the noise of its own share only. The generator is numpy's
+counter-based Philox4x64-10; its key is 128 bits of sha256 over the stream's name and numbers. torch's CPU generator
+keeps only 32 bits of a seed: the seeds of 50,000 samples would collide.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.spec.seeds import Drawn
 
 #: Version of these values, in conditions, records and tables. Version 1 drew the whole batch's noise in one stream.
 DRAWS = 2
@@ -100,16 +102,16 @@ class StepDraws(NamedTuple):
 
 
 def step_draws(
-    seed: int, step: int, n: int, draw_t: Callable[[np.random.Generator, int], NDArray[Any]], label_dropout: float
+    seeds: Drawn, step: int, n: int, draw_t: Callable[[np.random.Generator, int], NDArray[Any]], label_dropout: float
 ) -> StepDraws:
     """The random draws of `step` but for the noise. Each kind has its own stream, so a change of one shifts no other.
 
     `draw_t` draws the diffusion times (`Objective.draw_training`).
     """
     return StepDraws(
-        t=draw_t(stream("timesteps", seed, step), n),
-        drop_label=stream("label-dropout", seed, step).random(n) < label_dropout,
-        flip=stream("flip", seed, step).random(n) < 0.5,
+        t=draw_t(stream("timesteps", seeds.noise, step), n),
+        drop_label=stream("label-dropout", seeds.order, step).random(n) < label_dropout,
+        flip=stream("flip", seeds.order, step).random(n) < 0.5,
     )
 
 

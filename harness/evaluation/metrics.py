@@ -101,7 +101,7 @@ class Setup:
 
 
 def score(
-    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData, setup: Setup | None = None
+    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData | None, setup: Setup | None = None
 ) -> dict[str, Any]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
@@ -113,7 +113,7 @@ def score(
         images: generated, uint8 (N, H, W, C), levels 0..255, in the order of the samples.
         evaluation: names extractor and reference; its `samples` must be N.
         data: the data set the images imitate.
-        dataset: the same, loaded.
+        dataset: the same, loaded; None where the reference is "adm", which needs none.
         setup: where features are computed and kept; by default they are computed on the CPU and not kept.
 
     Returns:
@@ -147,7 +147,12 @@ def score(
 
 
 def _score(
-    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData, setup: Setup, extraction: Extraction
+    images: ImageArray,
+    evaluation: Evaluation,
+    data: Data,
+    dataset: LoadedData | None,
+    setup: Setup,
+    extraction: Extraction,
 ) -> dict[str, Any]:
     of_adm, watch = evaluation.reference == "adm", setup.watch
     with watch.at_once():
@@ -156,6 +161,7 @@ def _score(
 
     @functools.cache
     def own(split: str) -> Reference:
+        assert dataset is not None  # by the caller, where the reference is not an ADM batch
         return reference_of(dataset, split, data, extraction, setup.shared, watch)
 
     reference = adm_reference(batch, extraction, setup.shared, watch) if batch else own(evaluation.reference)
@@ -164,7 +170,7 @@ def _score(
     with watch.at_once():
         record |= _other_metrics(generated, reference, watch)
     record |= dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
-    if batch is None:
+    if batch is None and dataset is not None:
         record |= _memorisation(generated, dataset, own, {evaluation.reference: record["frechet"]}, watch)
     record["warnings"] = [*_warnings(record, reference, generated), *extraction.doubts]
     return record

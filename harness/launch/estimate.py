@@ -91,9 +91,9 @@ def work_of(cell: Cell, evaluations: Sequence[Evaluation], macs: int) -> Work:
 
 
 def sampling_passes(evaluation: Evaluation, diffusion: DiffusionSpec) -> int:
-    """Forward passes of one image each, at one training step: those of the sampler, twice with guidance."""
-    passes = diffusion.sampling_passes(evaluation.sampler, evaluation.sampling_steps)
-    return evaluation.samples * passes * (2 if evaluation.guidance != 1 else 1)
+    """Forward passes of one image each, at one training step."""
+    passes = diffusion.sampling_passes(evaluation.sampler, evaluation.sampling_steps, evaluation.guidance)
+    return evaluation.samples * passes
 
 
 @dataclass(frozen=True)
@@ -165,38 +165,87 @@ class Probes:
         return self._found[key]
 
 
-def throughput(items: Sequence[CellRun], precision: Precision, tflops: float | None = None) -> Throughput:
-    """What one GPU sustains in a precision: as given, else as the study's cells that it trained did, else assumed."""
+@dataclass(frozen=True)
+class Finished:
+    """What the files of a finished cell say of its time; each is read once.
+
+    Attributes:
+        item: the cell.
+        started: what its attempts said when they began, as far as they told their conditions.
+        trained: wall time of the training; None where the log has none.
+        records: of its evaluations; None for one that is not there.
+    """
+
+    item: CellRun
+    started: tuple[Any, ...]
+    trained: float | None
+    records: tuple[dict[str, Any] | None, ...]
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds of a forward pass of one image, by its first record that has them."""
+        return next((record["macs"] for record in self.records if record and "macs" in record), None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of training and evaluating it; None where a record is missing."""
+        if self.trained is None or None in self.records:
+            return None
+        return self.trained + sum(float(record.get("seconds", 0)) for record in self.records if record)
+
+    @property
+    def tflops(self) -> float | None:
+        """What each of its GPUs sustained; None on a CPU, or on changing numbers of them."""
+        conditions = [one["conditions"] for one in self.started]
+        gpus = {each.get("ranks", 1) for each in conditions}
+        on_gpus = {each["device"] for each in conditions} == {"cuda"} and len(gpus) == 1
+        if not on_gpus or not self.trained or self.macs is None:
+            return None
+        recipe = self.item.cell.training
+        return train_tflops(self.macs, recipe.batch_size * recipe.steps / (self.trained * int(gpus.pop())))
+
+
+def finished(items: Iterable[CellRun]) -> list[Finished]:
+    """What is known of the cells that are done."""
+    found = []
+    for item in items:
+        if item.now.state is State.DONE:
+            started = tuple(a.started for a in item.run.attempts() if a.started and "conditions" in a.started)
+            records = tuple(item.run.measured(key) for key in item.owed)
+            found.append(Finished(item, started, TrainLog(item.run).seconds(), records))
+    return found
+
+
+def throughput(done: Iterable[Finished], precision: Precision, tflops: float | None = None) -> Throughput:
+    """What one GPU sustains in a precision: as given, else as finished cells that it trained did, else assumed."""
     if tflops is not None:
         return Throughput(tflops, "given")
-    alike = (item for item in _finished(items) if item.cell.training.precision == precision)
-    rates = [rate for item in alike if (rate := _measured_tflops(item)) is not None]
+    alike = (one for one in done if one.item.cell.training.precision == precision)
+    rates = [rate for one in alike if (rate := one.tflops) is not None]
     if rates:
         return Throughput(median(rates), f"measured on {len(rates)} finished cell{'s' * (len(rates) > 1)}")
     return Throughput(ASSUMED_TFLOPS[precision], "assumed")
 
 
-def basis_of(items: Sequence[CellRun], resources: Resources, rate: Throughput, *, here: bool) -> Basis:
-    """What the finished cells of a study say.
+def basis_of(done: Iterable[Finished], resources: Resources, rate: Throughput, *, here: bool) -> Basis:
+    """What finished cells say.
 
     Args:
-        items: cells of a study.
+        done: finished cells.
         resources: of the cells to estimate: their threads and ranks.
         rate: of one GPU.
         here: whether the cells will run on this machine; then others' cells say nothing. Elsewhere the machine is not
             known, and all cells that ran on such a device count.
     """
     basis, ratios = Basis(rate, {}, here), dict[str, list[float]]()
-    for item in _finished(items):
-        started = [a.started for a in item.run.attempts() if a.started and "conditions" in a.started]
-        devices = {one["conditions"]["device"] for one in started}
-        if len(devices) != 1 or (here and not all(_ran_here(one, resources) for one in started)):
+    for one in done:
+        devices = {started["conditions"]["device"] for started in one.started}
+        if len(devices) != 1 or (here and not all(_ran_here(started, resources) for started in one.started)):
             continue
-        macs = next((record["macs"] for key in item.owed if (record := item.run.measured(key)) and "macs" in record), 0)
-        if macs and (took := measured_seconds(item)):
-            device, work = devices.pop(), work_of(item.cell, item.evaluations, macs)
-            ranks = started[-1]["conditions"].get("ranks", 1)
-            ratios.setdefault(device, []).append(took / basis.assumed(work, device, ranks))
+        if one.macs and one.seconds:
+            device, work = devices.pop(), work_of(one.item.cell, one.item.evaluations, one.macs)
+            ranks = one.started[-1]["conditions"].get("ranks", 1)
+            ratios.setdefault(device, []).append(one.seconds / basis.assumed(work, device, ranks))
     return Basis(rate, {device: tuple(sorted(found)) for device, found in ratios.items()}, here)
 
 
@@ -207,31 +256,3 @@ def _ran_here(started: Any, resources: Resources) -> bool:
     found = conditions.get("hardware") if device == "cuda" else started.get("machine", {}).get("cpu")
     alike = conditions.get("threads") == resources.threads and conditions.get("ranks", 1) == resources.world
     return bool(alike and found == hardware(device))
-
-
-def _finished(items: Iterable[CellRun]) -> list[CellRun]:
-    return [item for item in items if item.now.state is State.DONE]
-
-
-def measured_seconds(item: CellRun) -> float | None:
-    """Wall time of training and evaluating a cell, from its records."""
-    trained = TrainLog(item.run).seconds()
-    records = [item.run.measured(key) for key in item.owed]
-    if trained is None or any(record is None for record in records):
-        return None
-    return trained + sum(float(record.get("seconds", 0)) for record in records if record)
-
-
-def _measured_tflops(item: CellRun) -> float | None:
-    """What each GPU of a finished cell sustained; None on a CPU, or on changing numbers of them."""
-    started = [a.started["conditions"] for a in item.run.attempts() if a.started and "conditions" in a.started]
-    gpus = {conditions.get("ranks", 1) for conditions in started}
-    if {conditions["device"] for conditions in started} != {"cuda"} or len(gpus) != 1:
-        return None
-    seconds = TrainLog(item.run).seconds()
-    records = (item.run.measured(key) for key in item.owed)
-    macs = next((record["macs"] for record in records if record and "macs" in record), None)
-    if not seconds or macs is None:
-        return None
-    recipe = item.cell.training
-    return train_tflops(macs, recipe.batch_size * recipe.steps / (seconds * int(gpus.pop())))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import InputError
-from harness.launch.estimate import Basis, basis_of, throughput
+from harness.launch.estimate import Basis, basis_of, finished, throughput
 from harness.launch.job import Job
 from harness.launch.neighbours import Neighbourhood
 from harness.launch.payload import Placed
@@ -159,9 +159,9 @@ class Launch:
     def basis_of(self, resources: Resources, precision: Precision) -> Basis:
         """What the estimates of such cells rest on; found when the first one is claimed."""
         if (key := (resources, precision)) not in self._bases:
-            items = [*self.items, *self.beside]
+            done = finished([*self.items, *self.beside])
             here = not EXECUTORS.facts(resources.executor).detached
-            self._bases[key] = basis_of(items, resources, throughput(items, precision), here=here)
+            self._bases[key] = basis_of(done, resources, throughput(done, precision), here=here)
         return self._bases[key]
 
 

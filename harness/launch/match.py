@@ -11,6 +11,7 @@ from harness.model.cost import Cost, count, count_cell
 from harness.spec.cell import Cell
 from harness.spec.data import InputShape
 from harness.spec.model import ModelSpec, UNetSpec
+from sweeps.toml import as_toml
 
 #: Two networks are matched if their multiply-adds differ by at most this share.
 MATCHED = 0.05
@@ -35,8 +36,7 @@ class Match:
     @property
     def line(self) -> str:
         """The model as a table of a sweep file."""
-        fields = self.model.model_dump(exclude_defaults=True, mode="json")
-        return f"{{ {', '.join(f'{key} = {_toml(value)}' for key, value in fields.items())} }}"
+        return as_toml(self.model.model_dump(exclude_defaults=True, mode="json"))
 
 
 def matches(cell: Cell, given: Iterable[UNetSpec]) -> list[Match]:
@@ -104,7 +104,3 @@ def _units(model: UNetSpec, macs: float, shape: InputShape) -> int:
     while model.resized(units).macs_proxy(shape) < macs:
         units += 1
     return min((n for n in (units - 1, units) if n), key=lambda n: abs(model.resized(n).macs_proxy(shape) / macs - 1))
-
-
-def _toml(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)

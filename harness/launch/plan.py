@@ -16,11 +16,12 @@ from harness.data.vae_cost import vae_cost
 from harness.launch.estimate import (
     ASSUMED_GMACS_PER_S,
     Basis,
+    Finished,
     Probes,
     Throughput,
     Work,
     basis_of,
-    measured_seconds,
+    finished,
     throughput,
     work_of,
 )
@@ -71,7 +72,8 @@ def plan(
         shared: the folder in which encoded images are found; None: there are none.
 
     Returns:
-        Rows whose `estimated_s` is wall time of the cell at the `site`, between `estimated_least` and
+        Rows whose `images` are those that the training sees, `epochs` times all that there are (None where only the
+        data tells how many); whose `estimated_s` is wall time of the cell at the `site`, between `estimated_least` and
         `estimated_most` where an interval is known (None elsewhere); `time_source` says from what (see
         `harness.launch.estimate`), and `probe` is what a probe of its shape found, None without one; `measured_s` is
         the wall time that a finished cell took, None for others; `share` is the share of the site that the cell takes.
@@ -84,7 +86,9 @@ def plan(
         make that folder, once; 0 where it is made.
     """
     precisions = {item.cell.training.precision for item in items}
-    rates = {precision: throughput(items, precision, tflops) for precision in precisions}
+    done = finished(items)
+    took = {one.item.cell.id: one.seconds for one in done}
+    rates = {precision: throughput(done, precision, tflops) for precision in precisions}
     site = site_of(sweep.resources, gpus)
     prices: dict[Hashable, tuple[Row, Work]] = {}  # of cells that differ in their seeds alone
     cells = []
@@ -93,16 +97,15 @@ def plan(
         kind = (cell.model, cell.diffusion, cell.data, cell.training)
         if kind not in prices:
             prices[kind] = _price(sweep, cell, rates[cell.training.precision], shared)
-        measured = measured_seconds(item) if item.now.state is State.DONE else None
         about = {"id": cell.id, "name": item.name, "seed": cell.seed, "state": item.now.state.value}
         price, work = prices[kind]
-        cells.append(_Priced(item, {**about, "measured_s": measured, **price}, work))
+        cells.append(_Priced(item, {**about, "measured_s": took.get(cell.id), **price}, work))
     rows = [cell.row for cell in cells]
-    _estimate(sweep, cells, site, shared)
+    _estimate(sweep, cells, done, site, shared)
     on_cores = not any(site.has_gpu(sweep.resources_of(item.cell)) for item in items)
     may_assume = on_cores and sweep.resources.device == "auto" and gpus is None
     if may_assume and _course(sweep, rows).seconds > LONGEST_ON_CORES:
-        _estimate(sweep, cells, with_gpus(site), shared)
+        _estimate(sweep, cells, done, with_gpus(site), shared)
     return rows
 
 
@@ -125,6 +128,9 @@ def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) ->
         "gmacs": gmacs,
         "gflops": 2 * gmacs,
         "learning_rate": cell.training.learning_rate,
+        "steps": cell.training.steps,
+        "images": (images := cell.training.steps * cell.training.batch_size),
+        "epochs": None if cell.data.training_images is None else images / cell.data.training_images,
         **{key: getattr(work, key) for key in _GMACS},
         "gpu_hours": rate.hours(work.gmacs),
         "tflops": rate.tflops,
@@ -140,9 +146,8 @@ def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) ->
     return row, work
 
 
-def _estimate(sweep: Sweep, cells: list[_Priced], site: Site, shared: Shared | None) -> None:
+def _estimate(sweep: Sweep, cells: list[_Priced], done: list[Finished], site: Site, shared: Shared | None) -> None:
     """Write into the rows how long the cells take at a site, and what of it."""
-    items = [cell.item for cell in cells]
     name, groups = site.name(sweep.resources), dict[Resources, int]()
     bases: dict[tuple[Resources, Throughput], Basis] = {}
     probes = Probes(shared) if site.here and shared is not None else None
@@ -150,7 +155,7 @@ def _estimate(sweep: Sweep, cells: list[_Priced], site: Site, shared: Shared | N
         resources, rate = sweep.resources_of(item.cell), Throughput(row["tflops"], row["throughput"])
         group = groups.setdefault(resources, len(groups))
         if (resources, rate) not in bases:
-            bases[resources, rate] = basis_of(items, resources, rate, here=site.here)
+            bases[resources, rate] = basis_of(done, resources, rate, here=site.here)
         device = "cuda" if site.has_gpu(resources) else "cpu"
         probe = probes.of(item.cell, resources, device) if probes else None
         found = bases[resources, rate].estimate(work, device, resources.world, probe)

@@ -31,7 +31,7 @@ from harness.runs.attempts import Attempt
 from harness.runs.cellruns import CellRun
 from harness.runs.records import Ticket
 from harness.runs.study import Study
-from harness.spec.resources import Resources
+from harness.spec.resources import PATHS, Resources
 
 if TYPE_CHECKING:
     from harness.launch.encoding import Encoding
@@ -210,9 +210,7 @@ def _release(claimed: list[tuple[CellRun, Job]], study: Study, token: str) -> No
 
 def _absolute(resources: Resources) -> Resources:
     """The resources with absolute paths, since a node may start in another folder."""
-    paths = {
-        key: getattr(resources, key) for key in ("data_folder", "inception_weights", "dinov2_weights", "adm_reference")
-    }
+    paths = {name: getattr(resources, name) for name in PATHS}
     return resources.model_copy(update={key: str(Path(path).resolve()) for key, path in paths.items() if path})
 
 

@@ -266,6 +266,7 @@ def _record_start(job: Payload, conditions: dict[str, Any], best: float | None) 
     origin, changed = provenance.origin_of_job(job.origin)
     Study(Path(job.results), job.study).save_diff(origin.diff, changed)
     extend = {extension.name: extension.content_hash for extension in job.extensions}
+    apart = job.cell.seeds.model_dump(exclude_none=True)
     started = {
         "process": process_identity(),
         "time": now(),
@@ -273,7 +274,7 @@ def _record_start(job: Payload, conditions: dict[str, Any], best: float | None) 
         "conditions": conditions,
         **({} if best is None else {"gemm_tflops": best}),
         **({} if job.basis is None or job.steps else {"estimate": _estimate(job, job.basis, conditions["device"])}),
-        "seeds": {"training": job.cell.seed, "sampling": [evaluation.seed for evaluation in job.evaluations]},
+        "seeds": {"training": job.cell.seed, **apart, "sampling": [evaluation.seed for evaluation in job.evaluations]},
         **({"extend": extend} if extend else {}),
         **asdict(origin),
         **provenance.environment(),

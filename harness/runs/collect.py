@@ -102,6 +102,7 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "params_m": record["params"] / 1e6,
         "gmacs": gmacs,
         "seed": cell.seed,
+        "seeds": "; ".join(f"{name}={own}" for name, own in cell.drawn._asdict().items() if own != cell.seed) or None,
         "step": step,
         "batch_size": cell.training.batch_size,
         "recipe": _recipe(cell),
@@ -113,7 +114,11 @@ def _result_row(cell: Cell, evaluation_id: str | None, record: Row, log: list[Ro
         "loss_heldout": losses.get("loss_heldout"),
         "evaluation": evaluation_id,
         **{k: evaluation.get(k) for k in ("sampler", "sampling_steps", "guidance", "ema")},
-        "sampling_passes": _sampling_passes(evaluation, cell),
+        "sampling_passes": cell.diffusion.sampling_passes(
+            evaluation["sampler"], evaluation["sampling_steps"], evaluation.get("guidance", 1)
+        )
+        if evaluation
+        else None,
         "guidance_channels": _guidance_channels(evaluation, cell.data.shape.channels),
         "labels": evaluation.get("labels", "uniform") if evaluation and cell.data.labels else None,
         "sampling_seed": evaluation.get("seed"),
@@ -134,13 +139,6 @@ def _speed(cell: Cell, macs: int, log: list[Row], attempts: list[Attempt]) -> Ro
     rates = [attempt.started.get("gemm_tflops") for attempt in attempts if attempt.started]
     best = next((rate for rate in reversed(rates) if rate), None)  # older attempts did not measure it
     return {"images_per_s": images_per_s, "tflops": tflops, "mfu": tflops / best if best else None}
-
-
-def _sampling_passes(evaluation: Row, cell: Cell) -> int | None:
-    if not evaluation:
-        return None
-    passes = cell.diffusion.sampling_passes(evaluation["sampler"], evaluation["sampling_steps"])
-    return passes * (2 if evaluation.get("guidance", 1) != 1 else 1)
 
 
 def _guidance_channels(evaluation: Row, channels: int) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,6 +64,8 @@ RESULT_COLUMNS = _table(
     Column("gmacs", "number", "1e9 multiply-adds", False,
            "one forward pass of one image (the paper's 'Gflops')", "Gflops", required=True),
     Column("seed", "integer", "", True, "training seed", "Seed"),
+    Column("seeds", "text", "", True,
+           "seeds of initialisation, order or noise that are not `seed`; empty where there are none", added=True),
     _STEP,
     Column("batch_size", "integer", "images", False, "global batch"),
     Column("recipe", "text", "", True,
@@ -235,6 +238,14 @@ PUBLISHED_INCEPTION = "inception-v3-compat@6726825d"
 
 #: What tables of the literature have as the extractor; nobody can hash it.
 LITERATURE = "inception-v3"
+
+
+_SEED = re.compile(r"-(?:seed|initialisation|order|noise)\d+(?=-|$)")
+
+
+def without_seeds(name: str) -> str:
+    """The name of a cell without its seeds, where the name has them: what repeats share."""
+    return _SEED.sub("", name)
 
 
 def protocol_hash(row: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ What several studies share lies beside them, in folders that no study can be nam
             _images/                what is known of the user's image folders
             _references/<...>-<key>/  statistics of real images
             _compiled/              compiled code, as torch keeps it
+            _verify/<checkpoint>-<key>/  samples and record of a released checkpoint; what was shown is in verified.csv
             _probes/<key>.json      time and memory of a shape, as `dit-harness plan --measure` found them
 
 Imports no torch: `status`, `collect` and a launch that finds everything done start without it.

@@ -10,6 +10,7 @@ from harness.spec.data import Data
 from harness.spec.diffusion import AnyDiffusion, Diffusion
 from harness.spec.identity import Spec, spec_id
 from harness.spec.model import AnyModel
+from harness.spec.seeds import SEEDS_END, Drawn, Seeds
 from harness.spec.training import Training
 
 
@@ -23,9 +24,10 @@ class Cell(Spec):
     seed: int = Field(
         default=0,
         ge=0,
-        lt=2**31,
+        lt=SEEDS_END,
         description="decides initialisation, order, timesteps, noise, flips and label dropout",
     )
+    seeds: Seeds = Seeds()
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:
@@ -35,8 +37,21 @@ class Cell(Spec):
 
     @property
     def id(self) -> str:
-        """First 12 hex digits of sha256 over the canonical JSON of what differs from the defaults."""
-        return spec_id(self)
+        """First 12 hex digits of sha256 over the canonical JSON of what differs from the defaults.
+
+        One training has one id, in whichever way its seeds are given.
+        """
+        if self.seeds == Seeds():
+            return spec_id(self)
+        seed, *_ = drawn = self.drawn
+        apart = {name: own for name, own in drawn._asdict().items() if own != seed}
+        return spec_id(self.model_copy(update={"seed": seed, "seeds": Seeds(**apart)}))
+
+    @property
+    def drawn(self) -> Drawn:
+        """The seeds that its training uses."""
+        given = self.seeds.model_dump(exclude_none=True)
+        return Drawn(**{name: given.get(name, self.seed) for name in Drawn._fields})
 
     @property
     def tokens(self) -> int:

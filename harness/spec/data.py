@@ -184,6 +184,12 @@ class Data(Spec):
         return facts.heldout + round((self.subset or 1) * (facts.images - facts.heldout))
 
     @property
+    def training_images(self) -> int | None:
+        """Images to learn from; None where only the files tell."""
+        images = self.images
+        return None if images is None else images - DATA_SETS.facts(self.name).heldout
+
+    @property
     def image_shape(self) -> InputShape:
         """Channels, size and classes of the images: what is stored, and what the latents are decoded to."""
         shape = DATA_SETS.facts(self.name).shape

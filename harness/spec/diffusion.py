@@ -123,9 +123,9 @@ class DiffusionSpec(Spec):
         """Formats of other programs that hold weights trained for it."""
         return tuple(self._facts.formats)
 
-    def sampling_passes(self, sampler: str, steps: int) -> int:
-        """Forward passes of the network for one sample without guidance, which doubles them."""
-        return steps * self._facts.passes.get(sampler, 1)
+    def sampling_passes(self, sampler: str, steps: int, guidance: float = 1.0) -> int:
+        """Forward passes of the network for one sample; guidance doubles them."""
+        return steps * self._facts.passes.get(sampler, 1) * (2 if guidance != 1 else 1)
 
     def check_training(self) -> None:
         """Check what training and its measured losses need.

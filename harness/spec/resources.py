@@ -175,3 +175,7 @@ class Resources(Spec):
     def world(self) -> int:
         """Processes that train one cell together, over all nodes."""
         return self.ranks * self.nodes
+
+
+#: The fields that name a file or a folder.
+PATHS = tuple(name for name, field in Resources.model_fields.items() if field.json_schema_extra == {"format": "path"})

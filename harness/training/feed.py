@@ -43,7 +43,7 @@ class Feed:
     """The inputs of one step after the other.
 
     Args:
-        cell: the recipe and the seed.
+        cell: the recipe and the seeds.
         data: the train split.
         objective: draws the times.
         part: this rank's places in the global batch.
@@ -52,6 +52,7 @@ class Feed:
 
     def __init__(self, cell: Cell, data: Batches, objective: Objective, part: slice, device: str) -> None:
         self._cell, self._data, self._objective = cell, data, objective
+        self._seeds = cell.drawn
         self._part, self._device = part, device
         self._gpu = None if device == "cpu" else torch.cuda.current_device()
         threads = 1 if self._gpu is None else GPU_THREADS
@@ -87,14 +88,14 @@ class Feed:
 
     def _inputs(self, step: int) -> Inputs:
         cell, part, device = self._cell, self._part, self._device
-        recipe, shape = cell.training, cell.data.shape
-        indices = sample_indices(cell.seed, step, recipe.batch_size, len(self._data.labels))
-        draws = step_draws(cell.seed, step, recipe.batch_size, self._objective.draw_training, recipe.label_dropout)
+        recipe, shape, seeds = cell.training, cell.data.shape, self._seeds
+        indices = sample_indices(seeds.order, step, recipe.batch_size, len(self._data.labels))
+        draws = step_draws(seeds, step, recipe.batch_size, self._objective.draw_training, recipe.label_dropout)
         mirror = draws.flip if cell.data.horizontal_flips else None
-        x0 = self._data.x0(indices, mirror, posterior_noise(cell.seed, step), part)
+        x0 = self._data.x0(indices, mirror, posterior_noise(seeds.noise, step), part)
         y = None
         if shape.classes:
             labels = self._data.labels[upload(indices[part], device)]
             y = labels.masked_fill(upload(draws.drop_label[part], device), shape.classes)  # null
-        noise = noise_rows(step_noise(cell.seed, step), part, (shape.channels, shape.size, shape.size), device)
+        noise = noise_rows(step_noise(seeds.noise, step), part, (shape.channels, shape.size, shape.size), device)
         return Inputs(x0, y, upload(draws.t[part], device), noise)

@@ -96,9 +96,9 @@ class TrainState(State):
 
     @classmethod
     def initial(cls, cell: Cell, device: str) -> TrainState:
-        """Weights as the cell's seed draws them; the average starts from them."""
+        """Weights as the cell's seed of initialisation draws them; the average starts from them."""
         network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
-        network.initialise(cell.seed)
+        network.initialise(cell.drawn.initialisation)
         network.to(device)
         recipe = cell.training
         optimizer = AdamW(

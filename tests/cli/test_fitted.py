@@ -39,7 +39,7 @@ def is_whole(text: str, lines: list[str]) -> bool:
 def priced() -> FittedTable:
     """A plan whose numbers are as long as they can be."""
     long = {"params_m": 0.0001234, "gmacs": 1.234e-05, "train_gmacs": 1.234e11, "sampling_gmacs": 1.234e-06}
-    long["learning_rate"] = 1.234e-05
+    long |= {"learning_rate": 1.234e-05, "steps": 400_000, "images": 1.024e8, "epochs": 12.34}
     shape = {"block": "cross-attention", "depth": 28, "width": 1152, "heads": 16, "patch_size": 2, "tokens": 1024}
     rows = [
         {

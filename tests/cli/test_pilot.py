@@ -8,22 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
+from tests.launch.test_own_executor import STUB
 
 pytestmark = pytest.mark.usefixtures("users_files")
-
-EXECUTOR = """
-from harness.launch.executor import Executor
-
-class Here(Executor):
-    def submit(self, launch, waiting):
-        for item in waiting:
-            if job := launch.claim(item):
-                job()
-            item.refresh()
-        return waiting
-
-EXECUTORS = {"here": Here()}
-"""
 
 SWEEP = """
 extend = ["here.py"]
@@ -43,7 +30,7 @@ loss_images = 8
 [[evaluation]]
 samples = 330
 [resources]
-executor = "here"
+executor = "stub"
 """
 
 
@@ -58,7 +45,7 @@ def pilot(folder: Path, *options: str) -> tuple[int, str, str]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "200")  # no cell of a table is wrapped
     (tmp_path / "s.toml").write_text(SWEEP)
-    (tmp_path / "here.py").write_text(EXECUTOR)
+    (tmp_path / "here.py").write_text(STUB)
     return tmp_path
 
 

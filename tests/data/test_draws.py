@@ -8,6 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.data.draws import BLOCK, Normals, SampleStreams, sample_indices, step_draws, step_noise, stream
+from harness.spec.seeds import Drawn
+
+ZERO = Drawn(0, 0, 0)
 
 
 def uniform(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -26,7 +29,7 @@ def test_the_same_whenever_asked() -> None:
     first = [sample_indices(1, s, 7, 30).copy() for s in range(20)]
     for s in reversed(range(20)):
         np.testing.assert_array_equal(sample_indices(1, s, 7, 30), first[s])
-    a, b = (step_draws(3, 11, 8, uniform, 0.1) for _ in range(2))
+    a, b = (step_draws(Drawn(3, 3, 3), 11, 8, uniform, 0.1) for _ in range(2))
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -35,7 +38,9 @@ def test_seeds_and_steps_differ() -> None:
     for seed, step in ((1, 0), (0, 1)):
         base, other = step_noise(0, 0)(0, 4096), step_noise(seed, step)(0, 4096)
         assert abs(np.corrcoef(base, other)[0, 1]) < 0.1
-        assert (step_draws(0, 0, 64, uniform, 0.1).t != step_draws(seed, step, 64, uniform, 0.1).t).any()
+        assert (
+            step_draws(ZERO, 0, 64, uniform, 0.1).t != step_draws(Drawn(0, 0, seed), step, 64, uniform, 0.1).t
+        ).any()
 
 
 @given(st.integers(0, 2**40), st.integers(1, 400), st.integers(0, 400), st.integers(1, 400))
@@ -67,7 +72,7 @@ def test_noise_is_normal() -> None:
 
 
 def test_shares() -> None:
-    draws = [step_draws(0, s, 256, uniform, 0.1) for s in range(200)]
+    draws = [step_draws(ZERO, s, 256, uniform, 0.1) for s in range(200)]
     n = 256 * 200
     assert abs(np.mean([d.drop_label.mean() for d in draws]) - 0.1) < 4 * np.sqrt(0.09 / n)
     assert abs(np.mean([d.flip.mean() for d in draws]) - 0.5) < 4 * np.sqrt(0.25 / n)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.cli.tables import plan_table
 from harness.cli.words import duration, rate, size_of
-from harness.launch.estimate import ASSUMED_TFLOPS, throughput
+from harness.launch.estimate import ASSUMED_TFLOPS, finished, throughput
 from harness.launch.plan import latents_bytes, plan, totals
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun, cell_runs, owed_evaluations
@@ -57,19 +57,21 @@ def finish(item: CellRun, device: str, seconds: float, cpu: str | None = None, *
 def test_throughput_is_given_measured_or_assumed(sweep: Sweep, tmp_path: Path) -> None:
     study = Study(tmp_path / "results", "study")
     items = cell_runs(sweep, study)
-    assert throughput(items, "fp32").tflops == ASSUMED_TFLOPS["fp32"]
-    assert throughput(items, "fp32").source == "assumed"
+    assert throughput(finished(items), "fp32").tflops == ASSUMED_TFLOPS["fp32"]
+    assert throughput(finished(items), "fp32").source == "assumed"
     finish(items[0], "cpu", 3.0)
-    assert throughput(cell_runs(sweep, study), "fp32").source == "assumed"  # a CPU says nothing of a GPU
+    assert throughput(finished(cell_runs(sweep, study)), "fp32").source == "assumed"  # a CPU says nothing of a GPU
     finish(items[1], "cuda", 4.0)
     items = cell_runs(sweep, study)
-    found = throughput(items, "fp32")
-    assert throughput(items, "bf16") == type(found)(ASSUMED_TFLOPS["bf16"], "assumed"), "another precision says nothing"
+    found = throughput(finished(items), "fp32")
+    assert throughput(finished(items), "bf16") == type(found)(ASSUMED_TFLOPS["bf16"], "assumed"), (
+        "another precision says nothing"
+    )
     assert found.source == "measured on 1 finished cell"
     row = plan(sweep, items)[1]
     assert found.tflops == pytest.approx(2 * row["train_gmacs"] * 1e9 / 4.0 / 1e12)
     assert found.hours(row["train_gmacs"]) == pytest.approx(4.0 / 3600)
-    assert throughput(items, "fp32", 12.5) == type(found)(12.5, "given")
+    assert throughput(finished(items), "fp32", 12.5) == type(found)(12.5, "given")
 
 
 def test_each_precision_has_its_rate(tmp_path: Path) -> None:

@@ -70,6 +70,23 @@ def test_ids_are_the_same_in_another_process() -> None:
     assert out.stdout.strip() == "fb1b01b40a63"
 
 
+def seeded(seed: int = 0, **seeds: int) -> Cell:
+    return Cell.model_validate({**SMALL, "seed": seed, "seeds": seeds})
+
+
+def test_one_training_has_one_id_however_its_seeds_are_written() -> None:
+    assert seeded(noise=0, order=0).id == Cell.model_validate(SMALL).id
+    assert seeded(3, initialisation=0, order=0, noise=0).id == Cell.model_validate(SMALL).id
+    assert (
+        seeded(3, initialisation=0, order=0).id
+        == seeded(0, noise=3).id
+        == seeded(9, initialisation=0, order=0, noise=3).id
+    )
+    assert seeded(initialisation=3).id == seeded(3, order=0, noise=0).id
+    alone = [seeded(**{name: 3}).id for name in ("initialisation", "order", "noise")]
+    assert len({*alone, seeded(3).id, seeded().id}) == 5
+
+
 def test_a_new_field_with_a_default_changes_no_id() -> None:
     class NewTraining(Training):
         warmup: int = 0

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
+from harness.runs.columns import without_seeds
 from sweeps.grid import load_sweep, study_name, warnings
 from tests.cells import dit_spec
 
@@ -72,6 +73,43 @@ def test_size_presets_pairs_dotted_names_and_exclusion(tmp_path: Path) -> None:
     assert not [model for model, seed in models if model.width == 1152 and seed == 1]
     assert {(model.depth, model.width, model.heads) for model, _ in models} == {(12, 384, 6), (28, 1152, 16)}
     assert {(c.training.learning_rate, c.training.batch_size) for c in cells} == {(1e-4, 8), (1e-3, 16)}
+
+
+SEEDS = '[grid]\n"seeds.noise" = [0, 1]\n"seeds.order" = [0, 2]\n[model]\nsize = "B"\npatch_size = 4\n'
+
+
+def test_seeds_of_one_cause_are_axes(tmp_path: Path) -> None:
+    cells = list(load_sweep(write(tmp_path, f"seed = 0\n{SEEDS}[seeds]\ninitialisation = 7\n")).cells())
+    assert [name for name, _ in cells] == [f"B-4-noise{noise}-order{order}" for noise in (0, 1) for order in (0, 2)]
+    assert [cell.drawn for _, cell in cells] == [(7, order, noise) for noise in (0, 1) for order in (0, 2)]
+    assert {without_seeds(name) for name, _ in cells} == {"B-4"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{SEEDS}[seeds]\nnoise = 1\n", "grid.seeds.noise: seeds.noise is set outside the grid too; keep one of them"),
+        (
+            f"{SEEDS}[seeds]\nweights = 1\n",
+            "seeds.weights: unknown key; allowed in seeds: initialisation, order, noise",
+        ),
+        (
+            f"{SEEDS}[seeds]\ninitialisation = -1\n",
+            "seeds.initialisation: should be greater than or equal to 0 (got -1)",
+        ),
+        (f"{SEEDS}[seeds]\ninitialisation = 1.5\n", "seeds.initialisation: should be a whole number (got 1.5)"),
+        (f"seeds = 3\n{SEEDS}", "seeds: should be a table [seeds] (got 3)"),
+        (
+            SEEDS.replace('"seeds.order"', '"seeds.noises"'),
+            "grid.seeds.noises: unknown key (did you mean noise?); allowed in seeds: initialisation, order, noise",
+        ),
+    ],
+)
+def test_wrong_seeds_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_sweep(path)
+    assert str(caught.value) == f"{path}: {message}"
 
 
 def test_names_tell_what_varies(tmp_path: Path) -> None:
