@@ -52,7 +52,7 @@ def flat(digits: LoadedData) -> LoadedData:
 
 
 def test_the_same_bits_twice_and_others_of_another_seed(tmp_path: Path, digits: LoadedData) -> None:
-    files, hashes = [], []
+    files, hashes = list[bytes](), list[str]()
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(len(files))  # whatever the caller did
         one, shared = wanted(seed=seed), Shared(tmp_path / name)
