@@ -20,7 +20,7 @@ from harness.cli.new import new
 from harness.cli.options import Verbs
 from harness.cli.pilot import pilot
 from harness.cli.plan import plan
-from harness.cli.prepare import encode, train_vae
+from harness.cli.prepare import encode, train_extractor, train_vae
 from harness.cli.recommend import recommend
 from harness.cli.report import collect, report
 from harness.cli.sample import sample
@@ -69,7 +69,7 @@ def _options(
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
-    *(new, plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
+    *(new, plan, pilot, train_extractor, train_vae, encode, launch, evaluate, status, cancel, logs),
     *(collect, report, fit, recommend, forecast, sample, export, import_, verify, clean),
 )
 for verb in _VERBS:

@@ -84,7 +84,7 @@ def test_a_proposal_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "[resources]", '[resources]\nexecutor = "stub"'
     )
     (tmp_path / "own.toml").write_text(here + "[recording]\nloss_images = 4\n")
-    done = run_here(tmp_path, "launch", "own.toml", "--cell", "d2-w64-p?-s0")
+    done = run_here(tmp_path, "launch", "own.toml", "--cell", "d2-w64-p?-seed0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "results" / "own" / "results.csv").exists()
 
