@@ -27,6 +27,7 @@ from analysis.page import Page, Table
 from analysis.sections import records
 from analysis.sections.blocks import blocks
 from analysis.sections.evaluation import evaluation
+from analysis.sections.forecasts import forecasts
 from analysis.sections.frontier import frontier
 from analysis.sections.paper import paper_tables
 from analysis.sections.scaling import metrics, scaling
@@ -111,6 +112,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
         fitted = scaling(page, table)
         scaling(page, table, LOSS)
         frontier(page, table, curves)
+        forecasts(page, table)
         blocks(page, ends(table))
         metrics(page, table)
         evaluation(page, table, tables.load_nested(folder))

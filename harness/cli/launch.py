@@ -156,6 +156,7 @@ def run(
         Exit: with code 0 once all is submitted, if jobs go on by themselves and without `wait`; with 130 after Ctrl-C.
     """
     from harness.cli.bars import LaunchView
+    from harness.errors import CellFailedError
     from harness.launch.launch import launch as run_all
     from harness.launch.signals import interrupting
     from harness.runs.collect import collect
@@ -176,6 +177,9 @@ def run(
         jobs = f"the {executor.capitalize()} jobs go on"
         print(jobs if detached else "stopped; the same command goes on from the checkpoints", file=sys.stderr)
         raise typer.Exit(130) from None
+    except CellFailedError as error:  # of work before the cells
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
     if detached and not wait:
         states = Counter(str(item.now.state) for item in ended)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
