@@ -189,6 +189,7 @@ def describe(seeds: Sequence[int]) -> str:
     """The search in words."""
     others = ", ".join(map(str, seeds[1:]))
     return (
-        f"its guidance is searched: the best scale of each cell between {LOWEST:g} and {HIGHEST:g}, by at most {MOST} scales on "
-        f"sampling seed {seeds[0]}; it and no guidance are then measured on seed{'s' * (len(seeds) > 2)} {others}"
+        f"its guidance is searched: the best scale of each cell between {LOWEST:g} and {HIGHEST:g}, by at most {MOST} "
+        f"scales on sampling seed {seeds[0]}; it and no guidance are then measured on "
+        f"seed{'s' * (len(seeds) > 2)} {others}"
     )
