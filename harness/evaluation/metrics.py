@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
+from harness.evaluation.extractors import weights_of
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, FrechetTarget, Terms, extrapolate
 from harness.evaluation.memorisation import nearest
@@ -93,10 +94,10 @@ class Setup:
             InputError: it does not fit the data; its weights or the device are missing.
         """
         check_fits(evaluation.resolved(data), data)
-        name = evaluation.resolved(data).extractor
-        assert name is not None  # resolved() fills it in
-        weights = self.resources.weights_of(name)
-        return Extraction(name, self.device, weights, self.ranks, self.writing, self.watch.at_once)
+        choice = evaluation.resolved(data).extractor
+        assert choice is not None  # resolved() fills it in
+        weights = weights_of(choice, data, self.resources, self.shared)
+        return Extraction(choice, self.device, weights, self.ranks, self.writing, self.watch.at_once)
 
 
 def score(
@@ -171,7 +172,7 @@ def _score(
     record |= dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
     if batch is None and dataset is not None:
         record |= _memorisation(generated, dataset, own, {evaluation.reference: record["frechet"]}, watch)
-    record["warnings"] = _warnings(record, reference, generated)
+    record["warnings"] = [*_warnings(record, reference, generated), *extraction.doubts]
     return record
 
 

@@ -22,7 +22,7 @@ from harness.runs.state import State
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.diffusion import DiffusionSpec
-from harness.spec.evaluation import EXTRACTORS, Evaluation
+from harness.spec.evaluation import Evaluation, facts_of
 from harness.spec.resources import Resources
 from harness.spec.training import Precision
 
@@ -76,7 +76,7 @@ class Work:
 
 def work_of(cell: Cell, evaluations: Sequence[Evaluation], macs: int) -> Work:
     """The work of a cell whose forward pass of one image takes `macs` multiply-adds."""
-    recipe, gmacs = cell.training, macs / 1e9
+    recipe, gmacs, shape = cell.training, macs / 1e9, cell.data.image_shape
     images = [(e, e.samples * len(e.steps(recipe.steps))) for e in evaluations]
     made = sampled((e, step) for e in evaluations for step in e.steps(recipe.steps))
     passes = sum(sampling_passes(e, cell.diffusion) for e in made)
@@ -87,7 +87,7 @@ def work_of(cell: Cell, evaluations: Sequence[Evaluation], macs: int) -> Work:
         train_gmacs=3 * gmacs * recipe.batch_size * recipe.steps,
         sampling_gmacs=passes * gmacs,
         decoding_gmacs=sum(e.samples for e in made) * vae_cost(cell.data).decode / 1e9,
-        scoring_gmacs=sum(count * EXTRACTORS.facts(str(e.extractor)).gmacs for e, count in images),
+        scoring_gmacs=sum(count * facts_of(e.extractor, shape).gmacs for e, count in images if e.extractor),
     )
 
 

@@ -31,6 +31,7 @@ What several studies share lies beside them, in folders that no study can be nam
             _latents/<data>-<id>/   encoded images, and manifest.json
             _latents/.encoding/<data>-<id>/  how far `dit-harness encode` is, how its job ended, its log; which
                                     shards a launch has checked
+            _extractors/<data>-<id>/  a feature extractor trained here: its weights with a card, and card.json
             _images/                what is known of the user's image folders
             _references/<...>-<key>/  statistics of real images
             _compiled/              compiled code, as torch keeps it
