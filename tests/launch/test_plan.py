@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,7 +142,7 @@ def test_only_finished_cells_of_this_machine_say_what_others_take_here(sweep: Sw
 
 
 def test_samples_that_evaluations_share_are_made_once(tmp_path: Path) -> None:
-    def row(evaluations: str) -> dict[str, object]:
+    def row(evaluations: str) -> dict[str, Any]:
         path = tmp_path / "study.toml"
         path.write_text(f"[grid]\ndepth = [2]\n[model]\nwidth = 32\npatch_size = 4\n{evaluations}")
         sweep = load_sweep(path)
