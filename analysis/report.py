@@ -19,6 +19,7 @@ from analysis.combine import apart, sources_of, studies_of
 from analysis.conditions import draws_warning, mixture_warning, with_ways
 from analysis.figures.scaling import baselines
 from analysis.figures.style import SUFFIXES, ModelKey
+from analysis.guidance import choices, without_searches
 from analysis.horizon import ends, horizon_warning
 from analysis.names import plural
 from analysis.numbers import rounded
@@ -104,7 +105,8 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
         folder, title, lead if title == whole else f"{whole}: {lead}", fits={"study": name, "source": "results.csv"}
     )
     page.warnings += apart(table)
-    table = _begin(page, ranked(table, studies))
+    chosen = choices(table)
+    table = _begin(page, without_searches(ranked(table, studies), chosen))
     fitted: list[SliceFits] = []
     if untrained(table) is None:
         fitted = scaling(page, table)
@@ -124,7 +126,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     page.answers += answers(table, curves, fitted, about, unfinished)
     _measured(page, about)
     training(page, table, curves)
-    sampling(page, table)
+    sampling(page, table, chosen)
     records.samples(page, table)
     _ways(page)
     records.results(page, table)

@@ -167,7 +167,15 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
         InputError: one line naming file, key, what is wrong and what is allowed.
     """
     study = study or study_name(str(path) if path.suffix == ".toml" else f"{path}.toml")
-    document = read_toml(path)
+    return sweep_of(path, study, read_toml(path))
+
+
+def sweep_of(path: Path, study: str, document: dict[str, Any]) -> Sweep:
+    """The sweep of a document, as `load_sweep` reads it from the file `path`.
+
+    Raises:
+        InputError: as `load_sweep`.
+    """
     try:
         sweep = _sweep(path, study, document)
         _check_cells(sweep)

@@ -16,6 +16,7 @@ from harness.cli.export import export, import_
 from harness.cli.fit import fit
 from harness.cli.forecast import forecast
 from harness.cli.launch import evaluate, launch
+from harness.cli.new import new
 from harness.cli.options import Verbs
 from harness.cli.pilot import pilot
 from harness.cli.plan import plan
@@ -41,6 +42,7 @@ app = typer.Typer(
     file's stem) once it was launched.
 
     \b
+    dit-harness new FOLDER --hours 1             a sweep for images of your own
     dit-harness plan sweeps/quickstart.toml      what would run, and what it costs
     dit-harness launch sweeps/quickstart.toml    run every cell; again to resume
     dit-harness report quickstart                table, fits, figures, report.html
@@ -67,7 +69,7 @@ def _options(
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
-    *(plan, pilot, train_extractor, train_vae, encode, launch, evaluate, status, cancel, logs),
+    *(new, plan, pilot, train_extractor, train_vae, encode, launch, evaluate, status, cancel, logs),
     *(collect, report, fit, recommend, forecast, sample, export, import_, verify, clean),
 )
 for verb in _VERBS:
