@@ -80,7 +80,7 @@ class TrainedExtractor(Spec):
     width: int = Field(
         default=16, gt=0, description="channels of the first convolution, doubled at every halving, up to 64"
     )
-    steps: int = Field(default=1500, gt=0, description="optimizer steps")
+    steps: int = Field(default=500, gt=0, description="optimizer steps")
     batch_size: int = Field(default=128, gt=1, description="images of a step")
     learning_rate: float = Field(default=2e-3, gt=0, description="highest learning rate of AdamW")
     seed: int = Field(default=0, ge=0, lt=2**31, description="decides initialisation, order and corruption")
