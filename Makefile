@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 COVER  := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart blocks noise latents paper check test chaos bench lint types notebooks docs clean
+.PHONY: help quickstart blocks noise latents emoji paper check test chaos bench lint types notebooks docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ latents: $(STAMP) ## the paper's way through latents on Fashion-MNIST: autoencod
 	$(BIN)/dit-harness encode sweeps/fashion-latents.toml
 	$(BIN)/dit-harness launch sweeps/fashion-latents.toml
 	$(BIN)/dit-harness report fashion-latents
+
+emoji: $(STAMP) ## a colour study on emoji pictures, fetched by npm and scored by an extractor trained on them (about 30 minutes)
+	$(BIN)/python -m harness.data.emoji data/emoji
+	$(BIN)/dit-harness launch sweeps/emoji.toml
+	$(BIN)/dit-harness report emoji
 
 paper: $(STAMP) ## redraw the paper's plots from its published numbers (seconds)
 	$(BIN)/dit-harness report results/paper

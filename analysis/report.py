@@ -19,6 +19,7 @@ from analysis.combine import apart, sources_of, studies_of
 from analysis.conditions import draws_warning, mixture_warning, with_ways
 from analysis.figures.scaling import baselines
 from analysis.figures.style import SUFFIXES, ModelKey
+from analysis.guidance import choices, without_searches
 from analysis.horizon import ends, horizon_warning
 from analysis.names import plural
 from analysis.numbers import rounded
@@ -26,6 +27,7 @@ from analysis.page import Page, Table
 from analysis.sections import records
 from analysis.sections.blocks import blocks
 from analysis.sections.evaluation import evaluation
+from analysis.sections.forecasts import forecasts
 from analysis.sections.frontier import frontier
 from analysis.sections.noise import noise
 from analysis.sections.paper import paper_tables
@@ -104,12 +106,14 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
         folder, title, lead if title == whole else f"{whole}: {lead}", fits={"study": name, "source": "results.csv"}
     )
     page.warnings += apart(table)
-    table = _begin(page, ranked(table, studies))
+    chosen = choices(table)
+    table = _begin(page, without_searches(ranked(table, studies), chosen))
     fitted: list[SliceFits] = []
     if untrained(table) is None:
         fitted = scaling(page, table)
         scaling(page, table, LOSS)
         frontier(page, table, curves)
+        forecasts(page, table)
         noise(page, table, blocks(page, ends(table)))
         metrics(page, table)
         evaluation(page, table, tables.load_nested(folder))
@@ -124,7 +128,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     page.answers += answers(table, curves, fitted, about, unfinished)
     _measured(page, about)
     training(page, table, curves)
-    sampling(page, table)
+    sampling(page, table, chosen)
     records.samples(page, table)
     _ways(page)
     records.results(page, table)

@@ -212,13 +212,11 @@ def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
 def _forecasts(fits: Sequence[Fit], rows: pd.DataFrame, ahead: tuple[float, ...] = AHEAD) -> list[Forecast]:
     found, largest = [], rows.iloc[int(floats(rows, "gmacs").argmax())]
     ratios = np.array(ahead)
+    gmacs = ratios * float(largest["gmacs"])
+    tokens = np.full(len(ratios), float(largest["tokens"]))
+    ahead_of = pd.DataFrame({"gmacs": gmacs, "params": ratios * float(largest["params"]), "tokens": tokens})
     for fit in fits:
-        gmacs = ratios * float(largest["gmacs"])
-        if isinstance(fit, InteractionFit):
-            band = fit.band(ratios * float(largest["params"]), np.full(len(ratios), float(largest["tokens"])))
-        else:
-            band = fit.predict(gmacs) if isinstance(fit, LineFit) else fit.band(gmacs)
-        values = band[["mean", "low", "high"]].to_numpy(float)
+        values = fit.predicted(ahead_of).to_numpy(float)
         for ratio, x, (mean, low, high) in zip(ahead, gmacs, values, strict=True):
             flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
             flags += ["predicts a negative metric"] if mean <= 0 else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -70,7 +72,8 @@ def study_laws(piece: Slice, curves: pd.DataFrame | None = None) -> list[LawSumm
     found = []
     parts = sorted(rows.groupby("patch_size", dropna=False), key=lambda part: str(part[0]), reverse=True)
     for patch, part in parts:
-        found.append(summarise(patch_name(patch) or "all models", runs_of(part, piece.column), words))
+        summary = summarise(patch_name(patch) or "all models", runs_of(part, piece.column), words)
+        found.append(replace(summary, patch_size=None if pd.isna(patch) else int(str(patch))))
     if len(parts) > 1:
         found.append(summarise("all patch sizes", runs_of(rows, piece.column), words, over_patches=True))
     return found

@@ -19,7 +19,7 @@ from harness.runs import columns, layout
 from harness.spec.cell import Cell
 from harness.spec.data import Data, PretrainedVae, TrainedVae
 from harness.spec.diffusion import Diffusion, Flow
-from harness.spec.evaluation import Evaluation
+from harness.spec.evaluation import Evaluation, TrainedExtractor
 from harness.spec.fields import FieldFacts, fields_of
 from harness.spec.model import DiTSpec, UNetSpec
 from harness.spec.resources import Recording, Resources
@@ -42,6 +42,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[training]": Training,
     "[training.learning_rate], a law of the width": RateLaw,
     "[[evaluation]]": Evaluation,
+    '[[evaluation]], extractor = {kind = "trained", ...}': TrainedExtractor,
     "[recording]": Recording,
     "[resources]": Resources,
 }

@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import InputError, did_you_mean
 from harness.spec.cell import Cell
 from harness.spec.data import Data
-from harness.spec.evaluation import EXTRACTORS, Evaluation
+from harness.spec.evaluation import Evaluation, extractor_name, facts_of
 from harness.spec.extension import Extension
 from harness.spec.identity import validated
 from harness.spec.resources import Recording, Resources
@@ -167,7 +167,15 @@ def load_sweep(path: Path, study: str | None = None) -> Sweep:
         InputError: one line naming file, key, what is wrong and what is allowed.
     """
     study = study or study_name(str(path) if path.suffix == ".toml" else f"{path}.toml")
-    document = read_toml(path)
+    return sweep_of(path, study, read_toml(path))
+
+
+def sweep_of(path: Path, study: str, document: dict[str, Any]) -> Sweep:
+    """The sweep of a document, as `load_sweep` reads it from the file `path`.
+
+    Raises:
+        InputError: as `load_sweep`.
+    """
     try:
         sweep = _sweep(path, study, document)
         _check_cells(sweep)
@@ -326,8 +334,10 @@ def warnings(sweep: Sweep) -> list[str]:
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
         strays = {line for data in sources if origin.protocol for line in origin.protocol.strays(data)}
         lines += [f"{origin.key}: {line}" for line in sorted(strays)]
-        for name in sorted({evaluation.resolved(data).extractor or "" for data in sources}):
-            dims = EXTRACTORS.facts(name).dims
+        found = {(evaluation.resolved(data).extractor, data.image_shape) for data in sources}
+        named = {extractor_name(extractor): facts_of(extractor, shape) for extractor, shape in found if extractor}
+        for name, facts in sorted(named.items()):
+            dims = facts.dims
             needed = 5 * dims
             if evaluation.samples < needed:
                 lines.append(

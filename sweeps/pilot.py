@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from harness.errors import InputError
 from harness.spec.cell import Cell
-from harness.spec.resources import Recording, Resources
 from harness.spec.training import Training
 from sweeps.cells import Grid
-from sweeps.fields import SECTIONS, Setting
 from sweeps.grid import Sweep
 from sweeps.rules import Rule
-from sweeps.toml import as_toml, toml_lines
+from sweeps.text import settings_of
 
 #: A pilot trains for one step in so many.
 SHORTER = 4
@@ -67,7 +65,7 @@ def pilot(sweep: Sweep, cells: Sequence[Cell], rates: Sequence[float]) -> Sweep:
     What the recipe counts in steps is a quarter too: the warm-up, and the reach of the averaged weights.
     """
     short = [_short(cell) for cell in cells]
-    given = [_fields(cell) for cell in short]
+    given = [settings_of(cell, without={"seed": True, "seeds": True, "training": {"learning_rate"}}) for cell in short]
     base = {name: value for name, value in given[0].items() if all(other.get(name) == value for other in given)}
     own = dict.fromkeys(name for fields in given for name in fields if name not in base)
     shapes = tuple({name: _value(cell, name) for name in own} for cell in short)
@@ -87,25 +85,6 @@ def pilot(sweep: Sweep, cells: Sequence[Cell], rates: Sequence[float]) -> Sweep:
         recording=sweep.recording.model_copy(update={"loss_steps": ()}),
         rules=tuple(_rule(rule, cells) for rule in sweep.rules if any(map(rule.fits, cells))),
     )
-
-
-def text_of(sweep: Sweep) -> str:
-    """A pilot as a sweep file."""
-    tables: dict[str, Mapping[str, Any]] = {section: _below(section, sweep.grid.base) for section in SECTIONS}
-    tables["recording"] = _given(sweep.recording)
-    tables["resources"] = _given(sweep.resources)
-    top: dict[str, Any] = {"title": sweep.title}
-    if sweep.extensions:
-        top["extend"] = [extension.name for extension in sweep.extensions]
-    lines = ["# Written by `dit-harness pilot`.", *toml_lines(top), "", "[grid]"]
-    for axis, settings in sweep.grid.axes.items():
-        lines += [f"{axis} = [", *(f"    {as_toml(setting)}," for setting in settings), "]"]
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *toml_lines(table)] if table else []
-    for rule in sweep.rules:
-        conditions = {condition.field: [value for value, _ in condition.allowed] for condition in rule.conditions}
-        lines += ["", "[[resources.for]]", *toml_lines({**conditions, **rule.resources})]
-    return "\n".join(lines) + "\n"
 
 
 def _recipe(cell: Cell) -> dict[str, Any]:
@@ -130,14 +109,6 @@ def _short(cell: Cell) -> Cell:
     return cell.model_copy(update={"training": training})
 
 
-def _fields(cell: Cell) -> Setting:
-    """The fields of a cell that are not the defaults, without rate and seeds."""
-    dumped = cell.model_dump(
-        exclude_defaults=True, exclude={"seed": True, "seeds": True, "training": {"learning_rate"}}
-    )
-    return {f"{section}.{name}": value for section, fields in dumped.items() for name, value in fields.items()}
-
-
 def _value(cell: Cell, name: str) -> Any:
     section, _, leaf = name.partition(".")
     return getattr(getattr(cell, section), leaf)
@@ -156,11 +127,3 @@ def _rule(rule: Rule, cells: Sequence[Cell]) -> Rule:
         kept = [pair for pair in condition.allowed if any(replace(condition, allowed=(pair,)).fits(c) for c in cells)]
         conditions.append(replace(condition, allowed=tuple(kept)))
     return replace(rule, conditions=tuple(conditions))
-
-
-def _below(section: str, fields: Mapping[str, Any]) -> Setting:
-    return {name.partition(".")[2]: value for name, value in fields.items() if name.partition(".")[0] == section}
-
-
-def _given(spec: Recording | Resources) -> dict[str, Any]:
-    return spec.model_dump(exclude_defaults=True)

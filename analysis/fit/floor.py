@@ -52,6 +52,15 @@ class FloorFit:
         """The curve at the gmacs of the rows, shape [n], in the unit of the metric."""
         return self.predict(floats(rows, "gmacs"))
 
+    def predicted(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """A new model at the gmacs of the rows: columns mean, low, high (95 %)."""
+        return self.band(floats(rows, "gmacs"))[["mean", "low", "high"]]
+
+    def jacobian(self, rows: pd.DataFrame) -> Array:
+        """Derivatives of the curve's logarithm by its constants, shape [n, 3], or [n, 2] where the floor is 0."""
+        parameters = np.array([np.log(self.coefficient), self.exponent, self.floor])
+        return _jacobian(parameters, np.log(floats(rows, "gmacs")))[:, : 3 if self.floor > 0 else 2]
+
     def band(self, x: Array) -> pd.DataFrame:
         """The curve at x, shape [k], with 95 % intervals: columns as `LineFit.predict`, to first order."""
         parameters = np.array([np.log(self.coefficient), self.exponent, self.floor])

@@ -89,6 +89,14 @@ class LineFit:
         value = self.intercept + self.slope * np.log(floats(rows, "gmacs"))
         return np.asarray(np.exp(value) if self.log_response else value)
 
+    def predicted(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """A new model at the gmacs of the rows: columns mean, low, high (95 %), in the unit of the metric."""
+        return self.predict(floats(rows, "gmacs"))[["mean", "low", "high"]]
+
+    def jacobian(self, rows: pd.DataFrame) -> Array:
+        """Derivatives of the response by intercept and slope, shape [n, 2]."""
+        return _line_design(floats(rows, "gmacs"))
+
     def predict(self, x: Array) -> pd.DataFrame:
         """The line at x, shape [k], with 95 % intervals, in the unit of the metric.
 

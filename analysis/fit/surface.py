@@ -49,6 +49,14 @@ class InteractionFit:
         out: pd.DataFrame = frame[["mean", "obs_ci_lower", "obs_ci_upper"]]
         return out.set_axis(["mean", "low", "high"], axis=1).map(np.exp)
 
+    def predicted(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """A new model at the params and tokens of the rows: columns mean, low, high (95 %)."""
+        return self.band(floats(rows, "params"), floats(rows, "tokens"))
+
+    def jacobian(self, rows: pd.DataFrame) -> Array:
+        """Derivatives of the form's logarithm by its coefficients, shape [n, 4]."""
+        return interaction_design(floats(rows, "params"), floats(rows, "tokens"))
+
     def fitted(self, rows: pd.DataFrame) -> Array:
         """The form at the params and tokens of the rows, shape [n], in the unit of the metric."""
         return self.predict(floats(rows, "params"), floats(rows, "tokens"))

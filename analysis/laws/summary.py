@@ -32,6 +32,7 @@ class LawSummary:
     budgets: Budgets | None  #: of the parabolas
     approaches: tuple[Approach, ...]
     omitted: tuple[tuple[str, str], ...]
+    patch_size: int | None = None  #: of all its runs; None for those of several, or of networks without patches
 
     def approach(self, name: str) -> Approach | None:
         """One of "envelope", "parabolas" and "parametric"."""

@@ -136,6 +136,13 @@ class LaunchView:
         for cell, item in shown.items():
             self._show(cell, item)
 
+    def work(self, value: Report) -> None:
+        """Draw the progress of work before the cells; its bar goes when it is done."""
+        stage, done, total = value["stage"], value["done"], value["total"]
+        self._bars.show(stage, stage, done, total, "")
+        if done == total:
+            self._bars.drop(stage)
+
     def _show(self, cell: str, item: CellRun) -> None:
         """Draw the bar of a cell; that of a new attempt starts anew."""
         number = item.now.attempt.number if item.now.attempt else 0

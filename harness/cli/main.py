@@ -14,14 +14,18 @@ from harness.cli import streams
 from harness.cli.clean import clean
 from harness.cli.export import export, import_
 from harness.cli.fit import fit
+from harness.cli.forecast import forecast
 from harness.cli.launch import evaluate, launch
+from harness.cli.new import new
 from harness.cli.options import Verbs
 from harness.cli.pilot import pilot
 from harness.cli.plan import plan
-from harness.cli.prepare import encode, train_vae
+from harness.cli.prepare import encode, train_extractor, train_vae
+from harness.cli.recommend import recommend
 from harness.cli.report import collect, report
 from harness.cli.sample import sample
 from harness.cli.status import cancel, logs, status
+from harness.cli.verify import verify
 from harness.cli.words import reflowed
 from harness.errors import InputError
 
@@ -38,6 +42,7 @@ app = typer.Typer(
     file's stem) once it was launched.
 
     \b
+    dit-harness new FOLDER --hours 1             a sweep for images of your own
     dit-harness plan sweeps/quickstart.toml      what would run, and what it costs
     dit-harness launch sweeps/quickstart.toml    run every cell; again to resume
     dit-harness report quickstart                table, fits, figures, report.html
@@ -64,8 +69,8 @@ def _options(
 
 #: The verbs in the order of the help. An underscore stands for a dash; one at the end avoids a keyword.
 _VERBS = (
-    *(plan, pilot, train_vae, encode, launch, evaluate, status, cancel, logs),
-    *(collect, report, fit, sample, export, import_, clean),
+    *(new, plan, pilot, train_extractor, train_vae, encode, launch, evaluate, status, cancel, logs),
+    *(collect, report, fit, recommend, forecast, sample, export, import_, verify, clean),
 )
 for verb in _VERBS:
     app.command(verb.__name__.strip("_").replace("_", "-"), help=reflowed(verb.__doc__ or ""))(verb)

@@ -1,4 +1,4 @@
-"""The verbs that come before a study on latents: train-vae, encode."""
+"""The verbs that come before a study: train-extractor; on latents train-vae and encode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.cli import options as cli
 from harness.cli import streams
 
 if TYPE_CHECKING:
-    from harness.launch.prepare import Say
+    from harness.launch.view import Say
     from harness.runs.study import Study
     from harness.training.hooks import Hooks
     from sweeps.grid import Sweep
@@ -36,6 +36,19 @@ def train_vae(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS
     from harness.launch.signals import StopFlag
 
     _prepare(train_vaes, study, results, given, StopFlag().is_set)
+
+
+@cli.takes_fields(resources=(*_DATA, "device"))
+def train_extractor(study: cli.StudyArgument, results: cli.ResultsOption = cli.RESULTS, **given: Any) -> None:
+    """Train the feature extractors that the sweep names (extractor = {kind = "trained"}), and say what they are worth.
+
+    `launch` does so by itself, except on Slurm. It stays in the foreground, and begins anew when it was stopped.
+    Studies on the same images share it.
+    """
+    from harness.launch.extractors import train_all
+    from harness.launch.signals import StopFlag
+
+    _prepare(train_all, study, results, given, StopFlag().is_set)
 
 
 @cli.takes_fields(resources=(*_DATA, *_RESOURCES))

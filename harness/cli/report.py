@@ -69,7 +69,7 @@ def report(
         raise InputError("--output: is missing; a table needs a folder for its report, such as results/theirs")
     unfinished: list[Unfinished] = []
     if output is None:
-        folder = _tables_of(cli.home(studies[0]), results, unfinished)
+        folder = tables_of(cli.home(studies[0]), results, unfinished)
     else:
         folder = _together(studies, output, results, unfinished)
     # figures are drawn into files; a backend that the environment names may not be installed
@@ -89,7 +89,7 @@ def report(
 
 
 def _together(studies: list[str], output: Path, results: Path, unfinished: list[Unfinished]) -> Path:
-    """Write the tables of several studies as one, and return their folder; see `_tables_of`.
+    """Write the tables of several studies as one, and return their folder; see `tables_of`.
 
     Raises:
         InputError: the folder holds what other studies gave, or see `analysis.combine.combine`.
@@ -102,7 +102,7 @@ def _together(studies: list[str], output: Path, results: Path, unfinished: list[
         raise InputError(
             f"--output: {output} holds the tables of {', '.join(there)}; allowed: these studies again, or a new folder"
         )
-    table = combine([_tables_of(name, results, unfinished) for name in names], names, output)
+    table = combine([tables_of(name, results, unfinished) for name in names], names, output)
     print(f"{len(table)} rows of {table['cell'].nunique()} cells in {output / 'results.csv'}")
     return output
 
@@ -112,7 +112,7 @@ def _called(study: str) -> str:
     return Path(study).stem if study.endswith(".toml") else study
 
 
-def _tables_of(study: str, results: Path, unfinished: list[Unfinished]) -> Path:
+def tables_of(study: str, results: Path, unfinished: list[Unfinished]) -> Path:
     """The folder or file with the tables of an argument; those of a study are written anew.
 
     A study whose cells are not all done is added to `unfinished`.

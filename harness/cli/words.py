@@ -70,11 +70,13 @@ def evaluation_lines(sweep: Sweep, when: str | None = None) -> list[str]:
     """One line for each evaluation; sampling seeds share a line. `when` replaces the training steps."""
     if not sweep.evaluations:
         return ["no [[evaluation]]: cells are trained and their losses recorded; nothing is sampled or scored"]
+    from harness.spec.evaluation import extractor_name
+
     sources = sweep.grid.sources
     objectives = {cell.diffusion.objective: cell.diffusion.samplers for _, cell in sweep.cells()}
     lines: dict[tuple[str, str], list[int]] = {}
     for origin, evaluation in zip(sweep.origins, sweep.evaluations, strict=True):
-        extractors = dict.fromkeys(str(evaluation.resolved(data).extractor) for data in sources)
+        extractors = dict.fromkeys(extractor_name(evaluation.resolved(data).extractor) for data in sources)
         at = f"after {', '.join(f'{step:,}' for step in evaluation.at)} steps and at the end" if evaluation.at else ""
         sampling = sampling_text(evaluation, labelled=any(data.labels for data in sources))
         text = f"{sampling}, features of {' or '.join(extractors)}, reference {evaluation.reference}"
@@ -131,8 +133,8 @@ def cost_line(cost: Cost, cells: int) -> str:
         return f"{cost.total} evaluations of {cells} cell{many}, all of them done already"
     basis = "by the records of the study" if cost.measured else "assumed"
     return (
-        f"{cost.total} evaluations of {cells} cell{many}, {cost.done} of them done already; sampling "
-        f"{number(cost.sampling_gmacs)} GMACs, about {duration(cost.seconds)} on one slot ({basis})"
+        f"{'at most ' * cost.at_most}{cost.total} evaluations of {cells} cell{many}, {cost.done} of them done already; "
+        f"sampling {number(cost.sampling_gmacs)} GMACs, about {duration(cost.seconds)} on one slot ({basis})"
     )
 
 

@@ -72,8 +72,18 @@ class Tree:
         """Check that every class has images in both splits; `left_out` is for the message."""
         why = f"; left out: {listed(left_out)}" if left_out else ""
         root = shown(self.root)
+        if self.is_flat and not (self.train and self.heldout):
+            raise InputError(
+                f"{root}: one image; needed: two at least, one to learn from and one that is held out{why}"
+            )
         if not self.train:
-            raise InputError(f"{root}: no training images; allowed: {', '.join(SUFFIXES)}{why}")
+            deep = [Path(path).parent.parent for path, reason in left_out if reason == _NESTED]
+            below = (
+                f"; give the folder whose subfolders hold the images, such as {shown(self.root / deep[0])}"
+                if deep
+                else ""
+            )
+            raise InputError(f"{root}: no training images; allowed: {', '.join(SUFFIXES)}{why}{below}")
         if not self.heldout and not self.own_split:
             raise InputError(f"{root}: no held-out images; allowed: {', '.join(SUFFIXES)}{why}")
         for split, files in (("training", self.train), ("held-out", self.heldout)):
@@ -95,7 +105,7 @@ def find_tree(folder: Path | None, key: str = "FOLDER", *, own_split: bool = Tru
         own_split: False: train/ and val/ must be there.
 
     Raises:
-        InputError: no such folder, no permission, no classes, a class without images, names that are not UTF-8, or
+        InputError: no such folder, no permission, no images, a class without images, names that are not UTF-8, or
             classes that differ between train and val.
     """
     if folder is None:
@@ -154,8 +164,10 @@ def _classes(root: Path, prefix: str, out: list[LeftOut]) -> tuple[str, ...]:
     out += beside
     if not classes:
         why = f"; left out: {listed(out)}" if out else ""
+        flat = ", or images without classes" if not prefix else ""
         raise InputError(
-            f"{shown(root / prefix)}: no classes; it should hold one subfolder a class, with the images inside{why}"
+            f"{shown(root / prefix)}: no images; it should hold one subfolder a class, with the images inside"
+            f"{flat}{why}"
         )
     return tuple(classes)
 

@@ -20,11 +20,16 @@ from torch import Tensor, nn
 from harness.data.pixels import channels_first, to_model_range
 from harness.errors import InputError
 from harness.evaluation.extractors import Extractor, Features, Network, exact_convolutions, find
-from harness.spec.data import DATA_SETS
+from harness.spec.data import DATA_SETS, InputShape
+from harness.spec.evaluation import TRAINED_DIMS
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
-FEATURE_DIM = 64
+FEATURE_DIM = TRAINED_DIMS
+
+
+#: The classifiers in this package, and the data sets that they were trained on.
+SHIPPED: dict[str, str] = {"digits-cnn": "digits", "fashion-cnn": "fashion-mnist"}
 
 
 @dataclass(frozen=True)
@@ -32,34 +37,48 @@ class Architecture:
     """How the classifiers differ.
 
     Attributes:
-        data: the data set it was trained on; it takes images of this data set.
-        widths: channels of the convolution at each resolution, from the input's down to 4x4.
+        shape: of the images it takes, and how many classes it tells apart.
+        widths: channels of the convolution at each resolution, from the first one's to that of 4 to 7 pixels a side.
+        stride: of the first convolution, which has a kernel of twice that; 1: it is 3x3.
+        turns: whether its four classes are the quarter turns of an image.
     """
 
-    data: str
+    shape: InputShape
     widths: tuple[int, ...]
+    stride: int = 1
+    turns: bool = False
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Architecture:
+        """Of its fields, as JSON gives them back."""
+        shape, widths = InputShape(*document["shape"]), tuple(document["widths"])
+        return cls(shape, widths, document["stride"], document["turns"])
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "digits-cnn": Architecture(data="digits", widths=(32, 64)),
-    "fashion-cnn": Architecture(data="fashion-mnist", widths=(16, 32, 64, 64)),
+    name: Architecture(DATA_SETS.facts(data).shape, widths)
+    for (name, data), widths in zip(SHIPPED.items(), [(32, 64), (16, 32, 64, 64)], strict=True)
 }
 
 
 class Classifier(nn.Module):
-    """3x3 convolutions with SiLU, halving the resolution between them; at 4x4 a linear layer gives the features.
+    """Convolutions with SiLU, halving the resolution between them; at 4 to 7 pixels a linear layer gives the features.
 
     The features are taken before any activation: a ReLU would kill dimensions and leave a singular covariance.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        shape, widths = DATA_SETS.facts(architecture.data).shape, architecture.widths
+        shape, widths, stride = architecture.shape, architecture.widths, architecture.stride
+        first = {"kernel_size": 3, "padding": 1}
+        if stride > 1:
+            first = {"kernel_size": 2 * stride, "stride": stride, "padding": stride // 2}
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(inner, outer, 3, padding=1)
-            for inner, outer in zip((shape.channels, *widths), widths, strict=False)
+            nn.Conv2d(inner, outer, **({"kernel_size": 3, "padding": 1} if index else first))  # type: ignore[arg-type]
+            for index, (inner, outer) in enumerate(zip((shape.channels, *widths), widths, strict=False))
         )
-        self.features = nn.Linear(widths[-1] * 4 * 4, FEATURE_DIM)
+        side = (shape.size // stride) >> (len(widths) - 1)
+        self.features = nn.Linear(widths[-1] * side**2, FEATURE_DIM)
         self.classes = nn.Linear(FEATURE_DIM, shape.classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,8 +152,13 @@ def build(name: str) -> Classifier:
         InputError: unknown name, or a damaged weights file.
     """
     weights = load_weights(name)
-    network = Classifier(ARCHITECTURES[name])
-    network.load_state_dict(weights.tensors)
+    return with_weights(ARCHITECTURES[name], weights.tensors)
+
+
+def with_weights(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Classifier:
+    """A trained classifier, in evaluation mode on the CPU."""
+    network = Classifier(architecture)
+    network.load_state_dict(tensors)
     return network.requires_grad_(False).eval()
 
 
@@ -161,10 +185,12 @@ def infer(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
 def extract(
     network: Classifier, images: NDArray[np.uint8], batch_size: int = 512
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Features (N, 64) and logits (N, classes) of uint8 images (N, H, W, C), on the CPU."""
+    """Features (N, 64) and logits (N, classes) of uint8 images (N, H, W, C), computed where the network is."""
+    device = network.features.weight.device
     batches = (channels_first(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
-    features, logits = zip(*(infer(network, torch.from_numpy(batch)) for batch in batches), strict=True)
-    return torch.cat(features).numpy(), torch.cat(logits).numpy()
+    found = (infer(network, torch.from_numpy(batch).to(device)) for batch in batches)
+    features, logits = zip(*found, strict=True)
+    return torch.cat(features).cpu().numpy(), torch.cat(logits).cpu().numpy()
 
 
 class ClassifierExtractor(Extractor):
@@ -185,4 +211,4 @@ class ClassifierExtractor(Extractor):
         return lambda images: Features(*infer(network, images))
 
 
-DIGITS_CNN, FASHION_CNN = map(ClassifierExtractor, ARCHITECTURES)
+DIGITS_CNN, FASHION_CNN = map(ClassifierExtractor, SHIPPED)

@@ -225,7 +225,7 @@ def import_weights(
             refuses; nothing is written.
     """
     require_new(output)
-    diffusion = _diffusion(objective, "diffusers" if source.is_dir() else "official")
+    diffusion = diffusion_of(objective, "diffusers" if source.is_dir() else "official")
     if source.is_dir():
         if heads is not None:
             raise InputError("--heads: a diffusers folder tells the number of heads itself; leave it out")
@@ -244,7 +244,7 @@ def import_weights(
     return imported
 
 
-def _diffusion(objective: str | None, format: str) -> DiffusionSpec:
+def diffusion_of(objective: str | None, format: str) -> DiffusionSpec:
     """The spec of an objective that the format holds; without one, the default.
 
     Raises:

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.files import file_hash
-from harness.spec.evaluation import EXTRACTORS
+from harness.runs.study import Shared
+from harness.spec.data import Data
+from harness.spec.evaluation import EXTRACTORS, TRAINED_AT, ExtractorChoice, TrainedExtractor, extractor_name
+from harness.spec.kinds import imported
+from harness.spec.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Features:
     logits: Tensor | None = None
     spatial: Tensor | None = None
 
+
+#: File of the weights of an extractor trained here, in its folder (see `harness.runs.study.Shared`).
+TRAINED_WEIGHTS = "extractor.safetensors"
 
 #: Maps images uint8 (n, C, H, W) on the device to features: (n, d) alone, or a `Features`.
 Network = Callable[[Tensor], Tensor | Features]
@@ -86,6 +93,10 @@ class Extractor(ABC):
         """Hash of the weights, at least 8 hex digits; None: that of the file that defines the extractor."""
         return None
 
+    def doubts(self, weights: str | None) -> list[str]:
+        """Why its features may not be worth much, one line each, for the records."""
+        return []
+
     def check(self, weights: str | None) -> None:  # noqa: B027  # nothing to find: the weights are in a package
         """Check that the weights are there and can be read.
 
@@ -136,29 +147,44 @@ def exact_convolutions() -> AbstractContextManager[object]:
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def find(name: str) -> Extractor:
-    """The extractor of this name.
+def weights_of(choice: ExtractorChoice, data: Data, resources: Resources, shared: Shared | None) -> str | None:
+    """The file with the weights of an extractor, if they are not in a package: a trained one's of this data is shared.
+
+    Raises:
+        InputError: a trained extractor without a folder of results.
+    """
+    if not isinstance(choice, TrainedExtractor):
+        return resources.weights_of(choice)
+    if shared is None:
+        raise InputError(f"evaluation.extractor {choice.name}: a trained extractor needs a folder of results")
+    return str(shared.extractor_folder(choice.folder_name(data)) / TRAINED_WEIGHTS)
+
+
+def find(name: ExtractorChoice) -> Extractor:
+    """The extractor of this name, or of this recipe.
 
     Raises:
         InputError: there is none.
     """
-    if name not in EXTRACTORS.names:
+    if not isinstance(name, TrainedExtractor) and name not in EXTRACTORS.names:
         raise InputError(f"evaluation.extractor: unknown {name!r}; allowed: {', '.join(EXTRACTORS.names)}")
-    extractor: Extractor = EXTRACTORS.load(name)
+    extractor: Extractor = imported(TRAINED_AT) if isinstance(name, TrainedExtractor) else EXTRACTORS.load(name)
     return extractor
 
 
-def extractor_label(name: str, weights: str | None = None) -> str:
+def extractor_label(name: ExtractorChoice, weights: str | None = None) -> str:
     """`<name>@<first 8 hex digits of the hash of its weights>`: identifies the feature space in records.
 
     Args:
         name: the extractor.
-        weights: the file of its weights, see `Resources.weights_of`.
+        weights: the file of its weights, see `weights_of`.
 
     Raises:
         InputError: unknown name, or a missing or damaged weights file.
     """
     extractor = find(name)
-    _, _, of_user_file = str(EXTRACTORS.identity(name)).partition("#")
-    found = extractor.weights_hash(weights) or of_user_file or file_hash(Path(inspect.getfile(type(extractor))))
-    return f"{name}@{found[:8]}"
+    found = extractor.weights_hash(weights)
+    if found is None:
+        _, _, of_user_file = str(EXTRACTORS.identity(extractor_name(name))).partition("#")
+        found = of_user_file or file_hash(Path(inspect.getfile(type(extractor))))
+    return f"{extractor_name(name)}@{found[:8]}"

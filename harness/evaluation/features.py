@@ -23,6 +23,7 @@ from harness.data.pixels import channels_first, require_finite_values
 from harness.errors import CellFailedError, InputError, NonFiniteError, non_finite_in
 from harness.evaluation import extractors
 from harness.evaluation.extractors import Features, Network, exact_convolutions
+from harness.spec.evaluation import ExtractorChoice
 from harness.training import checkpoint
 from harness.training.ranks import Ranks, error_line
 
@@ -37,15 +38,15 @@ class Extraction:
     """A feature extractor on a device; its network is built at the first use.
 
     Attributes:
-        name: as in `Evaluation.extractor`.
         label: name@hash, see `extractors.extractor_label`.
+        doubts: why its features may not be worth much, one line each.
         evenly: see `extractors.Extractor`.
         slow: see `extractors.Extractor`.
     """
 
     def __init__(
         self,
-        name: str,
+        name: ExtractorChoice,
         device: str = "cpu",
         weights: str | None = None,
         ranks: Ranks | None = None,
@@ -55,9 +56,9 @@ class Extraction:
         """Find the weights.
 
         Args:
-            name: the extractor.
+            name: the extractor, as in `Evaluation.extractor`.
             device: where it runs.
-            weights: the file of its weights, see `Resources.weights_of`.
+            weights: the file of its weights, see `extractors.weights_of`.
             ranks: the ranks that share the parts; all but the first call `assist`. None: this process alone.
             writing: what features are written in, see `harness.training.hooks.Hooks`.
             at_once: what they are computed in, see there.
@@ -65,11 +66,12 @@ class Extraction:
         Raises:
             InputError: no such extractor or device, or its weights are not there.
         """
-        self.name, self._device, self._weights, self._ranks = name, device, weights, ranks or Ranks()
+        self._device, self._weights, self._ranks = device, weights, ranks or Ranks()
         self._writing, self._at_once = writing, at_once
         self._extractor = extractors.find(name)
         self.evenly, self.slow = self._extractor.evenly, self._extractor.slow
         self.label = extractors.extractor_label(name, weights)
+        self.doubts = self._extractor.doubts(weights)
         with _on(device):
             pass
 

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from harness.data.dataset import ImageArray, LoadedData, Progress
 from harness.errors import CellFailedError, InputError
 from harness.evaluation import adm
+from harness.evaluation.extractors import weights_of
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import SAMPLES_PER_DIMENSION, FrechetTarget, Terms, extrapolate
 from harness.evaluation.memorisation import nearest
@@ -93,14 +94,14 @@ class Setup:
             InputError: it does not fit the data; its weights or the device are missing.
         """
         check_fits(evaluation.resolved(data), data)
-        name = evaluation.resolved(data).extractor
-        assert name is not None  # resolved() fills it in
-        weights = self.resources.weights_of(name)
-        return Extraction(name, self.device, weights, self.ranks, self.writing, self.watch.at_once)
+        choice = evaluation.resolved(data).extractor
+        assert choice is not None  # resolved() fills it in
+        weights = weights_of(choice, data, self.resources, self.shared)
+        return Extraction(choice, self.device, weights, self.ranks, self.writing, self.watch.at_once)
 
 
 def score(
-    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData, setup: Setup | None = None
+    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData | None, setup: Setup | None = None
 ) -> dict[str, Any]:
     """Compare generated images with the real ones that `evaluation.reference` names.
 
@@ -112,7 +113,7 @@ def score(
         images: generated, uint8 (N, H, W, C), levels 0..255, in the order of the samples.
         evaluation: names extractor and reference; its `samples` must be N.
         data: the data set the images imitate.
-        dataset: the same, loaded.
+        dataset: the same, loaded; None where the reference is "adm", which needs none.
         setup: where features are computed and kept; by default they are computed on the CPU and not kept.
 
     Returns:
@@ -146,7 +147,12 @@ def score(
 
 
 def _score(
-    images: ImageArray, evaluation: Evaluation, data: Data, dataset: LoadedData, setup: Setup, extraction: Extraction
+    images: ImageArray,
+    evaluation: Evaluation,
+    data: Data,
+    dataset: LoadedData | None,
+    setup: Setup,
+    extraction: Extraction,
 ) -> dict[str, Any]:
     of_adm, watch = evaluation.reference == "adm", setup.watch
     with watch.at_once():
@@ -155,6 +161,7 @@ def _score(
 
     @functools.cache
     def own(split: str) -> Reference:
+        assert dataset is not None  # by the caller, where the reference is not an ADM batch
         return reference_of(dataset, split, data, extraction, setup.shared, watch)
 
     reference = adm_reference(batch, extraction, setup.shared, watch) if batch else own(evaluation.reference)
@@ -163,9 +170,9 @@ def _score(
     with watch.at_once():
         record |= _other_metrics(generated, reference, watch)
     record |= dict.fromkeys(("frechet_train", "frechet_heldout", "nearest_ratio", "copies"))
-    if batch is None:
+    if batch is None and dataset is not None:
         record |= _memorisation(generated, dataset, own, {evaluation.reference: record["frechet"]}, watch)
-    record["warnings"] = _warnings(record, reference, generated)
+    record["warnings"] = [*_warnings(record, reference, generated), *extraction.doubts]
     return record
 
 

@@ -17,17 +17,15 @@ from harness.data.vae import DECODE_BATCH, Autoencoder
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
 from harness.evaluation.references import moments_of
-from harness.spec.resources import Resources
 from harness.training.hooks import Hooks
 
 
 def reconstruction(
     autoencoder: Autoencoder,
     dataset: LoadedData,
-    extractors: Iterable[str],
+    extractions: Iterable[Extraction],
     device: str,
     hooks: Hooks,
-    resources: Resources,
 ) -> dict[str, Any]:
     """How well held-out images survive encoding (to the mean) and decoding: a bound for any model of the latents.
 
@@ -60,8 +58,7 @@ def reconstruction(
         "mean_absolute_error": round(float(absolute) / values, 4),
         "psnr": round(10 * math.log10(255**2 * values / float(squared)), 3) if squared else None,
         "distances": {
-            extraction.label: _distances(np.concatenate(rebuilt), dataset, extraction)
-            for extraction in (Extraction(name, device, resources.weights_of(name)) for name in extractors)
+            extraction.label: _distances(np.concatenate(rebuilt), dataset, extraction) for extraction in extractions
         },
     }
 

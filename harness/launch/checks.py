@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from harness.errors import InputError
+from harness.launch.extractors import owed_extractors, require_extractors
 from harness.runs import trackers
 from harness.runs.cellruns import CellRun
 from harness.runs.state import State
@@ -38,6 +39,7 @@ def checks(
     yield lambda: check_ranks(sweep, gpus, named)
     yield lambda: _check_precision(sweep, gpus, named)
     yield from _of_evaluations(sweep, items)
+    yield lambda: require_extractors(sweep, study, owed_extractors(items))
     yield lambda: trackers.check_installed(sweep.recording.trackers, str(sweep.path))
     yield from _of_data(sweep, study, items, content=content, say=say)
 
@@ -112,7 +114,8 @@ def check_evaluations(sweep: Sweep, items: list[CellRun]) -> None:
 
 def _of_evaluations(sweep: Sweep, items: list[CellRun]) -> Iterator[Callable[[], None]]:
     due = {(e, item.cell.data) for item in items if item.now.state is not State.DONE for e in item.evaluations}
-    outside = {e.extractor for e, _ in due if e.extractor and EXTRACTORS.facts(e.extractor).external}
+    named = {e.extractor for e, _ in due if isinstance(e.extractor, str)}
+    outside = {name for name in named if EXTRACTORS.facts(name).external}
     sizes = {data.image_shape.size for e, data in due if e.reference == "adm"}
     for name in sorted(outside):
         yield partial(_named, sweep, _check_extractor, name, sweep.resources.weights_of(name))

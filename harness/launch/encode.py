@@ -17,9 +17,11 @@ from harness.data.dataset import Source
 from harness.errors import CellFailedError, InputError
 from harness.launch.encoding import Encoding, Submitted
 from harness.launch.executor import Executor, NoAnswerError, executor_named
+from harness.launch.extractors import require_extractors, train_extractors, wanted_extractors
 from harness.launch.local import STOP_SECONDS, Child, start
-from harness.launch.prepare import Latent, Say, latent_data
+from harness.launch.prepare import Latent, latent_data
 from harness.launch.signals import held, interrupt_no_more
+from harness.launch.view import Say
 from harness.processes import HeldError, exclusive, file_lock, is_alive, now, signal_process
 from harness.runs.attempts import Scheduler, Seen
 from harness.runs.study import Study
@@ -46,6 +48,9 @@ def encode_all(sweep: Sweep, study: Study, hooks: Hooks, say: Say, *, wait: bool
     executor = executor_named(sweep.resources.executor)
     gpus = [] if sweep.resources.device == "cpu" else executor.gpus()
     executor.check(sweep, gpus)
+    require_extractors(sweep, study, wanted := wanted_extractors(sweep))
+    if not executor.detached:
+        train_extractors(sweep, study, wanted, hooks, say)
     works = [_encoding(latent, gpus) for latent in latent_data(sweep, study)]
     jobs = [job for work in works if (job := _begin(work, executor, hooks, say)) is not None]
     for job in jobs:

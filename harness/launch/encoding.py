@@ -20,8 +20,10 @@ from harness.errors import CellFailedError, InputError, first_line
 from harness.files import read_json, write_json
 from harness.launch.console import PROGRESS_SECONDS, log_to
 from harness.launch.job import enter_ranks
-from harness.launch.prepare import Bench, Latent, Say, apply, bench_of, conditions_in, own_device, quality
+from harness.launch.machine import own_device
+from harness.launch.prepare import Bench, Latent, apply, bench_of, conditions_in, quality
 from harness.launch.signals import StopFlag
+from harness.launch.view import Say
 from harness.processes import exclusive, now, process_identity
 from harness.runs.records import Ticket
 from harness.spec.resources import EXECUTORS
@@ -158,9 +160,7 @@ class Encoding(Latent):
 
     def finished(self) -> str | None:
         """How good the latents are, in words, when all is encoded and measured; else None. Reads every shard."""
-        from harness.evaluation.extractors import extractor_label  # imports torch
-
-        labels = {extractor_label(name, self.resources.weights_of(name)) for name in self.extractors}
+        labels = {extraction.label for extraction in self.extractions("cpu")}
         known = read_json(self.folder / latents.RECONSTRUCTION, latents.MEASURED)
         if known is None or not labels <= known["distances"].keys():
             return None
@@ -177,7 +177,7 @@ class Encoding(Latent):
         """
         from harness.training.ranks import Ranks
 
-        return encode(self, own_device(self), Ranks(), hooks, say)
+        return encode(self, own_device(self.resources, self.sweep), Ranks(), hooks, say)
 
     def __call__(self) -> str:
         """Encode as a job; returns the outcome, which the first rank records, too."""
@@ -271,9 +271,7 @@ def encode(work: Encoding, device: str, ranks: Ranks, hooks: Hooks, say: Say) ->
 
 def _measured(work: Encoding, bench: Bench, measure: Any) -> dict[str, Any]:
     """How well the autoencoder reconstructs images, as its card says, or measured; writes it beside the manifest."""
-    from harness.evaluation.extractors import extractor_label
-
-    labels = {extractor_label(name, work.resources.weights_of(name)) for name in work.extractors}
+    labels = {extraction.label for extraction in work.extractions("cpu")}
     found: dict[str, Any] = (autoencoders.card_of(work.data, work.shared) or {}).get("reconstruction", {})
     if not labels <= found.get("distances", {}).keys():
         with bench.hooks.at_once():

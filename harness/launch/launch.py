@@ -14,6 +14,7 @@ import time
 from harness.files import read_json
 from harness.launch.checks import check_writable, checks
 from harness.launch.executor import Executor, Launch, NoAnswerError, executor_named
+from harness.launch.extractors import owed_extractors, train_extractors
 from harness.launch.signals import interrupt_no_more
 from harness.launch.view import View
 from harness.processes import now
@@ -23,6 +24,7 @@ from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.claims import Hold, SupersededError
 from harness.runs.state import ACTIVE, RETRIED, State
 from harness.runs.study import Study
+from harness.training.hooks import Hooks
 from sweeps.grid import Sweep
 
 #: Longest pause of a launch that waits, after submissions to which its scheduler did not answer, in seconds.
@@ -48,6 +50,7 @@ def launch(
     Raises:
         InputError: the data, the weights of Inception or the device is missing, the ranks cannot share the batch, or
             Slurm refuses. Nothing was started unless the message says so.
+        NonFiniteError: an extractor that the sweep has trained became non-finite; nothing was started.
         KeyboardInterrupt: after Ctrl-C and the like, when the running jobs have stopped; on Slurm they go on.
     """
     executor = executor_named(sweep.resources.executor)
@@ -56,6 +59,8 @@ def launch(
     on_cpu = all(sweep.resources_of(item.cell).device == "cpu" for item in items)
     gpus = [] if on_cpu else executor.gpus()
     _check(sweep, study, items, gpus, view)
+    if not executor.detached and (wanted := owed_extractors(items)):
+        train_extractors(sweep, study, wanted, Hooks(report=view.work), view.note)
     if chosen is None:
         _tell_unlisted(study, everything, view)
         study.save_sweep(sweep.path, {item.cell.id: item.name for item in everything}, sweep.extensions)

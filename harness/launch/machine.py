@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from fractions import Fraction
 
+from harness.errors import InputError
 from harness.runs import provenance
 from harness.spec.resources import Resources
 
@@ -71,3 +72,21 @@ def share_of(resources: Resources, gpus: list[str]) -> Fraction:
 def default_slots(resources: Resources, gpus: list[str]) -> int:
     """Cells at once, if all take the same share of this machine; at least one."""
     return max(1, math.floor(1 / share_of(resources, gpus)))
+
+
+def own_device(resources: Resources, sweep: str) -> str:
+    """What this process computes on, where no executor has given it a GPU; `sweep` is the file, for messages.
+
+    Raises:
+        InputError: torch does not see the GPU that was asked for, or that the machine has.
+    """
+    import torch
+
+    key, asked, given = f"{sweep}: resources.device", resources.device, visible_gpus()
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise InputError(f'{sweep}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"')
+    if asked == "auto" and given and not torch.cuda.is_available():
+        raise InputError(
+            f'{key}: this machine gives GPU {",".join(given)}, and torch sees none; mend that, or allowed: "cpu"'
+        )
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"

@@ -13,7 +13,8 @@ from harness.runs.cellruns import cell_runs
 from harness.runs.state import State
 from harness.runs.study import Study
 from sweeps.grid import Sweep, load_sweep
-from sweeps.pilot import pilot, rates_around, text_of, widths
+from sweeps.pilot import pilot, rates_around, widths
+from sweeps.text import text_of
 
 
 class Design(NamedTuple):
@@ -61,7 +62,7 @@ def save(found: Sweep, study: Study) -> None:
     """Write the pilot as the sweep file of its study, so that every verb takes its name."""
     for extension in found.extensions:
         write_text(study.folder / extension.name, extension.text)
-    text = text_of(found)
+    text = text_of(found, "dit-harness pilot")
     if not study.sweep_file.exists() or study.sweep_file.read_text(encoding="utf-8") != text:
         write_text(study.sweep_file, text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,19 +12,21 @@ from harness.data.dataset import LoadedData, Source
 from harness.data.sources import load
 from harness.errors import InputError
 from harness.files import read_json, write_json
-from harness.launch.machine import visible_gpus
+from harness.launch.extractors import train_extractors, wanted_extractors
+from harness.launch.machine import own_device
+from harness.launch.view import Say
 from harness.processes import exclusive
 from harness.runs.study import Shared, Study
 from harness.spec.data import Data, TrainedVae
+from harness.spec.evaluation import ExtractorChoice
 from harness.spec.extension import Extension
 from harness.spec.resources import Resources
 from harness.training.hooks import Hooks
 from sweeps.grid import Sweep
 
 if TYPE_CHECKING:
+    from harness.evaluation.features import Extraction
     from harness.training.conditions import NumericConditions
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Latent:
 
     Attributes:
         data: names the images and the autoencoder.
-        extractors: names of those that measure the sweep's cells.
+        extractors: those that measure the sweep's cells.
         resources: of the sweep.
         results: the folder that holds the studies, and what they share.
         sweep: its file, for error messages.
@@ -42,7 +43,7 @@ class Latent:
     """
 
     data: Data
-    extractors: tuple[str, ...]
+    extractors: tuple[ExtractorChoice, ...]
     resources: Resources
     results: str
     sweep: str
@@ -56,6 +57,19 @@ class Latent:
     def shared(self) -> Shared:
         """What the studies share."""
         return Shared(Path(self.results))
+
+    def extractions(self, device: str) -> list[Extraction]:
+        """Its extractors on a device.
+
+        Raises:
+            InputError: the weights of one are not there.
+        """
+        from harness.evaluation.extractors import weights_of
+        from harness.evaluation.features import Extraction
+
+        return [
+            Extraction(one, device, weights_of(one, self.data, self.resources, self.shared)) for one in self.extractors
+        ]
 
     @property
     def name(self) -> str:
@@ -72,7 +86,8 @@ def latent_data(sweep: Sweep, study: Study) -> list[Latent]:
     found: dict[str, Latent] = {}
     for _, cell in sweep.cells():
         if cell.data.vae is not None:
-            extractors = tuple(sorted({str(evaluation.extractor) for evaluation in sweep.evaluations_of(cell)}))
+            chosen = {evaluation.extractor for evaluation in sweep.evaluations_of(cell) if evaluation.extractor}
+            extractors = tuple(sorted(chosen, key=str))
             data, results = autoencoders.science(cell.data), str(study.root)
             latent = Latent(data, extractors, sweep.resources, results, str(sweep.path), sweep.extensions)
             found.setdefault(latent.name, latent)
@@ -94,6 +109,7 @@ def train_vaes(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
         raise InputError(
             f"{sweep.path}: data.vae is pretrained: nothing to train; next: dit-harness encode {sweep.path}"
         )
+    train_extractors(sweep, study, wanted_extractors(sweep), hooks, say)  # they measure the autoencoder, too
     for latent in wanted:
         data, shared = latent.data, latent.shared
         folder = shared.vae_folder(latent.name)
@@ -106,7 +122,7 @@ def train_vaes(sweep: Sweep, study: Study, hooks: Hooks, say: Say) -> None:
             from harness.training.vae import train_vae
 
             bench = bench_of(latent, hooks)
-            device = own_device(latent)
+            device = own_device(latent.resources, latent.sweep)
             conditions = conditions_in(folder, latent, device, say)
             apply(conditions)
             card = train_vae(
@@ -134,8 +150,7 @@ class Bench:
         """How well the autoencoder reconstructs held-out images (see `harness.evaluation.reconstruction`)."""
         from harness.evaluation.reconstruction import reconstruction
 
-        names, resources = self.latent.extractors, self.latent.resources
-        return reconstruction(autoencoder, self.dataset, names, device, self.hooks, resources)
+        return reconstruction(autoencoder, self.dataset, self.latent.extractions(device), device, self.hooks)
 
 
 def bench_of(latent: Latent, hooks: Hooks) -> Bench:
@@ -150,26 +165,6 @@ def bench_of(latent: Latent, hooks: Hooks) -> Bench:
 
     source = Source.of(latent.resources, latent.shared.images_folder, report)
     return Bench(load(latent.data, source), latent, hooks)
-
-
-def own_device(latent: Latent) -> str:
-    """What this process computes on, where no executor has given it a GPU.
-
-    Raises:
-        InputError: torch does not see the GPU that was asked for, or that the machine has.
-    """
-    import torch
-
-    key, asked, given = f"{latent.sweep}: resources.device", latent.resources.device, visible_gpus()
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f'{latent.sweep}: resources.device: "cuda", but no GPU is visible here; allowed: "auto", "cpu"'
-        )
-    if asked == "auto" and given and not torch.cuda.is_available():
-        raise InputError(
-            f'{key}: this machine gives GPU {",".join(given)}, and torch sees none; mend that, or allowed: "cpu"'
-        )
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def conditions_in(folder: Path, latent: Latent, device: str, say: Say) -> NumericConditions:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from harness.runs.cellruns import CellRun
+from harness.training.hooks import Report
+
+#: Takes a line.
+Say = Callable[[str], None]
 
 
 class View(Protocol):
@@ -18,6 +23,9 @@ class View(Protocol):
 
     def tick(self, items: list[CellRun]) -> None:
         """Called at every poll."""
+
+    def work(self, value: Report) -> None:
+        """Work that comes before the cells is so far."""
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""

@@ -3,6 +3,7 @@
     results/<study>/sweep.toml     the sweep as it was last launched
                     cells.json     the ids of its cells, and their names in this study
                     schema.json    the version of all this; absent in studies of version 1 from before it was written
+                    forecasts.json what was predicted of cells before they were launched
                     diffs/<hash>.diff   what the code differed from its commit, when cells were launched
 
 A cell is one run for all studies that list it:
@@ -30,9 +31,11 @@ What several studies share lies beside them, in folders that no study can be nam
             _latents/<data>-<id>/   encoded images, and manifest.json
             _latents/.encoding/<data>-<id>/  how far `dit-harness encode` is, how its job ended, its log; which
                                     shards a launch has checked
+            _extractors/<data>-<id>/  a feature extractor trained here: its weights with a card, and card.json
             _images/                what is known of the user's image folders
             _references/<...>-<key>/  statistics of real images
             _compiled/              compiled code, as torch keeps it
+            _verify/<checkpoint>-<key>/  samples and record of a released checkpoint; what was shown is in verified.csv
             _probes/<key>.json      time and memory of a shape, as `dit-harness plan --measure` found them
 
 Imports no torch: `status`, `collect` and a launch that finds everything done start without it.

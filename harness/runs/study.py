@@ -130,7 +130,7 @@ class Study:
 
 
 class Shared:
-    """What several studies share: `results/_vae`, `_latents`, `_images`, `_references`, `_compiled` and `_probes`."""
+    """What several studies share: the folders of `results` whose names begin with "_" (see `harness.runs.layout`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -154,6 +154,10 @@ class Shared:
     def encoding_folder(self, name: str) -> Path:
         """What jobs leave that make these latents, such as their log, and which shards a launch has checked."""
         return self.root / "_latents" / ".encoding" / name
+
+    def extractor_folder(self, name: str) -> Path:
+        """A feature extractor trained here, by `<data>-<id>`."""
+        return self.root / "_extractors" / name
 
     def reference_folder(self, name: str) -> Path:
         """What generated images are compared with (see `harness.evaluation.references`)."""

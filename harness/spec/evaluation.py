@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from harness.errors import InputError
 from harness.spec.data import DATA_SETS, Data, InputShape
@@ -59,10 +59,102 @@ EXTRACTORS = Kind(
 )
 
 
+#: Where the code of all trained extractors is.
+TRAINED_AT = "harness.evaluation.trained:TRAINED"
+
+#: What a trained extractor is: features of an image, most channels of a convolution, widest input of the second one.
+TRAINED_DIMS, _MOST_CHANNELS, _FULL_SIZE = 64, 64, 32
+
+
+class TrainedExtractor(Spec):
+    """An extractor that `launch` trains on the sweep's own images, once. Its recipe and the images are its identity.
+
+    It is a small classifier of their classes; of images without classes one of quarter turns. See
+    `harness.evaluation.trained`.
+    """
+
+    kind: Literal["trained"] = Field(description="where the extractor is from")
+    name: str = Field(
+        default="trained", pattern="^[a-z][a-z0-9-]*$", description="of its features: distances are FD-<name>"
+    )
+    width: int = Field(
+        default=16, gt=0, description="channels of the first convolution, doubled at every halving, up to 64"
+    )
+    steps: int = Field(default=500, gt=0, description="optimizer steps")
+    batch_size: int = Field(default=128, gt=1, description="images of a step")
+    learning_rate: float = Field(default=2e-3, gt=0, description="highest learning rate of AdamW")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides initialisation, order and corruption")
+
+    def id_on(self, data: Data) -> str:
+        """The id of this recipe on these images, whatever share of them a cell learns, as pixels or as latents."""
+        plain = {"labels": True, "horizontal_flips": False, "subset": None, "vae": None}
+        return spec_id(_TrainedOn(data=data.model_copy(update=plain), extractor=self))
+
+    def folder_name(self, data: Data) -> str:
+        """Name of its folder (see `harness.runs.study.Shared`)."""
+        return f"{data.name}-{self.id_on(data)}"
+
+    def stride(self, size: int) -> int:
+        """Of the first convolution: what it gives has 32 pixels a side at most."""
+        stride = 1
+        while size // stride > _FULL_SIZE:
+            stride *= 2
+        return stride
+
+    def widths(self, size: int) -> tuple[int, ...]:
+        """Channels of the convolutions, each at half the resolution of the one before, down to 4 to 7 pixels a side."""
+        widths, size = [self.width], size // self.stride(size)
+        while size >= 8:
+            widths.append(min(2 * widths[-1], max(self.width, _MOST_CHANNELS)))
+            size //= 2
+        return tuple(widths)
+
+    def gmacs(self, shape: InputShape) -> float:
+        """1e9 multiply-adds for one image."""
+        stride, inner, total = self.stride(shape.size), shape.channels, 0
+        size, kernel = shape.size // stride, 3 if stride == 1 else 2 * stride
+        for outer in self.widths(shape.size):
+            total += size**2 * inner * outer * kernel**2
+            side, size, kernel, inner = size, size // 2, 3, outer
+        return (total + TRAINED_DIMS * (inner * side**2 + max(shape.classes, 4))) / 1e9
+
+    def facts(self, shape: InputShape) -> ExtractorFacts:
+        """What must be known about it before it is trained on images of this shape."""
+        return ExtractorFacts(TRAINED_AT, shape.channels, shape.size, TRAINED_DIMS, gmacs=self.gmacs(shape))
+
+
+class _TrainedOn(Spec):
+    """An extractor and its images."""
+
+    data: Data
+    extractor: TrainedExtractor
+
+
+#: As a sweep names an extractor.
+ExtractorChoice = str | TrainedExtractor
+
+
+def facts_of(extractor: ExtractorChoice, shape: InputShape) -> ExtractorFacts:
+    """What must be known about an extractor of images of this shape."""
+    return extractor.facts(shape) if isinstance(extractor, TrainedExtractor) else EXTRACTORS.facts(extractor)
+
+
+def extractor_name(extractor: ExtractorChoice | None) -> str:
+    """The name in its label."""
+    return extractor.name if isinstance(extractor, TrainedExtractor) else str(extractor)
+
+
 def fitting(shape: InputShape) -> list[str]:
     """The extractors that take images of this shape."""
     facts = ((name, EXTRACTORS.facts(name)) for name in EXTRACTORS.names)
     return [name for name, takes in facts if takes.channels == shape.channels and takes.size in (None, shape.size)]
+
+
+#: A name, or a table: two types that no field of theirs tells apart.
+_Choice = Annotated[
+    Annotated[str, Tag("name")] | Annotated[TrainedExtractor, Tag("trained")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "trained"),
+]
 
 
 class Evaluation(Spec):
@@ -83,8 +175,9 @@ class Evaluation(Spec):
         default="as-published",
         description="noise channels that are guided; as-published: the first three of four, all of any other number",
     )
-    extractor: Annotated[str | None, EXTRACTORS] = Field(
-        default=None, description="feature extractor; by default the one that fits the data set"
+    extractor: Annotated[_Choice | None, EXTRACTORS] = Field(
+        default=None,
+        description='feature extractor; by default the one that fits the data set; {kind = "trained"}: one of its own',
     )
     reference: Literal["train", "held-out", "adm"] = Field(
         default="train",
@@ -141,13 +234,19 @@ def check_fits(evaluation: Evaluation, data: Data, key: str = "evaluation") -> N
     Raises:
         InputError: it does not; the message lists what is allowed.
     """
-    name, reference = evaluation.extractor, evaluation.reference
-    if name is None:
-        raise InputError(f"{key}.extractor: {data.name} has none of its own; name one of {', '.join(EXTRACTORS.names)}")
+    extractor, reference = evaluation.extractor, evaluation.reference
+    name, own = extractor_name(extractor), isinstance(extractor, TrainedExtractor)
+    if extractor is None:
+        raise InputError(
+            f'{key}.extractor: {data.name} has none of its own; allowed: {{kind = "trained"}}, '
+            f"{', '.join(EXTRACTORS.names)}"
+        )
+    if own and name in EXTRACTORS.names:
+        raise InputError(f"{key}.extractor.name: {name} is that of another extractor; choose another")
     fits = fitting(data.image_shape)
-    if name not in fits:
+    if not own and name not in fits:
         raise InputError(f"{key}.extractor: {name} does not read {data.name}; allowed: {', '.join(fits)}")
-    allowed = ("train", "held-out", *EXTRACTORS.facts(name).references)
+    allowed = ("train", "held-out", *facts_of(extractor, data.image_shape).references)
     if reference not in allowed:
         holders = [other for other in EXTRACTORS.names if reference in EXTRACTORS.facts(other).references]
         raise InputError(

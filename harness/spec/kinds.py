@@ -22,6 +22,12 @@ class Facts(Protocol):
         """Where its code is: "package.module:attribute"."""
 
 
+def imported(at: str) -> Any:
+    """The object at a place, "package.module:attribute"; imports its module."""
+    module, _, attribute = at.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 FactsT = TypeVar("FactsT", bound=Facts)
 
 
@@ -71,8 +77,7 @@ class Kind(Generic[FactsT]):
         """The object itself; imports its module."""
         if name in self._added:
             return self._added[name][0]
-        module, _, attribute = self.built_in[name].at.partition(":")
-        return getattr(import_module(module), attribute)
+        return imported(self.built_in[name].at)
 
     def identity(self, name: str | None) -> str | None:
         """What an id holds for the name: the name, and the content hash of a user's file."""
@@ -82,8 +87,8 @@ class Kind(Generic[FactsT]):
         """Accept the known names; an error lists them."""
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
-    def _known(self, name: str | None) -> str | None:
-        if name is None or name in self.names:
+    def _known(self, name: Any) -> Any:
+        if not isinstance(name, str) or name in self.names:  # no name: nothing, or a table with a recipe
             return name
         if self._noun is not None:
             raise ValueError(f"unknown {self._noun} {name!r}; allowed: {', '.join(self.names)}")

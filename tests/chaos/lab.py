@@ -34,6 +34,7 @@ from harness.runs.state import State
 from harness.runs.study import Study
 from harness.spec.data import Data
 from harness.training import checkpoint
+from harness.training.hooks import Report
 from sweeps.grid import load_sweep
 from tests.chaos.killer import Killer
 from tests.small_study import TIMINGS
@@ -86,6 +87,9 @@ class Notes:
         print(f"{item.name}: {item.now.state} {item.now.message}", flush=True)
 
     def tick(self, items: list[CellRun]) -> None:
+        """Nothing to draw."""
+
+    def work(self, value: Report) -> None:
         """Nothing to draw."""
 
     def note(self, text: str) -> None:

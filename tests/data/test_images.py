@@ -182,7 +182,10 @@ def test_too_many_unreadable_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda f: f.mkdir(), "no classes; it should hold one subfolder a class"),
+        (
+            lambda f: f.mkdir(),
+            "no images; it should hold one subfolder a class, with the images inside, or images without",
+        ),
         (lambda f: (f / "a").mkdir(parents=True), "no training images; allowed: .jpg"),
         (lambda f: fill(f / "train", {"a": 2}), "has train/ and no val/"),
         (lambda f: (fill(f / "train", {"a": 2}), fill(f / "val", {"b": 2})), "different classes"),

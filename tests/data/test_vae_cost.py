@@ -12,7 +12,7 @@ from torchvision.models import inception_v3
 from harness.data.vae import build
 from harness.data.vae_cost import VaeCost, vae_cost
 from harness.evaluation.classifier import ARCHITECTURES, Classifier
-from harness.spec.data import DATA_SETS, Data, TrainedVae
+from harness.spec.data import Data, TrainedVae
 from harness.spec.evaluation import EXTRACTORS
 
 
@@ -56,7 +56,7 @@ def test_a_pretrained_one_costs_what_stable_diffusion_s_does() -> None:
 @pytest.mark.parametrize("name", ["digits-cnn", "fashion-cnn", "inception-v3-compat"])
 def test_extractors_cost_what_their_facts_say(name: str) -> None:
     if name in ARCHITECTURES:
-        shape = DATA_SETS.facts(ARCHITECTURES[name].data).shape
+        shape = ARCHITECTURES[name].shape
         network, size, channels = Classifier(ARCHITECTURES[name]).to("meta"), shape.size, shape.channels
     else:  # torchvision's has the same convolutions
         with torch.device("meta"):

@@ -30,6 +30,7 @@ from harness.spec.evaluation import INCEPTION, Evaluation
 from harness.spec.resources import Resources
 from harness.training.hooks import StoppedError
 from sweeps.grid import load_sweep
+from tests.evaluation.published_files import write_random_inception
 from tests.evaluation.samples import read_samples
 
 DATA = Data(name="folder", resolution=16, classes=2, fingerprint="0" * 12)
@@ -54,16 +55,7 @@ samples = 10
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like the published one, with random numbers in it."""
-    state: dict[str, Any] = {}
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        torch.manual_seed(0)
-        patch.setattr(network, "load_state_dict_from_url", lambda *_, **__: {})
-        extractor: Any = network.FeatureExtractorInceptionV3
-        patch.setattr(extractor, "load_state_dict", lambda self, _: state.update(self.state_dict()))
-        extractor("any", ["2048"])
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(state, path)
-    return path
+    return write_random_inception(tmp_path_factory.mktemp("weights") / "inception.pth")
 
 
 def noise(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -141,7 +133,7 @@ def test_an_adm_reference_and_exported_samples(
     samples, _ = read_samples(tmp_path / "samples.npz")
     evaluation = Evaluation(samples=8, extractor=INCEPTION, reference="adm")
     setup = Setup(resources=Resources(inception_weights=str(weights), adm_reference=str(path)), shared=Shared(tmp_path))
-    found = score(samples, evaluation, DATA, dataset(noise(10, 5)), setup)
+    found = score(samples, evaluation, DATA, None, setup)
     assert found["reference"] == f"adm/VIRTUAL(10)@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     for key in ("frechet", "sfid", "precision", "recall", "kid", "inception_score", "frechet_bias"):
         assert found[key] == pytest.approx(record[key], rel=1e-5, abs=1e-9)

@@ -10,7 +10,7 @@ from harness.data.dataset import LoadedData
 from harness.data.sources import load
 from harness.errors import NonFiniteError
 from harness.evaluation import train_extractor
-from harness.evaluation.classifier import content_hash, read_weights
+from harness.evaluation.classifier import ARCHITECTURES, content_hash, read_weights
 from harness.evaluation.train_extractor import RECIPES, blur, corrupt, main, train
 from harness.spec.data import Data
 
@@ -25,16 +25,16 @@ def digits() -> LoadedData:
 def test_training_twice_gives_the_same_bits_whatever_the_caller_did(digits: LoadedData) -> None:
     """The committed weights come out again only under their own torch version; this holds under every version."""
     torch.manual_seed(1)
-    first = content_hash(train("digits-cnn", digits, SHORT).state_dict())
+    first = content_hash(train(ARCHITECTURES["digits-cnn"], digits, SHORT).state_dict())
     torch.manual_seed(2)
-    assert content_hash(train("digits-cnn", digits, SHORT).state_dict()) == first
+    assert content_hash(train(ARCHITECTURES["digits-cnn"], digits, SHORT).state_dict()) == first
     other = dataclasses.replace(SHORT, seed=1)
-    assert content_hash(train("digits-cnn", digits, other).state_dict()) != first
+    assert content_hash(train(ARCHITECTURES["digits-cnn"], digits, other).state_dict()) != first
 
 
 def test_training_leaves_no_trace(digits: LoadedData) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    network = train("digits-cnn", digits, dataclasses.replace(SHORT, steps=1))
+    network = train(ARCHITECTURES["digits-cnn"], digits, dataclasses.replace(SHORT, steps=1))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     assert not network.training
@@ -86,4 +86,4 @@ def test_standard_features_cost_nothing() -> None:
 
 def test_an_extractor_that_diverges_is_not_written(digits: LoadedData) -> None:
     with pytest.raises(NonFiniteError, match=r"the classifier after step 4: \d+ of \d+ values are not finite"):
-        train("digits-cnn", digits, dataclasses.replace(SHORT, steps=4, learning_rate=1e36))
+        train(ARCHITECTURES["digits-cnn"], digits, dataclasses.replace(SHORT, steps=4, learning_rate=1e36))

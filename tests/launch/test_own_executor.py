@@ -23,6 +23,7 @@ from harness.spec.cell import Cell
 from harness.spec.extension import Extension
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
+from harness.training.hooks import Report
 from sweeps.grid import load_sweep
 from tests.conftest import forget_users_files
 
@@ -77,6 +78,9 @@ class Quiet:
         self.ended.append(f"{item.name}: {item.now.state}")
 
     def tick(self, items: list[CellRun]) -> None:
+        pass
+
+    def work(self, value: Report) -> None:
         pass
 
     def note(self, text: str) -> None:

@@ -27,6 +27,7 @@ from harness.runs.study import Study
 from harness.spec.cell import Cell
 from harness.spec.model import DiTSpec
 from harness.spec.resources import Recording, Resources
+from harness.training.hooks import Report
 from sweeps.grid import load_sweep
 
 CELL = Cell(model=DiTSpec(depth=2, width=32, patch_size=4))
@@ -292,6 +293,9 @@ class Quiet:
         self.told.append(f"{item.name}: {item.now.state}")
 
     def tick(self, items: list[CellRun]) -> None:
+        pass
+
+    def work(self, value: Report) -> None:
         pass
 
     def note(self, text: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from harness.errors import CellFailedError, InputError
 from harness.launch import prepare
 from harness.launch.job import Job
+from harness.launch.machine import own_device
 from harness.launch.work import device_of
 from harness.runs.attempts import Attempt
 from harness.runs.state import Run
@@ -168,4 +169,4 @@ def test_nor_is_it_for_what_comes_before_a_sweep(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0000")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match="gives GPU GPU-0000, and torch sees none"):
-        prepare.own_device(latent)
+        own_device(latent.resources, latent.sweep)

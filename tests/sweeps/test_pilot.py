@@ -8,7 +8,8 @@ import pytest
 
 from harness.errors import InputError
 from sweeps.grid import Sweep, load_sweep
-from sweeps.pilot import pilot, rates_around, text_of, widths
+from sweeps.pilot import pilot, rates_around, widths
+from sweeps.text import text_of
 from tests.cells import dit_spec
 
 SWEEP = """
@@ -68,7 +69,7 @@ def test_a_pilot_is_a_quarter_of_the_sweep_and_a_file(tmp_path: Path) -> None:
         assert dit_spec(cell).qk_norm
     assert {cell.seed for cell in cells} == {7, 8}
     assert {cell.training.learning_rate for cell in cells} == {1e-3, 3e-3, 1e-2}
-    read = load(tmp_path, text_of(found), "big-pilot.toml")
+    read = load(tmp_path, text_of(found, "dit-harness pilot"), "big-pilot.toml")
     assert [*read.cells()] == [*found.cells()]
     assert (read.title, read.evaluations, read.resources, read.recording) == (
         found.title, (), sweep.resources, found.recording

@@ -22,12 +22,12 @@ from harness.data.shards import Shards
 from harness.data.sources import load
 from harness.data.vae import Autoencoder, build, decoder
 from harness.errors import CellFailedError, InputError, NonFiniteError
+from harness.evaluation.features import Extraction
 from harness.evaluation.reconstruction import reconstruction
 from harness.launch.encoding import encode_shards
 from harness.processes import exclusive
 from harness.runs.study import Shared
 from harness.spec.data import Data, InputShape, TrainedVae
-from harness.spec.resources import Resources
 from harness.training.conditions import numeric_conditions
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.ranks import Ranks
@@ -36,7 +36,10 @@ from harness.training.vae import train_vae
 torch.set_num_threads(1)
 
 RECIPE = {"kind": "trained", "factor": 2, "channels": 3, "width": 8, "steps": 8, "batch_size": 8}
-EXTRACTORS = ("digits-cnn",)
+
+
+def extractions() -> list[Extraction]:
+    return [Extraction("digits-cnn")]
 
 
 def data_with(**changes: Any) -> Data:
@@ -69,7 +72,7 @@ def go(data: Data, digits: LoadedData, folder: Path, stop_at: int | None = None)
         folder,
         device="cpu",
         conditions=numeric_conditions(1, 1, "cpu"),
-        measure=lambda trained: reconstruction(trained, digits, EXTRACTORS, "cpu", hooks, Resources()),
+        measure=lambda trained: reconstruction(trained, digits, extractions(), "cpu", hooks),
         checkpoint_seconds=1e9,
         hooks=hooks,
     )
@@ -294,7 +297,7 @@ def test_reconstruction_of_a_perfect_autoencoder(digits: LoadedData) -> None:
         def decode(self, latents: torch.Tensor, scaling: float) -> torch.Tensor:
             return latents
 
-    measured = reconstruction(Perfect(), digits, EXTRACTORS, "cpu", Hooks(), Resources())
+    measured = reconstruction(Perfect(), digits, extractions(), "cpu", Hooks())
     (distances,) = measured["distances"].values()
     assert distances["held-out"] == pytest.approx(0, abs=0.05)
     assert distances["train"] == pytest.approx(distances["floor"], abs=0.05)

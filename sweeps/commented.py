@@ -1,0 +1,78 @@
+"""A proposal as a sweep file, with comments that say why each value is as it is."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from sweeps.proposal import MOST_EPOCHS, Design
+from sweeps.toml import as_toml, toml_lines
+
+#: Width of a line of the file.
+_WIDTH = 118
+
+
+def text_of(design: Design, head: list[str]) -> str:
+    """The text of the sweep file; `head` are the sentences of its first comment."""
+    lines, document = [line for sentence in head for line in _comment(sentence)], design.document
+    lines += ["", f"title = {as_toml(document['title'])}"]
+    for name, value in document.items():
+        if name == "title":
+            continue
+        lines += ["", *_comment(_why(design)[name])]
+        for table in value if isinstance(value, list) else [value]:
+            lines += [f"[[{name}]]" if isinstance(value, list) else f"[{name}]", *_table_lines(table)]
+    if "evaluation" not in document:
+        lines += ["", *_comment(_NO_EVALUATION)]
+    return "\n".join(lines) + "\n"
+
+
+def _table_lines(table: Mapping[str, Any]) -> list[str]:
+    """The lines of a table; a list of tables has a line for each."""
+    lines: list[str] = []
+    for name, value in table.items():
+        if isinstance(value, list) and isinstance(value[0], dict):
+            lines += [f"{name} = [", *(f"    {as_toml(each)}," for each in value), "]"]
+        else:
+            lines += toml_lines({name: value})
+    return lines
+
+
+def _comment(sentence: str) -> list[str]:
+    wrapped = textwrap.wrap(sentence, _WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    return [f"# {line}" for line in wrapped]
+
+
+_NO_EVALUATION = (
+    "No [[evaluation]]: the models are trained, and the held-out loss is what the report fits. docs/evaluation.md says "
+    "how samples are scored."
+)
+
+
+def _why(design: Design) -> dict[str, str]:
+    """What the comment above each table says."""
+    facts, epochs = design.facts, design.steps * design.batch_size / design.facts.images
+    seeds = "two seeds show how much of a difference is chance" if design.seeds > 1 else "one seed: the time is short"
+    what = "The models learn latents of an autoencoder" if design.on_latents else "The models learn pixels"
+    classes = "the classes are learned, too" if facts.labelled else "no classes are learned"
+    return {
+        "grid": f"The models: every shape at every patch size. Half the patch size is four times the tokens; {seeds}.",
+        "data": (
+            f"{what}; {classes}. The fingerprint is that of the folder's content: change a file, and this is other "
+            "data. horizontal_flips = true mirrors half of the images: for what has no left and right."
+        ),
+        "training": (
+            f"Every image is seen about {epochs:.3g} times (at most {MOST_EPOCHS} are proposed). The rate falls with "
+            "the width; `dit-harness pilot` finds the best one for your images. A longer training: more steps."
+        ),
+        "evaluation": (
+            "Samples are compared with the images to learn from, and drawn with classes as frequent as there. Their "
+            "number is at most half of those images, so that frechet_floor says what real images score."
+            if facts.labelled
+            else "Samples are compared with the images to learn from. Their number is at most half of those, so that "
+            "frechet_floor says what real images score."
+        ),
+        "exclude": "Left out: widths that do not carry the noise of a patch, which has size * size * channels values.",
+        "resources": "Where the images are. This is no part of the cells' ids.",
+    }
