@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 COVER  := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart blocks latents emoji paper check test chaos bench lint types notebooks docs clean
+.PHONY: help quickstart blocks noise latents emoji paper check test chaos bench lint types notebooks docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,10 @@ quickstart: $(STAMP) ## train, sample and score a grid of small DiTs on digits, 
 blocks: $(STAMP) ## compare the four conditioning blocks on digits
 	$(BIN)/dit-harness launch sweeps/quickstart-blocks.toml
 	$(BIN)/dit-harness report quickstart-blocks
+
+noise: $(STAMP) ## how much chance is in a distance: one model trained 12 times, each sampled 4 times (about 10 minutes)
+	$(BIN)/dit-harness launch sweeps/noise-floor.toml
+	$(BIN)/dit-harness report noise-floor
 
 latents: $(STAMP) ## the paper's way through latents on Fashion-MNIST: autoencoder, encode, grid, report (about 12 minutes)
 	$(BIN)/dit-harness train-vae sweeps/fashion-latents.toml

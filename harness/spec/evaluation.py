@@ -63,7 +63,7 @@ EXTRACTORS = Kind(
 TRAINED_AT = "harness.evaluation.trained:TRAINED"
 
 #: What a trained extractor is: features of an image, most channels of a convolution, widest input of the second one.
-TRAINED_DIMS, _MOST_CHANNELS, _FULL_SIZE = 64, 64, 64
+TRAINED_DIMS, _MOST_CHANNELS, _FULL_SIZE = 64, 64, 32
 
 
 class TrainedExtractor(Spec):
@@ -95,7 +95,7 @@ class TrainedExtractor(Spec):
         return f"{data.name}-{self.id_on(data)}"
 
     def stride(self, size: int) -> int:
-        """Of the first convolution: what it gives has 64 pixels a side at most."""
+        """Of the first convolution: what it gives has 32 pixels a side at most."""
         stride = 1
         while size // stride > _FULL_SIZE:
             stride *= 2

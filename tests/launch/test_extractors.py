@@ -73,8 +73,9 @@ def test_stopped_while_it_trains_or_waits(tmp_path: Path, sweep: Sweep) -> None:
     assert not one.is_trained(Shared(tmp_path))
     told: list[str] = []
     with exclusive(one.folder(Shared(tmp_path)), "a test"), pytest.raises(StoppedError):
-        train_extractors(sweep, study, [one], Hooks(should_stop=lambda: bool(told)), told.append)
-    assert told[0].startswith("waits for another")
+        train_extractors(sweep, study, [one], Hooks(should_stop=lambda: len(told) > 1), told.append)
+    assert told[0] == "training extractor own on digits, 15 steps"
+    assert told[1].startswith("waits for another")
 
 
 def test_of_two_at_once_one_trains(tmp_path: Path, sweep: Sweep) -> None:
@@ -83,11 +84,11 @@ def test_of_two_at_once_one_trains(tmp_path: Path, sweep: Sweep) -> None:
     with exclusive(one.folder(shared), "a test"):
         second = threading.Thread(target=train_extractors, args=(sweep, study, [one], Hooks(), done.append))
         second.start()
-        while not done:
+        while len(done) < 2:
             second.join(0.02)
     second.join(60)
     assert not second.is_alive()
-    assert done[0].startswith("waits for another")
+    assert done[1].startswith("waits for another")
     train_extractors(sweep, study, [one], Hooks(report=lambda _: pytest.fail("trained again")), first.append)
     assert "trained already" in first[0]
 
