@@ -1,4 +1,4 @@
-"""Run folders -> results/<study>/{results,nested,curves,attempts}.csv and pictures in samples/: what the analysis reads."""
+"""Run folders -> results/<study>/{results,nested,curves,attempts}.csv and samples/: what the analysis reads."""
 
 from __future__ import annotations
 
