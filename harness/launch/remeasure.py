@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from harness.errors import InputError
-from harness.launch.estimate import ASSUMED_GMACS_PER_S, sampling_passes
+from harness.launch.estimate import ASSUMED_GMACS_PER_S, sampled, sampling_passes
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun, owed_evaluations
 from harness.runs.layout import EVALUATING
@@ -154,7 +154,7 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
         owed = item.asked
         missing = item.run.missing_evaluations(list(owed))
         total, left = total + len(owed), left + len(missing)
-        passes = sum(sampling_passes(owed[key][0], item.cell.diffusion) for key in missing)
+        passes = sum(sampling_passes(e, item.cell.diffusion) for e in sampled(owed[key] for key in missing))
         gmacs += passes * count_cell(item.cell).macs / 1e9
     seconds = gmacs / (median(speeds) if speeds else ASSUMED_GMACS_PER_S)
     searches = left > 0 and any(item.search for item in items)
