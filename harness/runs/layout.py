@@ -202,6 +202,10 @@ class RunFolder:
         """A picture of the first samples of one evaluation at one step."""
         return self.folder / "samples" / f"{key}.png"
 
+    def nearest_file(self, key: str) -> Path:
+        """A picture of samples of one evaluation at one step, and of the training images nearest to them."""
+        return self.folder / "samples" / f"{key}-nearest.png"
+
     def extension_file(self, content_hash: str) -> Path:
         """The copy of a file of the user's own."""
         return self.folder / "extend" / f"{content_hash}.py"
