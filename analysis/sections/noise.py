@@ -21,7 +21,6 @@ _OPENING = (
     "How far a value moves when a model is trained again, and when one network is sampled again; standard deviations "
     "are of its logarithm, in percent, and so coefficients of variation."
 )
-_MOST_MODELS = 12  # with a row of their own, those of most values first
 _TRAININGS = (2, 3, 5, 10, 20)
 _GAPS = (0.01, 0.02, 0.05, 0.1)
 
@@ -122,9 +121,8 @@ def _shown(found: Noise) -> str:
 def _components(found: Sequence[StudyNoise]) -> Table:
     rows = []
     for one in found:
-        models = sorted(one.models, key=lambda model: -model[1].trainings * model[1].samplings)[:_MOST_MODELS]
-        whole = [(f"all {len(one.models)} models", one.together)] if len(one.models) > 1 else []
-        for name, own in [*whole, *models]:
+        whole = [(f"all {one.together.models} models", one.together)] if len(one.models) > 1 else []
+        for name, own in [*whole, *one.models]:
             parts = [_printed(part) for part in (own.training, own.sampling, own.shared)]
             rows.append((one.metric, name, own.trainings, own.samplings, own.mean, *parts, one.context))
     several = len({row[-1] for row in rows}) > 1
