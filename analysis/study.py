@@ -210,11 +210,11 @@ def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:
 
 
 def _forecasts(fits: Sequence[Fit], rows: pd.DataFrame, ahead: tuple[float, ...] = AHEAD) -> list[Forecast]:
-    found, largest = [], rows.iloc[int(floats(rows, "gmacs").argmax())]
+    found, largest = [], int(floats(rows, "gmacs").argmax())
+    most = {name: floats(rows, name)[largest] for name in ("gmacs", "params", "tokens")}  # NaN where a table has none
     ratios = np.array(ahead)
-    gmacs = ratios * float(largest["gmacs"])
-    tokens = np.full(len(ratios), float(largest["tokens"]))
-    ahead_of = pd.DataFrame({"gmacs": gmacs, "params": ratios * float(largest["params"]), "tokens": tokens})
+    gmacs = ratios * most["gmacs"]
+    ahead_of = pd.DataFrame({"gmacs": gmacs, "params": ratios * most["params"], "tokens": most["tokens"]})
     for fit in fits:
         values = fit.predicted(ahead_of).to_numpy(float)
         for ratio, x, (mean, low, high) in zip(ahead, gmacs, values, strict=True):
