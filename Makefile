@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 COVER  := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart blocks latents paper check test chaos bench lint types notebooks docs clean
+.PHONY: help quickstart blocks noise latents emoji paper check test chaos bench lint types notebooks docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,11 +25,20 @@ blocks: $(STAMP) ## compare the four conditioning blocks on digits
 	$(BIN)/dit-harness launch sweeps/quickstart-blocks.toml
 	$(BIN)/dit-harness report quickstart-blocks
 
+noise: $(STAMP) ## how much chance is in a distance: one model trained 12 times, each sampled 4 times (about 10 minutes)
+	$(BIN)/dit-harness launch sweeps/noise-floor.toml
+	$(BIN)/dit-harness report noise-floor
+
 latents: $(STAMP) ## the paper's way through latents on Fashion-MNIST: autoencoder, encode, grid, report (about 12 minutes)
 	$(BIN)/dit-harness train-vae sweeps/fashion-latents.toml
 	$(BIN)/dit-harness encode sweeps/fashion-latents.toml
 	$(BIN)/dit-harness launch sweeps/fashion-latents.toml
 	$(BIN)/dit-harness report fashion-latents
+
+emoji: $(STAMP) ## a colour study on emoji pictures, fetched by npm and scored by an extractor trained on them (about 30 minutes)
+	$(BIN)/python -m harness.data.emoji data/emoji
+	$(BIN)/dit-harness launch sweeps/emoji.toml
+	$(BIN)/dit-harness report emoji
 
 paper: $(STAMP) ## redraw the paper's plots from its published numbers (seconds)
 	$(BIN)/dit-harness report results/paper

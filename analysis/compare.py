@@ -11,7 +11,8 @@ import pandas as pd
 
 from analysis.conditions import require_comparable
 from analysis.fit.common import Array, Pair, floats, pair, range_flags
-from analysis.names import BASELINE, METRIC, SHAPE, block_name, plural, shape_name
+from analysis.judge import Sides
+from analysis.names import BASELINE, METRIC, SHAPE, block_name, shape_name
 from analysis.recipes import SAME_PLACE, without_other_recipes
 from analysis.slices import per_shape, require_repeats
 from analysis.trainings import training_of
@@ -32,6 +33,7 @@ class BlockComparison:
     seeds: int
     baseline_seeds: int
     seed_sd: float | None  #: standard deviation between training seeds, pooled over both; None: one seed on each side
+    pair_sd: float | None  #: standard deviation of the differences at the same seed; None: not compared in pairs
     interval: Pair | None  #: 95 % of the difference; None if there are too few seeds
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
     multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
@@ -44,6 +46,13 @@ class BlockComparison:
     def difference(self) -> float:
         """Block minus baseline, in the unit of the metric: positive where the baseline is better."""
         return self.metric - self.baseline_metric
+
+    @property
+    def pairing_gain(self) -> float | None:
+        """Variance of a difference of two seeds over that at the same seed: above 1 where pairs make it surer."""
+        if not self.pair_sd or self.seed_sd is None:
+            return None
+        return 2 * self.seed_sd**2 / self.pair_sd**2
 
     @property
     def conclusive(self) -> bool:
@@ -92,8 +101,10 @@ def compare_blocks(
 
     What has no partner of its own recipe is left out; `not_compared` names it.
 
-    With two or more training seeds on both sides the difference has a Welch 95 % interval (sampling seeds of a run
-    are averaged first), and the verdict follows from it. With one seed the verdict is "inconclusive".
+    Trainings of two designs that share a seed share their draws. Where all seeds of the side with fewer of them, and
+    two or more, are those of the other side, the seeds in common alone are compared, in pairs: the difference has the t
+    interval of the pairs. Other seeds, two or more a side, have a Welch interval. Sampling seeds of a run are averaged
+    first. The verdict follows from the interval; with one seed it is "inconclusive".
 
     Args:
         table: comparable rows; those without the metric are left out.
@@ -118,7 +129,10 @@ def compare_blocks(
     cells: pd.DataFrame
     for _, cells in rows.groupby(SAME_PLACE, dropna=False, sort=True):
         place, batch, step = (cells[column].iloc[0] for column in SAME_PLACE)
-        runs = {str(block): _per_seed(group, metric) for block, group in cells.groupby("block")}
+        runs = {
+            str(block): group.groupby("training")[metric].mean().astype(float)
+            for block, group in cells.groupby("block")
+        }
         if baseline not in runs:
             continue
         patch = cells.loc[cells["block"] == baseline, "patch_size"].iloc[0]
@@ -129,8 +143,9 @@ def compare_blocks(
         curve = means.index.to_numpy(float), means.to_numpy(float)
         for block in sorted(set(runs) - {baseline}, key=lambda name: float(runs[name].mean())):
             own = cells[cells["block"] == block].iloc[0]
-            gmacs, value, base = float(own["gmacs"]), float(runs[block].mean()), float(runs[baseline].mean())
-            judged = _judge(runs[block], runs[baseline], seed_sigma)
+            sides = Sides.of(runs[block], runs[baseline])
+            gmacs, value, base = float(own["gmacs"]), float(sides.own.mean()), float(sides.base.mean())
+            judged = sides.judge(seed_sigma)
             multiplier, note = _multiplier(gmacs, value, *curve)
             ends = None
             if judged.interval is not None and multiplier is not None:
@@ -146,9 +161,10 @@ def compare_blocks(
                     baseline_gmacs=float(cells.loc[cells["block"] == baseline, "gmacs"].iloc[0]),
                     metric=value,
                     baseline_metric=base,
-                    seeds=len(runs[block]),
-                    baseline_seeds=len(runs[baseline]),
-                    seed_sd=_pooled(runs[block], runs[baseline]),
+                    seeds=len(sides.own),
+                    baseline_seeds=len(sides.base),
+                    seed_sd=sides.seed_sd,
+                    pair_sd=sides.pair_sd,
                     multiplier=multiplier,
                     multiplier_interval=ends,
                     multiplier_note=note,
@@ -157,13 +173,6 @@ def compare_blocks(
                 )
             )
     return sorted(found, key=lambda c: (c.baseline_gmacs, c.shape, c.step))
-
-
-def _pooled(own: Array, base: Array) -> float | None:
-    """The standard deviation between seeds of two blocks; None where both have one seed."""
-    free = len(own) + len(base) - 2
-    squares = float(((own - own.mean()) ** 2).sum() + ((base - base.mean()) ** 2).sum())
-    return math.sqrt(squares / free) if free > 0 else None
 
 
 @dataclass(frozen=True)
@@ -299,40 +308,6 @@ def _matched(gmacs: float, metric: float, curve_gmacs: Array, curve_metric: Arra
     order = np.argsort(curve_gmacs)
     there = np.interp(math.log(gmacs), np.log(curve_gmacs[order]), np.log(curve_metric[order]))
     return float(metric / np.exp(there))
-
-
-def _per_seed(cells: pd.DataFrame, metric: str) -> Array:
-    """One value per training seed, its sampling seeds averaged; a run without a seed has its own. Shape [seeds]."""
-    return np.asarray(cells.groupby("training")[metric].mean().to_numpy(float))
-
-
-@dataclass(frozen=True)
-class _Judgement:
-    """What the seeds show about a difference."""
-
-    verdict: str
-    reason: str
-    interval: Pair | None = None  #: 95 % of the difference
-
-
-def _judge(own: Array, base: Array, seed_sigma: float | None) -> _Judgement:
-    from scipy import stats
-
-    difference = float(own.mean() - base.mean())
-    if len(own) >= 2 and len(base) >= 2:
-        if np.ptp(own) == 0 and np.ptp(base) == 0:
-            return _Judgement("inconclusive", "the seeds agree exactly, so they say nothing about noise")
-        interval = pair(stats.ttest_ind(own, base, equal_var=False).confidence_interval(0.95))
-        how = f"Welch interval over {len(own)} and {len(base)} seeds"
-    elif seed_sigma is not None:
-        wide = 1.96 * seed_sigma * math.hypot(own.mean() / math.sqrt(len(own)), base.mean() / math.sqrt(len(base)))
-        interval, how = (difference - wide, difference + wide), f"assumed seed deviation {seed_sigma:.3g} of the log"
-    else:
-        seeds = plural(min(len(own), len(base)), "training seed")
-        return _Judgement("inconclusive", f"{seeds} on a side: the difference cannot be told from seed noise")
-    if interval[0] <= 0 <= interval[1]:
-        return _Judgement("inconclusive", f"the interval of the difference includes 0 ({how})", interval)
-    return _Judgement("worse" if difference > 0 else "better", how, interval)
 
 
 def multiplier_ends(interval: tuple[float | None, float | None]) -> str:

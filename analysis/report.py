@@ -19,6 +19,7 @@ from analysis.combine import apart, sources_of, studies_of
 from analysis.conditions import draws_warning, mixture_warning, with_ways
 from analysis.figures.scaling import baselines
 from analysis.figures.style import SUFFIXES, ModelKey
+from analysis.guidance import choices, without_searches
 from analysis.horizon import ends, horizon_warning
 from analysis.names import plural
 from analysis.numbers import rounded
@@ -28,6 +29,7 @@ from analysis.sections.blocks import blocks
 from analysis.sections.evaluation import evaluation
 from analysis.sections.forecasts import forecasts
 from analysis.sections.frontier import frontier
+from analysis.sections.noise import noise
 from analysis.sections.paper import paper_tables
 from analysis.sections.scaling import metrics, scaling
 from analysis.sections.training import sampling, training
@@ -104,27 +106,29 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
         folder, title, lead if title == whole else f"{whole}: {lead}", fits={"study": name, "source": "results.csv"}
     )
     page.warnings += apart(table)
-    table = _begin(page, ranked(table, studies))
+    chosen = choices(table)
+    table = _begin(page, without_searches(ranked(table, studies), chosen))
     fitted: list[SliceFits] = []
     if untrained(table) is None:
         fitted = scaling(page, table)
         scaling(page, table, LOSS)
         frontier(page, table, curves)
         forecasts(page, table)
-        blocks(page, ends(table))
+        noise(page, table, blocks(page, ends(table)))
         metrics(page, table)
         evaluation(page, table, tables.load_nested(folder))
         if names := untrained_models(table):
             some = f"The samples of {plural(len(names), 'model')} look like noise ({', '.join(names)})"
             page.warnings.append(f"{some}; a law through untrained models means little")
     else:
-        page.fits |= {"slices": [], "loss slices": [], "frontier": [], "laws": [], "blocks": [], "block slopes": []}
+        kinds = ("slices", "loss slices", "frontier", "laws", "blocks", "block slopes", "noise")
+        page.fits |= {kind: [] for kind in kinds}
         page.omit("Fits, frontier and block comparison", "the models are untrained: their samples look like noise")
     about = topics(table, studies)
     page.answers += answers(table, curves, fitted, about, unfinished)
     _measured(page, about)
     training(page, table, curves)
-    sampling(page, table)
+    sampling(page, table, chosen)
     records.samples(page, table)
     _ways(page)
     records.results(page, table)
@@ -147,7 +151,7 @@ def _published(folder: Path) -> Page:
     page.answers += answers(table, pd.DataFrame(), scaling(page, table), about)
     _measured(page, about)
     frontier(page, table)
-    blocks(page, table)
+    noise(page, table, blocks(page, table))
     training(page, table, None)
     sampling(page, table)
     _baseline_section(page, table, others)

@@ -264,7 +264,7 @@ def load_published(folder: Path) -> pd.DataFrame:
         guidance=table["cfg_scale"],
         guidance_channels=["" if scale == 1 else "first-three" for scale in table["cfg_scale"]],
         labels="uniform",
-        **dict.fromkeys(("protocol", "vae", "recipe", "objective"), ""),
+        **dict.fromkeys(("protocol", "vae", "recipe", "objective", "seeds"), ""),
         ema=pd.array([True] * len(table), dtype="boolean"),
         extractor=LITERATURE,
         reference=[f"imagenet-{pixels}/train" for pixels in side],

@@ -12,5 +12,20 @@ def training_of(rows: pd.DataFrame) -> pd.Series[str]:
     their draws: order, timesteps and noise.
     """
     seeds = rows["seed"].astype(object).where(rows["seed"].notna(), rows["cell"]).astype(str)
-    apart = rows["seeds"].fillna("") if "seeds" in rows else ""
-    return (seeds + "; " + apart).str.removesuffix("; ")
+    parts = [rows["seeds"].fillna("")] if "seeds" in rows else []
+    if "draws" in rows and rows["draws"].fillna(1).nunique() > 1:
+        parts.append("draws=" + rows["draws"].fillna(1).astype(str))  # one seed means other noise in each version
+    for part in parts:
+        seeds += ("; " + part).where(part != "", "")
+    return seeds
+
+
+def apart(rows: pd.DataFrame) -> tuple[str, ...]:
+    """What alone differs between the trainings of a model, such as "noise", where their `seed` is one.
+
+    Empty where trainings differ in `seed`, in everything that chance decides.
+    """
+    if "seeds" not in rows or rows["seed"].nunique() > 1:
+        return ()
+    named = (field.partition("=")[0] for text in rows["seeds"].fillna("").unique() for field in text.split("; "))
+    return tuple(dict.fromkeys(filter(None, named)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from analysis.answer import Answer, cannot, minus
 from analysis.compare import BlockComparison, compare_blocks, multiplier_ends
 from analysis.names import BASELINE, block_name, design_noun, listed, plural
 from analysis.numbers import number
+from analysis.power import smallest_gap
 from analysis.recipes import not_compared, without_other_recipes
 from analysis.slices import Slice
 
@@ -160,8 +160,6 @@ def _trust(v: Verdict) -> str:
 
 def seeds_advice(found: Sequence[Verdict]) -> str:
     """What more seeds would tell of the designs that cannot be told apart; empty where there are none."""
-    from scipy import stats
-
     c = next((c for v in found for c in (*v.ties, *v.open)), None)
     if c is None:
         return ""
@@ -171,12 +169,12 @@ def seeds_advice(found: Sequence[Verdict]) -> str:
     add = f"Add training seeds to tell the designs apart ({plural(few, 'seed')} now): {seeds}"
     if not c.seed_sd:
         return f"{add}."
-    resolved = stats.t.ppf(0.975, 2 * many - 2) * c.seed_sd * math.sqrt(2 / many) / c.baseline_metric * 100
+    resolved = smallest_gap(c.pair_sd or c.seed_sd, many, paired=bool(c.pair_sd)) / c.baseline_metric * 100
     share = abs(c.difference) / c.baseline_metric * 100
     pair = f"{block_name(c.baseline)} and {block_name(c.block)}"
     if share < resolved:
         return (
-            f"More seeds will hardly tell {pair} apart at {c.shape}: {many} resolve about {resolved:.2g} %, and they "
-            f"differ by {share:.2g} %."
+            f"More seeds will hardly tell {pair} apart at {c.shape}: {many} show a gap from about {resolved:.2g} % on, "
+            f"and they differ by {share:.2g} %."
         )
-    return f"{add}; {many} resolve about {resolved:.2g} %, and {pair} differ by {share:.2g} % at {c.shape}."
+    return f"{add}; {many} show a gap from about {resolved:.2g} % on, and {pair} differ by {share:.2g} % at {c.shape}."

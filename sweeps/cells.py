@@ -69,7 +69,7 @@ class Grid:
                 cell = _cell(with_rate(fields))
             except ValidationError as error:
                 point = _point(error, {k: v for setting in combination for k, v in setting.items()})
-                raise InputError(f"{self.path}: {describe_validation_error(error)}{point}") from None
+                raise InputError(f"{self.path}: {describe_validation_error(error, spec=Cell)}{point}") from None
             yield NamedCell(_readable_name(cell, varying, fields.get(BUDGET)), cell)
 
 

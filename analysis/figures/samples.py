@@ -19,8 +19,12 @@ from analysis.trainings import training_of
 Image8 = npt.NDArray[np.uint8]
 
 
-def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
-    """Which picture in `folder`/samples shows which cell.
+#: Folders of pictures, below that of a study: of samples, and of samples beside their nearest training images.
+SAMPLES, NEAREST = "samples", "samples/nearest"
+
+
+def find_samples(folder: Path, cells: pd.DataFrame, where: str = SAMPLES) -> dict[str, Path]:
+    """Which picture in a folder of a study shows which cell.
 
     A picture belongs to the cell whose id is in the file name, or else to the cell whose name is the file's stem. Of
     several pictures of a cell, the last by name is taken. Pictures of unknown cells are left out.
@@ -28,11 +32,12 @@ def find_samples(folder: Path, cells: pd.DataFrame) -> dict[str, Path]:
     Args:
         folder: of a study.
         cells: rows with cell and name.
+        where: `SAMPLES` or `NEAREST`.
 
     Returns:
         Cell id to path, in the order of the table.
     """
-    pictures = sorted((folder / "samples").glob("*.png"))
+    pictures = sorted((folder / where).glob("*.png"))
     named = {p.stem: p for p in pictures}
     ending = {p.stem.rpartition("-")[2]: p for p in pictures}  # as `collect` names them
     found: dict[str, Path] = {}

@@ -12,7 +12,7 @@ says how the sweep was made. Both are biased by a wide or lopsided choice of siz
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +96,10 @@ def parabolas(runs: Runs, resamples: int = RESAMPLES) -> Approach:
     Raises:
         CannotFitError: no three models at a common budget.
     """
-    return _approach("parabolas", find_budgets(runs), _parabola, resamples)
+    budgets = find_budgets(runs)
+    found = _approach("parabolas", budgets, _parabola, resamples)
+    optima = (_parabola(budgets, at, interval=True) for at in range(len(budgets.compute)))
+    return replace(found, optima=tuple(optimum for optimum in optima if optimum is not None))
 
 
 def parametric(fit: LawFit, compute: Array) -> Approach:
@@ -169,7 +172,7 @@ def _lowest(budgets: Budgets, at: int) -> Optimum | None:
     return Optimum(compute, size, data, float(np.exp(column[best])), None, bool(enclosed), len(there))
 
 
-def _parabola(budgets: Budgets, at: int) -> Optimum | None:
+def _parabola(budgets: Budgets, at: int, interval: bool = False) -> Optimum | None:
     column = budgets.log_loss[:, at]
     there = np.flatnonzero(np.isfinite(column))
     if len(there) < LEAST_MODELS:
@@ -188,7 +191,7 @@ def _parabola(budgets: Budgets, at: int) -> Optimum | None:
     size, compute = float(np.exp(bottom)), float(budgets.compute[at])
     return Optimum(
         compute, size, compute / OPERATIONS / size, float(np.exp(np.polyval(curve, bottom))),
-        _bottom_interval(x, y, curve) if enclosed else None, bool(enclosed), len(there),
+        _bottom_interval(x, y, curve) if enclosed and interval else None, bool(enclosed), len(there),
         (c0, c1, c2), (float(np.exp(x[0])), float(np.exp(x[-1]))),
     )  # fmt: skip
 

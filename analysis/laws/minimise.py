@@ -23,6 +23,10 @@ _LOOKED_AT = 60  # runs, about, on which all starts are compared; the best are f
 _STEPS = 200
 _SETTLED = 1e-10  # relative fall of the objective below which a minimum is reached
 
+#: The same for a draw of a bootstrap, whose quantiles have three digits; where constants are hardly determined, the
+#: draws creep along a valley.
+DRAW_SETTLED = 1e-8
+
 
 def minimum(logs: Array, log_y: Array, delta: float, with_tokens: bool = False, floor: bool = True) -> Array:
     """The parameters with the least summed Huber loss.
@@ -88,7 +92,7 @@ def _scale(delta: float) -> float:
     return delta if np.isfinite(delta) else 1.0
 
 
-def follow(start: Array, logs: Array, log_y: Array, weights: Array, delta: float) -> Array:
+def follow(start: Array, logs: Array, log_y: Array, weights: Array, delta: float, settled: float = _SETTLED) -> Array:
     """The minima from all starts: Newton's method on the residuals within delta, damped as in Levenberg-Marquardt.
 
     Args:
@@ -97,6 +101,7 @@ def follow(start: Array, logs: Array, log_y: Array, weights: Array, delta: float
         log_y: shape [n].
         weights: how often each run counts, shape [b, n]: a row of ones, or what a bootstrap has drawn.
         delta: as in `minimum`.
+        settled: relative fall of the objective below which a minimum is reached.
 
     Returns:
         Shape [b, p].
@@ -115,7 +120,7 @@ def follow(start: Array, logs: Array, log_y: Array, weights: Array, delta: float
         with np.errstate(over="ignore", invalid="ignore"):
             new_cost, new_residuals, new_slopes = costs_of(new, logs, log_y, delta, own)
         better = new_cost <= cost
-        done = better & (cost - new_cost <= _SETTLED * cost) | (damping[active] > 1e8)
+        done = better & (cost - new_cost <= settled * cost) | (damping[active] > 1e8)
         at[active[better]] = new[better]
         for old, newer in ((cost, new_cost), (residuals, new_residuals), (slopes, new_slopes)):
             old[better] = newer[better]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.fit.common import Array, CannotFitError, Pair, pair
 from analysis.laws.law import CONSTANTS, Law, log_best_size, log_loss, logs_of
-from analysis.laws.minimise import costs_of, follow, minimum, minimum_from
+from analysis.laws.minimise import DRAW_SETTLED, costs_of, follow, minimum, minimum_from
 from analysis.laws.runs import LEAST_VALUES, Runs, Words, of_one_size, require_law
 
 DELTA = 1e-3  # of Hoffmann et al. (2022); for runs whose noise is not known
@@ -147,7 +147,7 @@ def _bootstrap(theta: Array, runs: Runs, logs: Array, log_y: Array, delta: float
     start = theta.copy()
     if not np.isfinite(start[0]):
         start[0] = np.log(10 * _NO_FLOOR * runs.loss.min())
-    return follow(start, logs, log_y, weights[kinds >= LEAST_VALUES], delta)
+    return follow(start, logs, log_y, weights[kinds >= LEAST_VALUES], delta, DRAW_SETTLED)
 
 
 def _spread(off: Array, models: int) -> Array:

@@ -23,16 +23,20 @@ _OPENING = (
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 
 
-def blocks(page: Page, table: pd.DataFrame) -> None:
-    """The designs side by side, at every shape and step where the baseline was also measured."""
+def blocks(page: Page, table: pd.DataFrame) -> list[BlockComparison]:
+    """The designs side by side, at every shape and step where the baseline was also measured.
+
+    Returns:
+        The comparisons of the rows that the answers are about, at the last step of each shape.
+    """
     noun = design_noun(table)
     section = page.section("blocks", "Block designs" if noun == "block" else "Designs", _OPENING)
     page.fits["blocks"], page.fits["block slopes"] = [], []
     if table["block"].nunique() < 2:
         only = block_name(table["block"].iloc[0])
         page.omit("The block comparison", f"the table holds one block design only ({only})")
-        return
-    drawn = False
+        return []
+    lead_found: list[BlockComparison] = []
     for whole in comparable_groups(table):
         for apart in not_compared(whole.table):
             page.omit(
@@ -54,15 +58,15 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
         about = {"metric_name": group.metric, "conditions": dict(group.conditions)}
         page.fits["blocks"] += [{**plain(c), "difference": c.difference, **about} for c in found]
         final = {c.shape: max(d.step for d in found if d.shape == c.shape) for c in found}
-        sentences = [f"{describe(c, group.metric)}." for c in found if c.step == final[c.shape]]
-        section.paragraphs += sentences if not drawn else []
+        last = [c for c in found if c.step == final[c.shape]]
+        section.paragraphs += [f"{describe(c, group.metric)}." for c in last] if not lead_found else []
         compute = {c.shape: c.gmacs for c in found}
         largest = sorted(final, key=lambda shape: -compute[shape])[:_MOST_SHAPES]
-        if drawn:
+        if lead_found:
             why = "drawn for the rows that the answers are about; see its table"
             page.omit(f"Figures of the designs; {brief}", why)
             continue
-        drawn = True
+        lead_found = last
         if len(largest) < len(final):
             others = ", ".join(shape for shape in final if shape not in largest)
             page.omit(f"Figures of the designs at {others}", "drawn for the largest shapes only; see the table")
@@ -71,9 +75,10 @@ def blocks(page: Page, table: pd.DataFrame) -> None:
             _block_figures(page, section, group, label, shape, final[shape], found, suffix)
         if lead in own.index:
             page.front_names = _front(suffixes[largest[0]])
-    if not drawn:
+    if not lead_found:
         why = f"no design was measured at the same shape and step as {block_name(BASELINE)}"
         page.omit("The block comparison", why)
+    return lead_found
 
 
 def _block_figures(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.figures.evaluation import MEMORY, distance_against_samples, memorisation
-from analysis.names import METRIC, SHAPE
+from analysis.figures.samples import NEAREST, find_samples, sample_sheet
+from analysis.names import METRIC, SHAPE, plural
 from analysis.page import Page, Section, Table
 from analysis.printed import row_table
 from analysis.slices import Slice, scaling_slices
@@ -30,6 +31,7 @@ _MEMORY = {
 def evaluation(page: Page, table: pd.DataFrame, nested: pd.DataFrame) -> None:
     """How far the distances can be trusted, and whether models copy training images: of the first slice that tells."""
     section = page.section("evaluation", "What the distances are worth", _OPENING)
+    _nearest(page, section, table)
     pieces = scaling_slices(table)
     if not pieces:
         return
@@ -95,6 +97,22 @@ def _memory(page: Page, section: Section, piece: Slice) -> None:
     if {"frechet_heldout", "copies", "loss_optimal_train"} & set(means):
         caption = f"Train against held-out images. {piece.brief}."
         section.tables.append(_table(caption, piece.table, _MEMORY))
+
+
+def _nearest(page: Page, section: Section, table: pd.DataFrame) -> None:
+    """Samples beside their nearest training images: of a small, a middle and the largest model."""
+    cells = table.drop_duplicates("cell").sort_values(["gmacs", "seed"], kind="stable").drop_duplicates(SHAPE)
+    pictures = find_samples(page.folder, cells, NEAREST)
+    shown = cells[cells["cell"].isin(list(pictures))]
+    if shown.empty:
+        return
+    shown = shown.iloc[sorted({0, len(shown) // 2, len(shown) - 1})]
+    page.draw(
+        section, "nearest", f"Samples and their nearest training images, {plural(len(shown), 'model')}.",
+        "Copying would be visible here. Rows 1 and 3 of each panel are samples, rows 2 and 4 the training image that "
+        "is nearest to each in the features: above the ten samples that are most alike, below ten others.",
+        lambda: sample_sheet(pictures, shown, "Samples (rows 1, 3), nearest training images (rows 2, 4)"),
+    )  # fmt: skip
 
 
 def _measured(rows: pd.DataFrame, column: str) -> bool:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from analysis.conditions import Group, comparable_groups
+from analysis.figures.guidance import chosen_scales
 from analysis.figures.scaling import guidance, sampling_compute
 from analysis.figures.style import CannotDrawError
 from analysis.figures.training import loss_with_zoom, over_steps
+from analysis.guidance import Choice
 from analysis.horizon import decays
 from analysis.names import DEFAULT_OBJECTIVE, METRIC, SHAPE, loss_name, slug
 from analysis.page import Page, Section
+from analysis.printed_guidance import choice_table
+
+#: Lines in the figure of chosen scales.
+_MOST_CHOICES = 12
 
 
 def training(page: Page, table: pd.DataFrame, curves: pd.DataFrame | None) -> None:
@@ -81,11 +89,19 @@ def _losses(page: Page, section: Section, known: pd.DataFrame, objective: str) -
     )  # fmt: skip
 
 
-def sampling(page: Page, table: pd.DataFrame) -> None:
-    """The metric against sampling compute and guidance, if cells were sampled with several steps or scales."""
+def sampling(page: Page, table: pd.DataFrame, chosen: Sequence[Choice] = ()) -> None:
+    """The metric against sampling compute and guidance, if cells were sampled with several steps or scales.
+
+    Args:
+        page: where it goes.
+        table: rows of the study, without those of searches for the best guidance.
+        chosen: the best scales.
+    """
     opening = "What more sampler steps and stronger guidance buy without training again."
     section = page.section("sampling", "Sampling compute and guidance", opening)
-    _guidance(page, section, table)
+    _chosen(page, section, chosen)
+    if not _guidance(page, section, table) and not chosen:
+        page.omit("The metric against guidance", "no model was sampled with several guidance scales")
     count = 0
     for group in comparable_groups(table, vary=["sampling_steps"]):
         swept = group.table[group.table.groupby("step")["sampling_steps"].transform("nunique") > 1]
@@ -107,8 +123,8 @@ def sampling(page: Page, table: pd.DataFrame) -> None:
         page.omit("The metric against sampling compute (Figure 10)", why)
 
 
-def _guidance(page: Page, section: Section, table: pd.DataFrame) -> None:
-    """The metric against guidance, at the last step where a model was sampled with several scales."""
+def _guidance(page: Page, section: Section, table: pd.DataFrame) -> int:
+    """The metric against guidance, at the last step where a model was sampled with several scales; counts figures."""
     count = 0
     for group in comparable_groups(table, vary=["guidance", "guidance_channels"]):
         swept = group.table[group.table.groupby(["step", "cell"])["guidance"].transform("nunique") > 1]
@@ -122,8 +138,27 @@ def _guidance(page: Page, section: Section, table: pd.DataFrame) -> None:
             f"After {step:,} training steps. Where sampling seeds differ, means and one standard deviation.",
             lambda r=rows, g=group, c=caption: guidance(r, g.metric, c, page.key),  # type: ignore[misc]
         )  # fmt: skip
-    if not count:
-        page.omit("The metric against guidance", "no model was sampled with several guidance scales")
+    return count
+
+
+def _chosen(page: Page, section: Section, chosen: Sequence[Choice]) -> None:
+    """The best scale of every model, chosen on one sampling seed and reported on others."""
+    page.fits["guidance"] = [
+        {"cell": one.name, "step": one.step, "scale": one.scale, "seed": one.seed, "reports": one.reports}
+        for one in chosen
+    ]
+    for count, way in enumerate(dict.fromkeys((one.conditions, one.step) for one in chosen), start=1):
+        found = [one for one in chosen if (one.conditions, one.step) == way]
+        section.tables.append(choice_table(found))
+        drawn = sorted(found, key=lambda one: one.curve["gmacs"].iloc[0])[-_MOST_CHOICES:]
+        page.draw(
+            section, f"guidance-best{f'-{count}' if count > 1 else ''}",
+            f"{found[0].metric} against the guidance scale, with the best scale of {len(drawn)} models marked.",
+            f"Chosen on sampling seed {found[0].seed} (lines, rings), reported on others (crosses).",
+            lambda d=drawn, w=way: chosen_scales(d, f"{w[1]:,} training steps; {w[0]}", page.key),  # type: ignore[misc]
+        )  # fmt: skip
+        if len(found) > len(drawn):
+            page.omit(f"Guidance of {len(found) - len(drawn)} models", f"drawn for the {len(drawn)} of most compute")
 
 
 def _after(group: Group) -> str:

@@ -6,12 +6,14 @@ import contextlib
 import shlex
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli import options as cli
 from harness.cli import streams
+from harness.cli.guidance import print_choices
 
 if TYPE_CHECKING:
     from harness.runs.cellruns import CellRun
@@ -91,21 +93,33 @@ def evaluate(
     Trains nothing, and may run beside a training; --slots counts only the cells that are measured. Cells without
     kept weights are named and left out, and nothing is measured twice. The rows are in results.csv beside the others. A
     cell is measured with the CPU threads it was trained with, whatever --threads says.
+
+    --guidance best searches the scale of each cell, between 1 and 4, that gives the least distance on the first of the
+    --seed values (default: 0,1,2), and measures it, and no guidance, on the others.
     """
     from harness.cli.words import cost_line, evaluation_lines, wrapped
-    from harness.launch import remeasure
+    from harness.launch import guidance, remeasure
     from harness.runs.state import ACTIVE
     from harness.spec.resources import EXECUTORS
 
     sweep, folder = cli.resolve(study, results, given)
     everything = cli.items_of(sweep, folder)  # with the sweep's own evaluations, which come first in the tables
-    sweep = remeasure.with_evaluations(sweep, protocol, {field: given[field] for field in _EVALUATION})
+    steps = None if at is None else remeasure.values(at, "at")
+    seeds = guidance.seeds_asked(given, steps)
+    fields = {field: given[field] for field in _EVALUATION} | (
+        {"guidance": "1", "seed": str(seeds[0])} if seeds else {}
+    )
+    sweep = remeasure.with_evaluations(sweep, protocol, fields)
     chosen = cli.matching(everything, cell, folder) if cell else everything
-    selection = remeasure.select(sweep, chosen, None if at is None else remeasure.values(at, "at"))
+    selection = remeasure.select(sweep, chosen, steps)
+    if seeds:
+        selection = replace(selection, items=guidance.of(selection.items, seeds))
     for line in selection.skipped:
         print(f"left out: {line}", file=sys.stderr)
     for line in evaluation_lines(sweep, f"after {at} steps" if at else "after the last step"):
         print(wrapped(line))
+    if seeds:
+        print(wrapped(guidance.describe(seeds)))
     print(wrapped(cost_line(remeasure.cost(selection.items, everything), len(selection.items))))
     if busy := [item.name for item in selection.items if item.now.state in ACTIVE]:
         detached = EXECUTORS.facts(sweep.resources.executor).detached
@@ -115,7 +129,12 @@ def evaluate(
     with streams.lasting():
         ended = run(sweep, folder, selection.items, everything, chosen=selection.items, retry=True, wait=wait)
         owed = {(item.cell.id, key) for item in selection.items for key in item.owed}
-        _print_results(sweep, folder, everything, ended, f"evaluate {study}, with the same options", owed, wide=wide)
+        again = f"evaluate {study}, with the same options"
+        if seeds:
+            print_choices(folder, everything, owed, wide=wide)
+            _require_done(ended, again)
+        else:
+            _print_results(sweep, folder, everything, ended, again, owed, wide=wide)
 
 
 def run(
@@ -218,7 +237,6 @@ def _print_results(
     from harness.runs.cellruns import evaluation_key
     from harness.runs.collect import collect
     from harness.runs.layout import LOSSES
-    from harness.runs.state import State
 
     rows = collect(study, everything)
     keys = [(row["cell"], evaluation_key(row["evaluation"] or LOSSES, row["step"])) for row in rows]
@@ -230,6 +248,17 @@ def _print_results(
         if owed is None:
             _print_answers(study, everything)
         print(f"figures and report: dit-harness report {study.name}")
+    _require_done(ended, again)
+
+
+def _require_done(ended: list[CellRun], again: str) -> None:
+    """Name the cells that are not done.
+
+    Raises:
+        Exit: with code 1, if there are any.
+    """
+    from harness.runs.state import State
+
     unfinished = [item for item in ended if item.now.state is not State.DONE]
     for item in unfinished:
         print(f"{item.name}: {item.now.state}: {item.now.message} (log: {item.run.log})", file=sys.stderr)

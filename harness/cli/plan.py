@@ -65,6 +65,7 @@ def plan(
     by a probe of the cell's shape (--measure), else by the study's finished cells of the same machine, else by assumed
     speeds; the table says which. Of a finished cell it is what it took.
     """
+    from harness.cli.seeds import seeds_line
     from harness.cli.tables import plan_table
     from harness.cli.words import evaluation_lines, lever_lines, longest_line, parts_line, wrapped
     from harness.launch.checks import check_ranks
@@ -99,6 +100,7 @@ def plan(
     if total["on_gpu"] and (line := longest_line(rows, total)):
         lines.append(line)
     lines += evaluation_lines(sweep)
+    lines += filter(None, [seeds_line(sweep, items, folder.folder)])
     if total["on_gpu"] and total["gpu_hours"] > WORTH_SAVING_HOURS:
         lines += lever_lines(levers(sweep, items, rows))
     for line in lines:

@@ -29,7 +29,7 @@ def collect(
     ] = None,
     results: cli.ResultsOption = cli.RESULTS,
 ) -> None:
-    """Write results.csv, nested.csv, curves.csv, attempts.csv and samples/*.png from the run folders.
+    """Write results.csv, nested.csv, curves.csv, attempts.csv and the pictures of samples/ from the run folders.
 
     With --output also those of several studies as one, as `report` reads them.
     """

@@ -62,7 +62,7 @@ def verify(
     subject = prepare(checkpoint, Asked(objective, guidance, samples, sampling_steps), shared, resources)
     print(wrapped(_cost(subject)))
     try:
-        with interrupting(), streams.lasting(), WorkBar(cli.console()) as bar:
+        with interrupting(), streams.lasting(), WorkBar(cli.console(), images=False) as bar:
             rows = work(subject, shared, resources, Hooks(report=bar.report))
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last whole batch of samples", file=sys.stderr)

@@ -133,8 +133,8 @@ def cost_line(cost: Cost, cells: int) -> str:
         return f"{cost.total} evaluations of {cells} cell{many}, all of them done already"
     basis = "by the records of the study" if cost.measured else "assumed"
     return (
-        f"{cost.total} evaluations of {cells} cell{many}, {cost.done} of them done already; sampling "
-        f"{number(cost.sampling_gmacs)} GMACs, about {duration(cost.seconds)} on one slot ({basis})"
+        f"{'at most ' * cost.at_most}{cost.total} evaluations of {cells} cell{many}, {cost.done} of them done already; "
+        f"sampling {number(cost.sampling_gmacs)} GMACs, about {duration(cost.seconds)} on one slot ({basis})"
     )
 
 

@@ -19,7 +19,7 @@ from harness.evaluation.generate import Generator, Made, generate, load_weights
 from harness.evaluation.memorisation import optimal_losses
 from harness.evaluation.metrics import Setup, score
 from harness.evaluation.parts import Origin, compiled_before
-from harness.evaluation.pictures import save_grid
+from harness.evaluation.pictures import save_grid, save_pairs
 from harness.evaluation.watch import Watch
 from harness.files import write_json
 from harness.model.cost import count_cell
@@ -143,6 +143,8 @@ def _record(
     }
     with subject.hooks.writing():
         save_grid(run, key, images, labels)
+        if pairs := metrics.get("nearest_pairs"):
+            save_pairs(run, key, images, subject.dataset.train.images, pairs)
         write_json(run.evaluation_file(key), record)
         run.remove_features(key)
     return record

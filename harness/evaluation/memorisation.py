@@ -32,6 +32,9 @@ from harness.training.losses import measure_losses
 #: (Yoon, Choi, Kwon & Ryu 2023, "Diffusion probabilistic models generalize when they fail to memorize").
 COPY_RATIO = 1 / 3
 
+#: Samples that a picture shows beside their nearest training image: so many most alike, and as many others.
+SHOWN = 10
+
 #: The optimal denoiser compares every input with every training image. With more images than this (mirror images
 #: count) its loss is not measured.
 MOST_IMAGES = 100_000
@@ -55,26 +58,34 @@ class Nearest:
     Attributes:
         ratio: median over the samples of: distance to the nearest divided by distance to the second nearest.
         copies: share of the samples that have a ratio below 1/3 or equal a training image.
+        pairs: some samples and the training image that is nearest to each, by index: the `SHOWN` with the smallest
+            ratio, the smallest first, then as many spread evenly over all samples.
     """
 
     ratio: float
     copies: float
+    pairs: list[tuple[int, int]]
 
 
 def nearest(samples: Tensor, train: Tensor, progress: Progress = lambda done, total: None) -> Nearest:
     """Compare the features of samples (N, d) with those of all training images (M, d); M is at least 2."""
-    found = []
+    found, who = [], []
     reference = train.double()
     rows = max(1, _CHUNK_VALUES // len(train))
     for start in range(0, len(samples), rows):
         some = samples[start : start + rows].double()
         near = torch.cdist(some, reference).topk(2, largest=False).indices  # (rows, 2)
         # computed again from differences: cdist multiplies matrices, which puts a copy 1e-6 away from itself
-        found.append((some[:, None] - reference[near]).norm(dim=2))
+        distances, order = (some[:, None] - reference[near]).norm(dim=2).sort(dim=1)
+        found.append(distances)
+        who.append(near.gather(1, order)[:, 0])
         progress(start + len(some), len(samples))
-    first, second = torch.cat(found).sort(dim=1).values.unbind(1)
+    first, second = torch.cat(found).unbind(1)
     ratio = torch.where(first > 0, first / second, 0.0)  # 0 / 0 if two training images equal the sample
-    return Nearest(float(ratio.median()), float((ratio < COPY_RATIO).double().mean()))
+    count, owners = min(SHOWN, len(samples)), torch.cat(who)
+    shown = torch.cat([ratio.argsort(stable=True)[:count], torch.arange(count) * len(samples) // count])
+    pairs = [(int(sample), int(owners[sample])) for sample in shown]
+    return Nearest(float(ratio.median()), float((ratio < COPY_RATIO).double().mean()), pairs)
 
 
 class OptimalDenoiser:

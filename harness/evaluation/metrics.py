@@ -276,7 +276,7 @@ def _memorisation(
         if split == "train" and reference.complete:
             with watch.at_once():
                 near = nearest(generated.pool, reference.features, watch.progress("nearest"))
-            found |= {"nearest_ratio": near.ratio, "copies": near.copies}
+            found |= {"nearest_ratio": near.ratio, "copies": near.copies, "nearest_pairs": near.pairs}
     return found
 
 

@@ -27,6 +27,18 @@ def save_grid(run: Run, key: str, images: ImageArray, labels: NDArray[np.int64])
     save_picture(run.grid_file(key), images, rows, GRID_COLUMNS)
 
 
+def save_pairs(run: Run, key: str, samples: ImageArray, train: ImageArray, pairs: Sequence[tuple[int, int]]) -> None:
+    """Write a picture of samples, and below each the training image that is nearest to it.
+
+    `pairs` are indices of both (see `memorisation.Nearest`).
+    """
+    half = len(pairs) // 2
+    mine, theirs = (np.array(indices) for indices in zip(*pairs, strict=True))
+    shown = np.concatenate([samples[mine], train[theirs]])
+    rows = [np.arange(first, first + half) for first in (0, 2 * half, half, 3 * half)]
+    save_picture(run.nearest_file(key), shown, rows, half)
+
+
 def save_picture(path: Path, images: ImageArray, rows: Sequence[NDArray[np.int64]], columns: int) -> None:
     """Write images (N, H, W, channels) as one PNG, small ones enlarged; a row holds the indices of its images."""
     picked = iter(images[np.concatenate(rows)])

@@ -78,16 +78,30 @@ def work_of(cell: Cell, evaluations: Sequence[Evaluation], macs: int) -> Work:
     """The work of a cell whose forward pass of one image takes `macs` multiply-adds."""
     recipe, gmacs, shape = cell.training, macs / 1e9, cell.data.image_shape
     images = [(e, e.samples * len(e.steps(recipe.steps))) for e in evaluations]
-    passes = sum(len(e.steps(recipe.steps)) * sampling_passes(e, cell.diffusion) for e in evaluations)
+    made = sampled((e, step) for e in evaluations for step in e.steps(recipe.steps))
+    passes = sum(sampling_passes(e, cell.diffusion) for e in made)
     return Work(
         steps=recipe.steps,
         layers=cell.model.layers,
         passes=passes,
         train_gmacs=3 * gmacs * recipe.batch_size * recipe.steps,
         sampling_gmacs=passes * gmacs,
-        decoding_gmacs=sum(count for _, count in images) * vae_cost(cell.data).decode / 1e9,
+        decoding_gmacs=sum(e.samples for e in made) * vae_cost(cell.data).decode / 1e9,
         scoring_gmacs=sum(count * facts_of(e.extractor, shape).gmacs for e, count in images if e.extractor),
     )
+
+
+def sampled(asked: Iterable[tuple[Evaluation, int]]) -> list[Evaluation]:
+    """The evaluations whose samples are made, of evaluations and training steps.
+
+    Of those that only score otherwise, that with the most samples makes them for all.
+    """
+    most: dict[tuple[str, int], Evaluation] = {}
+    for evaluation, step in asked:
+        key = evaluation.sampling_id, step
+        if key not in most or most[key].samples < evaluation.samples:
+            most[key] = evaluation
+    return list(most.values())
 
 
 def sampling_passes(evaluation: Evaluation, diffusion: DiffusionSpec) -> int:

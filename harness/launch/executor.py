@@ -150,6 +150,7 @@ class Launch:
             results=str(self.study.root.resolve()),
             gpu=more.get("gpu"),
             steps=item.steps,
+            search=item.search,
             origin=provenance.origin()[0],
             extensions=self.sweep.extensions,
             basis=self.basis_of(resources, item.cell.training.precision),

@@ -75,6 +75,8 @@ def train_extractors(sweep: Sweep, study: Study, wanted: Iterable[Wanted], hooks
     be_deterministic(compiled=False)
     for one in wanted:
         folder, there = one.folder(shared), one.is_trained(shared)
+        if not there:
+            say(f"training extractor {one.choice.name} on {one.data.name}, {one.choice.steps} steps")
         images = partial(load, one.data.model_copy(update={"subset": None}), source)
         device = own_device(sweep.resources, str(sweep.path))
         card = train_once(one, images, shared, device, Watch(_Reporter(hooks, say)))

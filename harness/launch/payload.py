@@ -45,6 +45,7 @@ class Payload:
     results: str = "results"  # the folder that holds the studies, and what they share
     gpu: str | None = None  # what CUDA_VISIBLE_DEVICES becomes, one a rank; None: no GPU
     steps: tuple[int, ...] | None = None  # measure the kept weights of these steps, on the other track, and never train
+    search: tuple[int, ...] = ()  # seeds of a search for the best guidance, see `harness.launch.guidance`
     origin: provenance.Origin | None = None  # the code and the command of the launch
     pooled: bool = False  # one of several cells of a Slurm job, which `harness.launch.slurm_pool` starts and requeues
     extensions: tuple[Extension, ...] = ()  # the user's own files

@@ -22,6 +22,7 @@ from harness.launch.estimate import (
     Work,
     basis_of,
     finished,
+    sampled,
     throughput,
     work_of,
 )
@@ -137,7 +138,7 @@ def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) ->
         "throughput": rate.source,
         "weights_bytes": 2 * _FLOAT * cost.params * len(kept),
         "states_bytes": _STATES * 4 * _FLOAT * cost.params,
-        "samples_bytes": sum(_sample_bytes(cell, e) for e in evaluations),
+        "samples_bytes": _samples_bytes(cell, evaluations),
         "latents": folder_name(cell.data) if cell.data.vae else None,
         "latents_bytes": latents_bytes(cell.data),
         "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae_cost(cell.data).encode / 1e9,
@@ -245,7 +246,8 @@ def latents_bytes(data: Data) -> int | None:
     return images * 2 * 2 * data.shape.channels * data.shape.size**2 * _FLOAT
 
 
-def _sample_bytes(cell: Cell, evaluation: Evaluation) -> int:
-    """Generated images, one byte a channel, kept for every evaluated step."""
+def _samples_bytes(cell: Cell, evaluations: list[Evaluation]) -> int:
+    """Generated images, one byte a channel, of every evaluated step; evaluations with the same ones share them."""
     channels, size, _ = cell.data.image_shape
-    return len(evaluation.steps(cell.training.steps)) * evaluation.samples * channels * size**2
+    made = sampled((e, step) for e in evaluations for step in e.steps(cell.training.steps))
+    return sum(e.samples for e in made) * channels * size**2

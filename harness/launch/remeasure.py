@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from harness.errors import InputError
-from harness.launch.estimate import ASSUMED_GMACS_PER_S, sampling_passes
+from harness.launch.estimate import ASSUMED_GMACS_PER_S, sampled, sampling_passes
 from harness.model.cost import count_cell
 from harness.runs.cellruns import CellRun, owed_evaluations
 from harness.runs.layout import EVALUATING
@@ -51,6 +51,7 @@ class Cost:
         sampling_gmacs: 1e9 multiply-adds of sampling for the others.
         seconds: their wall time on one slot.
         measured: whether that rests on records of the study; else the speed is assumed.
+        at_most: whether fewer evaluations may do.
     """
 
     total: int
@@ -58,6 +59,7 @@ class Cost:
     sampling_gmacs: float
     seconds: float
     measured: bool
+    at_most: bool = False
 
 
 def values(text: str, field: str) -> list[Any]:
@@ -149,13 +151,14 @@ def cost(items: Sequence[CellRun], trained: Sequence[CellRun]) -> Cost:
     speeds = [speed for item in trained for speed in _gmacs_per_s(item)]
     total, left, gmacs = 0, 0, 0.0
     for item in items:
-        owed = owed_evaluations(item.cell, item.evaluations, item.steps)
+        owed = item.asked
         missing = item.run.missing_evaluations(list(owed))
         total, left = total + len(owed), left + len(missing)
-        passes = sum(sampling_passes(owed[key][0], item.cell.diffusion) for key in missing)
+        passes = sum(sampling_passes(e, item.cell.diffusion) for e in sampled(owed[key] for key in missing))
         gmacs += passes * count_cell(item.cell).macs / 1e9
     seconds = gmacs / (median(speeds) if speeds else ASSUMED_GMACS_PER_S)
-    return Cost(total, total - left, gmacs, seconds, measured=bool(speeds))
+    searches = left > 0 and any(item.search for item in items)
+    return Cost(total, total - left, gmacs, seconds, measured=bool(speeds), at_most=searches)
 
 
 def _gmacs_per_s(item: CellRun) -> list[float]:

@@ -21,6 +21,7 @@ from harness.data.latents import open_latents
 from harness.data.sources import load
 from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_text
+from harness.launch import guidance
 from harness.launch.compiling import choose_sampling, record_compiled, use_cache
 from harness.launch.conditions import conditions_of, for_training
 from harness.launch.console import Reporter
@@ -131,7 +132,7 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     torch.set_num_threads(conditions["threads"])
     be_deterministic(compiled=conditions["compile"] == "on")
     hooks = Hooks(should_stop=stop.is_set)
-    owed = owed_evaluations(job.cell, job.evaluations, job.steps)
+    owed = ranks.on_first(partial(_owed, job))
     keys = list(owed) or [losses_key(job.cell)]
     missing = ranks.on_first(partial(run.missing_evaluations, keys))
     keep = sorted({split_key(key)[1] for key in keys})
@@ -170,10 +171,21 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
 
     loss_images = job.recording.loss_images
     subject = Subject(job.cell, run, dataset, job.shared, job.resources, loss_images, conditions, hooks, ranks)
-    if owed:
-        _measure_all(job, subject, {key: owed[key] for key in missing}, len(owed))
-    else:
+    if not owed:
         record_losses(subject, missing)
+    while owed and missing:
+        _measure_all(job, subject, {key: owed[key] for key in missing}, len(owed))
+        owed, before = ranks.on_first(partial(_owed, job)), missing
+        missing = ranks.on_first(partial(run.missing_evaluations, list(owed)))
+        if not job.search or missing == before:
+            break
+
+
+def _owed(job: Payload) -> dict[str, tuple[Evaluation, int]]:
+    """What the job owes; of a search it grows as records come."""
+    if job.search:
+        return guidance.owed(job.run, job.evaluations, job.search, job.steps or ())
+    return owed_evaluations(job.cell, job.evaluations, job.steps)
 
 
 def _measure_all(job: Payload, subject: Subject, missing: Mapping[str, tuple[Evaluation, int]], owed: int) -> None:
@@ -274,7 +286,11 @@ def _record_start(job: Payload, conditions: dict[str, Any], best: float | None) 
         "conditions": conditions,
         **({} if best is None else {"gemm_tflops": best}),
         **({} if job.basis is None or job.steps else {"estimate": _estimate(job, job.basis, conditions["device"])}),
-        "seeds": {"training": job.cell.seed, **apart, "sampling": [evaluation.seed for evaluation in job.evaluations]},
+        "seeds": {
+            "training": job.cell.seed,
+            **apart,
+            "sampling": [*(job.search or (evaluation.seed for evaluation in job.evaluations))],
+        },
         **({"extend": extend} if extend else {}),
         **asdict(origin),
         **provenance.environment(),

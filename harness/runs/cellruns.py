@@ -51,6 +51,7 @@ class CellRun:
     mine: bool = False  # started by this launch
     held: bool = False  # the user knows that a stopped job keeps it
     study: str = ""  # from which it is seen
+    search: tuple[int, ...] = ()  # seeds of a search for the best guidance: see `harness.launch.guidance`
 
     def __post_init__(self) -> None:
         self.refresh()
@@ -59,6 +60,11 @@ class CellRun:
         """Read the state anew."""
         self.now = self.run.state(self.owed, self.cell.training.steps)
         return self.now
+
+    @property
+    def asked(self) -> dict[str, tuple[Evaluation, int]]:
+        """All evaluations that it owes or has, by key."""
+        return owed_evaluations(self.cell, self.evaluations, self.steps)
 
     @property
     def other_study(self) -> str:

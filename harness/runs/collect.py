@@ -1,4 +1,4 @@
-"""Run folders -> results/<study>/{results,nested,curves,attempts}.csv and samples/*.png: what the analysis reads."""
+"""Run folders -> results/<study>/{results,nested,curves,attempts}.csv and samples/: what the analysis reads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
         logged = [column for column in CURVE_COLUMNS if column not in identity]
         tables["curves.csv"] += [identity | {column: row.get(column) for column in logged} for row in log]
         tables["attempts.csv"] += [identity | _attempt_row(attempt) for attempt in attempts]
-        _copy_grid(study, item)
+        _copy_pictures(study, item)
     for name, columns in TABLES.items():
         _write_csv(study.table(name), list(columns), tables[name])
     return tables["results.csv"]
@@ -200,14 +200,18 @@ def _attempt_row(attempt: Attempt) -> Row:
     }
 
 
-def _copy_grid(study: Study, item: CellRun) -> None:
-    """Copy the picture of the first evaluation at the last step, if there is one."""
-    source = item.run.grid_file(item.owed[-1])
-    if source.exists():
-        target = study.samples_folder / file_name(item.name, f"-{item.cell.id}.png")
-        data = source.read_bytes()
-        if not target.exists() or target.read_bytes() != data:
-            write_bytes(target, data)
+def _copy_pictures(study: Study, item: CellRun) -> None:
+    """Copy the pictures of the first evaluation at the last step, if there are any."""
+    name, key = file_name(item.name, f"-{item.cell.id}.png"), item.owed[-1]
+    pictures = {
+        item.run.grid_file(key): study.samples_folder / name,
+        item.run.nearest_file(key): study.nearest_folder / name,
+    }
+    for source, target in pictures.items():
+        if source.exists():
+            data = source.read_bytes()
+            if not target.exists() or target.read_bytes() != data:
+                write_bytes(target, data)
 
 
 def _write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:

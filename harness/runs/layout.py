@@ -3,6 +3,7 @@
     results/<study>/sweep.toml     the sweep as it was last launched
                     cells.json     the ids of its cells, and their names in this study
                     schema.json    the version of all this; absent in studies of version 1 from before it was written
+                    forecasts.json what was predicted of cells before they were launched
                     diffs/<hash>.diff   what the code differed from its commit, when cells were launched
 
 A cell is one run for all studies that list it:
@@ -200,6 +201,10 @@ class RunFolder:
     def grid_file(self, key: str) -> Path:
         """A picture of the first samples of one evaluation at one step."""
         return self.folder / "samples" / f"{key}.png"
+
+    def nearest_file(self, key: str) -> Path:
+        """A picture of samples of one evaluation at one step, and of the training images nearest to them."""
+        return self.folder / "samples" / f"{key}-nearest.png"
 
     def extension_file(self, content_hash: str) -> Path:
         """The copy of a file of the user's own."""

@@ -54,6 +54,8 @@ class Study:
         self.submitit_folder = self.folder / "submitit"
         #: Pictures of samples, for the report.
         self.samples_folder = self.folder / "samples"
+        #: Pictures of samples beside the training images nearest to them.
+        self.nearest_folder = self.samples_folder / "nearest"
 
     def table(self, name: str) -> Path:
         """A table that `collect` writes, by its file name."""

@@ -63,7 +63,7 @@ EXTRACTORS = Kind(
 TRAINED_AT = "harness.evaluation.trained:TRAINED"
 
 #: What a trained extractor is: features of an image, most channels of a convolution, widest input of the second one.
-TRAINED_DIMS, _MOST_CHANNELS, _FULL_SIZE = 64, 64, 64
+TRAINED_DIMS, _MOST_CHANNELS, _FULL_SIZE = 64, 64, 32
 
 
 class TrainedExtractor(Spec):
@@ -80,7 +80,7 @@ class TrainedExtractor(Spec):
     width: int = Field(
         default=16, gt=0, description="channels of the first convolution, doubled at every halving, up to 64"
     )
-    steps: int = Field(default=1500, gt=0, description="optimizer steps")
+    steps: int = Field(default=500, gt=0, description="optimizer steps")
     batch_size: int = Field(default=128, gt=1, description="images of a step")
     learning_rate: float = Field(default=2e-3, gt=0, description="highest learning rate of AdamW")
     seed: int = Field(default=0, ge=0, lt=2**31, description="decides initialisation, order and corruption")
@@ -95,7 +95,7 @@ class TrainedExtractor(Spec):
         return f"{data.name}-{self.id_on(data)}"
 
     def stride(self, size: int) -> int:
-        """Of the first convolution: what it gives has 64 pixels a side at most."""
+        """Of the first convolution: what it gives has 32 pixels a side at most."""
         stride = 1
         while size // stride > _FULL_SIZE:
             stride *= 2

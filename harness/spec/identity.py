@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
-from typing import Any, TypeVar
+from itertools import pairwise
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -114,14 +115,16 @@ _SHOULD_BE = {
 }
 
 
-def describe_validation_error(error: ValidationError, prefix: str = "", allowed: Iterable[str] = ()) -> str:
-    """One line of a pydantic error: the key, what is wrong, what is allowed; `allowed` are the keys that there are."""
+def describe_validation_error(error: ValidationError, prefix: str = "", spec: type[BaseModel] | None = None) -> str:
+    """One line of a pydantic error: the key, what is wrong, what is allowed; the `spec` tells which keys there are."""
     parts = []
     for item in error.errors():
         key = ".".join(str(p) for p in (prefix, *item["loc"]) if p != "")
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
+            allowed = _spec_at(spec, item["loc"]).model_fields if spec else ()
             message = f"unknown key{did_you_mean(str(item['loc'][-1]), allowed)}"
+            message += f"; allowed: {', '.join(allowed)}" if allowed else ""
         elif item["type"] == "missing":
             message = "is missing"
         elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
@@ -134,6 +137,29 @@ def describe_validation_error(error: ValidationError, prefix: str = "", allowed:
     return "; ".join(parts)
 
 
+def _spec_at(spec: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The spec of the table that holds a key; the place of one with a kind names its kind after it."""
+    for name, kind in pairwise(place):
+        if name in spec.model_fields:
+            tables = list(_tables(spec.model_fields[str(name)].annotation))
+            of_kind = (table for table in tables if kind in _kinds(table))
+            spec = next(of_kind, tables[0] if tables else spec)
+    return spec
+
+
+def _tables(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The specs in the type of a field."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _tables(part)
+
+
+def _kinds(spec: type[BaseModel]) -> tuple[Any, ...]:
+    """The values that its field `kind` may have."""
+    return get_args(spec.model_fields["kind"].annotation) if "kind" in spec.model_fields else ()
+
+
 def validated(spec: type[SpecT], table: Mapping[str, Any], key: str) -> SpecT:
     """A spec from a table of its fields.
 
@@ -143,7 +169,4 @@ def validated(spec: type[SpecT], table: Mapping[str, Any], key: str) -> SpecT:
     try:
         return spec.model_validate(table)
     except ValidationError as error:
-        message = describe_validation_error(error, key, spec.model_fields)
-        if any(item["type"] == "extra_forbidden" for item in error.errors()):
-            message += f"; allowed: {', '.join(spec.model_fields)}"
-        raise InputError(message) from None
+        raise InputError(describe_validation_error(error, key, spec)) from None

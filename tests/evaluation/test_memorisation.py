@@ -54,6 +54,18 @@ def test_nearest_by_hand_and_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch
     assert nearest(samples[:3], train).ratio == pytest.approx(1 / 3)
 
 
+def test_the_most_alike_and_some_others_are_shown_with_their_neighbours() -> None:
+    generator = torch.Generator().manual_seed(0)
+    train = torch.randn(40, 8, generator=generator)
+    samples = torch.cat([torch.randn(90, 8, generator=generator), train[:10] + 1e-3])
+    pairs = nearest(samples, train).pairs
+    assert {sample for sample, _ in pairs[:10]} == set(range(90, 100))
+    assert all(image == sample - 90 for sample, image in pairs[:10])
+    assert [sample for sample, _ in pairs[10:]] == [*range(0, 100, 10)]
+    assert all(image == int(torch.cdist(samples[None, sample], train).argmin()) for sample, image in pairs)
+    assert len(nearest(samples[:3], train).pairs) == 6
+
+
 def test_a_copy_of_a_double_is_a_copy() -> None:
     train = torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]).repeat(1, 40)
     assert nearest(train[:1], train).copies == 1.0

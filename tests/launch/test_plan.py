@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,6 +139,23 @@ def test_only_finished_cells_of_this_machine_say_what_others_take_here(sweep: Sw
     elsewhere = plan(sweep.with_resources({"executor": "slurm"}), cell_runs(sweep, study))[0]
     assert elsewhere["time_source"] == "measured on 2 finished cells"
     assert elsewhere["estimated_least"] < elsewhere["estimated_s"] < elsewhere["estimated_most"]
+
+
+def test_samples_that_evaluations_share_are_made_once(tmp_path: Path) -> None:
+    def row(evaluations: str) -> dict[str, Any]:
+        path = tmp_path / "study.toml"
+        path.write_text(f"[grid]\ndepth = [2]\n[model]\nwidth = 32\npatch_size = 4\n{evaluations}")
+        sweep = load_sweep(path)
+        (found,) = plan(sweep, cell_runs(sweep, Study(tmp_path / "results", "study")))
+        return found
+
+    one = "[[evaluation]]\nsamples = 1500\nat = [1000]\n"
+    alone, other = row(one), row(one + '[[evaluation]]\nsamples = 500\nreference = "held-out"\n')
+    assert other["sampling_gmacs"] == alone["sampling_gmacs"]
+    assert other["samples_bytes"] == alone["samples_bytes"] == 2 * 1500 * 64
+    assert other["scoring_gmacs"] == pytest.approx(alone["scoring_gmacs"] * 3500 / 3000)
+    again = row(one + "[[evaluation]]\nsamples = 1500\nseed = 1\n")
+    assert again["sampling_gmacs"] == pytest.approx(alone["sampling_gmacs"] * 3 / 2)
 
 
 def test_latents_of_unknown_data_have_no_size() -> None:
