@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_sweep_that_the_plan_prices_alike(tmp_path: Path) -> 
     planned = run_here(tmp_path, "plan", "my-birds")
     assert planned.returncode == 0
     assert "measured by a probe" in planned.stdout
-    assert "assumed" not in planned.stdout
+    assert "a probe and assumed" not in planned.stdout
     again = run_here(tmp_path, "new", "my birds", "--hours", "1")
     assert again.returncode == 2
     assert again.stderr.splitlines()[-1].startswith("error: sweeps/my-birds.toml: is there already")
