@@ -128,17 +128,21 @@ def split(values: Array, row: Codes, column: Codes) -> Split:
     counts = np.bincount(row).astype(float)
     rows, columns, n = len(counts), int(column.max()) + 1, len(values)
     means = np.bincount(row, values) / counts
+    centred = values - means[row]
+    within, freedom = float(centred @ centred), n - rows
+    nothing = np.zeros((rows, 0)), np.zeros((0, 0))
+    term = Term(1.0, within / freedom, freedom) if freedom else None
+    nested = Split((term,) if term else (), term, means, counts, nothing)
+    if not freedom or np.bincount(column).max() < 2:
+        return nested
     table = np.zeros((rows, columns))
     np.add.at(table, (row, column), 1 / counts[row])  # share of each column in the mean of a row
-    centred, shares = values - means[row], -table[row]
+    shares = -table[row]
     shares[np.arange(n), column] += 1
-    within, freedom = float(centred @ centred), n - rows
     normal = shares.T @ shares
-    ties = int(np.linalg.matrix_rank(normal, hermitian=True)) if freedom else 0
+    ties = int(np.linalg.matrix_rank(normal, hermitian=True))
     if ties < columns - 1 or not 0 < ties < freedom:
-        term = Term(1.0, within / freedom, freedom) if freedom else None
-        nothing = np.zeros((rows, 0)), np.zeros((0, 0))
-        return Split((term,) if term else (), term, means, counts, nothing)
+        return nested
     sure = np.asarray(np.linalg.pinv(normal, hermitian=True), dtype=float)
     effects = sure @ (shares.T @ centred)
     left = float(((centred - shares @ effects) ** 2).sum())

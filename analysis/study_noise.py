@@ -18,6 +18,9 @@ from analysis.trainings import apart, training_of
 #: What is measured on other images than the held-out ones.
 LOSS_TRAIN = "loss_train"
 
+#: Models whose noise is told one by one.
+MOST_MODELS = 12
+
 
 @dataclass(frozen=True)
 class StudyNoise:
@@ -28,7 +31,7 @@ class StudyNoise:
     context: str  #: how it was measured and trained, where that does not stand elsewhere
     conditions: Mapping[str, Any]
     together: Noise  #: of all models that were repeated
-    models: tuple[tuple[str, Noise], ...]  #: each of them, by name
+    models: tuple[tuple[str, Noise], ...]  #: by name, those of most values first, at most `MOST_MODELS`
     apart: tuple[str, ...]  #: the causes of chance that alone differ between trainings; empty where all do
     rows: pd.DataFrame  #: one a model, training and sampling
 
@@ -77,7 +80,8 @@ def _noise(column: str, name: str, part: _Part) -> StudyNoise | None:
         return None
     several = rows["block"].nunique() > 1
     found = []
-    for (block, size, patch), own in rows.groupby(["block", *SHAPE], sort=False, dropna=False):
+    groups = sorted(rows.groupby(["block", *SHAPE], sort=False, dropna=False), key=lambda group: -len(group[1]))
+    for (block, size, patch), own in groups[:MOST_MODELS]:
         named = shape_name(str(size), patch) + (f", {block_name(str(block))}" if several else "")
         found.append((named, _of(own, column)))
     return StudyNoise(

@@ -44,7 +44,6 @@ def chosen_scales(found: Sequence[Choice], caption: str, key: ModelKey | None = 
         axes.plot([1, one.scale], means, linestyle="", marker="x", color=look.colour, zorder=5)
         error_bars(axes, [1, one.scale], means, spread, look.colour)
     axes.margins(x=0.08, y=0.12)
-    axes.set_ylim(bottom=0)
     style.linear_ticks(axes.xaxis)
     style.linear_ticks(axes.yaxis)
     axes.set(xlabel="Guidance scale (1: none)", ylabel=style.lower(metric))

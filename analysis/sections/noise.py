@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.compare import BlockComparison
 from analysis.figures.noise import noise_figure
-from analysis.names import block_name, listed, plural
+from analysis.names import METRIC, block_name, listed, plural
 from analysis.noise import Component, Noise
 from analysis.numbers import number
 from analysis.page import Page, Table
@@ -21,7 +21,6 @@ _OPENING = (
     "How far a value moves when a model is trained again, and when one network is sampled again; standard deviations "
     "are of its logarithm, in percent, and so coefficients of variation."
 )
-_MOST_MODELS = 12  # with a row of their own, those of most values first
 _TRAININGS = (2, 3, 5, 10, 20)
 _GAPS = (0.01, 0.02, 0.05, 0.1)
 
@@ -44,6 +43,7 @@ def noise(page: Page, table: pd.DataFrame, compared: Sequence[BlockComparison]) 
     section = page.section("noise", "Is it real?", _OPENING)
     lead, pairs = found[0], [c for c in compared if c.pair_sd]
     section.paragraphs.append(_moves(lead))
+    page.summary.append(f"Is it real? {section.paragraphs[0]}")
     section.tables.append(_components(found))
     if pairs:
         section.tables.append(_pairs(pairs, lead.metric))
@@ -94,7 +94,7 @@ def _moves(lead: StudyNoise) -> str:
         parts.append("No model was trained twice, so the noise between trainings is not known")
     else:
         cause = f" with another seed of {listed(*lead.apart)}" if lead.apart else " again"
-        mixed = ", the noise of one sampling in it" if found.mixed else ""
+        mixed = ", the noise of one sampling in it" if found.mixed and lead.column == METRIC else ""
         parts.append(f"Training{cause} moves {lead.metric} by {_said(found.training)}{mixed}")
     if found.sampling is not None:
         parts.append(f"sampling again moves it by {_said(found.sampling)}")
@@ -111,19 +111,18 @@ def _shown(found: Noise) -> str:
     """What the study's own number of trainings can show."""
     count, times = max(found.trainings, 2), found.samplings
     gap = _percent(smallest_gap(found.sd(times), count))
-    each = f", {plural(times, 'sampling')} each" if found.sampling else ""
+    each = f" with {plural(times, 'sampling')} each" if found.sampling else ""
     return (
         f"Two designs of {count} trainings{each} can be told apart from a gap of {gap} % on: a smaller one is missed "
-        f"in more than {1 - POWER:.0%} of such studies."
+        f"in more than {100 * (1 - POWER):.0f} % of such studies."
     )
 
 
 def _components(found: Sequence[StudyNoise]) -> Table:
     rows = []
     for one in found:
-        models = sorted(one.models, key=lambda model: -model[1].trainings * model[1].samplings)[:_MOST_MODELS]
-        whole = [(f"all {len(one.models)} models", one.together)] if len(one.models) > 1 else []
-        for name, own in [*whole, *models]:
+        whole = [(f"all {one.together.models} models", one.together)] if len(one.models) > 1 else []
+        for name, own in [*whole, *one.models]:
             parts = [_printed(part) for part in (own.training, own.sampling, own.shared)]
             rows.append((one.metric, name, own.trainings, own.samplings, own.mean, *parts, one.context))
     several = len({row[-1] for row in rows}) > 1

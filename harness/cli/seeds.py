@@ -35,7 +35,7 @@ def seeds_line(sweep: Sweep, items: Sequence[CellRun], folder: Path) -> str:
     if sd is None:
         if not alike:
             return ""
-        sd, known = LITERATURE_SD, "assumed"
+        sd, known = LITERATURE_SD, "assumed, as FID in the literature; small models are noisier"
     noise = f"at {100 * sd:.2g} % between trainings ({known})"
     if trainings > 1:
         gap = 100 * smallest_gap(sd, trainings)

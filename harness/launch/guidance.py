@@ -17,7 +17,7 @@ from harness.runs.cellruns import CellRun, evaluation_key
 from harness.runs.state import Run, RunState
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
-from harness.spec.fields import fields_of
+from harness.spec.identity import validated
 
 #: What stands for a search in the place of scales.
 BEST = "best"
@@ -26,7 +26,7 @@ BEST = "best"
 LOWEST, HIGHEST = 1.0, 4.0
 
 #: Most scales that it tries beside no guidance, the precision at which it ends, and digits of a scale.
-MOST, _PRECISION, _DIGITS = 12, 0.02, 3
+MOST, _PRECISION, _DIGITS = 12, 0.05, 3
 
 #: Sampling seeds, where none are named: the first chooses, the others report.
 SEEDS = (0, 1, 2)
@@ -178,9 +178,10 @@ def seeds_asked(given: Mapping[str, Any], at: Sequence[int] | None) -> tuple[int
     from harness.launch.remeasure import values
 
     seeds = tuple(values(given["seed"], "seed"))
-    if len(set(seeds)) < max(2, len(seeds)) or min(seeds) < 0:
-        bounds = fields_of(Evaluation)["seed"].bounds
-        allowed = f"two or more, each once, {bounds}: the first chooses the scale, the others report it"
+    for seed in seeds:
+        validated(Evaluation, {"seed": seed}, "command line, evaluation")
+    if len(set(seeds)) < max(2, len(seeds)):
+        allowed = "two or more, each once: the first chooses the scale, the others report it"
         raise InputError(f"--seed: {given['seed']!r}; allowed with --guidance {BEST}: {allowed}")
     return seeds
 

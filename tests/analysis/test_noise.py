@@ -146,10 +146,11 @@ def test_a_report_says_what_is_real(tmp_path: Path) -> None:
     page = report._study(folder)
     (section,) = (section for section in page.sections if section.key == "noise")
     moves, shown = section.paragraphs
+    assert page.summary[-1] == f"Is it real? {moves}"
     assert moves.startswith("Training again moves FD-digits-cnn by ")
     assert "sampling again moves it by" in moves
     assert "A sampling seed moves all trainings alike" in moves
-    assert shown.startswith("Two designs of 3 trainings, 2 samplings each can be told apart from a gap of ")
+    assert shown.startswith("Two designs of 3 trainings with 2 samplings each can be told apart from a gap of ")
     components, pairs, gaps, needed = section.tables
     assert [row[1] for row in components.rows] == ["all 2 models", "d4-w64/2, adaLN-Zero", "d4-w64/2, adaLN"]
     assert pairs.rows[0][:4] == ("adaLN − adaLN-Zero", "d4-w64/2", "1,000", "3")

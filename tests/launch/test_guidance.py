@@ -27,7 +27,7 @@ def course(best: float, known: dict[float, float] | None = None) -> tuple[Found,
 @pytest.mark.parametrize("best", [1.2, 1.5, 2.27, 3.4])
 def test_a_search_ends_at_the_bottom_of_the_curve(best: float) -> None:
     found, records = course(best)
-    assert found.chosen == pytest.approx(best, abs=0.04)
+    assert found.chosen == pytest.approx(best, abs=0.06)
     assert found.tried[0] == LOWEST
     assert len(found.tried) <= MOST + 1
     assert set(found.tried) == set(records), "nothing is measured that the search does not ask for"
@@ -42,7 +42,7 @@ def test_a_search_that_was_stopped_takes_the_same_course() -> None:
 
 def test_no_guidance_may_be_best_and_so_may_be_the_most() -> None:
     assert course(0.5)[0].chosen == LOWEST
-    assert course(6.0)[0].chosen == max(course(6.0)[0].tried) > HIGHEST - 0.1
+    assert course(6.0)[0].chosen == max(course(6.0)[0].tried) > HIGHEST - 0.2
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ def test_no_guidance_may_be_best_and_so_may_be_the_most() -> None:
         ({"guidance": "best,1.5"}, None, "--guidance: 'best,1.5'; allowed: best alone, or numbers"),
         ({"guidance": "best", "seed": "3"}, None, "--seed: '3'; allowed with --guidance best: two or more"),
         ({"guidance": "best", "seed": "3,3"}, None, "--seed: '3,3'; allowed with --guidance best: two or more"),
+        ({"guidance": "best", "seed": "0,-1"}, None, "command line, evaluation.seed: should be greater"),
+        ({"guidance": "best", "seed": "0,9999999999"}, None, "command line, evaluation.seed: should be less"),
         ({"guidance": "best", "seed": "x"}, None, "--seed: 'x'; allowed: whole numbers"),
         ({"guidance": "best"}, [20, 40], "--at: 20, 40; allowed with --guidance best: one step"),
     ],
