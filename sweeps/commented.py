@@ -23,8 +23,6 @@ def text_of(design: Design, head: list[str]) -> str:
         lines += ["", *_comment(_why(design)[name])]
         for table in value if isinstance(value, list) else [value]:
             lines += [f"[[{name}]]" if isinstance(value, list) else f"[{name}]", *_table_lines(table)]
-    if "evaluation" not in document:
-        lines += ["", *_comment(_NO_EVALUATION)]
     return "\n".join(lines) + "\n"
 
 
@@ -44,18 +42,13 @@ def _comment(sentence: str) -> list[str]:
     return [f"# {line}" for line in wrapped]
 
 
-_NO_EVALUATION = (
-    "No [[evaluation]]: the models are trained, and the held-out loss is what the report fits. docs/evaluation.md says "
-    "how samples are scored."
-)
-
-
 def _why(design: Design) -> dict[str, str]:
     """What the comment above each table says."""
     facts, epochs = design.facts, design.steps * design.batch_size / design.facts.images
     seeds = "two seeds show how much of a difference is chance" if design.seeds > 1 else "one seed: the time is short"
     what = "The models learn latents of an autoencoder" if design.on_latents else "The models learn pixels"
     classes = "the classes are learned, too" if facts.labelled else "no classes are learned"
+    alike = ", and drawn with classes as frequent as there" if facts.labelled else ""
     return {
         "grid": f"The models: every shape at every patch size. Half the patch size is four times the tokens; {seeds}.",
         "data": (
@@ -67,11 +60,9 @@ def _why(design: Design) -> dict[str, str]:
             "the width; `dit-harness pilot` finds the best one for your images. A longer training: more steps."
         ),
         "evaluation": (
-            "Samples are compared with the images to learn from, and drawn with classes as frequent as there. Their "
-            "number is at most half of those images, so that frechet_floor says what real images score."
-            if facts.labelled
-            else "Samples are compared with the images to learn from. Their number is at most half of those, so that "
-            "frechet_floor says what real images score."
+            f"Samples are compared with the images to learn from{alike}. Their number is at most half of those images, "
+            "so that frechet_floor says what real images score. `launch` trains the extractor on the folder, once; its "
+            f"distance is FD-{facts.name}, and no FID."
         ),
         "exclude": "Left out: widths that do not carry the noise of a patch, which has size * size * channels values.",
         "resources": "Where the images are. This is no part of the cells' ids.",

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.spec.evaluation import TRAINED_DIMS
 from harness.spec.model import nearest_heads
 from sweeps.grid import Sweep, sweep_of
 
@@ -46,7 +47,8 @@ MOST_EPOCHS = 400
 #: The share of the budget that is for what the plan counts; the rest is for starts, losses and scoring.
 COUNTED = 0.85
 
-_MOST_SAMPLES = 10_000
+#: Samples: at most, and at least for each feature of the extractor, below which a plan warns of the bias.
+_MOST_SAMPLES, _SAMPLES_A_FEATURE = 10_000, 5
 
 #: Images of a step on a CPU, and on a GPU where the folder has at least so many to learn from.
 _BATCH, _GPU_BATCH, _MANY = 64, 256, 10_000
@@ -58,6 +60,7 @@ class Facts:
 
     Attributes:
         folder: its path.
+        name: of the extractor that is trained on it.
         fingerprint: of its content.
         train: images to learn from, by class.
         heldout: images that are held out.
@@ -66,6 +69,7 @@ class Facts:
     """
 
     folder: str
+    name: str
     fingerprint: str
     train: tuple[int, ...]
     heldout: int
@@ -79,19 +83,6 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How samples are scored.
-
-    Attributes:
-        extractor: of the evaluation.
-        dims: of its features; the distance needs five samples for each.
-    """
-
-    extractor: Any
-    dims: int
-
-
-@dataclass(frozen=True)
 class Design:
     """A proposal.
 
@@ -101,7 +92,6 @@ class Design:
         place: of the smallest shape on the ladder.
         seeds: trainings of each model.
         batch_size: images of a step.
-        scoring: None: losses are recorded, and nothing is sampled.
         steps: of each training; 0: the fewest that are worth it.
     """
 
@@ -110,7 +100,6 @@ class Design:
     place: int
     seeds: int
     batch_size: int
-    scoring: Scoring | None = None
     steps: int = 0
 
     @property
@@ -149,9 +138,8 @@ class Design:
     @property
     def samples(self) -> int:
         """Images to generate: half as many as there are to learn from, so that these give a floor for the distance."""
-        least = 2 if self.scoring is None else 5 * self.scoring.dims
         wanted = min(self.facts.images // 2, max(500, self.fewest_steps), _MOST_SAMPLES)
-        return max(least, wanted // 100 * 100)
+        return max(_SAMPLES_A_FEATURE * TRAINED_DIMS, wanted // 100 * 100)
 
     def _carries(self, patch_size: int, width: int) -> bool:
         channels = _LATENT_CHANNELS if self.on_latents else 3
@@ -180,10 +168,9 @@ class Design:
                 "ema_window": 0.1,
             },
         }
-        if self.scoring is not None:
-            labels = {"labels": "training"} if facts.labelled else {}
-            ddim = {"samples": self.samples, "sampler": "ddim", "sampling_steps": 25}
-            document["evaluation"] = [ddim | labels | {"extractor": self.scoring.extractor}]
+        labels = {"labels": "training"} if facts.labelled else {}
+        ddim = {"samples": self.samples, "sampler": "ddim", "sampling_steps": 25}
+        document["evaluation"] = [ddim | labels | {"extractor": {"kind": "trained", "name": facts.name}}]
         if self.narrow:
             document["exclude"] = [{"patch_size": p, "width": widths} for p, widths in self.narrow.items()]
         return document | {"resources": {"data_folder": facts.folder}}
@@ -197,22 +184,19 @@ class Design:
 Price = Callable[[Design], float]
 
 
-def propose(
-    facts: Facts, budget: float, price: Price, scoring: Scoring | None = None, *, on_gpu: bool = False
-) -> Design:
+def propose(facts: Facts, budget: float, price: Price, *, on_gpu: bool = False) -> Design:
     """The richest design that a budget allows, with as many steps as it allows; else the most modest one.
 
     Args:
         facts: of the folder.
         budget: in seconds.
         price: of a design.
-        scoring: of the samples; None: losses alone.
         on_gpu: whether the cells run on a GPU.
 
     Returns:
         A design; it has fewer than its `fewest_steps` where the budget is too small for any.
     """
-    designs = _chain(facts, scoring, on_gpu=on_gpu)
+    designs = _chain(facts, on_gpu=on_gpu)
     found = next(designs)
     if affordable(found, budget, price):
         for design in designs:
@@ -240,14 +224,14 @@ def fitted(design: Design, budget: float, price: Price) -> Design:
     return replace(design, steps=_rounded(best))
 
 
-def _chain(facts: Facts, scoring: Scoring | None, *, on_gpu: bool) -> Iterator[Design]:
+def _chain(facts: Facts, *, on_gpu: bool) -> Iterator[Design]:
     """The designs that suit a folder, from modest to rich."""
     batch = _GPU_BATCH if on_gpu and facts.images >= _MANY else _BATCH
     batch = min(batch, 1 << (facts.images.bit_length() - 1))
     resolutions = [side for side in RESOLUTIONS if side <= 1.25 * facts.side] or [RESOLUTIONS[0]]
     for resolution in resolutions:
         first = 0 if resolution <= _SMALL else _PLACES_UP
-        modest = Design(facts, resolution, first, 1, batch, scoring)
+        modest = Design(facts, resolution, first, 1, batch)
         yield modest
         if resolution < min(_SMALL, resolutions[-1]):
             continue  # more pixels are worth more than what follows

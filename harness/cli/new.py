@@ -68,12 +68,12 @@ def new(
     study = Study(results, study_name(str(path)))
     for taken in (path, study.folder):
         if taken.exists():
-            raise InputError(f"{taken}: is there already; allowed: another file, by --output NAME.toml")
+            raise _taken(taken)
     found = _read(folder, study)
-    facts = _facts(found, classes)
+    facts = _facts(found, classes, study.name)
     cli.print_table(_table(folder, found), wide=wide)
     prices = Prices(path, study, gpu_time=option == "--gpu-hours")
-    design = proposal(facts, asked * 3600, prices, None, _measure)
+    design = proposal(facts, asked * 3600, prices, _measure)
     _refuse_too_little(design, prices, option, asked)
     _write(design, prices, option, asked)
     _tell(found, design, prices, asked)
@@ -87,9 +87,9 @@ def _budget(hours: float | None, gpu_hours: float | None) -> tuple[str, float]:
     """
     if hours is not None and gpu_hours is not None:
         raise InputError("--hours and --gpu-hours: give one of them")
-    option, value = (
-        ("--gpu-hours", gpu_hours) if gpu_hours is not None else ("--hours", 1.0 if hours is None else hours)
-    )
+    option, value = "--hours", 1.0 if hours is None else hours
+    if gpu_hours is not None:
+        option, value = "--gpu-hours", gpu_hours
     if not 0 < value < math.inf:
         raise InputError(f"{option}: {value}; allowed: a finite number above 0")
     return option, value
@@ -112,7 +112,7 @@ def _read(folder: Path, study: Study) -> Survey:
         return survey(folder, cache, lambda done, total: bar.report({"stage": "read", "done": done, "total": total}))
 
 
-def _facts(found: Survey, classes: int | None) -> Facts:
+def _facts(found: Survey, classes: int | None, name: str) -> Facts:
     """What the proposal must know.
 
     Raises:
@@ -125,7 +125,8 @@ def _facts(found: Survey, classes: int | None) -> Facts:
         raise InputError(f"--classes: {classes}; allowed: 0, or the {count} of the folder")
     folder = str(found.tree.root.resolve())
     labelled = classes != 0 and count > 1
-    return Facts(folder, found.fingerprint, found.train, len(found.tree.heldout), found.side, labelled)
+    extractor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789") or "own"
+    return Facts(folder, extractor, found.fingerprint, found.train, len(found.tree.heldout), found.side, labelled)
 
 
 def _measure(jobs: Sequence[ProbeJob]) -> None:
@@ -155,7 +156,9 @@ def _refuse_too_little(design: Design, prices: Prices, option: str, asked: float
 
     if design.steps < design.fewest_steps:
         needed = prices(replace(design, steps=design.fewest_steps)) / COUNTED / 3600
-        raise InputError(f"{option} {asked:g}: the smallest study takes about {needed:.2g}; allowed: that or more")
+        raise InputError(
+            f"{option} {asked:g}: the smallest study takes about {1.05 * needed:.2g}; allowed: that or more"
+        )
 
 
 def _write(design: Design, prices: Prices, option: str, asked: float) -> None:
@@ -167,15 +170,19 @@ def _write(design: Design, prices: Prices, option: str, asked: float) -> None:
     path, name = prices.path, prices.study.name
     cells = sum(1 for _ in design.sweep(path, name).cells())
     head = [
-        f"{design.document['title']}? {cells} trainings, about {duration(prices(design))} by the plan, which counts "
-        f"neither starts nor scoring. Proposed by `dit-harness new` for {option} {asked:g}.",
+        f"{design.document['title']}? {cells} trainings, about {duration(prices(design))} {prices.where(design)},",
+        f"without starts, losses and scoring. Proposed by `dit-harness new` for {option} {asked:g}.",
         f"Run: dit-harness launch {path} && dit-harness report {name}",
     ]
     text = text_of(design, head)
     try:
         write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), put=put_new)
     except FileExistsError:
-        raise InputError(f"{path}: is there already; allowed: another file, by --output NAME.toml") from None
+        raise _taken(path) from None
+
+
+def _taken(path: Path) -> InputError:
+    return InputError(f"{path}: is there already; allowed: another file, by --output NAME.toml")
 
 
 def _table(folder: Path, found: Survey) -> FittedTable:
@@ -212,10 +219,10 @@ def _tell(found: Survey, design: Design, prices: Prices, asked: float) -> None:
     """Print what is proposed, what is to be known of it, and the commands that follow."""
     from harness.cli.words import duration, number, wrapped
 
-    path, facts, row = prices.path, design.facts, prices.rows(design)
-    gmacs = sorted({one["gmacs"] for one in row})
+    path, facts, rows = prices.path, design.facts, prices.rows(design)
+    gmacs = sorted({row["gmacs"] for row in rows})
     what = f"latents of {design.resolution} x {design.resolution} pixels" if design.on_latents else "pixels"
-    models = len({(one["depth"], one["width"], one["patch_size"]) for one in row})
+    models = len({(row["depth"], row["width"], row["patch_size"]) for row in rows})
     seconds = prices(design)
     lines = [
         f"proposed: {design.resolution} x {design.resolution} {what}, {models} models of {number(gmacs[0])} to "
@@ -227,7 +234,12 @@ def _tell(found: Survey, design: Design, prices: Prices, asked: float) -> None:
     for line in [*lines, *_notes(found, design, seconds, asked * 3600)]:
         print(wrapped(line))
     extra = ("train-vae", "encode") if design.on_latents else ()
-    verbs = [("plan", path), *((verb, path) for verb in extra), ("launch", path), ("report", prices.study.name)]
+    verbs = [
+        ("plan", f"{path}{'' if prices.here else ' --gpus 1'}"),
+        *((verb, path) for verb in extra),
+        ("launch", path),
+        ("report", prices.study.name),
+    ]
     print(f"written: {path}; next:")
     for verb, argument in verbs:
         print(f"  dit-harness {verb} {argument}")

@@ -14,9 +14,11 @@ from harness.launch.plan import Row, plan, totals
 from harness.launch.probe import ProbeJob, probes_of
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.study import Shared, Study
-from harness.spec.data import Data, TrainedVae
+from harness.spec.cell import Cell
+from harness.spec.data import TrainedVae
+from harness.spec.evaluation import TrainedExtractor
 from sweeps.grid import Sweep
-from sweeps.proposal import Design, Facts, Scoring, fitted, propose
+from sweeps.proposal import Design, Facts, fitted, propose
 
 #: After so many rounds of proposing and probing the models stay; then only the steps follow the measurements.
 _ROUNDS = 5
@@ -49,16 +51,16 @@ class Prices:
         return not self.gpu_time or bool(visible_gpus())
 
     def __call__(self, design: Design) -> float:
-        """The seconds of a design, without those of the starts."""
+        """The seconds of a design, without those of starts, losses and scoring."""
         sweep, items = self._of(design)
         rows = [
             row if _is_measured(row) else _slower(row, self.slowness) for row in self._rows(sweep, items, probed=True)
         ]
-        autoencoder = self._autoencoder(items[0].cell.data, rows[0])
+        first = self._trained_first(sweep, items[0].cell, rows[0])
         if self.gpu_time:
             seconds = sum(row["estimated_s"] for row in rows) + max(row["encoding_s"] for row in rows)
-            return autoencoder + float(seconds)
-        return autoencoder + float(totals(sweep, rows)["estimated_s"])
+            return first + float(seconds)
+        return first + float(totals(sweep, rows)["estimated_s"])
 
     def rows(self, design: Design) -> list[Row]:
         """The plan of a design, a row a cell."""
@@ -92,22 +94,24 @@ class Prices:
     def _rows(self, sweep: Sweep, items: list[CellRun], *, probed: bool) -> list[Row]:
         return plan(sweep, items, gpus=None if self.here else 1, shared=Shared(self.study.root) if probed else None)
 
-    def _autoencoder(self, data: Data, row: Row) -> float:
-        """Seconds to train the autoencoder, which no plan counts."""
-        if not isinstance(data.vae, TrainedVae):
-            return 0.0
-        cost = vae_cost(data)
-        gmacs = 3 * (cost.encode + cost.decode) / 1e9 * data.vae.batch_size * data.vae.steps
+    def _trained_first(self, sweep: Sweep, cell: Cell, row: Row) -> float:
+        """Seconds to train the extractor and the autoencoder, which no plan counts."""
+        gmacs, vae = 0.0, cell.data.vae
+        for evaluation in sweep.evaluations_of(cell):
+            if isinstance(extractor := evaluation.extractor, TrainedExtractor):
+                gmacs += extractor.gmacs(cell.data.image_shape) * extractor.batch_size * extractor.steps
+        if isinstance(vae, TrainedVae):
+            cost = vae_cost(cell.data)
+            gmacs += (cost.encode + cost.decode) / 1e9 * vae.batch_size * vae.steps
         if row["on_gpu"]:
-            return 3600 * Throughput(row["tflops"], row["throughput"]).hours(gmacs)
-        return gmacs / ASSUMED_GMACS_PER_S * self.slowness
+            return 3600 * Throughput(row["tflops"], row["throughput"]).hours(3 * gmacs)
+        return 3 * gmacs / ASSUMED_GMACS_PER_S * self.slowness
 
 
 def proposal(
     facts: Facts,
     budget: float,
     prices: Prices,
-    scoring: Scoring | None,
     measure: Callable[[Sequence[ProbeJob]], None],
 ) -> Design:
     """The design that a budget allows on the machine that is priced.
@@ -119,11 +123,10 @@ def proposal(
         facts: of the folder.
         budget: in seconds, as `prices` gives them.
         prices: of designs.
-        scoring: of the samples.
         measure: runs probes and keeps them.
     """
     for number in range(_ROUNDS):
-        design = propose(facts, budget, prices, scoring, on_gpu=prices.on_gpu)
+        design = propose(facts, budget, prices, on_gpu=prices.on_gpu)
         jobs = prices.unmeasured(design)
         if not jobs:
             return design

@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_sweep_that_the_plan_prices_alike(tmp_path: Path) -> 
     planned = run_here(tmp_path, "plan", "my-birds")
     assert planned.returncode == 0
     assert "measured by a probe" in planned.stdout
-    assert "assumed" not in planned.stdout
+    assert "a probe and assumed" not in planned.stdout
     again = run_here(tmp_path, "new", "my birds", "--hours", "1")
     assert again.returncode == 2
     assert again.stderr.splitlines()[-1].startswith("error: sweeps/my-birds.toml: is there already")
@@ -83,6 +83,7 @@ def test_a_proposal_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     here = text.replace("title =", 'extend = ["stub.py"]\ntitle =').replace(
         "[resources]", '[resources]\nexecutor = "stub"'
     )
+    here = here.replace('kind = "trained"', 'kind = "trained", steps = 2').replace("samples = 320", "samples = 40")
     (tmp_path / "own.toml").write_text(here + "[recording]\nloss_images = 4\n")
     done = run_here(tmp_path, "launch", "own.toml", "--cell", "d2-w64-p?-seed0")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.spec.evaluation import TRAINED_DIMS
 from sweeps.commented import text_of
 from sweeps.grid import sweep_of
-from sweeps.proposal import COUNTED, MOST_EPOCHS, Design, Facts, Scoring, affordable, propose
+from sweeps.proposal import COUNTED, MOST_EPOCHS, Design, Facts, affordable, propose
 
-FACTS = Facts("/pictures/birds", "0" * 12, (900, 900), 200, side=64, labelled=True)
-
-SCORING = Scoring("inception-v3-compat", 64)
+FACTS = Facts("/pictures/birds", "birds", "0" * 12, (900, 900), 200, side=64, labelled=True)
 
 
 def price(speed: float) -> object:
@@ -29,7 +28,7 @@ def price(speed: float) -> object:
 
 
 def proposed(hours: float, facts: Facts = FACTS, speed: float = 4e10, **more: object) -> Design:
-    found = propose(facts, hours * 3600, price(speed), SCORING, **more)  # type: ignore[arg-type]
+    found = propose(facts, hours * 3600, price(speed), **more)  # type: ignore[arg-type]
     assert isinstance(found, Design)
     return found
 
@@ -69,6 +68,7 @@ def test_the_file_holds_what_was_priced_and_no_edit_is_needed() -> None:
     found = sweep_of(Path("s.toml"), "s", document)
     assert [cell for _, cell in found.cells()] == [cell for _, cell in design.sweep(Path("s.toml"), "s").cells()]
     assert document["evaluation"][0]["labels"] == "training"
+    assert document["evaluation"][0]["extractor"] == {"kind": "trained", "name": "birds"}
     assert document["resources"] == {"data_folder": "/pictures/birds"}
     for _, cell in found.cells():
         assert cell.model.width > 3 * cell.model.patch_size**2  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def test_few_images_are_not_shown_for_ever() -> None:
     assert design.steps * design.batch_size <= MOST_EPOCHS * 40
     assert design.batch_size == 32
     assert design.place == 2  # the first of its resolution: larger models would need more steps
-    assert design.samples == 5 * SCORING.dims
+    assert design.samples == 5 * TRAINED_DIMS
 
 
 def test_samples_leave_as_many_images_for_the_floor() -> None:
