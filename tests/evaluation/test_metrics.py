@@ -64,7 +64,7 @@ def test_record_says_what_was_compared(record: dict[str, Any]) -> None:
     assert record["extractor"] == extractor_label("digits-cnn")
     assert record["reference"] == "digits/train(1500)@634488df"
     assert record["warnings"] == []
-    assert set(record) - {"warnings", "nested"} <= set(RESULT_COLUMNS)
+    assert set(record) - {"warnings", "nested", "nearest_pairs"} <= set(RESULT_COLUMNS)
     assert all(type(record[key]) is float for key in VALUES)
     json.dumps(record, allow_nan=False)  # as it is written
 
