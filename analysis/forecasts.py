@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from analysis.fit.common import CONFIDENCE
-from analysis.predict import Outlook, Training
+from analysis.predict import Outlook, Prediction, Training
 from analysis.slices import LOSS
 from analysis.table import load_study
 from harness.errors import InputError
@@ -21,19 +21,6 @@ from harness.errors import InputError
 FILE = "forecasts.json"
 
 POWER_LAW = "power law"  # what every other form is held against
-
-
-class Said(BaseModel):
-    """What one form predicted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    form: str
-    mean: float
-    low: float  #: 95 % prediction interval of a new training
-    high: float
-    extrapolation: float  #: operations over the most of a training that was fitted
-    flags: tuple[str, ...] = ()
 
 
 class Forecast(BaseModel):
@@ -49,7 +36,7 @@ class Forecast(BaseModel):
     column: str  #: of results.csv
     metric: str  #: in print
     evaluation: str  #: its id; empty for a loss
-    said: tuple[Said, ...]  #: the form that predicted unseen models best comes first
+    said: tuple[Prediction, ...]  #: the form that predicted unseen models best comes first
     fitted: int  #: number of models
     data: str  #: sha256 over what was fitted: cell, step and value of every row
     made: str  #: UTC
@@ -75,7 +62,7 @@ def forecast(outlook: Outlook, training: Training, target: dict[str, Any]) -> Fo
         operations=training.operations,
         column=outlook.piece.column,
         metric=outlook.piece.metric,
-        said=tuple(Said(**vars(one)) for one in said),
+        said=tuple(said),
         fitted=len(outlook.fits.rows),
         data=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         **target,
@@ -109,7 +96,7 @@ class Outcome:
     """What one form predicted, and the truth; None while it is not known."""
 
     forecast: Forecast
-    said: Said
+    said: Prediction
     truth: float | None
 
     @property

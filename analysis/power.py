@@ -34,15 +34,10 @@ def smallest_gap(sd: float, trainings: int, paired: bool = False) -> float:
 
     if trainings < 2:
         raise ValueError(f"{trainings} trainings of a design; a t test needs two or more")
-    freedom, error = (
-        (trainings - 1, sd * math.sqrt(1 / trainings)) if paired else (2 * trainings - 2, _error(sd, trainings))
-    )
+    groups = 1 if paired else 2
+    freedom, error = groups * (trainings - 1), sd * math.sqrt(groups / trainings)
     noncentrality = nctdtrinc(freedom, 1 - POWER, stdtrit(freedom, 1 - SIGNIFICANCE / 2))
     return float(noncentrality) * error
-
-
-def _error(sd: float, trainings: int) -> float:
-    return sd * math.sqrt(2 / trainings)
 
 
 def trainings_needed(gap: float, sd: float, paired: bool = False) -> int | None:

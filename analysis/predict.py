@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 from analysis.fit.common import FAR, Array, CannotFitError, floats
 from analysis.fit.floor import FloorFit
@@ -45,9 +46,10 @@ class Training:
         return OPERATIONS * _GIGA * self.gmacs * self.images
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a form predicts for a training."""
+class Prediction(BaseModel):
+    """What a form predicts for a training; a forecast keeps it on record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     form: str
     mean: float
@@ -84,7 +86,8 @@ class Predictor:
         ratio = training.operations / self.most
         flags = [f"extrapolates {ratio:.3g} times beyond the fitted compute"] if ratio > FAR else []
         flags += ["predicts a negative metric"] if mean <= 0 else []
-        return Prediction(self.form, mean, low, high, ratio, (*flags, *self.flags))
+        flags = [*flags, *self.flags]
+        return Prediction(form=self.form, mean=mean, low=low, high=high, extrapolation=ratio, flags=tuple(flags))
 
     def left(self, target: Training, run: Training) -> float:
         """The standard deviation of the form at `target` after one more run, over that of now: 1 if it tells nothing.

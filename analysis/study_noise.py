@@ -18,7 +18,7 @@ from analysis.trainings import apart, training_of
 #: What is measured on other images than the held-out ones.
 LOSS_TRAIN = "loss_train"
 
-#: Models whose noise is told one by one.
+#: The noise of at most so many models is shown, each for itself.
 MOST_MODELS = 12
 
 

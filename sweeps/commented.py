@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 from sweeps.proposal import MOST_EPOCHS, Design
-from sweeps.toml import as_toml, toml_lines
+from sweeps.toml import as_toml, table_lines
 
 #: Width of a line of the file.
 _WIDTH = 118
@@ -22,19 +20,8 @@ def text_of(design: Design, head: list[str]) -> str:
             continue
         lines += ["", *_comment(_why(design)[name])]
         for table in value if isinstance(value, list) else [value]:
-            lines += [f"[[{name}]]" if isinstance(value, list) else f"[{name}]", *_table_lines(table)]
+            lines += [f"[[{name}]]" if isinstance(value, list) else f"[{name}]", *table_lines(table)]
     return "\n".join(lines) + "\n"
-
-
-def _table_lines(table: Mapping[str, Any]) -> list[str]:
-    """The lines of a table; a list of tables has a line for each."""
-    lines: list[str] = []
-    for name, value in table.items():
-        if isinstance(value, list) and isinstance(value[0], dict):
-            lines += [f"{name} = [", *(f"    {as_toml(each)}," for each in value), "]"]
-        else:
-            lines += toml_lines({name: value})
-    return lines
 
 
 def _comment(sentence: str) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from harness.spec.cell import Cell
 from sweeps.fields import SECTIONS, Setting
 from sweeps.grid import Sweep
-from sweeps.toml import as_toml, toml_lines
+from sweeps.toml import table_lines, toml_lines
 
 
 def text_of(sweep: Sweep, command: str) -> str:
@@ -24,8 +24,7 @@ def text_of(sweep: Sweep, command: str) -> str:
     if "seed" in sweep.grid.base:
         top["seed"] = sweep.grid.base["seed"]
     lines = [f"# Written by `{command}`.", *toml_lines(top), "", "[grid]"]
-    for axis, settings in sweep.grid.axes.items():
-        lines += [f"{axis} = [", *(f"    {as_toml(setting)}," for setting in settings), "]"]
+    lines += table_lines({axis: [*settings] for axis, settings in sweep.grid.axes.items()})
     for name, table in tables.items():
         lines += ["", f"[{name}]", *toml_lines(table)] if table else []
     for evaluation in sweep.evaluations:

@@ -48,6 +48,17 @@ def toml_lines(table: Mapping[str, Any]) -> list[str]:
     return [f"{_key(name)} = {as_toml(value)}" for name, value in table.items()]
 
 
+def table_lines(table: Mapping[str, Any]) -> list[str]:
+    """As `toml_lines`; each table of a list has a line of its own."""
+    lines: list[str] = []
+    for name, value in table.items():
+        if isinstance(value, list) and isinstance(value[0], dict):
+            lines += [f"{name} = [", *(f"    {as_toml(each)}," for each in value), "]"]
+        else:
+            lines += toml_lines({name: value})
+    return lines
+
+
 def as_toml(value: Any) -> str:
     """A value as TOML, which writes texts, numbers, booleans and lists as JSON does."""
     if isinstance(value, Mapping):

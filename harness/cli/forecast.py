@@ -82,12 +82,11 @@ def _forecasts(folder: Path, sweep: Sweep, item: CellRun, cell: str) -> list[For
     Raises:
         InputError: the cell is among those fitted, or is measured in no way that the study is.
     """
-    import datetime
-
     from analysis.forecasts import forecast as predicted
     from analysis.predict import outlook
     from analysis.slices import LOSS, scaling_slices
     from analysis.table import load_curves, load_table
+    from harness.processes import now
     from harness.runs.provenance import origin
 
     table, training = load_table(folder), training_of(item.cell, item.name)
@@ -96,7 +95,7 @@ def _forecasts(folder: Path, sweep: Sweep, item: CellRun, cell: str) -> list[For
     asked = [evaluation.id for evaluation in sweep.evaluations_of(item.cell)]
     about = {
         "study": sweep.study, "cell": item.cell.id, "name": item.name, "step": item.cell.training.steps,
-        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "commit": origin()[0].commit,
+        "made": now(), "commit": origin()[0].commit,
     }  # fmt: skip
     made, reasons = [], []
     for column in ("frechet", LOSS):
