@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,14 @@ def users_files() -> Iterator[None]:
     forget_users_files()
     yield
     forget_users_files()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin each test with the same global draws, whatever ran before it in its process."""
+    random.seed(0)
+    if "torch" in sys.modules:  # else the test that loads it begins with torch's own fixed seed
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

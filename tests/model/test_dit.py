@@ -23,12 +23,12 @@ def build(shape: InputShape, seed: int = 0, **options: Any) -> DiT:
     return dit
 
 
-def stir(dit: DiT) -> DiT:
+def stir(dit: DiT, scale: float = 0.3) -> DiT:
     """Draw every parameter at random, so that nothing is zero."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in dit.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
+            parameter.normal_(0, scale, generator=generator)
     return dit
 
 
@@ -56,13 +56,13 @@ def test_noise_channels_come_first() -> None:
 
 @EVERY_BLOCK
 def test_bf16_autocast(block: str) -> None:
-    dit = stir(build(InputShape(1, 8, 10), block=block))
+    dit = stir(build(InputShape(1, 8, 10), block=block), 0.1)  # larger weights magnify the rounding
     inputs = torch.randn(2, 1, 8, 8), torch.tensor([1, 500]), torch.tensor([3, 10])
     with torch.autocast("cpu", torch.bfloat16):
         out = dit(*inputs)
         out.float().sum().backward()
     expected = dit(*inputs)
-    assert (out.float() - expected).norm() / expected.norm() < 0.05
+    assert (out.float() - expected).norm() / expected.norm() < 0.02
 
 
 @pytest.mark.parametrize("classes", [0, 4])
