@@ -12,7 +12,7 @@ import pandas as pd
 from analysis import table as tables
 from analysis.conditions import CONDITIONS, condition_name, condition_text, independent
 from analysis.names import listed
-from analysis.table import SOURCES
+from analysis.table import CARDS, SOURCES
 from harness.errors import InputError
 from harness.files import read_json, write_json, write_text
 from harness.runs.columns import ATTEMPT_COLUMNS, CURVE_COLUMNS, NESTED_COLUMNS, RESULT_COLUMNS
@@ -65,6 +65,7 @@ def combine(sources: Sequence[Path], names: Sequence[str], folder: Path) -> pd.D
     for name, rows in made.items():
         write_text(folder / name, rows.to_csv(index=False, lineterminator="\n"))
     _copy_pictures(folders, folder, set(cells.index))
+    _copy_cards(folders, folder)
     return table
 
 
@@ -138,12 +139,21 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
 
 def _copy_pictures(folders: Sequence[Path], folder: Path, cells: set[str]) -> None:
     """Copy the pictures of these cells, of each the first, and remove those of an earlier time."""
-    found: dict[str, Path] = {}
-    for path in (path for source in folders for path in sorted((source / "samples").glob("*.png"))):
-        cell = path.stem.rpartition("-")[2]
-        if cell in cells:
-            found.setdefault(cell, path)
     shutil.rmtree(folder / "samples", ignore_errors=True)
-    for path in found.values():
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / "samples" / path.name)
+    for where in ("samples", "samples/nearest"):
+        found: dict[str, Path] = {}
+        for path in (path for source in folders for path in sorted((source / where).glob("*.png"))):
+            cell = path.stem.rpartition("-")[2]
+            if cell in cells:
+                found.setdefault(cell, path)
+        for path in found.values():
+            (folder / where).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / where / path.name)
+
+
+def _copy_cards(folders: Sequence[Path], folder: Path) -> None:
+    """Copy the cards of the studies' own networks, and remove those of an earlier time."""
+    shutil.rmtree(folder / CARDS, ignore_errors=True)
+    for path in (path for source in folders for path in sorted((source / CARDS).glob("*"))):
+        (folder / CARDS).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / CARDS / path.name)

@@ -26,6 +26,7 @@ from analysis.numbers import rounded
 from analysis.page import Page, Table
 from analysis.sections import records
 from analysis.sections.blocks import blocks
+from analysis.sections.cards import cards
 from analysis.sections.evaluation import evaluation
 from analysis.sections.forecasts import forecasts
 from analysis.sections.frontier import frontier
@@ -127,6 +128,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     about = topics(table, studies)
     page.answers += answers(table, curves, fitted, about, unfinished)
     _measured(page, about)
+    cards(page)
     training(page, table, curves)
     sampling(page, table, chosen)
     records.samples(page, table)
@@ -134,7 +136,7 @@ def _study(folder: Path, unfinished: Sequence[Unfinished] = ()) -> Page:
     records.results(page, table)
     records.costs(page, table, attempts)
     records.attempts(page, attempts)
-    files = ["results.csv", "nested.csv", "curves.csv", "attempts.csv", "samples/*.png"]
+    files = ["results.csv", "nested.csv", "curves.csv", "attempts.csv", "samples/*.png", "cards/*"]
     records.provenance(page, attempts, f"dit-harness report {command}", files)
     return page
 

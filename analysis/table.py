@@ -30,6 +30,9 @@ from harness.runs.columns import (
 #: Says of a folder that its tables were put together, and of what (see `analysis.combine`).
 SOURCES = "sources.json"
 
+#: Folder of what a study's own extractors and autoencoders are worth, as `harness.runs.collect` fills it.
+CARDS = "cards"
+
 #: Gflops of one forward pass of the baselines of the paper's Figure 2 (right), at 256 x 256, as quoted there.
 BASELINE_GFLOPS = {"ADM": 1120.0, "ADM-U": 742.0, "LDM-4": 104.0, "LDM-8": 57.0}
 

@@ -101,6 +101,25 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     return finish(figure, "Samples", caption)
 
 
+@styled
+def single_picture(path: Path, caption: str) -> Drawing:
+    """One picture alone, as wide as a column.
+
+    Raises:
+        CannotDrawError: there is none, or it cannot be read.
+    """
+    image = _read(path)
+    if image is None:
+        raise CannotDrawError(f"there is no picture {path.parent.name}/{path.name}, or it cannot be read")
+    aspect = image.shape[0] / image.shape[1]
+    figure = Drawing((WIDTH, 0.05 + aspect * (WIDTH - 0.1)), DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(aspect, 0), aspect="equal")
+    axes.set_axis_off()
+    _show(axes, image, 0, 0, aspect)
+    return finish(figure, "Reconstructions", caption)
+
+
 def _label(row: Any, shown: pd.DataFrame) -> list[str]:
     """The words that tell a picture from the others: shape, block, seed."""
     parts = {shape_name(row.size, row.patch_size): True}

@@ -13,35 +13,12 @@ from harness.errors import InputError, first_line
 from harness.files import at_home, file_hash, read_json
 from harness.runs.study import Shared
 from harness.spec.data import Data, PretrainedVae, TrainedVae
-from harness.spec.identity import ID_DIGITS, spec_id
+from harness.spec.identity import ID_DIGITS
 
 #: Longest wait for the hub's first answer, in seconds.
 _HUB_SECONDS = 10.0
 
 CONFIG, WEIGHTS, CARD = "config.json", "diffusion_pytorch_model.safetensors", "card.json"
-
-
-def science(data: Data) -> Data:
-    """The part of `data` that decides the moments.
-
-    Labels, flips and scaling are not: they are applied when the moments are read. So an autoencoder and its latents
-    have the same id.
-    """
-    assert data.vae is not None
-    vae = data.vae
-    if isinstance(vae, PretrainedVae):
-        vae = vae.model_copy(update={"scaling": PretrainedVae.model_fields["scaling"].default})
-    return data.model_copy(update={"labels": True, "horizontal_flips": False, "vae": vae})
-
-
-def folder_name(data: Data) -> str:
-    """Name of the folder of an autoencoder trained on `data`, and of its latents: `<data>-<id>`."""
-    return f"{data.name}-{recipe_id(data)}"
-
-
-def recipe_id(data: Data) -> str:
-    """The id of an autoencoder trained on `data`, and of its latents."""
-    return spec_id(science(data))
 
 
 def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path:
@@ -57,7 +34,7 @@ def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path
         InputError: the autoencoder is not there (the message says how to get it), is damaged, or does not fit.
     """
     if isinstance(data.vae, TrainedVae):
-        folder = shared.vae_folder(folder_name(data))
+        folder = shared.vae_folder(data.encoding_name)
         card = card_of(data, shared)
         if card is None:
             raise InputError(f"data.vae: not trained yet; first: dit-harness train-vae {sweep}")
@@ -72,8 +49,8 @@ def find(data: Data, shared: Shared, sweep: str, download: bool = False) -> Path
 
 def card_of(data: Data, shared: Shared) -> dict[str, Any] | None:
     """The card of the autoencoder trained on `data`; None when there is none, or one of another autoencoder."""
-    card = read_json(shared.vae_folder(folder_name(data)) / CARD, ("id", "weights", "reconstruction"))
-    return card if card is not None and card["id"] == recipe_id(data) else None
+    card = read_json(shared.vae_folder(data.encoding_name) / CARD, ("id", "weights", "reconstruction"))
+    return card if card is not None and card["id"] == data.encoding_id else None
 
 
 def _find_pretrained(name: str, shared: Shared, sweep: str, download: bool) -> Path:
@@ -138,4 +115,4 @@ def check_fits(folder: Path, data: Data) -> None:
 
 def describe(data: Data) -> dict[str, Any]:
     """The data and its autoencoder, as a manifest or a card records them."""
-    return science(data).model_dump(mode="json", exclude_none=True)
+    return data.encoded.model_dump(mode="json", exclude_none=True)

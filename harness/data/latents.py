@@ -32,9 +32,6 @@ from harness.runs.attempts import HEARTBEAT_SECONDS
 from harness.runs.study import Shared
 from harness.spec.data import Data, TrainedVae
 
-#: File beside the manifest: how well the autoencoder reconstructs images (see `harness.evaluation.reconstruction`).
-RECONSTRUCTION = "reconstruction.json"
-
 #: File of the encoder that is at work (see `Shared.encoding_folder`): its process, and how far it is.
 PROGRESS = "progress.json"
 _PROGRESS_KEYS = ("process", "stage", "done", "total")
@@ -117,7 +114,7 @@ def _require_idle(data: Data, shared: Shared) -> None:
     Raises:
         InputError: they are.
     """
-    at = read_json(shared.encoding_folder(autoencoders.folder_name(data)) / PROGRESS, _PROGRESS_KEYS)
+    at = read_json(shared.encoding_folder(data.encoding_name) / PROGRESS, _PROGRESS_KEYS)
     if at is not None and being_encoded(data, shared):
         how_far = f" ({at['stage']} {at['done']}/{at['total']})" if at["total"] else ""
         raise InputError(f"data.vae: the images are being encoded just now{how_far}; then the same command again")
@@ -125,7 +122,7 @@ def _require_idle(data: Data, shared: Shared) -> None:
 
 def being_encoded(data: Data, shared: Shared) -> bool:
     """Whether a process is at work on these latents, as far as can be seen from here."""
-    path = shared.encoding_folder(autoencoders.folder_name(data)) / PROGRESS
+    path = shared.encoding_folder(data.encoding_name) / PROGRESS
     at = read_json(path, _PROGRESS_KEYS)
     if at is None or (alive := is_alive(at["process"])) is False:
         return False
@@ -181,7 +178,7 @@ def open_latents(data: Data, shared: Shared) -> Latents:
 
 def reconstruction_distance(data: Data, shared: Shared, metrics: dict[str, Any]) -> float | None:
     """Frechet distance of decoded held-out images to their originals in the extractor of `metrics`, if measured."""
-    found = read_json(shared.latents_folder(autoencoders.folder_name(data)) / RECONSTRUCTION) or {}
+    found = read_json(shared.reconstruction_file(data.encoding_name)) or {}
     distance: float | None = found.get("distances", {}).get(metrics["extractor"], {}).get("held-out")
     return distance
 
@@ -232,12 +229,12 @@ def verify(data: Data, shared: Shared, say: Callable[[str], None]) -> None:
 
 
 def _verified(data: Data, shared: Shared, folder: Path) -> Verified:
-    return Verified(folder, shared.encoding_folder(autoencoders.folder_name(data)) / VERIFIED)
+    return Verified(folder, shared.encoding_folder(data.encoding_name) / VERIFIED)
 
 
 def find_manifest(data: Data, shared: Shared) -> tuple[Path, dict[str, Any] | None]:
     """The folder of the latents of `data`, and its manifest, if there is one."""
-    folder = shared.latents_folder(autoencoders.folder_name(data))
+    folder = shared.latents_folder(data.encoding_name)
     return folder, read_json(folder / "manifest.json", _MANIFEST)
 
 

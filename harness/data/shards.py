@@ -88,7 +88,7 @@ class Shards:
         }
         self._whole: dict[str, Entry] = {}
         #: The folder of these latents.
-        self.folder = shared.latents_folder(autoencoders.folder_name(data))
+        self.folder = shared.latents_folder(data.encoding_name)
         #: Images of both splits.
         self.total = sum(len(split.labels) for split in self._splits.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from harness.data.dataset import Images, LoadedData
+from harness.data.draws import stream
 from harness.data.pixels import require_finite_values, to_uint8
 from harness.data.vae import DECODE_BATCH, Autoencoder
 from harness.evaluation.features import Extraction
 from harness.evaluation.frechet import FrechetTarget
+from harness.evaluation.pictures import save_picture
 from harness.evaluation.references import moments_of
 from harness.training.hooks import Hooks
+
+#: Held-out images in a row of the picture of reconstructions.
+_SHOWN = 12
 
 
 def reconstruction(
@@ -42,10 +48,7 @@ def reconstruction(
     begun = time.monotonic()
     for first in range(0, total, DECODE_BATCH):
         batch = np.asarray(images.images[np.arange(first, min(first + DECODE_BATCH, total))])
-        mean = torch.from_numpy(autoencoder.moments(batch)[:, 0]).to(device)
-        require_finite_values(mean, "latents of held-out images", first)
-        levels = to_uint8(autoencoder.decode(mean, 1.0), "reconstructed held-out images", first)
-        decoded = levels.permute(0, 2, 3, 1).cpu().numpy()
+        decoded = _rebuilt(autoencoder, batch, device, first)
         difference = decoded.astype(np.float64) - batch
         absolute, squared = absolute + np.abs(difference).sum(), squared + (difference**2).sum()
         rebuilt.append(decoded)
@@ -61,6 +64,32 @@ def reconstruction(
             extraction.label: _distances(np.concatenate(rebuilt), dataset, extraction) for extraction in extractions
         },
     }
+
+
+def save_reconstructions(path: Path, autoencoder: Autoencoder, dataset: LoadedData, device: str) -> None:
+    """Write a picture of random held-out images, and below each what the autoencoder makes of it.
+
+    Raises:
+        NonFiniteError: the autoencoder gives values that are not finite.
+    """
+    total = len(dataset.heldout.labels)
+    chosen = np.sort(stream("reconstructions").permutation(total)[: 2 * _SHOWN])
+    originals = np.asarray(dataset.heldout.images[chosen])
+    pairs = np.concatenate([originals, _rebuilt(autoencoder, originals, device)])
+    rows = [
+        np.arange(first, min(first + _SHOWN, len(chosen))) + below
+        for first in range(0, len(chosen), _SHOWN)
+        for below in (0, len(chosen))
+    ]
+    save_picture(path, pairs, rows, min(_SHOWN, len(chosen)))
+
+
+def _rebuilt(autoencoder: Autoencoder, images: NDArray[np.uint8], device: str, first: int = 0) -> NDArray[np.uint8]:
+    """Images (n, H, W, channels), encoded to the mean and decoded; `first` is the place of the first, for errors."""
+    mean = torch.from_numpy(autoencoder.moments(images)[:, 0]).to(device)
+    require_finite_values(mean, "latents of held-out images", first)
+    levels = to_uint8(autoencoder.decode(mean, 1.0), "reconstructed held-out images", first)
+    return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _distances(rebuilt: NDArray[np.uint8], dataset: LoadedData, extraction: Extraction) -> dict[str, float]:

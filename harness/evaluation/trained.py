@@ -140,7 +140,7 @@ def train_once(
 
     def write(folder: Path, made: Weights) -> None:
         document = {"card": json.dumps(made.card, sort_keys=True, allow_nan=False)}
-        write_json(folder / "card.json", made.card)
+        write_json(shared.extractor_card(folder.name), made.card)
         write_atomic(folder / TRAINED_WEIGHTS, lambda temporary: save_file(made.tensors, temporary, document))
 
     def make() -> Weights:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.data.autoencoders import folder_name
 from harness.errors import InputError
 from harness.files import read_json
 from harness.launch.executor import Schedulers
@@ -204,7 +203,7 @@ def _busy(run: Run) -> str:
 
 def _unread(root: Path, removable: list[Unlisted]) -> Iterator[Path]:
     """Folders of latents and trained autoencoders of these runs that no listed cell reads."""
-    ours = {folder_name(data): data for entry in removable if (data := _latent_data(entry.run)) is not None}
+    ours = {data.encoding_name: data for entry in removable if (data := _latent_data(entry.run)) is not None}
     if not ours:
         return
     for folder in _studies(root):
@@ -214,12 +213,12 @@ def _unread(root: Path, removable: list[Unlisted]) -> Iterator[Path]:
             return
         for _, cell in sweep.cells():
             if cell.data.vae is not None:
-                ours.pop(folder_name(cell.data), None)
+                ours.pop(cell.data.encoding_name, None)
     gone = {entry.run.folder for entry in removable}
     for run in _runs(root):
         data = None if run.folder in gone else _latent_data(run)
         if data is not None:
-            ours.pop(folder_name(data), None)
+            ours.pop(data.encoding_name, None)
     shared = Shared(root)
     for name, data in ours.items():
         folders = [shared.latents_folder(name), *([shared.vae_folder(name)] * isinstance(data.vae, TrainedVae))]

@@ -31,6 +31,7 @@ from harness.training.hooks import Hooks, Report, StoppedError
 
 if TYPE_CHECKING:
     from harness.data.shards import Encoder, Entry, Shards
+    from harness.data.vae import Autoencoder
     from harness.training.ranks import Ranks
 
 STOPPED = "stopped; the same command goes on after the last whole shard"
@@ -161,7 +162,7 @@ class Encoding(Latent):
     def finished(self) -> str | None:
         """How good the latents are, in words, when all is encoded and measured; else None. Reads every shard."""
         labels = {extraction.label for extraction in self.extractions("cpu")}
-        known = read_json(self.folder / latents.RECONSTRUCTION, latents.MEASURED)
+        known = read_json(self.shared.reconstruction_file(self.name), latents.MEASURED)
         if known is None or not labels <= known["distances"].keys():
             return None
         if not latents.is_complete(self.data, self.shared, autoencoders.weights_hash(Path(self.vae))):
@@ -264,19 +265,25 @@ def encode(work: Encoding, device: str, ranks: Ranks, hooks: Hooks, say: Say) ->
             work.data, bench.dataset, shared, weights=weights, conditions=dict(conditions), sweep=work.sweep
         )
         manifest = encode_shards(shards, autoencoder.moments, ranks, hooks)
-        measured = ranks.on_first(partial(_measured, work, bench, partial(bench.measure, device, autoencoder)))
+        measured = ranks.on_first(partial(_measured, work, bench, autoencoder, device))
     scaling = latents.scaling(work.data, manifest)
     return f"{shards.total} images, each both ways; scaling {scaling:.6g}; {quality(measured)}"
 
 
-def _measured(work: Encoding, bench: Bench, measure: Any) -> dict[str, Any]:
-    """How well the autoencoder reconstructs images, as its card says, or measured; writes it beside the manifest."""
+def _measured(work: Encoding, bench: Bench, autoencoder: Autoencoder, device: str) -> dict[str, Any]:
+    """How well the autoencoder reconstructs images, as its card says, or measured.
+
+    Writes it beside the manifest, with a picture.
+    """
+    from harness.evaluation.reconstruction import save_reconstructions
+
+    save_reconstructions(work.shared.reconstruction_picture(work.name), autoencoder, bench.dataset, device)
     labels = {extraction.label for extraction in work.extractions("cpu")}
     found: dict[str, Any] = (autoencoders.card_of(work.data, work.shared) or {}).get("reconstruction", {})
     if not labels <= found.get("distances", {}).keys():
         with bench.hooks.at_once():
-            found = measure()
-    write_json(work.folder / latents.RECONSTRUCTION, found)
+            found = bench.measure(device, autoencoder)
+    write_json(work.shared.reconstruction_file(work.name), found)
     return found
 
 

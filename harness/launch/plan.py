@@ -10,7 +10,6 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from harness.data.autoencoders import folder_name
 from harness.data.latents import is_encoded
 from harness.data.vae_cost import vae_cost
 from harness.launch.estimate import (
@@ -139,7 +138,7 @@ def _price(sweep: Sweep, cell: Cell, rate: Throughput, shared: Shared | None) ->
         "weights_bytes": 2 * _FLOAT * cost.params * len(kept),
         "states_bytes": _STATES * 4 * _FLOAT * cost.params,
         "samples_bytes": _samples_bytes(cell, evaluations),
-        "latents": folder_name(cell.data) if cell.data.vae else None,
+        "latents": cell.data.encoding_name if cell.data.vae else None,
         "latents_bytes": latents_bytes(cell.data),
         "encoding_gmacs": 0.0 if encoded else (cell.data.images or 0) * 2 * vae_cost(cell.data).encode / 1e9,
         "evaluations": [_evaluation_row(*pair) for pair in asked],

@@ -74,7 +74,7 @@ class Latent:
     @property
     def name(self) -> str:
         """Of the folders of the latents and of an autoencoder that is trained."""
-        return autoencoders.folder_name(self.data)
+        return self.data.encoding_name
 
 
 def latent_data(sweep: Sweep, study: Study) -> list[Latent]:
@@ -88,7 +88,7 @@ def latent_data(sweep: Sweep, study: Study) -> list[Latent]:
         if cell.data.vae is not None:
             chosen = {evaluation.extractor for evaluation in sweep.evaluations_of(cell) if evaluation.extractor}
             extractors = tuple(sorted(chosen, key=str))
-            data, results = autoencoders.science(cell.data), str(study.root)
+            data, results = cell.data.encoded, str(study.root)
             latent = Latent(data, extractors, sweep.resources, results, str(sweep.path), sweep.extensions)
             found.setdefault(latent.name, latent)
     if not found:

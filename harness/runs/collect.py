@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,11 +16,11 @@ from harness.runs.cellruns import CellRun, losses_key, split_key
 from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
 from harness.runs.log import TrainLog
 from harness.runs.speed import train_tflops
-from harness.runs.study import Study
+from harness.runs.study import Shared, Study
 from harness.runs.triage import cause_of
 from harness.spec.cell import Cell
 from harness.spec.data import Data, PretrainedVae
-from harness.spec.evaluation import Evaluation
+from harness.spec.evaluation import Evaluation, TrainedExtractor
 from harness.spec.identity import canonical_json, spec_id
 
 #: A row of a table: name of a column to value, None where not measured; see `harness.runs.columns`.
@@ -43,6 +44,7 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
         tables["curves.csv"] += [identity | {column: row.get(column) for column in logged} for row in log]
         tables["attempts.csv"] += [identity | _attempt_row(attempt) for attempt in attempts]
         _copy_pictures(study, item)
+    _copy_cards(study, items)
     for name, columns in TABLES.items():
         _write_csv(study.table(name), list(columns), tables[name])
     return tables["results.csv"]
@@ -208,10 +210,30 @@ def _copy_pictures(study: Study, item: CellRun) -> None:
         item.run.nearest_file(key): study.nearest_folder / name,
     }
     for source, target in pictures.items():
-        if source.exists():
-            data = source.read_bytes()
-            if not target.exists() or target.read_bytes() != data:
-                write_bytes(target, data)
+        _copy(source, target)
+
+
+def _copy_cards(study: Study, items: list[CellRun]) -> None:
+    """Copy what tells the worth of the autoencoders and the trained extractors of a study, if there are any."""
+    shared, files = Shared(study.root), {}
+    for data in {item.cell.data for item in items if item.cell.data.vae is not None}:
+        name = data.encoding_name
+        files[shared.reconstruction_file(name)] = study.cards_folder / f"autoencoder-{name}.json"
+        files[shared.reconstruction_picture(name)] = study.cards_folder / f"autoencoder-{name}.png"
+    for choice, data in {(asked.extractor, item.cell.data) for item in items for asked in item.evaluations}:
+        if isinstance(choice, TrainedExtractor):
+            name = choice.folder_name(data)
+            files[shared.extractor_card(name)] = study.cards_folder / f"extractor-{name}.json"
+    for source, target in files.items():
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, if there is one and it is not there already."""
+    with contextlib.suppress(FileNotFoundError):
+        data = source.read_bytes()
+        if not target.exists() or target.read_bytes() != data:
+            write_bytes(target, data)
 
 
 def _write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:

@@ -56,6 +56,8 @@ class Study:
         self.samples_folder = self.folder / "samples"
         #: Pictures of samples beside the training images nearest to them.
         self.nearest_folder = self.samples_folder / "nearest"
+        #: What the autoencoders and the extractors trained here are worth, for the report.
+        self.cards_folder = self.folder / "cards"
 
     def table(self, name: str) -> Path:
         """A table that `collect` writes, by its file name."""
@@ -153,6 +155,14 @@ class Shared:
         """The latents of a data set, by `<data>-<id>`."""
         return self.root / "_latents" / name
 
+    def reconstruction_file(self, name: str) -> Path:
+        """How well the autoencoder of these latents reconstructs images (see `harness.evaluation.reconstruction`)."""
+        return self.latents_folder(name) / "reconstruction.json"
+
+    def reconstruction_picture(self, name: str) -> Path:
+        """Held-out images, and below each what the autoencoder makes of it."""
+        return self.latents_folder(name) / "reconstructions.png"
+
     def encoding_folder(self, name: str) -> Path:
         """What jobs leave that make these latents, such as their log, and which shards a launch has checked."""
         return self.root / "_latents" / ".encoding" / name
@@ -160,6 +170,10 @@ class Shared:
     def extractor_folder(self, name: str) -> Path:
         """A feature extractor trained here, by `<data>-<id>`."""
         return self.root / "_extractors" / name
+
+    def extractor_card(self, name: str) -> Path:
+        """What it is worth, for people."""
+        return self.extractor_folder(name) / "card.json"
 
     def reference_folder(self, name: str) -> Path:
         """What generated images are compared with (see `harness.evaluation.references`)."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from harness.spec.identity import Spec
+from harness.spec.identity import Spec, spec_id
 from harness.spec.kinds import Kind
 
 
@@ -194,6 +194,29 @@ class Data(Spec):
         """Channels, size and classes of the images: what is stored, and what the latents are decoded to."""
         shape = DATA_SETS.facts(self.name).shape
         return shape._replace(size=self.resolution or shape.size, classes=self.classes or shape.classes)
+
+    @property
+    def encoded(self) -> Data:
+        """The part that decides the latents' moments, of data with an autoencoder.
+
+        Labels, flips and scaling are not: they are applied when the moments are read. So an autoencoder and its latents
+        have the same id.
+        """
+        assert self.vae is not None
+        vae = self.vae
+        if isinstance(vae, PretrainedVae):
+            vae = vae.model_copy(update={"scaling": PretrainedVae.model_fields["scaling"].default})
+        return self.model_copy(update={"labels": True, "horizontal_flips": False, "vae": vae})
+
+    @property
+    def encoding_id(self) -> str:
+        """The id of an autoencoder trained on these images, and of its latents."""
+        return spec_id(self.encoded)
+
+    @property
+    def encoding_name(self) -> str:
+        """Name of the folder of an autoencoder trained on these images, and of its latents: `<data>-<id>`."""
+        return f"{self.name}-{self.encoding_id}"
 
     @property
     def shape(self) -> InputShape:

@@ -73,7 +73,7 @@ def train_vae(
     assert isinstance(spec, TrainedVae)
     network = build(spec, data.image_shape).to(device).train()
     optimizer = AdamW(network.parameters(), lr=spec.learning_rate)
-    state = State(network, optimizer, autoencoders.recipe_id(data))
+    state = State(network, optimizer, data.encoding_id)
     if found := checkpoint.newest([folder / _STATE], lambda _, meta: meta.get("cell", state.owner) == state.owner):
         state.load(found)
     images = PixelBatches(dataset.train, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from analysis.slices import per_shape, scaling_slices
 from analysis.table import SOURCES, load_curves, load_file, load_studies, load_study
 from harness.cli import main as cli
 from harness.errors import InputError
+from harness.files import write_json
 from harness.runs.columns import RESULT_COLUMNS
 from tests.analysis.conftest import PAPER, SHAPES, result_row, write_csv, write_results
 
@@ -48,6 +50,10 @@ def test_a_cell_of_two_studies_counts_once(make_study: Callable[..., Path], tmp_
     renamed = pd.read_csv(two / "results.csv", dtype=str, keep_default_na=False)
     renamed = renamed.assign(study="two", name="other-" + renamed["name"], train_seconds="99")  # names differ by study
     renamed.to_csv(two / "results.csv", index=False)
+    write_json(two / "cards" / "extractor-a.json", {})
+    (two / "samples" / "nearest").mkdir()
+    picture = next((two / "samples").glob("*.png"))
+    shutil.copy(picture, two / "samples" / "nearest" / picture.name)
     table = combine([one, two], ["one", "two"], tmp_path / "both")
     assert len(table) == 18
     assert list(table["study"].value_counts()) == [9, 9]
@@ -57,11 +63,14 @@ def test_a_cell_of_two_studies_counts_once(make_study: Callable[..., Path], tmp_
     assert len(curves) == len(load_curves(two))
     assert set(curves["name"]) == set(table["name"])
     assert len(list((tmp_path / "both" / "samples").glob("*.png"))) == 18
+    assert [path.name for path in (tmp_path / "both" / "cards").iterdir()] == ["extractor-a.json"]
+    assert len(list((tmp_path / "both" / "samples" / "nearest").glob("*.png"))) == 1
     assert json.loads((tmp_path / "both" / SOURCES).read_text()) == {
         "sources": ["one", "two"], "studies": ["made-up", "two"]
     }  # fmt: skip
     combine([one], ["one"], tmp_path / "both")  # again, with fewer: nothing of before is left
     assert len(list((tmp_path / "both" / "samples").glob("*.png"))) == 9
+    assert not (tmp_path / "both" / "cards").exists()
 
 
 def test_an_evaluated_row_takes_the_place_of_losses_alone(tmp_path: Path) -> None:

@@ -56,12 +56,12 @@ def shared(tmp_path: Path) -> Shared:
 
 
 def put_vae(shared: Shared, content: bytes, data: Data = DATA) -> str:
-    folder = shared.vae_folder(autoencoders.folder_name(data))
+    folder = shared.vae_folder(data.encoding_name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / autoencoders.WEIGHTS).write_bytes(content)
     weights = hashlib.sha256(content).hexdigest()[:12]
     write_json(folder / autoencoders.CONFIG, {"in_channels": 1, "latent_channels": 2, "block_out_channels": [4, 8, 16]})
-    card = {"id": autoencoders.recipe_id(data), "weights": weights, "reconstruction": {}}
+    card = {"id": data.encoding_id, "weights": weights, "reconstruction": {}}
     write_json(folder / autoencoders.CARD, card)
     return weights
 
@@ -77,7 +77,7 @@ def go(shared: Shared, encoder: Any = moments, **options: Any) -> dict[str, Any]
 
 
 def folder_of(shared: Shared) -> Path:
-    return shared.latents_folder(autoencoders.folder_name(DATA))
+    return shared.latents_folder(DATA.encoding_name)
 
 
 def content(shared: Shared) -> dict[str, bytes]:
@@ -116,9 +116,9 @@ def test_the_manifest_says_what_was_encoded_by_what(shared: Shared) -> None:
 
 def test_labels_flips_and_scaling_do_not_ask_for_another_encoding() -> None:
     other = DATA.model_copy(update={"labels": False, "horizontal_flips": True})
-    assert autoencoders.folder_name(other) == autoencoders.folder_name(DATA)
+    assert other.encoding_name == DATA.encoding_name
     names = {
-        autoencoders.folder_name(Data.model_validate({"name": "digits", "vae": {"kind": "pretrained", **vae}}))
+        Data.model_validate({"name": "digits", "vae": {"kind": "pretrained", **vae}}).encoding_name
         for vae in ({"name": "a"}, {"name": "a", "scaling": "measured"}, {"name": "b"})
     }
     assert len(names) == 2
@@ -295,7 +295,7 @@ def test_a_manifest_that_is_none_starts_nothing(shared: Shared, document: dict[s
 @pytest.mark.parametrize("change", [{"id": "0" * 12}, {"id": None}, None], ids=str)
 def test_the_card_of_another_autoencoder_is_none(shared: Shared, change: dict[str, Any] | None) -> None:
     go(shared)
-    path = shared.vae_folder(autoencoders.folder_name(DATA)) / autoencoders.CARD
+    path = shared.vae_folder(DATA.encoding_name) / autoencoders.CARD
     write_json(path, {} if change is None else {**json.loads(path.read_text()), **change})
     with pytest.raises(InputError, match="not trained yet; first: dit-harness train-vae"):
         check_ready(DATA, shared, "s.toml")
@@ -341,7 +341,7 @@ def test_values_that_are_not_finite_are_refused(shared: Shared) -> None:
     ],
 )
 def test_a_vae_that_does_not_fit_is_one_line(shared: Shared, config: dict[str, Any], message: str) -> None:
-    path = shared.vae_folder(autoencoders.folder_name(DATA)) / autoencoders.CONFIG
+    path = shared.vae_folder(DATA.encoding_name) / autoencoders.CONFIG
     write_json(path, {**json.loads(path.read_text()), **config})
     with pytest.raises(InputError, match=message):
         check_ready(DATA, shared, "s.toml")

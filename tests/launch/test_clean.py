@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main as cli
-from harness.data.autoencoders import folder_name
 from harness.launch import clean
 from harness.processes import process_identity
 from harness.runs.layout import EVALUATING
@@ -185,7 +184,7 @@ def test_latents_go_with_the_last_cell_that_reads_them(lab: Lab, monkeypatch: py
 
     def folders(name: str) -> list[Path]:
         cell: Cell = next(load_sweep(Path(f"{name}.toml")).cells()).cell
-        shared, data = Shared(lab.root), folder_name(cell.data)
+        shared, data = Shared(lab.root), cell.data.encoding_name
         return [shared.vae_folder(data), shared.latents_folder(data), shared.encoding_folder(data)]
 
     for folder in (*folders("one"), *folders("two")):

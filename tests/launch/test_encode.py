@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from harness.data.autoencoders import folder_name
 from harness.data.latents import check_ready
 from harness.errors import CellFailedError, InputError
 from harness.launch.encode import encode_all
@@ -328,7 +327,7 @@ def test_a_folder_that_another_process_has_is_not_touched(bench: GatedBench, use
     here = Here(bench, ranks=2)
     ((_, cell),) = here.sweep.cells()
     with (
-        exclusive(Shared(here.results).latents_folder(folder_name(cell.data)), "another one"),
+        exclusive(Shared(here.results).latents_folder(cell.data.encoding_name), "another one"),
         pytest.raises(InputError, match=r"another one, process .* is at work on it; wait for it"),
     ):
         here()

@@ -9,8 +9,9 @@ import pytest
 from harness.files import NAME_BYTES, file_name, write_bytes
 from harness.runs.cellruns import CellRun
 from harness.runs.collect import _recipe, _vae_name, collect
-from harness.runs.study import Study
+from harness.runs.study import Shared, Study
 from harness.spec.cell import Cell
+from harness.spec.evaluation import Evaluation, TrainedExtractor
 from harness.spec.model import SIZES
 
 TRAINED = {"kind": "trained", "factor": 2}
@@ -55,6 +56,26 @@ def test_a_name_of_any_length_has_its_picture(tmp_path: Path, length: int) -> No
     collect(study, [item])
     (picture,) = study.samples_folder.iterdir()
     assert picture.name == f"{name[:NAME_BYTES]}-{item.cell.id}.png"
+
+
+def test_what_trained_networks_are_worth_lies_beside_the_tables(tmp_path: Path) -> None:
+    study, latent = Study(tmp_path, "s"), cell(data={"vae": TRAINED})
+    judge = TrainedExtractor(kind="trained")
+    asked = Evaluation.model_validate({"samples": 8, "sampling_steps": 2, "extractor": judge})
+    encoding, judged = latent.data.encoding_name, judge.folder_name(latent.data)
+    shared = Shared(tmp_path)
+    item = CellRun("a", latent, study.run(latent), ["e@3"], evaluations=(asked,))
+    collect(study, [item])
+    assert not study.cards_folder.exists(), "nothing is trained yet"
+    write_bytes(shared.reconstruction_file(encoding), b"numbers")
+    write_bytes(shared.reconstruction_picture(encoding), b"picture")
+    write_bytes(shared.extractor_card(judged), b"card")
+    collect(study, [item, CellRun("b", cell(), study.run(cell()), ["e@3"])])
+    found = {path.name: path.read_bytes() for path in study.cards_folder.iterdir()}
+    assert found == {
+        f"autoencoder-{encoding}.json": b"numbers", f"autoencoder-{encoding}.png": b"picture",
+        f"extractor-{judged}.json": b"card",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["é" * 127, "d" * 255, "名" * 85])

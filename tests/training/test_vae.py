@@ -23,7 +23,7 @@ from harness.data.sources import load
 from harness.data.vae import Autoencoder, build, decoder
 from harness.errors import CellFailedError, InputError, NonFiniteError
 from harness.evaluation.features import Extraction
-from harness.evaluation.reconstruction import reconstruction
+from harness.evaluation.reconstruction import reconstruction, save_reconstructions
 from harness.launch.encoding import encode_shards
 from harness.processes import exclusive
 from harness.runs.study import Shared
@@ -87,7 +87,7 @@ def files(folder: Path) -> dict[str, Any]:
 
 def test_an_interrupted_training_ends_with_the_same_bytes(tmp_path: Path, digits: LoadedData) -> None:
     data = data_with()
-    name = autoencoders.folder_name(data)
+    name = data.encoding_name
     whole, broken = tmp_path / "whole" / name, tmp_path / "broken" / name
     card = go(data, digits, whole)
     for stop_at in (1, 3, 7):
@@ -249,7 +249,7 @@ def test_a_grey_data_set_and_a_vae_for_colours_do_not_fit(tmp_path: Path) -> Non
 
 def test_damaged_weights_of_a_trained_vae_are_found(tmp_path: Path, digits: LoadedData) -> None:
     shared, data = Shared(tmp_path), data_with(steps=1)
-    folder = shared.vae_folder(autoencoders.folder_name(data))
+    folder = shared.vae_folder(data.encoding_name)
     with pytest.raises(InputError, match=r"not trained yet; first: dit-harness train-vae s.toml"):
         autoencoders.find(data, shared, "s.toml")
     go(data, digits, folder)
@@ -285,23 +285,40 @@ def test_without_a_network_the_message_says_what_to_put_where(
     assert "\n" not in line
 
 
+class Perfect(Autoencoder):
+    """Its latents are the images."""
+
+    def __init__(self) -> None:
+        pass
+
+    def moments(self, images: Any) -> Any:
+        x = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        return np.stack((x, np.ones_like(x)), axis=1)
+
+    def decode(self, latents: torch.Tensor, scaling: float) -> torch.Tensor:
+        return latents
+
+
 def test_reconstruction_of_a_perfect_autoencoder(digits: LoadedData) -> None:
-    class Perfect(Autoencoder):
-        def __init__(self) -> None:
-            pass
-
-        def moments(self, images: Any) -> Any:
-            x = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-            return np.stack((x, np.ones_like(x)), axis=1)
-
-        def decode(self, latents: torch.Tensor, scaling: float) -> torch.Tensor:
-            return latents
-
     measured = reconstruction(Perfect(), digits, extractions(), "cpu", Hooks())
     (distances,) = measured["distances"].values()
     assert distances["held-out"] == pytest.approx(0, abs=0.05)
     assert distances["train"] == pytest.approx(distances["floor"], abs=0.05)
     assert measured["mean_absolute_error"] <= 1  # to_uint8 rounds 127.5 x + 128 down
+
+
+@pytest.mark.parametrize("count", [1, 5, 297])
+def test_reconstructions_stand_below_their_originals(digits: LoadedData, tmp_path: Path, count: int) -> None:
+    few = Images(digits.heldout.images[:count], digits.heldout.labels[:count])
+    path = tmp_path / "reconstructions.png"
+    save_reconstructions(path, Perfect(), LoadedData("digits", digits.train, few, digits.fingerprint), "cpu")
+    shown = np.asarray(Image.open(path)).astype(int)
+    pitch, rows = 4 * (8 + 1), 4 if count > 12 else 2  # four times as large, a line between
+    assert shown.shape == (rows * pitch + 4, min(count, 12) * pitch + 4)
+    lines = [shown[row * pitch + 4 : (row + 1) * pitch] for row in range(rows)]
+    for original, rebuilt in zip(lines[::2], lines[1::2], strict=True):
+        assert np.abs(original - rebuilt).max() <= 1
+        assert np.ptp(original) > 100
 
 
 def test_a_folder_is_held_by_one_process_and_let_go_by_a_dead_one(tmp_path: Path) -> None:
