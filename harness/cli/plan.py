@@ -67,11 +67,13 @@ def plan(
     """
     from harness.cli.seeds import seeds_line
     from harness.cli.tables import plan_table
-    from harness.cli.words import evaluation_lines, lever_lines, longest_line, parts_line, wrapped
+    from harness.cli.words import evaluation_lines, first_lines, lever_lines, longest_line, parts_line, wrapped
     from harness.launch.checks import check_ranks
+    from harness.launch.first import first_seconds, trained_first
     from harness.launch.levers import levers
     from harness.launch.plan import plan as price
     from harness.launch.plan import totals
+    from harness.runs.state import State
     from harness.runs.study import Shared
 
     sweep, folder = cli.resolve(study, results, given)
@@ -99,6 +101,8 @@ def plan(
     lines = [parts_line(total)] if total["on_gpu"] else []
     if total["on_gpu"] and (line := longest_line(rows, total)):
         lines.append(line)
+    owed = trained_first(sweep, (item.cell for item in items if item.now.state is not State.DONE), Shared(folder.root))
+    lines += first_lines({what: first_seconds(gmacs, rows[0]) for what, gmacs in owed.items()})
     lines += evaluation_lines(sweep)
     lines += filter(None, [seeds_line(sweep, items, folder.folder)])
     if total["on_gpu"] and total["gpu_hours"] > WORTH_SAVING_HOURS:

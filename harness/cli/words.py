@@ -104,6 +104,12 @@ def parts_line(totals: Mapping[str, Any]) -> str:
 _MOST_OF_ALL = 0.7
 
 
+def first_lines(seconds: Mapping[str, float]) -> list[str]:
+    """What is trained before the cells, in one line; none where nothing is."""
+    parts = [f"{what} (about {duration(max(1, each))})" for what, each in seconds.items()]
+    return [f"trained first, once for all studies, and not in the table: {', '.join(parts)}"] if parts else []
+
+
 def lever_lines(levers: Sequence[Lever]) -> list[str]:
     """How to pay less, one line each."""
     lines = []

@@ -7,16 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from harness.data.vae_cost import vae_cost
-from harness.launch.estimate import ASSUMED_GMACS_PER_S, Throughput
+from harness.launch.first import first_seconds, trained_first
 from harness.launch.machine import visible_gpus
 from harness.launch.plan import Row, plan, totals
 from harness.launch.probe import ProbeJob, probes_of
 from harness.runs.cellruns import CellRun, cell_runs
 from harness.runs.study import Shared, Study
-from harness.spec.cell import Cell
-from harness.spec.data import TrainedVae
-from harness.spec.evaluation import TrainedExtractor
 from sweeps.grid import Sweep
 from sweeps.proposal import Design, Facts, fitted, propose
 
@@ -56,7 +52,8 @@ class Prices:
         rows = [
             row if _is_measured(row) else _slower(row, self.slowness) for row in self._rows(sweep, items, probed=True)
         ]
-        first = self._trained_first(sweep, items[0].cell, rows[0])
+        first = first_seconds(sum(trained_first(sweep, [items[0].cell], Shared(self.study.root)).values()), rows[0])
+        first *= 1 if rows[0]["on_gpu"] else self.slowness
         if self.gpu_time:
             seconds = sum(row["estimated_s"] for row in rows) + max(row["encoding_s"] for row in rows)
             return first + float(seconds)
@@ -93,19 +90,6 @@ class Prices:
 
     def _rows(self, sweep: Sweep, items: list[CellRun], *, probed: bool) -> list[Row]:
         return plan(sweep, items, gpus=None if self.here else 1, shared=Shared(self.study.root) if probed else None)
-
-    def _trained_first(self, sweep: Sweep, cell: Cell, row: Row) -> float:
-        """Seconds to train the extractor and the autoencoder, which no plan counts."""
-        gmacs, vae = 0.0, cell.data.vae
-        for evaluation in sweep.evaluations_of(cell):
-            if isinstance(extractor := evaluation.extractor, TrainedExtractor):
-                gmacs += extractor.gmacs(cell.data.image_shape) * extractor.batch_size * extractor.steps
-        if isinstance(vae, TrainedVae):
-            cost = vae_cost(cell.data)
-            gmacs += (cost.encode + cost.decode) / 1e9 * vae.batch_size * vae.steps
-        if row["on_gpu"]:
-            return 3600 * Throughput(row["tflops"], row["throughput"]).hours(3 * gmacs)
-        return 3 * gmacs / ASSUMED_GMACS_PER_S * self.slowness
 
 
 def proposal(
