@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 COVER  := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart blocks noise latents emoji paper check test chaos bench lint types notebooks docs clean
+.PHONY: help quickstart blocks noise latents emoji study paper check test chaos bench lint types notebooks docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,14 @@ emoji: $(STAMP) ## a colour study on emoji pictures, fetched by npm and scored b
 	$(BIN)/python -m harness.data.emoji data/emoji
 	$(BIN)/dit-harness launch sweeps/emoji.toml
 	$(BIN)/dit-harness report emoji
+
+study: $(STAMP) ## our own study on Fashion-MNIST, docs/study.md (about 15 hours on 2 cores; goes on where it stopped)
+	for part in scaling noise blocks unet flow; do \
+	    $(BIN)/dit-harness launch sweeps/fashion-$$part.toml && $(BIN)/dit-harness report fashion-$$part || exit; done
+	@test -f results/fashion-scaling/forecasts.json || { echo "fashion-large: first forecast its cells, see docs/study.md"; exit 2; }
+	$(BIN)/dit-harness launch sweeps/fashion-large.toml
+	$(BIN)/dit-harness report fashion-large
+	$(BIN)/dit-harness report fashion-scaling
 
 paper: $(STAMP) ## redraw the paper's plots from its published numbers (seconds)
 	$(BIN)/dit-harness report results/paper
