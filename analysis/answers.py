@@ -167,13 +167,12 @@ def _compute(found: SliceFits) -> Answer:
     change = _change(law.slope)
     models = f"{plural(law.n, 'model')} of {block_name(found.piece.block)}"
     if low <= 0 <= high:
-        text = (
-            f"No trend is shown: twice the Gflops change {metric} by {change:.3g} % (95 %: {low:.3g} to {high:.3g} %)"
-        )
+        said = f"{number(change, 3)} % (95 %: {interval((low, high))} %)"
+        text = f"No trend is shown: twice the Gflops change {metric} by {said}"
         return Answer(question, f"{minus(text)} over {models}.", _trust(found, law))
     ends = sorted((abs(low), abs(high)))
     verb = "lower" if change < 0 else "raise"
-    text = f"Twice the Gflops {verb} {metric} by {abs(change):.3g} % (95 %: {ends[0]:.3g} to {ends[1]:.3g} %)"
+    text = f"Twice the Gflops {verb} {metric} by {number(abs(change), 3)} % (95 %: {interval(ends)} %)"
     return Answer(question, f"{text}: {law_text(law, metric)} over {models}.", _trust(found, law))
 
 
@@ -191,9 +190,9 @@ def _trust(found: SliceFits, law: LineFit) -> str:
     errors = {test.form: test.mape for test in found.held if test.scheme == "leave one out"}
     missed = errors.get("power law", float("inf"))
     level = "low" if law.flags or missed > _FAR_OFF else "high" if missed <= _CLOSE else "fair"
-    why = [f"the law misses a model left out by {missed:.3g} %"] if "power law" in errors else []
+    why = [f"the law misses a model left out by {number(missed, 3)} %"] if "power law" in errors else []
     if found.winner in errors and found.winner != "power law":
-        why.append(f"the form “{found.winner}”, which predicts best, by {errors[found.winner]:.3g} %")
+        why.append(f"the form “{found.winner}”, which predicts best, by {number(errors[found.winner], 3)} %")
     why += ["one seed a model"] if found.repeats == 1 else []
     return f"{level}: {'; '.join([*why, *law.flags]) or 'too few models to leave one out'}"
 
@@ -215,7 +214,7 @@ def _memory(piece: Slice) -> tuple[Answer, bool]:
         count = round(float(worst["copies"]) * samples)
         ends = binomtest(count, samples).proportion_ci(method="exact")
         signs |= float(ends.low) > _COPIED
-        low, high = (f"{end * 100:.2g}" for end in (ends.low, ends.high))
+        low, high = (number(end * 100, 2) for end in (ends.low, ends.high))
         at = f", at {worst['name']}" if count and len(copies) > 1 else ""
         each = " of each model" if len(copies) > 1 and not count else ""
         parts.append(f"{count:,} of {samples:,} samples{each} copy a training image{at} (95 %: {low} to {high} %)")
@@ -224,9 +223,9 @@ def _memory(piece: Slice) -> tuple[Answer, bool]:
     if not both.empty:
         gaps = (both["loss_heldout"] / both["loss_train"] - 1) * 100
         signs |= bool(gaps.median() > _GAP * 100)
-        span = f" ({gaps.min():.2g} to {gaps.max():.2g} %)" if len(gaps) > 1 else ""
+        span = f" ({number(gaps.min(), 2)} to {number(gaps.max(), 2)} %)" if len(gaps) > 1 else ""
         where = "above" if gaps.median() >= 0 else "below"
-        parts.append(f"the held-out loss lies {abs(gaps.median()):.2g} % {where} that on train images{span}")
+        parts.append(f"the held-out loss lies {number(abs(gaps.median()), 2)} % {where} that on train images{span}")
     if not parts:
         return cannot(question, "neither copies nor losses were measured"), False
     told = "There are signs" if signs else "No sign of it"
@@ -249,7 +248,7 @@ def _larger(found: SliceFits) -> Answer:
         f"About {number(best.mean, 3)} {metric} at {number(best.gmacs, 3)} Gflops "
         f"(95 %: {interval((best.low, best.high))}; {best.form}{_only_block(found.piece)})"
     )
-    text += f"; the forms say {number(low, 3)} to {number(high, 3)}." if len(means) > 1 else "."
+    text += f"; the forms say {interval((low, high))}." if len(means) > 1 else "."
     doubts = [f"the form that predicts best, {found.winner}, cannot say"] if found.winner not in ("", best.form) else []
     doubts += [*best.flags] + ([f"the forms differ {high / low:.2g} times"] if high > _AGREE * low else [])
     law = found.lines["power law"]

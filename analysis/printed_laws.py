@@ -24,7 +24,7 @@ def law_table(found: Sequence[LawSummary]) -> Table:
         if (fit := summary.fit) is None:
             continue
         cells = [_with_interval(fit.constants.get(name), fit.intervals.get(name)) for name in names]
-        about = (f"{fit.runs} of {fit.models}", *cells, f"{fit.sigma * 100:.2g} %", f"{fit.delta:.2g}")
+        about = (f"{fit.runs} of {fit.models}", *cells, f"{number(fit.sigma * 100, 2)} %", f"{fit.delta:.2g}")
         rows.append((summary.label, *about, fit.flags))
     size, data, tokens = words.size, words.data, "gamma" in names
     of_size = f"({size}^alpha T^gamma)" if tokens else f"{size}^alpha"
@@ -88,7 +88,7 @@ def tokens_table(summary: LawSummary) -> Table | None:
     if test is None:
         return None
     rows = [
-        (int(tokens), f"{plain_error:.3g} %", f"{error:.3g} %")
+        (int(tokens), f"{number(plain_error, 3)} %", f"{number(error, 3)} %")
         for tokens, plain_error, error in zip(test.tokens, test.plain, test.with_tokens, strict=True)
     ]
     verdict = "it predicts better and is kept" if test.earned else "it does not predict better and is left out"

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.answer import Answer, cannot, minus
 from analysis.horizon import decays
 from analysis.names import METRIC, block_name, listed
+from analysis.numbers import interval, number
 from analysis.recipes import without_other_recipes
 from analysis.slices import LOSS, Slice
 
@@ -85,13 +86,13 @@ def converged(piece: Slice, fall: Fall | None) -> Answer:
     name = piece.metric if fall.column == METRIC else "the held-out loss"
     count, low, high = len(fall.percent), min(fall.percent), max(fall.percent)
     over = f"over the last {fall.share:.0f} % of training"
-    span = f"median of {count} runs; {low:.3g} to {high:.3g} %" if count > 1 else "one run"
+    span = f"median of {count} runs; {interval((low, high))} %" if count > 1 else "one run"
     told, asked = fall.by_block, set(without_other_recipes(piece.siblings, piece.block)["block"])
     if len(told) > 1:
-        span += f"; {', '.join(f'{block_name(block)} {value:.3g} %' for block, value in told.items())}"
+        span += f"; {', '.join(f'{block_name(block)} {number(value, 3)} %' for block, value in told.items())}"
     elif len(asked) > 1:
         span += f"; {listed(*map(block_name, told))} alone"
-    moved = f"{name} {'fell' if fall.middle > 0 else 'rose'} by {abs(fall.middle):.3g} % {over} ({span})"
+    moved = f"{name} {'fell' if fall.middle > 0 else 'rose'} by {number(abs(fall.middle), 3)} % {over} ({span})"
     verdict = {"yes": "Yes", "nearly": "Nearly", "no": "No"}[fall.settled]
     trust = "fair" if count >= 3 else "low"
     why = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from analysis.answer import Answer, cannot, minus
 from analysis.compare import BlockComparison, compare_blocks, multiplier_ends
 from analysis.names import BASELINE, block_name, design_noun, listed, plural
-from analysis.numbers import number
+from analysis.numbers import interval, number
 from analysis.power import smallest_gap
 from analysis.recipes import not_compared, without_other_recipes
 from analysis.slices import Slice
@@ -135,11 +135,11 @@ def _brief(v: Verdict) -> str:
 
 def _share(c: BlockComparison, whole: float) -> str:
     """How far two lie apart, in percent of `whole`, with the interval."""
-    text = f"{abs(c.difference) / whole * 100:.3g} %"
+    text = f"{number(abs(c.difference) / whole * 100, 3)} %"
     if c.interval is None:
         return text
     low, high = sorted(end / whole * 100 for end in c.interval)
-    return f"{text} (95 %: {number(low, 3)} to {number(high, 3)} %)"
+    return f"{text} (95 %: {interval((low, high))} %)"
 
 
 def _trust(v: Verdict) -> str:
@@ -169,12 +169,12 @@ def seeds_advice(found: Sequence[Verdict]) -> str:
     add = f"Add training seeds to tell the designs apart ({plural(few, 'seed')} now): {seeds}"
     if not c.seed_sd:
         return f"{add}."
-    resolved = smallest_gap(c.pair_sd or c.seed_sd, many, paired=bool(c.pair_sd)) / c.baseline_metric * 100
-    share = abs(c.difference) / c.baseline_metric * 100
+    resolved = smallest_gap(c.pair_sd or c.seed_sd, many, paired=bool(c.pair_sd)) / c.metric * 100
+    share = abs(c.difference) / c.metric * 100
+    shown = f"{many} show a gap from about {number(resolved, 2)} % on"
     pair = f"{block_name(c.baseline)} and {block_name(c.block)}"
     if share < resolved:
         return (
-            f"More seeds will hardly tell {pair} apart at {c.shape}: {many} show a gap from about {resolved:.2g} % on, "
-            f"and they differ by {share:.2g} %."
+            f"More seeds will hardly tell {pair} apart at {c.shape}: {shown}, and they differ by {number(share, 2)} %."
         )
-    return f"{add}; {many} show a gap from about {resolved:.2g} % on, and {pair} differ by {share:.2g} % at {c.shape}."
+    return f"{add}; {shown}, and {pair} differ by {number(share, 2)} % at {c.shape}."

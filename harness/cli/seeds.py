@@ -25,6 +25,7 @@ def seeds_line(sweep: Sweep, items: Sequence[CellRun], folder: Path) -> str:
         items: its cells.
         folder: of the study, whose report has measured the noise, or not.
     """
+    from analysis.numbers import number
     from analysis.power import LITERATURE_SD, smallest_gap
 
     cells = [item.cell for item in items]
@@ -36,12 +37,12 @@ def seeds_line(sweep: Sweep, items: Sequence[CellRun], folder: Path) -> str:
         if not alike:
             return ""
         sd, known = LITERATURE_SD, "assumed, as FID in the literature; small models are noisier"
-    noise = f"at {100 * sd:.2g} % between trainings ({known})"
+    noise = f"at {number(100 * sd, 2)} % between trainings ({known})"
     if trainings > 1:
         gap = 100 * smallest_gap(sd, trainings)
-        return f"{trainings} seeds a model: gaps below {gap:.2g} % cannot be told from noise, {noise}."
+        return f"{trainings} seeds a model: gaps below {number(gap, 2)} % cannot be told from noise, {noise}."
     gap = 100 * smallest_gap(sd, _FEW)
-    return f"1 seed a model: no gap can be told from noise; {_FEW} seeds show gaps from {gap:.2g} % on, {noise}."
+    return f"1 seed a model: no gap can be told from noise; {_FEW} seeds show gaps from {number(gap, 2)} % on, {noise}."
 
 
 def _measured(folder: Path, column: str, samplings: int) -> float | None:

@@ -14,7 +14,7 @@ from analysis.compare import compare_blocks
 from analysis.judge import Sides
 from analysis.slices import largest_slice
 from analysis.table import load_study
-from analysis.winner import seeds_advice, verdicts
+from analysis.winner import blocks_answer, seeds_advice, verdicts
 
 from .conftest import result_row, write_results
 
@@ -79,3 +79,18 @@ def test_advice_counts_on_pairs(tmp_path: Path) -> None:
     rows = [*rows_of("adaln-zero", 30), *rows_of("adaln", 30.02)]
     advice = seeds_advice(verdicts(largest_slice(load_study(write_results(tmp_path, rows)))))
     assert "10 show a gap from about 0.39 % on" in advice
+
+
+def test_a_large_difference_is_plain_and_one_number_in_verdict_and_advice(tmp_path: Path) -> None:
+    rows = [
+        result_row(8, 192, 2, block=block, seed=seed, frechet=value)
+        for block, values in (("adaln-zero", (1.2, 1.9)), ("adaln", (0.53, 0.54)))
+        for seed, value in enumerate(values)
+    ]
+    piece = largest_slice(load_study(write_results(tmp_path, rows)))
+    found = verdicts(piece)
+    advice = seeds_advice(found)
+    share = f"{100 * (1 - 0.535 / 1.55):.3g} %"
+    assert f"a difference of {share}" in blocks_answer(found, piece).said
+    assert f"differ by {share[:2]} %" in advice
+    assert "e+" not in advice + blocks_answer(found, piece).said
