@@ -61,11 +61,11 @@ def all_metrics(
         for axes, rows, x in ((left, trained, "train_gmacs"), (right, models, "gmacs")):
             draw_points(axes, per_shape(rows[rows[column].notna()], column), x, column, key)
         left.set_ylabel(shortened(names[column], 16))
-        for axes in (left, right):
-            log_scale(axes, "x", narrow=True)
-            linear_ticks(axes.yaxis, 4)
         if correlations and column in correlations:
             right.set_title(f"r = {correlations[column].semilog:.2f}", loc="right", fontsize=6)
+    for axes in all_axes:
+        log_scale(axes, "x", narrow=True)
+        linear_ticks(axes.yaxis, 4)
     all_axes[-2].set_xlabel("Training Gflops")
     all_axes[-1].set_xlabel("Gflops")
     return finish(figure, "Metrics against compute", caption, key.handles(checkpoints))

@@ -114,6 +114,9 @@ def log_scale(axes: Axes, *which: Literal["x", "y"], narrow: bool = False) -> No
 def _log_ticks(axis: Any, narrow: bool = False) -> None:
     """Plain numbers on a log axis; ticks at 1, 2, 5 if its range is short, unless the axis is narrow."""
     low, high = axis.get_view_interval()
+    if 0 < low <= high < low * (1 + 1e-9):  # one value, up to rounding: matplotlib would make the axis that narrow
+        low, high = low / 3, high * 3
+        axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
     decades = np.log10(high / low) if low > 0 else 10
     subs: tuple[float, ...] = (
         (1.0,) if decades > 2.2 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)

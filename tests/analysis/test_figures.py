@@ -70,6 +70,17 @@ def published(folder: Path) -> Page:
     return report._published(PAPER)
 
 
+def one_model(folder: Path) -> Page:
+    """A model that was trained often: values that are equal up to rounding, on every axis of compute."""
+    rows = [
+        result_row(4, 64, 2, seed=seed, step=step, gmacs=0.003416064, train_gmacs=0.6558842880 * step,
+                   **{metric: 1.6 + 0.05 * seed for metric in ("frechet", "kid", "precision", "recall")})
+        for seed in range(12) for step in (1200,)
+    ]  # fmt: skip
+    write_extras(write_results(folder, rows), rows)
+    return report._study(folder)
+
+
 def drawn_texts(figure: Drawing, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Bbox]]:
     """The texts that are drawn, with their boxes in pixels."""
     found: list[tuple[str, Bbox]] = []
@@ -102,7 +113,7 @@ def overlapping(texts: list[tuple[str, Bbox]]) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("study", [published, full_study, awkward_study])
+@pytest.mark.parametrize("study", [published, full_study, awkward_study, one_model])
 def test_no_text_is_clipped_or_covered(
     study: Callable[[Path], Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +129,7 @@ def test_no_text_is_clipped_or_covered(
         if wrong := [*clipped(figure, texts), *overlapping(texts)]:
             faults[picture.name] = wrong
     assert not faults
-    assert count >= 13
+    assert count >= (6 if study is one_model else 13)
 
 
 def test_a_model_looks_alike_in_all_figures() -> None:
