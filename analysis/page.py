@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import base64
-import multiprocessing
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from analysis.answer import Answer
 from analysis.figures.style import CannotDrawError, Drawing, ModelKey, save
 from analysis.fit.common import CannotFitError
 from analysis.numbers import text
+from analysis.side_by_side import side_by_side
 
 _FEW_FIGURES = 4  # below this a second process is not worth its start
 
@@ -140,10 +137,6 @@ class Page:
         return {why: [what for what, reason in self.omitted if reason == why] for _, why in self.omitted}
 
 
-#: The pictures that a forked process draws. It inherits them, because functions cannot be pickled.
-_inherited: tuple[list[Picture], Path] = ([], Path())
-
-
 @dataclass(frozen=True)
 class _Drawn:
     paths: tuple[Path, ...]  #: the PNG first
@@ -152,26 +145,13 @@ class _Drawn:
 
 def _draw_all(pictures: list[Picture], folder: Path) -> Iterator[_Drawn | str]:
     """The files of every figure, in order; for one that cannot be drawn, the reason."""
-    global _inherited
-    _inherited, done = (pictures, folder), 0
-    try:
-        if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1 and len(pictures) > _FEW_FIGURES:
-            try:
-                with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-                    for drawn in pool.map(_draw_one, range(len(pictures))):
-                        done += 1
-                        yield drawn
-            except BrokenProcessPool:
-                pass  # a process was killed: draw the others in this one
-        yield from map(_draw_one, range(done, len(pictures)))
-    finally:
-        _inherited = [], Path()
+    tasks = [partial(_draw_one, picture, folder) for picture in pictures]
+    return side_by_side(tasks) if len(tasks) > _FEW_FIGURES else (task() for task in tasks)
 
 
-def _draw_one(index: int) -> _Drawn | str:
-    pictures, folder = _inherited
+def _draw_one(picture: Picture, folder: Path) -> _Drawn | str:
     try:
-        figure = pictures[index].figure()
-        return _Drawn(save(figure, folder, pictures[index].name), figure.heading)
+        figure = picture.figure()
+        return _Drawn(save(figure, folder, picture.name), figure.heading)
     except (CannotDrawError, CannotFitError) as error:
         return str(error)

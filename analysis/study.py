@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,12 +34,15 @@ from analysis.heldout import (
     rank_forms,
 )
 from analysis.names import patch_order, plural, shape_name, size_order
+from analysis.side_by_side import side_by_side
 from analysis.slices import Slice, per_shape
 
 T = TypeVar("T")
 
 #: How far beyond the largest model measured the forecasts reach, in Gflops of one forward pass.
 AHEAD = (2.0, 8.0)
+
+_FEW_MODELS = 30  # up to so many a second process is not worth its start
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ def fit_slice(piece: Slice) -> SliceFits:
     params, tokens = floats(rows, "params"), floats(rows, "tokens")
     surface = attempt("Params-and-tokens form", lambda: fit_interaction(params, tokens, y))
     fits = _distinct(lines, floor, surface)
-    held = _held_out(piece, rows, _tested(floor), omitted)
+    (held, untested), bootstraps = _long_work(piece, rows, lines["power law"], floor, surface)
+    omitted += untested
     return SliceFits(
         piece=piece,
         rows=rows,
@@ -136,7 +141,7 @@ def fit_slice(piece: Slice) -> SliceFits:
         floor=floor,
         surface=surface,
         slopes=_slopes(rows, column),
-        bootstraps=_bootstraps(piece, lines["power law"], floor, surface, int(rows["repeats"].max()) > 1),
+        bootstraps=bootstraps,
         residuals=tuple(fit_residuals(fit, rows, column) for fit in fits),
         held=tuple(held),
         ranking=tuple(rank_forms(held)),
@@ -177,9 +182,23 @@ def _bootstraps(
     return found
 
 
-def _held_out(piece: Slice, rows: pd.DataFrame, forms: Sequence[Form], omitted: list[tuple[str, str]]) -> list[HeldOut]:
+def _long_work(
+    piece: Slice, rows: pd.DataFrame, law: LineFit | None, floor: FloorFit | None, surface: InteractionFit | None
+) -> tuple[tuple[list[HeldOut], list[tuple[str, str]]], dict[str, Bootstrap]]:
+    """Tests on unseen models, and bootstraps."""
+    seeds = int(rows["repeats"].max()) > 1
+    tasks: list[Callable[[], Any]] = [
+        partial(_held_out, piece, rows, floor), partial(_bootstraps, piece, law, floor, surface, seeds)
+    ]  # fmt: skip
+    held, bootstraps = side_by_side(tasks) if len(rows) > _FEW_MODELS else (task() for task in tasks)
+    return held, bootstraps
+
+
+def _held_out(piece: Slice, rows: pd.DataFrame, floor: FloorFit | None) -> tuple[list[HeldOut], list[tuple[str, str]]]:
+    """The tests, and those that are impossible, with the reason."""
     if len(rows) < 4:
-        return []
+        return [], []
+    forms, omitted = _tested(floor), list[tuple[str, str]]()
     column, last = piece.column, size_order(rows)[-1]
     largest, family = (rows["gmacs"] == rows["gmacs"].max()).to_numpy(), (rows["size"] == last).to_numpy()
     big = rows.loc[largest].iloc[0]
@@ -197,7 +216,7 @@ def _held_out(piece: Slice, rows: pd.DataFrame, forms: Sequence[Form], omitted: 
             found.append(test(form))
         except CannotFitError as error:
             omitted.append((f"{what}, {form.name}, {piece.brief}", str(error)))
-    return found
+    return found, omitted
 
 
 def _slopes(rows: pd.DataFrame, column: str) -> dict[int, LineFit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,11 @@ from analysis.laws.approaches import envelope
 from analysis.laws.runs import Runs, Words, require_lengths
 from analysis.laws.summary import LawSummary, summarise
 from analysis.names import SHAPE, patch_name
+from analysis.side_by_side import side_by_side
 from analysis.slices import LOSS, Slice
 
 _GIGA = 1e9
+_FEW_RUNS = 100  # up to so many a second process is not worth its start
 _EARLY = 0.01  # share of its steps before which a checkpoint of a longer training is no run of its own
 
 
@@ -69,14 +72,17 @@ def study_laws(piece: Slice, curves: pd.DataFrame | None = None) -> list[LawSumm
     if rows.empty:
         raise CannotFitError("no checkpoint has a positive value and a training compute")
     require_lengths(runs_of(rows, piece.column), words)
-    found = []
     parts = sorted(rows.groupby("patch_size", dropna=False), key=lambda part: str(part[0]), reverse=True)
-    for patch, part in parts:
-        summary = summarise(patch_name(patch) or "all models", runs_of(part, piece.column), words)
-        found.append(replace(summary, patch_size=None if pd.isna(patch) else int(str(patch))))
+    tasks = [
+        partial(summarise, patch_name(patch) or "all models", runs_of(part, piece.column), words)
+        for patch, part in parts
+    ]
     if len(parts) > 1:
-        found.append(summarise("all patch sizes", runs_of(rows, piece.column), words, over_patches=True))
-    return found
+        tasks.insert(0, partial(summarise, "all patch sizes", runs_of(rows, piece.column), words, over_patches=True))
+    done = list(side_by_side(tasks) if len(rows) > _FEW_RUNS else (task() for task in tasks))  # the longest first
+    over_all = [done.pop(0)] if len(parts) > 1 else []
+    sizes = [None if pd.isna(patch) else int(str(patch)) for patch, _ in parts]
+    return [replace(summary, patch_size=size) for summary, size in zip(done, sizes, strict=True)] + over_all
 
 
 def next_gmacs(piece: Slice) -> float | None:
