@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ from analysis.fit.surface import InteractionFit
 from analysis.laws.law import CONSTANTS, Law
 from analysis.laws.runs import OPERATIONS
 from analysis.laws.summary import LawSummary
+from analysis.side_by_side import side_by_side
 from analysis.slices import Slice
 from analysis.study import SliceFits, fit_slice
 from analysis.study_laws import study_laws
@@ -134,22 +137,44 @@ class Outlook:
 
 
 def outlook(piece: Slice, curves: pd.DataFrame | None = None) -> Outlook:
-    """Fit every form to a slice.
+    """Fit every form to a slice, see `outlooks`."""
+    return outlooks([piece], curves)[0]
+
+
+def outlooks(
+    pieces: Sequence[Slice], curves: pd.DataFrame | None = None, meanwhile: Callable[[], object] | None = None
+) -> list[Outlook]:
+    """Fit every form to slices.
 
     Args:
-        piece: of the metric or of the held-out loss.
+        pieces: of the metric or of the held-out loss.
         curves: rows of curves.csv, for the law of size and data of the loss.
+        meanwhile: see `side_by_side`.
     """
-    found = fit_slice(piece)
+    tasks: list[Callable[[], Any]] = []
+    for piece in pieces:
+        tasks += [partial(fit_slice, piece), partial(_laws, piece, curves)]
+    done = list(side_by_side(tasks, meanwhile))
+    return [_outlook(piece, *found) for piece, *found in zip(pieces, done[::2], done[1::2], strict=True)]
+
+
+def _laws(piece: Slice, curves: pd.DataFrame | None) -> list[LawSummary] | str:
+    """The laws of size and data; or why there are none."""
+    try:
+        return study_laws(piece, curves)
+    except CannotFitError as error:
+        return str(error)
+
+
+def _outlook(piece: Slice, found: SliceFits, laws: list[LawSummary] | str) -> Outlook:
     predictors, omitted = [_of_fit(fit, found) for fit in found.fits], list(found.omitted)
     order = {ranked.form: place for place, ranked in enumerate(found.ranking)}
     predictors.sort(key=lambda form: order.get(form.form, len(order)))
-    try:
-        for summary in study_laws(piece, curves):
-            predictors += _of_law(summary)
-            omitted += [(f"{what}, {summary.label}", why) for what, why in summary.omitted]
-    except CannotFitError as error:
-        omitted.append(("The law of size and data", str(error)))
+    if isinstance(laws, str):
+        omitted.append(("The law of size and data", laws))
+    for summary in laws if not isinstance(laws, str) else ():
+        predictors += _of_law(summary)
+        omitted += [(f"{what}, {summary.label}", why) for what, why in summary.omitted]
     return Outlook(piece, found, tuple(predictors), tuple(omitted))
 
 

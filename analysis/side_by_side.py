@@ -16,11 +16,11 @@ T = TypeVar("T")
 _inherited: Sequence[Callable[[], Any]] = ()
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]]) -> Iterator[T]:
+def side_by_side(tasks: Sequence[Callable[[], T]], meanwhile: Callable[[], object] | None = None) -> Iterator[T]:
     """What the tasks return, in order; in two processes where there are two cores, otherwise in this one.
 
     What a task returns is pickled. An error of a task is raised when its turn comes. When a process is killed, the rest
-    is done in this one.
+    is done in this one. `meanwhile` is done here while other processes work; where there are none, it is not done.
     """
     global _inherited
     if _inherited or len(tasks) < 2 or sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
@@ -31,9 +31,12 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> Iterator[T]:
     try:
         try:
             with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-                for found in pool.map(_one, range(len(tasks))):
+                futures = [pool.submit(_one, index) for index in range(len(tasks))]
+                if meanwhile is not None:
+                    meanwhile()
+                for future in futures:
+                    yield future.result()
                     done += 1
-                    yield found
         except BrokenProcessPool:
             pass
         for index in range(done, len(tasks)):

@@ -75,6 +75,7 @@ def recommend(
     jacobian J of the form).
     """
     os.environ["MPLBACKEND"] = "agg"
+    from analysis.predict import outlooks
     from analysis.slices import LOSS, scaling_slices
     from analysis.table import load_curves, load_study, load_table
 
@@ -87,12 +88,12 @@ def recommend(
     curves = load_curves(folder) if folder.is_dir() else None
     table = _less(table, without or [])
     operations = _operations(budget, table)
-    pieces = [found[0] for column in ("frechet", LOSS) if column in table and (found := scaling_slices(table, column))]
+    pieces = [some[0] for column in ("frechet", LOSS) if column in table and (some := scaling_slices(table, column))]
     if not pieces:
         raise InputError(f"{folder}: no row has a distance or a held-out loss; nothing can be predicted")
     chosen: list[Cell] = []
-    for piece in pieces:
-        _show(piece, curves, operations, sweep, chosen, wide=wide)
+    for found in outlooks(pieces, curves, None if sweep is None else partial(_count_one, sweep)):
+        _show(found, operations, sweep, chosen, wide=wide)
     if output is not None and sweep is not None:
         _write(sweep, chosen, output, study, budget)
 
@@ -145,14 +146,19 @@ def _rate(budget: str, table: pd.DataFrame) -> float:
     return rate
 
 
-def _show(
-    piece: Any, curves: pd.DataFrame | None, operations: float, sweep: Sweep | None, chosen: list[Cell], *, wide: bool
-) -> None:
+def _count_one(sweep: Sweep) -> None:
+    """Count one network: the first takes seconds, most of them to load torch."""
+    from harness.model.cost import count_cell
+
+    count_cell(next(cell for _, cell in sweep.cells()))
+
+
+def _show(found: Outlook, operations: float, sweep: Sweep | None, chosen: list[Cell], *, wide: bool) -> None:
     """Print what the forms of one metric say, and add the cells recommended to `chosen`."""
-    from analysis.predict import budgeted, outlook
+    from analysis.predict import budgeted
     from harness.cli.words import wrapped
 
-    found = outlook(piece, curves)
+    piece = found.piece
     wanted = list(budgeted(found, operations))
     rows: list[dict[str, Any]] = []
     targets: list[Training] = []
@@ -231,11 +237,10 @@ def _print_runs(found: Outlook, sweep: Sweep, target: Training, *, wide: bool) -
     forms = [form for form in found.predictors if form.holds_for(target)][:3]
     runs: dict[Any, Training] = {}
     for name, cell in sweep.cells():
-        run = training_of(cell, name)
-        if cell.id not in trained and run.operations < target.operations:
-            runs.setdefault((cell.model, cell.training), run)
+        if cell.id not in trained and (cell.model, cell.training) not in runs:
+            runs[cell.model, cell.training] = training_of(cell, name)
     rows: list[dict[str, Any]] = []
-    for run in runs.values():
+    for run in (run for run in runs.values() if run.operations < target.operations):
         left = {form.form: form.left(target, run) for form in forms if form.holds_for(run)}
         if left:
             gains = [1 - share**2 for share in left.values()]

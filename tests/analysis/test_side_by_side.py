@@ -45,5 +45,11 @@ def test_an_error_is_raised_when_its_turn_comes() -> None:
     assert list(side_by_side([partial(int, 2), partial(int, 3)])) == [2, 3]
 
 
+def test_something_else_is_done_meanwhile() -> None:
+    done: list[int] = []
+    elsewhere = HERE not in side_by_side([os.getpid] * 2, lambda: done.append(os.getpid()))
+    assert done == [HERE] * elsewhere, "here, and only where there are other processes"
+
+
 def test_a_killed_process_loses_nothing() -> None:
     assert list(side_by_side([partial(int, 1), killed_elsewhere, partial(int, 2)])) == [1, -1, 2]
