@@ -37,6 +37,8 @@ latents: $(STAMP) ## the paper's way through latents on Fashion-MNIST: autoencod
 
 emoji: $(STAMP) ## a colour study on emoji pictures, fetched by npm and scored by an extractor trained on them (about 30 minutes)
 	$(BIN)/python -m harness.data.emoji data/emoji
+	$(BIN)/dit-harness train-vae sweeps/emoji.toml
+	$(BIN)/dit-harness encode sweeps/emoji.toml
 	$(BIN)/dit-harness launch sweeps/emoji.toml
 	$(BIN)/dit-harness report emoji
 
