@@ -14,8 +14,10 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
+from analysis.figures.style import SUFFIXES, Drawing
 from analysis.report import write_report
 from harness.errors import InputError
+from harness.files import write_bytes
 
 from .conftest import BAD_MESSAGE, PAPER, SHAPES, result_row, write_extras, write_results
 
@@ -52,6 +54,19 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(PAPER / name, folder / name)
     write_report(folder)
     return folder
+
+
+@pytest.fixture
+def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and their files hold nothing: to draw them takes most of the time of a report."""
+
+    def save(figure: Drawing, folder: Path, name: str) -> tuple[Path, ...]:
+        paths = tuple(folder / f"{name}{suffix}" for suffix in SUFFIXES)
+        for path in paths:
+            write_bytes(path, b"")
+        return paths
+
+    monkeypatch.setattr("analysis.page.save", save)
 
 
 def test_the_paper(paper: Path) -> None:
@@ -164,6 +179,7 @@ def test_a_study(make_study: Callable[..., Path]) -> None:
     assert not list(folder.rglob(".*"))  # no temporary files
 
 
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_fit_that_is_not_possible_is_left_out_with_its_reason(make_study: Callable[..., Path], count: int) -> None:
     folder = make_study(shapes=SHAPES[:count])
@@ -175,6 +191,7 @@ def test_a_fit_that_is_not_possible_is_left_out_with_its_reason(make_study: Call
     assert json.loads((folder / "fits.json").read_text())["slices"][0]["power law"] is None
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_what_has_checkpoints_has_a_frontier(make_study: Callable[..., Path]) -> None:
     folder = make_study(steps=(250, 500, 1000), extras=False)
     write_report(folder)
@@ -186,6 +203,7 @@ def test_what_has_checkpoints_has_a_frontier(make_study: Callable[..., Path]) ->
         assert what in text
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     evil = '<img src=x onerror="alert(1)">$x_1$'
     rows = [result_row(*shape) for shape in SHAPES[:5]]
@@ -199,6 +217,7 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     assert evil in page.text
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_missing_metrics_are_reported(tmp_path: Path) -> None:
     rows = [result_row(*shape) for shape in SHAPES]
     rows[4]["frechet"] = ""
@@ -213,6 +232,7 @@ def test_missing_metrics_are_reported(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "fits.json").read_text())["slices"][0]["models"] == 7
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_a_metric_without_a_logarithm_is_named(tmp_path: Path) -> None:
     rows = [result_row(*shape) for shape in SHAPES[:6]]
     rows[3]["frechet"] = 0.0
@@ -224,6 +244,7 @@ def test_a_metric_without_a_logarithm_is_named(tmp_path: Path) -> None:
     assert f"the FD-digits-cnn of {rows[3]['name']} is 0, which has no logarithm" in reasons
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_no_metric_at_all(tmp_path: Path) -> None:
     write_results(tmp_path, [result_row(*shape, frechet="") for shape in SHAPES[:3]])
     assert "no row has a metric" in Page(write_report(tmp_path).paths[-1]).text
@@ -244,6 +265,7 @@ def test_mixed_extractors_get_fits_of_their_own(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "metric-vs-gflops-2.png").exists()
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_blocks_with_seeds(make_study: Callable[..., Path]) -> None:
     designs = ("adaln-zero", "adaln", "cross-attention", "in-context")
     folder = make_study(shapes=[(4, 64, 2)], blocks=designs, seeds=(0, 1, 2), steps=(500, 1000))
@@ -254,6 +276,7 @@ def test_blocks_with_seeds(make_study: Callable[..., Path]) -> None:
     assert all(comparison["interval"] for comparison in found)
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_figures_no_longer_drawn_are_removed(make_study: Callable[..., Path]) -> None:
     folder = make_study(shapes=SHAPES[:2])
     write_report(folder)
@@ -310,6 +333,7 @@ def test_the_wall_around_the_package() -> None:
             assert root != "harness" or match[1] in allowed, path
 
 
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize("beside", [[], SHAPES[:4]], ids=["alone", "beside DiTs"])
 def test_networks_without_depth_width_and_patches(tmp_path: Path, beside: list[tuple[int, int, int]]) -> None:
     rows = [result_row(*shape, step=step) for shape in beside for step in (50, 1000)]
