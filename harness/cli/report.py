@@ -33,6 +33,7 @@ def collect(
 
     With --output also those of several studies as one, as `report` reads them.
     """
+    from harness.runs.collect import are_brought
     from harness.runs.collect import collect as write_tables
 
     if output is not None:
@@ -40,7 +41,11 @@ def collect(
         return
     for study in dict.fromkeys(map(cli.home, studies)):
         sweep, folder = cli.resolve(study, results)
-        rows = write_tables(folder, cli.items_of(sweep, folder))
+        items = cli.items_of(sweep, folder)
+        if are_brought(folder, items):
+            print(f"{study}: none of its runs is here; its tables stay as they are")
+            continue
+        rows = write_tables(folder, items)
         print(f"{len(rows)} rows in {folder.table('results.csv')}")
 
 
@@ -122,6 +127,7 @@ def tables_of(study: str, results: Path, unfinished: list[Unfinished]) -> Path:
     """
     from analysis.answer import Unfinished
     from analysis.table import SOURCES
+    from harness.runs.collect import are_brought
     from harness.runs.collect import collect as write_tables
     from harness.runs.state import State
 
@@ -133,6 +139,9 @@ def tables_of(study: str, results: Path, unfinished: list[Unfinished]) -> Path:
         return path
     sweep, runs = cli.resolve(study, results)
     items = cli.items_of(sweep, runs)
+    if are_brought(runs, items):
+        print(f"{study}: none of its runs is here; its tables are read as they are", file=sys.stderr)
+        return runs.folder
     if missing := sum(item.now.state is not State.DONE for item in items):
         unfinished.append(Unfinished(missing, len(items), study))
     if not write_tables(runs, items):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from harness.runs.cellruns import CellRun, losses_key, split_key
 from harness.runs.columns import CURVE_COLUMNS, RESULT_COLUMNS, TABLES, protocol_hash
 from harness.runs.log import TrainLog
 from harness.runs.speed import train_tflops
+from harness.runs.state import State
 from harness.runs.study import Shared, Study
 from harness.runs.triage import cause_of
 from harness.spec.cell import Cell
@@ -30,8 +33,11 @@ Row = dict[str, Any]
 def collect(study: Study, items: list[CellRun]) -> list[Row]:
     """Write the tables of a study and return the rows of results.csv, in the order of the grid.
 
-    A cell without a record has no row in results.csv; its attempts stand in attempts.csv.
+    A cell without a record has no row in results.csv; its attempts stand in attempts.csv. Tables that were brought here
+    stay as they are.
     """
+    if are_brought(study, items):
+        return []
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     for item in items:
         identity = {"study": study.name, "cell": item.cell.id, "name": item.name}
@@ -48,6 +54,16 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
     for name, columns in TABLES.items():
         _write_csv(study.table(name), list(columns), tables[name])
     return tables["results.csv"]
+
+
+def are_brought(study: Study, items: Iterable[CellRun]) -> bool:
+    """Whether a study has results and no cell was ever begun: its tables were made elsewhere, as those in git."""
+    try:
+        with study.table("results.csv").open(encoding="utf-8") as file:
+            filled = len(list(itertools.islice(file, 2))) == 2
+    except FileNotFoundError:
+        return False
+    return filled and all(item.now.state is State.MISSING for item in items)
 
 
 def _measured(item: CellRun, log: list[Row], attempts: list[Attempt]) -> list[tuple[Row, list[Row]]]:

@@ -8,7 +8,8 @@ import pytest
 
 from harness.files import NAME_BYTES, file_name, write_bytes
 from harness.runs.cellruns import CellRun
-from harness.runs.collect import _recipe, _vae_name, collect
+from harness.runs.collect import _recipe, _vae_name, are_brought, collect
+from harness.runs.columns import TABLES
 from harness.runs.study import Shared, Study
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation, TrainedExtractor
@@ -76,6 +77,25 @@ def test_what_trained_networks_are_worth_lies_beside_the_tables(tmp_path: Path) 
         f"autoencoder-{encoding}.json": b"numbers", f"autoencoder-{encoding}.png": b"picture",
         f"extractor-{judged}.json": b"card",
     }  # fmt: skip
+
+
+def test_tables_brought_here_stay_until_a_cell_is_begun(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    item = CellRun("a", cell(), study.run(cell()), ["e@3"])
+    assert collect(study, [item]) == []
+    empty = study.table("results.csv").read_text()
+    assert not are_brought(study, [item]), "a table without rows is nothing to keep"
+    brought = empty + "," * empty.count(",") + "\n"
+    for name in TABLES:
+        study.table(name).write_text(brought)
+    assert are_brought(study, [item])
+    assert collect(study, [item]) == []
+    assert {study.table(name).read_text() for name in TABLES} == {brought}
+    item.run.claim(1, {})
+    item.refresh()
+    assert not are_brought(study, [item])
+    collect(study, [item])
+    assert study.table("results.csv").read_text() == empty
 
 
 @pytest.mark.parametrize("name", ["é" * 127, "d" * 255, "名" * 85])
