@@ -32,13 +32,15 @@ def test_results_come_in_order() -> None:
 
 def test_a_task_has_tasks_of_its_own() -> None:
     inner: list[Callable[[], int]] = [os.getpid] * 3
-    found = list(side_by_side([lambda: list(side_by_side(inner))] * 2))
+    outer: list[Callable[[], list[int]]] = [lambda: list(side_by_side(inner))] * 2
+    found = list(side_by_side(outer))
     assert all(len(set(pids)) == 1 for pids in found), "they run in the process of the task"
     assert list(side_by_side(inner)), "and here again afterwards"
 
 
 def test_an_error_is_raised_when_its_turn_comes() -> None:
-    found = side_by_side([partial(int, 1), refuse])
+    tasks: list[Callable[[], int]] = [partial(int, 1), refuse]
+    found = side_by_side(tasks)
     assert next(found) == 1
     with pytest.raises(CannotFitError, match="too few"):
         next(found)
@@ -47,9 +49,11 @@ def test_an_error_is_raised_when_its_turn_comes() -> None:
 
 def test_something_else_is_done_meanwhile() -> None:
     done: list[int] = []
-    elsewhere = HERE not in side_by_side([os.getpid] * 2, lambda: done.append(os.getpid()))
+    tasks: list[Callable[[], int]] = [os.getpid] * 2
+    elsewhere = HERE not in side_by_side(tasks, lambda: done.append(os.getpid()))
     assert done == [HERE] * elsewhere, "here, and only where there are other processes"
 
 
 def test_a_killed_process_loses_nothing() -> None:
-    assert list(side_by_side([partial(int, 1), killed_elsewhere, partial(int, 2)])) == [1, -1, 2]
+    tasks: list[Callable[[], int]] = [partial(int, 1), killed_elsewhere, partial(int, 2)]
+    assert list(side_by_side(tasks)) == [1, -1, 2]
