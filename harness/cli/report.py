@@ -33,7 +33,7 @@ def collect(
 
     With --output also those of several studies as one, as `report` reads them.
     """
-    from harness.runs.collect import are_brought
+    from harness.runs.collect import brought
     from harness.runs.collect import collect as write_tables
 
     if output is not None:
@@ -42,7 +42,7 @@ def collect(
     for study in dict.fromkeys(map(cli.home, studies)):
         sweep, folder = cli.resolve(study, results)
         items = cli.items_of(sweep, folder)
-        if are_brought(folder, items):
+        if brought(folder, items):
             print(f"{study}: none of its runs is here; its tables stay as they are")
             continue
         rows = write_tables(folder, items)
@@ -127,7 +127,7 @@ def tables_of(study: str, results: Path, unfinished: list[Unfinished]) -> Path:
     """
     from analysis.answer import Unfinished
     from analysis.table import SOURCES
-    from harness.runs.collect import are_brought
+    from harness.runs.collect import brought
     from harness.runs.collect import collect as write_tables
     from harness.runs.state import State
 
@@ -139,11 +139,12 @@ def tables_of(study: str, results: Path, unfinished: list[Unfinished]) -> Path:
         return path
     sweep, runs = cli.resolve(study, results)
     items = cli.items_of(sweep, runs)
-    if are_brought(runs, items):
+    cells = brought(runs, items)
+    if missing := sum(item.now.state is not State.DONE and item.cell.id not in cells for item in items):
+        unfinished.append(Unfinished(missing, len(items), study))
+    if cells:
         print(f"{study}: none of its runs is here; its tables are read as they are", file=sys.stderr)
         return runs.folder
-    if missing := sum(item.now.state is not State.DONE for item in items):
-        unfinished.append(Unfinished(missing, len(items), study))
     if not write_tables(runs, items):
         done = "evaluated" if sweep.evaluations else "trained"
         raise InputError(f"{study}: no cell is {done} yet; first: dit-harness launch {study}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import itertools
 import json
 from collections.abc import Iterable
 from datetime import datetime
@@ -36,7 +35,7 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
     A cell without a record has no row in results.csv; its attempts stand in attempts.csv. Tables that were brought here
     stay as they are.
     """
-    if are_brought(study, items):
+    if brought(study, items):
         return []
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     for item in items:
@@ -56,14 +55,18 @@ def collect(study: Study, items: list[CellRun]) -> list[Row]:
     return tables["results.csv"]
 
 
-def are_brought(study: Study, items: Iterable[CellRun]) -> bool:
-    """Whether a study has results and no cell was ever begun: its tables were made elsewhere, as those in git."""
+def brought(study: Study, items: Iterable[CellRun]) -> set[str]:
+    """The cells of a study's results if none of its own was ever begun here: tables made elsewhere, as those in git.
+
+    Empty where there are no such tables.
+    """
+    if any(item.now.state is not State.MISSING for item in items):
+        return set()
     try:
-        with study.table("results.csv").open(encoding="utf-8") as file:
-            filled = len(list(itertools.islice(file, 2))) == 2
+        with study.table("results.csv").open(encoding="utf-8", newline="") as file:
+            return {row["cell"] for row in csv.DictReader(file) if row.get("cell")}
     except FileNotFoundError:
-        return False
-    return filled and all(item.now.state is State.MISSING for item in items)
+        return set()
 
 
 def _measured(item: CellRun, log: list[Row], attempts: list[Attempt]) -> list[tuple[Row, list[Row]]]:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.files import NAME_BYTES, file_name, write_bytes
 from harness.runs.cellruns import CellRun
-from harness.runs.collect import _recipe, _vae_name, are_brought, collect
+from harness.runs.collect import _recipe, _vae_name, brought, collect
 from harness.runs.columns import TABLES
 from harness.runs.study import Shared, Study
 from harness.spec.cell import Cell
@@ -84,16 +84,16 @@ def test_tables_brought_here_stay_until_a_cell_is_begun(tmp_path: Path) -> None:
     item = CellRun("a", cell(), study.run(cell()), ["e@3"])
     assert collect(study, [item]) == []
     empty = study.table("results.csv").read_text()
-    assert not are_brought(study, [item]), "a table without rows is nothing to keep"
-    brought = empty + "," * empty.count(",") + "\n"
+    assert brought(study, [item]) == set(), "a table without rows is nothing to keep"
+    there = empty + f"s,{item.cell.id}" + "," * (empty.count(",") - 1) + "\n"
     for name in TABLES:
-        study.table(name).write_text(brought)
-    assert are_brought(study, [item])
+        study.table(name).write_text(there)
+    assert brought(study, [item]) == {item.cell.id}
     assert collect(study, [item]) == []
-    assert {study.table(name).read_text() for name in TABLES} == {brought}
+    assert {study.table(name).read_text() for name in TABLES} == {there}
     item.run.claim(1, {})
     item.refresh()
-    assert not are_brought(study, [item])
+    assert brought(study, [item]) == set()
     collect(study, [item])
     assert study.table("results.csv").read_text() == empty
 
