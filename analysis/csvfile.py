@@ -51,24 +51,22 @@ def _values(
     """The values by column. Equal texts of a column, such as names, are read once.
 
     Raises:
-        InputError: the first value that is not allowed, or a row of another length.
+        InputError: a value that is not allowed, or a row of another length.
     """
-    known: list[dict[str, Any]] = [{} for _ in header]
-    read = []
-    for number, row in _numbered(path, header, rows):
-        for name, text, of_column in zip(header, row, known, strict=True):
-            if text in of_column:
-                continue
+    kept = [row for _, row in _numbered(path, header, rows)]
+    values: dict[str, list[Any]] = {}
+    for place, name in enumerate(header):
+        texts = [row[place] for row in kept]
+        known: dict[str, Any] = {}
+        for text in dict.fromkeys(texts):
             try:
-                of_column[text] = _value(columns[name], text)
+                known[text] = _value(columns[name], text)
             except ValueError:
-                place = f"{path}: row {number}, column {name}: {reprlib.repr(text)}"
-                raise InputError(f"{place} is not allowed; allowed: {_allowed(columns[name], text)}") from None
-        read.append(row)
-    return {
-        name: [of_column[text] for text in texts]
-        for name, of_column, texts in zip(header, known, zip(*read, strict=True), strict=True)
-    }
+                odd = next(number for number, row in _numbered(path, header, rows) if row[place] == text)
+                where = f"{path}: row {odd}, column {name}: {reprlib.repr(text)}"
+                raise InputError(f"{where} is not allowed; allowed: {_allowed(columns[name], text)}") from None
+        values[name] = [known[text] for text in texts]
+    return values
 
 
 def read_numbers(path: Path, columns: Sequence[str]) -> list[npt.NDArray[np.float64]]:

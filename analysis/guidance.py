@@ -87,6 +87,7 @@ def choices(table: pd.DataFrame) -> list[Choice]:
 
 def _choices(table: pd.DataFrame) -> Iterator[Choice]:
     rows = table[table[METRIC].notna() & table["guidance"].notna()]
+    rows = rows[rows.groupby("cell")["guidance"].transform("nunique") >= _FEWEST]  # mostly none: groups are slow
     conditions = [column for column in CONDITIONS if column in rows and column not in _VARY]
     for key, own in rows.groupby(["cell", "step", *conditions], dropna=False, sort=False):
         counts = own.groupby("sampling_seed")["guidance"].nunique()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -235,12 +236,16 @@ def per_shape(table: pd.DataFrame, column: str = METRIC) -> pd.DataFrame:
     """
     keys = ["block", *SHAPE, "step"]
     require_repeats(table, keys)
-    values = table.groupby(keys, sort=False, dropna=False)[column]
+    values = _by(table, keys, table[column])
+    repeats = values.transform("size")
+    positive = table[column].where(table[column] > 0)
+    logs: Any = np.log(positive.astype(float))
+    geometric = np.exp(_by(table, keys, logs).transform("mean"))
+    all_positive = _by(table, keys, table[column] > 0).transform("all")
+    centre = geometric.where(all_positive, values.transform("mean")).where(repeats > 1, table[column])
+    return table.assign(**{column: centre, "repeats": repeats, "spread": values.transform("std")}).drop_duplicates(keys)
 
-    def centre(values: pd.Series[float]) -> float:
-        if len(values) == 1:
-            return float(values.iloc[0])
-        return float(np.exp(np.log(values).mean())) if (values > 0).all() else float(values.mean())
 
-    means = {column: values.transform(centre), "repeats": values.transform("size"), "spread": values.transform("std")}
-    return table.assign(**means).drop_duplicates(keys)
+def _by(table: pd.DataFrame, keys: Sequence[str], values: Any) -> Any:
+    """Values of the rows of a table, grouped by its keys."""
+    return values.groupby([table[key] for key in keys], sort=False, dropna=False)

@@ -13,6 +13,7 @@ from analysis.conditions import require_comparable
 from analysis.designs import passes_of
 from analysis.figures import style
 from analysis.figures.style import Drawing, ModelKey
+from analysis.fit.common import floats
 from analysis.fit.lines import Correlation, LineFit
 from analysis.names import METRIC, SHAPE, patch_name, size_order
 
@@ -335,8 +336,9 @@ def measured_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 def draw_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, key: ModelKey) -> None:
     """Column y against column x, a model as its key says; bars of `spread` where rows are means."""
-    for look, cells in key.runs(rows):
-        axes.plot(cells[x], cells[y], zorder=3, **look.points)
+    across, up = floats(rows, x), floats(rows, y)
+    for look, places in key.looks(rows):
+        axes.plot(across[places], up[places], zorder=3, **look.points)
     if "spread" in rows:
         error_bars(axes, rows[x], rows[y], rows["spread"], "#444444")
 

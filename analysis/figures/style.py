@@ -12,6 +12,7 @@ from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,6 +33,7 @@ DPI = 300
 MAX_PNG_BYTES = 900_000
 SUFFIXES = (".png", ".svg", ".pdf")  # of the files of a figure
 _MOST_NAMES = 10  # names of one kind in a legend
+_SHADES = 24  # of the scale of colours
 _SHORT_AXIS = 0.3  # decades below which a log axis has the ticks of a linear one
 _LONGEST_NAME = 36  # characters of a name in a legend
 
@@ -185,11 +187,15 @@ def typeset(axes: Axes, lines: Sequence[str]) -> None:
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """One colour per name, in order: the palette, or beyond it an even scale from dark to light."""
+    """One colour per name, in order: the palette, or beyond it an even scale from dark to light.
+
+    Many names share shades with their neighbours: nobody could tell those apart.
+    """
     if len(names) <= len(PALETTE):
         return dict(zip(names, PALETTE, strict=False))
-    scale = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, len(names)))
-    return {name: mpl.colors.to_hex(colour) for name, colour in zip(names, scale, strict=True)}
+    shades = min(len(names), _SHADES)
+    scale = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, shades))
+    return {name: mpl.colors.to_hex(scale[index * shades // len(names)]) for index, name in enumerate(names)}
 
 
 def in_legend(names: Sequence[str]) -> list[str]:
@@ -248,16 +254,28 @@ class ModelKey:
 
     def look(self, rows: pd.DataFrame) -> Look:
         """How rows of one model are drawn."""
-        first = rows.iloc[0]
-        other = self.styles.get(str(first.get("block" if self.by == "size" else "size", "")), 0)
-        marker = self.patches.get(first["patch_size"], MARKERS[0])
-        return Look(self.colours[str(first[self.by])], marker, _FILLS[other % len(_FILLS)], line_style(other))
+        second = "block" if self.by == "size" else "size"
+        other = self.styles.get(str(rows[second].iat[0]), 0) if second in rows else 0
+        patch: Any = rows["patch_size"].iat[0]
+        marker = self.patches.get(patch, MARKERS[0])
+        return Look(self.colours[str(rows[self.by].iat[0])], marker, _FILLS[other % len(_FILLS)], line_style(other))
 
     def runs(self, rows: pd.DataFrame) -> Iterator[tuple[Look, pd.DataFrame]]:
         """Look and rows of every model."""
         columns = [*SHAPE, "block"] if "block" in rows else SHAPE
         for _, run in rows.groupby(columns, dropna=False):
             yield self.look(run), run
+
+    def looks(self, rows: pd.DataFrame) -> Iterator[tuple[Look, npt.NDArray[np.intp]]]:
+        """The places of the rows by how their models are drawn; several models of a large study look alike."""
+        columns = [*SHAPE, "block"] if "block" in rows else SHAPE
+        model = rows.groupby(columns, dropna=False).ngroup().to_numpy()
+        _, firsts, model = np.unique(model, return_index=True, return_inverse=True)
+        found: dict[Look, list[int]] = {}
+        for number, first in enumerate(firsts):
+            found.setdefault(self.look(rows.iloc[first : first + 1]), []).append(number)
+        for look, numbers in found.items():
+            yield look, np.flatnonzero(np.isin(model, numbers))
 
     def handles(self, rows: pd.DataFrame, markers: bool = True) -> list[Line2D]:
         """Legend entries of what the rows hold: colours, then patch sizes (with `markers`), then the other column."""

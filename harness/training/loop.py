@@ -313,7 +313,7 @@ class Trainer:
         self._objective = build(cell.diffusion)
         make_ready(state.network, compiled=options.compiled, recompute=options.recompute)
         self._model = self._averaging()
-        self._feed = Feed(cell, data, self._objective, ranks.share(cell.training.batch_size), options.device)
+        self.feed = Feed(cell, data, self._objective, ranks.share(cell.training.batch_size), options.device)
         self.meter = Meter(options.device)
         self.meter.set(state.window.of(ranks.rank, ranks.world), state.window.steps)
 
@@ -323,7 +323,7 @@ class Trainer:
         Also a loss that is not finite changes the weights: ask the meter before they are kept.
         """
         cell, state, ranks = self._cell, self._state, self._ranks
-        inputs, precision = self._feed(state.step), cell.training.precision
+        inputs, precision = self.feed(state.step), cell.training.precision
         count = len(inputs.x0)
         size = count if self._micro_batch is None else self._micro_batch
         passed: list[Tensor] = []  # losses, each weighted by its share of the images
@@ -346,7 +346,7 @@ class Trainer:
 
     def close(self) -> None:
         """Make no inputs any more."""
-        self._feed.close()
+        self.feed.close()
 
     def _averaging(self) -> nn.Module:
         """The network as the ranks train it together.

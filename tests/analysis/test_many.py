@@ -11,6 +11,8 @@ import pytest
 
 from analysis import csvfile
 from analysis.figures.quality import residual_maps
+from analysis.figures.scaling import draw_points
+from analysis.figures.style import ModelKey
 from analysis.figures.training import loss_with_zoom, over_steps
 from analysis.fit import common
 from analysis.fit.residuals import Residuals
@@ -46,6 +48,16 @@ def test_of_many_curves_some_are_drawn_one_seed_a_model(models: int, drawn: int)
         faint = [line for line in figure.axes[0].lines if line.get_alpha() is not None]
         assert len(faint) == drawn
         assert all(max(np.asarray(line.get_ydata(), float)) <= 1 for line in faint)  # of seed 0
+
+
+@pytest.mark.parametrize(("models", "artists"), [(5, 5), (20, 20), (100, 24)])
+def test_models_that_look_alike_are_drawn_at_once(models: int, artists: int) -> None:
+    table = curves(models, seeds=2, steps=1)
+    axes = Mock()
+    draw_points(axes, table, "depth", "loss", ModelKey.of(table))
+    drawn = [call.args[0] for call in axes.plot.call_args_list]
+    assert len(drawn) == artists
+    assert sorted(np.concatenate(drawn)) == sorted(table["depth"])
 
 
 def test_few_curves_are_all_drawn() -> None:

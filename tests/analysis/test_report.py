@@ -69,6 +69,11 @@ def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.page.save", save)
 
 
+def test_the_committed_report_of_the_paper_is_of_this_code(paper: Path) -> None:
+    for name in ("fits.json", "report.md"):
+        assert (paper / name).read_text() == (PAPER / name).read_text(), "run `make paper`, and commit what it writes"
+
+
 def test_the_paper(paper: Path) -> None:
     names = {path.stem for path in (paper / "figures").glob("*.png")}
     for suffix in ("svg", "pdf"):
