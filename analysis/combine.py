@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -146,14 +146,16 @@ def _copy_pictures(folders: Sequence[Path], folder: Path, cells: set[str]) -> No
             cell = path.stem.rpartition("-")[2]
             if cell in cells:
                 found.setdefault(cell, path)
-        for path in found.values():
-            (folder / where).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / where / path.name)
+        _copy(found.values(), folder / where)
 
 
 def _copy_cards(folders: Sequence[Path], folder: Path) -> None:
     """Copy the cards of the studies' own networks, and remove those of an earlier time."""
     shutil.rmtree(folder / CARDS, ignore_errors=True)
-    for path in (path for source in folders for path in sorted((source / CARDS).glob("*"))):
-        (folder / CARDS).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / CARDS / path.name)
+    _copy((path for source in folders for path in sorted((source / CARDS).glob("*"))), folder / CARDS)
+
+
+def _copy(paths: Iterable[Path], folder: Path) -> None:
+    for path in paths:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / path.name)

@@ -10,9 +10,7 @@ import pandas as pd
 from analysis.conditions import CONDITIONS
 from analysis.fit.common import floats
 from analysis.names import BASELINE, DEFAULT_OBJECTIVE, shape_names, without_shape
-
-#: Largest relative difference in compute of two networks of different kinds that are compared.
-MATCHED = 0.05
+from harness.runs.columns import MATCHED
 
 #: Fields of a recipe that only a DiT has.
 _DIT_FIELDS = frozenset({"heads", "mlp_ratio", "qk_norm"})

@@ -8,13 +8,13 @@ import pandas as pd
 
 from analysis.compare import BlockComparison, block_slopes, compare_blocks, describe
 from analysis.conditions import Group, comparable_groups
-from analysis.designs import MATCHED
 from analysis.figures.blocks import block_bars, block_curves
 from analysis.names import BASELINE, METRIC, block_name, design_noun, slug
 from analysis.page import Page, Section
 from analysis.printed import block_slope_table, block_table, plain
 from analysis.recipes import not_compared, without_other_recipes
 from analysis.slices import scaling_slices, variants
+from harness.runs.columns import MATCHED
 
 _OPENING = (
     "Each design (block, network or objective) against adaLN-Zero at the same shape, batch, recipe and training step; "

@@ -40,9 +40,6 @@ class Features:
     spatial: Tensor | None = None
 
 
-#: File of the weights of an extractor trained here, in its folder (see `harness.runs.study.Shared`).
-TRAINED_WEIGHTS = "extractor.safetensors"
-
 #: Maps images uint8 (n, C, H, W) on the device to features: (n, d) alone, or a `Features`.
 Network = Callable[[Tensor], Tensor | Features]
 
@@ -157,7 +154,7 @@ def weights_of(choice: ExtractorChoice, data: Data, resources: Resources, shared
         return resources.weights_of(choice)
     if shared is None:
         raise InputError(f"evaluation.extractor {choice.name}: a trained extractor needs a folder of results")
-    return str(shared.extractor_folder(choice.folder_name(data)) / TRAINED_WEIGHTS)
+    return str(shared.extractor_weights(choice.folder_name(data)))
 
 
 def find(name: ExtractorChoice) -> Extractor:

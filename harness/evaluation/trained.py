@@ -27,7 +27,7 @@ from harness.data.dataset import Images, LoadedData
 from harness.data.draws import stream
 from harness.errors import InputError
 from harness.evaluation.classifier import Architecture, Classifier, Weights, extract, infer, read_weights, with_weights
-from harness.evaluation.extractors import TRAINED_WEIGHTS, Extractor, Features, Network
+from harness.evaluation.extractors import Extractor, Features, Network
 from harness.evaluation.references import once
 from harness.evaluation.soundness import checks
 from harness.evaluation.train_extractor import Recipe, make_card, train
@@ -105,7 +105,7 @@ class Wanted:
 
     def is_trained(self, shared: Shared) -> bool:
         """Whether it is there."""
-        return (self.folder(shared) / TRAINED_WEIGHTS).is_file()
+        return shared.extractor_weights(self.folder(shared).name).is_file()
 
 
 def train_once(
@@ -130,7 +130,7 @@ def train_once(
     """
 
     def read(folder: Path) -> Weights | None:
-        if not (path := folder / TRAINED_WEIGHTS).exists():
+        if not (path := shared.extractor_weights(folder.name)).exists():
             return None
         try:
             return read_weights(path)
@@ -141,7 +141,9 @@ def train_once(
     def write(folder: Path, made: Weights) -> None:
         document = {"card": json.dumps(made.card, sort_keys=True, allow_nan=False)}
         write_json(shared.extractor_card(folder.name), made.card)
-        write_atomic(folder / TRAINED_WEIGHTS, lambda temporary: save_file(made.tensors, temporary, document))
+        write_atomic(
+            shared.extractor_weights(folder.name), lambda temporary: save_file(made.tensors, temporary, document)
+        )
 
     def make() -> Weights:
         return _trained(wanted, load(), device, watch)

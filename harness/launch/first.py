@@ -20,7 +20,7 @@ def trained_first(sweep: Sweep, cells: Iterable[Cell], shared: Shared) -> dict[s
     gmacs: dict[str, float] = {}
     for data, asked in {(cell.data, sweep.evaluations_of(cell)) for cell in cells}:
         for choice in (evaluation.extractor for evaluation in asked):
-            if isinstance(choice, TrainedExtractor) and not shared.extractor_card(choice.folder_name(data)).exists():
+            if isinstance(choice, TrainedExtractor) and not shared.extractor_weights(choice.folder_name(data)).exists():
                 forward = choice.gmacs(data.image_shape) * choice.batch_size * choice.steps
                 gmacs[f"extractor {choice.name} on {data.name}"] = 3 * forward
         vae = data.vae

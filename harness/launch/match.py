@@ -8,13 +8,11 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.model.cost import Cost, count, count_cell
+from harness.runs.columns import MATCHED
 from harness.spec.cell import Cell
 from harness.spec.data import InputShape
 from harness.spec.model import ModelSpec, UNetSpec
 from sweeps.toml import as_toml
-
-#: Two networks are matched if their multiply-adds differ by at most this share.
-MATCHED = 0.05
 
 #: Groups of the norms that are tried where no U-Net is given, the usual number first; fewer make finer steps of width.
 _GROUPS = (32, 16, 8, 4, 2, 1)

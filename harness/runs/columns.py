@@ -229,6 +229,9 @@ PROTOCOL_COLUMNS = (
     "labels", "ema",
 )  # fmt: skip
 
+#: Two networks are of equal compute if their `gmacs` differ by at most this share.
+MATCHED = 0.05
+
 #: What the literature calls a metric in the feature space of the published Inception weights, and only there.
 PUBLISHED_TITLES = {"frechet": "FID", "sfid": "sFID", "kid": "KID", "inception_score": "IS"}
 

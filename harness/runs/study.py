@@ -171,6 +171,10 @@ class Shared:
         """A feature extractor trained here, by `<data>-<id>`."""
         return self.root / "_extractors" / name
 
+    def extractor_weights(self, name: str) -> Path:
+        """Its weights; they are there when it is trained."""
+        return self.extractor_folder(name) / "extractor.safetensors"
+
     def extractor_card(self, name: str) -> Path:
         """What it is worth, for people."""
         return self.extractor_folder(name) / "card.json"

@@ -15,7 +15,7 @@ from harness.data.dataset import Images, LoadedData
 from harness.data.sources import load
 from harness.errors import InputError, NonFiniteError
 from harness.evaluation.classifier import Architecture, Classifier
-from harness.evaluation.extractors import TRAINED_WEIGHTS, extractor_label, weights_of
+from harness.evaluation.extractors import extractor_label, weights_of
 from harness.evaluation.features import Extraction
 from harness.evaluation.soundness import blurred, checks, with_noise
 from harness.evaluation.train_extractor import turned
@@ -57,7 +57,7 @@ def test_the_same_bits_twice_and_others_of_another_seed(tmp_path: Path, digits: 
         torch.manual_seed(len(files))  # whatever the caller did
         one, shared = wanted(seed=seed), Shared(tmp_path / name)
         card = train_once(one, lambda: digits, shared)
-        files.append((one.folder(shared) / TRAINED_WEIGHTS).read_bytes())
+        files.append(shared.extractor_weights(one.folder(shared).name).read_bytes())
         hashes.append(card["content_hash"])
     assert files[0] == files[1]
     assert len({*hashes}) == 2
@@ -117,7 +117,7 @@ def test_stopped_while_it_trains_it_leaves_nothing(tmp_path: Path, digits: Loade
 def test_a_damaged_one_is_trained_anew(tmp_path: Path, digits: LoadedData, caplog: pytest.LogCaptureFixture) -> None:
     one, shared = wanted(), Shared(tmp_path)
     train_once(one, lambda: digits, shared)
-    file = one.folder(shared) / TRAINED_WEIGHTS
+    file = shared.extractor_weights(one.folder(shared).name)
     whole = file.read_bytes()
     file.write_bytes(whole[:-9])
     with pytest.raises(InputError, match="no readable extractor weights"):

@@ -14,11 +14,12 @@ from harness.cli.main import main
 from harness.data.sources import load
 from harness.errors import InputError
 from harness.evaluation.generate import Generator, generate, load_weights
-from harness.launch.match import MATCHED, matches
+from harness.launch.match import matches
 from harness.launch.plan import plan
 from harness.model.cost import count, count_cell
 from harness.runs.cellruns import cell_runs
 from harness.runs.collect import _recipe
+from harness.runs.columns import MATCHED
 from harness.runs.state import Run
 from harness.runs.study import Study
 from harness.spec.cell import Cell
