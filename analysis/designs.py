@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ def by_design(table: pd.DataFrame) -> pd.DataFrame:
       all else was measured alike, their rows have the names of both and so compare.
     - `place` is what designs must share: the shape; for a network without depth and width the shape of the DiT whose
       compute is nearest, if it is within `MATCHED`. Of several such models of one design the nearest one has the place.
-      Its `recipe` is that of the DiT, if they differ in fields alone that only a DiT has.
+      Its `recipe` is that of the DiT, if they differ in no more than what `_recipes` says.
     """
     table = table.assign(objective=table["objective"].replace("", DEFAULT_OBJECTIVE))
     if table["objective"].nunique() > 1:
@@ -72,11 +73,23 @@ def _places(table: pd.DataFrame) -> pd.Series[str]:
 
 
 def _recipes(table: pd.DataFrame) -> pd.Series[str]:
+    """The recipes; of a network without a shape that of its DiT, if that is the only one which differs in no more.
+
+    They may differ in fields that only a DiT has, and then in the learning rate: each network has its own best one.
+    """
     shapeless = without_shape(table)
-    dits = table[~shapeless & (table["block"] == BASELINE)]
-    known = {
-        (place, "; ".join(field for field in recipe.split("; ") if field.partition("=")[0] not in _DIT_FIELDS)): recipe
-        for place, recipe in zip(dits["place"], dits["recipe"], strict=True)
-    }
-    own = [known.get(key, key[1]) for key in zip(table["place"], table["recipe"], strict=True)]
-    return table["recipe"].where(~shapeless, pd.Series(own, index=table.index, dtype=object))
+    is_dit = ~shapeless & (table["block"] == BASELINE)
+    recipes = table["recipe"].where(~shapeless, table["recipe"].map(lambda recipe: _without(recipe, _DIT_FIELDS)))
+    found = pd.Series(False, index=table.index)
+    for lacking in (_DIT_FIELDS, _DIT_FIELDS | {"learning_rate"}):
+        bare = table["recipe"].map(lambda recipe, lacking=lacking: _without(recipe, lacking))
+        keys = pd.Series(zip(table["place"], bare, strict=True), index=table.index)
+        of_dits = table["recipe"][is_dit].groupby(keys[is_dit]).agg(["first", "nunique"])
+        alone = table["recipe"].groupby([table["block"], keys]).transform("nunique") == 1
+        taken = shapeless & alone & ~found & keys.isin(of_dits.index[of_dits["nunique"] == 1])
+        recipes, found = recipes.where(~taken, keys.map(of_dits["first"])), found | taken
+    return recipes
+
+
+def _without(recipe: str, fields: Collection[str]) -> str:
+    return "; ".join(field for field in recipe.split("; ") if field.partition("=")[0] not in fields)

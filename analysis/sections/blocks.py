@@ -18,7 +18,8 @@ from harness.runs.columns import MATCHED
 
 _OPENING = (
     "Each design (block, network or objective) against adaLN-Zero at the same shape, batch, recipe and training step; "
-    f"a network of another kind against the DiT whose Gflops are nearest, at most {100 * MATCHED:.0f} % apart."
+    f"a network of another kind against the DiT whose Gflops are nearest, at most {100 * MATCHED:.0f} % apart, at a "
+    "learning rate of its own where it has one."
 )
 _MOST_SHAPES = 4  # shapes with figures of their own, the largest first
 

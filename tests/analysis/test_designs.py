@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.answers import answers
 from analysis.compare import compare_blocks
 from analysis.conditions import comparable_groups, describe_conditions
+from analysis.designs import by_design
 from analysis.recipes import not_compared
 from analysis.slices import LOSS, scaling_slices
 from analysis.table import load_studies, load_study
@@ -103,6 +104,13 @@ def test_a_network_is_compared_with_the_dit_of_its_compute(tmp_path: Path) -> No
         ("unet", "d4-w64/2", "worse"),  # the largest differs in compute by a fifth
     ]
     assert not not_compared(load(tmp_path, dits, unets))
-    other = [row | {"recipe": "learning_rate=0.001"} for row in unets]
-    assert len(not_compared(load(tmp_path, dits, other))) == 2
+    own_rate = [row | {"recipe": "learning_rate=0.001"} for row in unets]
+    table = load(tmp_path, dits, own_rate)
+    assert compare_blocks(table) == found
+    assert not not_compared(table)
+    clipped = [row | {"recipe": "learning_rate=0.001; gradient_clip=1.0"} for row in unets]
+    assert len(not_compared(load(tmp_path, dits, clipped))) == 2
+    again = [row | {"cell": f"{row['cell']}x", "name": f"{row['name']}x"} for row in own_rate]
+    two_rates = by_design(load(tmp_path, dits, own_rate, [row | {"recipe": "learning_rate=0.01"} for row in again]))
+    assert set(two_rates["recipe"][two_rates["block"] == "unet"]) == {"learning_rate=0.001", "learning_rate=0.01"}
     assert found[0].gmacs == 1.04 * found[0].baseline_gmacs
