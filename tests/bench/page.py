@@ -18,9 +18,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 _OPENING = f"""# Performance
 
-`make bench` measures all parts; `python -m tests.bench --write PART` measures one anew and keeps the others. Nothing else
-should run meanwhile. A and B are taken in turn in one run, A B A B; B / A is the median of the ratios of {ROUNDS} pairs (least to
-most), unless a part says otherwise. A and B themselves, in milliseconds, are of the machine named.
+`make bench` measures all parts; `python -m tests.bench --write PART` measures one anew and keeps the others, with
+nothing else running. A and B are taken in turn in one run, A B A B; B / A is the median of the ratios of {ROUNDS} pairs
+(least to most), unless a part says otherwise. A and B themselves, in milliseconds, are of the machine named.
 [performance.json](performance.json) holds the same.
 """
 
