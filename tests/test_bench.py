@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.bench import page
 from tests.bench.__main__ import ORDER
-from tests.bench.pairs import pair
+from tests.bench.pairs import Told, pair
 
 
 def test_a_part_is_written_in_its_place(tmp_path: Path) -> None:
-    row = pair("nothing", ("a", lambda: 1.0), ("b", lambda: 2.0), rounds=3)
+    row = pair("nothing", ("a", lambda: Told(1)), ("b", lambda: Told(2)), rounds=3)
     page.write("ranks", {"rows": [row._asdict()]}, ORDER, tmp_path)
     page.write("host", {"rows": [row._asdict()]}, ORDER, tmp_path)
     page.write("commands", {"commands": [("plan", "1 s")], "notes": ["", "made up"]}, ORDER, tmp_path)
@@ -23,3 +23,7 @@ def test_a_part_is_written_in_its_place(tmp_path: Path) -> None:
     assert "| plan | 1 s |" in text
     assert "made up" in text
     assert "Not measured yet: training, besides, gpu, start, sampling, distance." in text
+
+
+def test_a_number_that_a_work_returns_is_no_time() -> None:
+    assert pair("nothing", ("a", lambda: 5.0), ("b", lambda: 5.0), rounds=1).a < 1000

@@ -17,7 +17,7 @@ from harness.spec.resources import Recording
 from harness.training.hooks import Hooks, Report
 from harness.training.loop import Options, train
 from harness.training.state import TrainState
-from tests.bench.pairs import Row, pair
+from tests.bench.pairs import Row, Told, pair
 from tests.bench.training import SETTINGS, Setting, source
 
 #: Pairs of a row, whose calls take seconds to minutes.
@@ -38,7 +38,7 @@ def besides(setting: Setting, *, compiled: bool) -> Row:
     """Steps without EMA, log and checkpoints, against the steps from one checkpoint to the next one."""
     data = source(setting)
 
-    def timed(steps: int, checkpoint_seconds: float | None, is_edge: Callable[[Run, float], bool]) -> float:
+    def timed(steps: int, checkpoint_seconds: float | None, is_edge: Callable[[Run, float], bool]) -> Told:
         """Seconds of a step of a training of so many steps, between the first two looks that are edges."""
         recipe = setting.cell.training.model_copy(update={"steps": steps})
         cell = setting.cell.model_copy(update={"training": recipe})
@@ -60,14 +60,14 @@ def besides(setting: Setting, *, compiled: bool) -> Row:
             with contextlib.suppress(_EnoughError):
                 train(cell, data, run, options, Hooks(writing=hold.writing, report=report))
         (before, begun), (after, ended) = edges
-        return (ended - begun) / (after - before)
+        return Told((ended - begun) / (after - before))
 
-    def alone() -> float:
+    def alone() -> Told:
         marks = [*_ALONE]
         with mock.patch.object(TrainState, "average"):
             return timed(_ENDLESS, _ENDLESS, lambda _, passed: passed >= marks[0] and bool(marks.pop(0)))
 
-    def whole() -> float:
+    def whole() -> Told:
         seen = set[Path]()
 
         def has_new_state(run: Run, passed: float) -> bool:

@@ -14,6 +14,7 @@ from harness.spec.cell import Cell
 from harness.training.hooks import Hooks, Report
 from harness.training.loop import Options, train
 from harness.training.ranks import Ranks
+from tests.bench.pairs import Told
 
 #: Steps before the first call returns: compilation, and the first look at the clock.
 _WARM = 3
@@ -46,13 +47,13 @@ class Ongoing:
         self._thread.start()
         self._wait()
 
-    def __call__(self) -> float:
+    def __call__(self) -> Told:
         """Go on for some steps; the seconds that `steps` of them take."""
         first, begun = self._done, time.perf_counter()
         self._until = first + self._steps
         self._go.set()
         self._wait()
-        return (self._told - begun) / (self._done - first) * self._steps
+        return Told((self._told - begun) / (self._done - first) * self._steps)
 
     def close(self) -> None:
         """End the training."""

@@ -19,7 +19,7 @@ from harness.training.hooks import Hooks
 from harness.training.loop import Options, train
 from harness.training.ranks import Ranks, meet
 from tests.bench.ongoing import Ongoing
-from tests.bench.pairs import Row, pair
+from tests.bench.pairs import Row, Told, pair
 from tests.bench.training import S4, Setting, source
 
 #: 32 images a step, whatever the number of ranks.
@@ -54,11 +54,10 @@ class Group:
         for process in self._processes:
             process.start()
 
-    def __call__(self) -> float:
+    def __call__(self) -> Told:
         """Go on for some steps."""
         self._pipe.send(True)
-        told: float = self._pipe.recv()
-        return told
+        return Told(self._pipe.recv())
 
     def close(self) -> None:
         """End the trainings."""

@@ -7,18 +7,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.pairs import Row, pair
+from tests.bench.pairs import Row, Told, pair
 from tests.small_study import Bench, sweep_text
 
 
-def _first_step() -> float:
+def _first_step() -> Told:
     """Seconds from the claim of a cell of one step to its weights, which are written after that step."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), sweep_text("depth = [2]", steps=1))
         assert bench.launch("--slots", "1").returncode == 0
         (run,) = bench.runs().values()
         (weights,) = run.glob("checkpoints/weights-*")
-        return weights.stat().st_mtime - (run / "attempts" / "001.json").stat().st_mtime
+        return Told(weights.stat().st_mtime - (run / "attempts" / "001.json").stat().st_mtime)
 
 
 def rows() -> list[Row]:
