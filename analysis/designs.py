@@ -80,14 +80,13 @@ def _recipes(table: pd.DataFrame) -> pd.Series[str]:
     shapeless = without_shape(table)
     is_dit = ~shapeless & (table["block"] == BASELINE)
     recipes = table["recipe"].where(~shapeless, table["recipe"].map(lambda recipe: _without(recipe, _DIT_FIELDS)))
-    found = pd.Series(False, index=table.index)
     for lacking in (_DIT_FIELDS, _DIT_FIELDS | {"learning_rate"}):
         bare = table["recipe"].map(lambda recipe, lacking=lacking: _without(recipe, lacking))
         keys = pd.Series(zip(table["place"], bare, strict=True), index=table.index)
         of_dits = table["recipe"][is_dit].groupby(keys[is_dit]).agg(["first", "nunique"])
         alone = table["recipe"].groupby([table["block"], keys]).transform("nunique") == 1
-        taken = shapeless & alone & ~found & keys.isin(of_dits.index[of_dits["nunique"] == 1])
-        recipes, found = recipes.where(~taken, keys.map(of_dits["first"])), found | taken
+        taken = shapeless & alone & keys.isin(of_dits.index[of_dits["nunique"] == 1])
+        recipes = recipes.where(~taken, keys.map(of_dits["first"]))
     return recipes
 
 

@@ -70,10 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     sweep = load_sweep(given.sweep)
     chosen = sorted(random.Random(given.seed).sample(sorted(sweep.cells()), given.cells))
     with tempfile.TemporaryDirectory() as folder:
-        for verb in ("launch", "collect"):
-            some = [part for name, _ in chosen for part in ("--cell", name)] if verb == "launch" else []
-            command = [sys.executable, "-m", "harness.cli", verb, str(given.sweep), "--results", folder, *some]
-            subprocess.run(command, check=True)
+        some = [part for name, _ in chosen for part in ("--cell", name)]
+        command = [sys.executable, "-m", "harness.cli", "launch", str(given.sweep), "--results", folder, *some]
+        subprocess.run(command, check=True)  # it writes the tables, too
         names = {cell.id: name for name, cell in chosen}
         lines = compare(given.results / sweep.study, Path(folder) / sweep.study, list(names))
     for line in lines:

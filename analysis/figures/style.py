@@ -262,17 +262,14 @@ class ModelKey:
 
     def runs(self, rows: pd.DataFrame) -> Iterator[tuple[Look, pd.DataFrame]]:
         """Look and rows of every model."""
-        columns = [*SHAPE, "block"] if "block" in rows else SHAPE
-        for _, run in rows.groupby(columns, dropna=False):
+        for _, run in _models(rows):
             yield self.look(run), run
 
     def looks(self, rows: pd.DataFrame) -> Iterator[tuple[Look, npt.NDArray[np.intp]]]:
         """The places of the rows by how their models are drawn; several models of a large study look alike."""
-        columns = [*SHAPE, "block"] if "block" in rows else SHAPE
-        model = rows.groupby(columns, dropna=False).ngroup().to_numpy()
-        _, firsts, model = np.unique(model, return_index=True, return_inverse=True)
+        model = _models(rows).ngroup().to_numpy()
         found: dict[Look, list[int]] = {}
-        for number, first in enumerate(firsts):
+        for number, first in enumerate(np.unique(model, return_index=True)[1]):
             found.setdefault(self.look(rows.iloc[first : first + 1]), []).append(number)
         for look, numbers in found.items():
             yield look, np.flatnonzero(np.isin(model, numbers))
@@ -300,6 +297,11 @@ class ModelKey:
 
     def _name(self, name: str) -> str:
         return block_name(name) if self.by == "block" else name
+
+
+def _models(rows: pd.DataFrame) -> Any:
+    """The rows grouped by model."""
+    return rows.groupby([*SHAPE, "block"] if "block" in rows else SHAPE, dropna=False)
 
 
 def _blocks_of(table: pd.DataFrame) -> tuple[list[str], list[str]]:

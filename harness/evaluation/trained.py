@@ -105,7 +105,7 @@ class Wanted:
 
     def is_trained(self, shared: Shared) -> bool:
         """Whether it is there."""
-        return shared.extractor_weights(self.folder(shared).name).is_file()
+        return shared.extractor_weights(self.choice.folder_name(self.data)).is_file()
 
 
 def train_once(
