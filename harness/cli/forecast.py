@@ -36,7 +36,7 @@ def forecast(
     whether the interval holds it, and the interval score against the plain power law.
 
     \b
-    dit-harness forecast fashion-scaling --cell sweeps/fashion-large.toml:d8-w160-p4
+    dit-harness forecast fashion-scaling --cell sweeps/fashion-large.toml:d6-w128-p4
     """
     os.environ["MPLBACKEND"] = "agg"
     from analysis.forecasts import FILE, as_json, load_forecasts
