@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.answer import Answer, Unfinished, cannot, merged, minus
+from analysis.equal import equal_answer
 from analysis.fit.common import FAR, FEW_POINTS
 from analysis.fit.lines import LineFit
 from analysis.names import METRIC, block_name, plural
@@ -98,8 +99,9 @@ def _answers_of(topic: Topic, found: SliceFits, curves: pd.DataFrame, several: b
     compute = [_compute(found)]
     if piece.group.table["block"].nunique() > 1:
         compute.insert(len(found.fits) and 1, blocks_answer(compared, piece))
+    equal = equal_answer(found.pairs, piece.metric)
     told = [
-        *compute, converged(piece, fall), memory, _larger(found),
+        *compute, *([equal] if equal else []), converged(piece, fall), memory, _larger(found),
         Answer(_NEXT, _next(found, compared, fall, copied, missing)),
     ]  # fmt: skip
     return [replace(answer, about=topic.about) for answer in told] if several else told

@@ -1,10 +1,9 @@
-"""Compare designs at the same shape, and shapes at the same compute; claim no more than the seeds show."""
+"""Compare designs at the same shape; claim no more than the seeds show."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import pandas as pd
 from analysis.conditions import require_comparable
 from analysis.fit.common import Array, Pair, floats, pair, range_flags
 from analysis.judge import Sides
-from analysis.names import BASELINE, METRIC, SHAPE, block_name, shape_name
+from analysis.names import BASELINE, METRIC, SHAPE, block_name
 from analysis.recipes import SAME_PLACE, without_other_recipes
 from analysis.slices import per_shape, require_repeats
 from analysis.trainings import training_of
@@ -173,46 +172,6 @@ def compare_blocks(
                 )
             )
     return sorted(found, key=lambda c: (c.baseline_gmacs, c.shape, c.step))
-
-
-@dataclass(frozen=True)
-class ComputePair:
-    """Two shapes of about the same compute, and how far apart their metrics are."""
-
-    better: str
-    worse: str
-    gmacs: Pair  #: of the better and the worse
-    metrics: Pair
-
-    @property
-    def ratio(self) -> float:
-        """Worse metric over better metric; 1 if equal compute buys an equal metric."""
-        return self.metrics[1] / self.metrics[0]
-
-
-def equal_compute_pairs(table: pd.DataFrame, metric: str = METRIC, within: float = 0.25) -> list[ComputePair]:
-    """Pairs of models whose compute differs by less than `within`: does equal compute buy an equal metric?
-
-    Args:
-        table: comparable rows, one per model (`analysis.table.per_shape`), of one block and step, metric > 0.
-        metric: its column; lower is better.
-        within: largest relative difference in compute.
-
-    Returns:
-        Pairs ordered by the ratio of their metrics, largest first.
-
-    Raises:
-        InputError: rows that were measured differently.
-    """
-    require_comparable(table)
-    pairs = []
-    for one, other in combinations(table.to_dict("records"), 2):
-        if abs(math.log(one["gmacs"] / other["gmacs"])) < math.log(1 + within) and min(one[metric], other[metric]) > 0:
-            good, bad = sorted((one, other), key=lambda row: float(row[metric]))
-            better, worse = (shape_name(row["size"], row["patch_size"]) for row in (good, bad))
-            gmacs, metrics = ((float(good[key]), float(bad[key])) for key in ("gmacs", metric))
-            pairs.append(ComputePair(better, worse, gmacs, metrics))
-    return sorted(pairs, key=lambda pair: (-pair.ratio, pair.better, pair.worse))
 
 
 @dataclass(frozen=True)

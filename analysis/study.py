@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.compare import ComputePair, equal_compute_pairs
+from analysis.equal import ComputePair, equal_compute_pairs
 from analysis.fit.bootstrap import Bootstrap, bootstrap_exponent, bootstrap_floor, bootstrap_interaction
 from analysis.fit.common import FAR, CannotFitError, floats
 from analysis.fit.floor import FloorFit, fit_floor
@@ -146,7 +146,7 @@ def fit_slice(piece: Slice) -> SliceFits:
         held=tuple(held),
         ranking=tuple(rank_forms(held)),
         forecasts=tuple(_forecasts(fits, rows)),
-        pairs=tuple(equal_compute_pairs(rows, column)),
+        pairs=tuple(equal_compute_pairs(piece.table, column)),
         omitted=tuple(omitted),
     )
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.compare import compare_blocks, equal_compute_pairs
+from analysis.compare import compare_blocks
 from analysis.conditions import comparable_groups
+from analysis.equal import equal_compute_pairs
 from analysis.fit.bootstrap import bootstrap_exponent
 from analysis.fit.floor import _deviance, _floor_solution, fit_floor
 from analysis.fit.lines import correlate, fit_line
