@@ -32,6 +32,9 @@ ASSUMED_GMACS_PER_S = 25.0
 
 ASSUMED_BLOCK_SECONDS = 0.8e-3
 
+#: Assumed seconds of one CPU thread to score a sample once, beyond the extractor's multiply-adds: neighbours above all.
+ASSUMED_SCORE_SECONDS = 2e-3
+
 #: Assumed speed of one GPU, in 1e12 floating-point operations per second: about a third of an A100's peaks.
 ASSUMED_TFLOPS: dict[Precision, float] = {"fp32": 6.5, "tf32": 50.0, "bf16": 100.0}
 
@@ -58,6 +61,7 @@ class Work:
     steps: int
     layers: int
     passes: int  #: forward passes of one image each, while sampling
+    scored: int  #: samples, as often as they are scored
     train_gmacs: float
     sampling_gmacs: float
     decoding_gmacs: float
@@ -84,6 +88,7 @@ def work_of(cell: Cell, evaluations: Sequence[Evaluation], macs: int) -> Work:
         steps=recipe.steps,
         layers=cell.model.layers,
         passes=passes,
+        scored=sum(count for e, count in images if e.extractor),
         train_gmacs=3 * gmacs * recipe.batch_size * recipe.steps,
         sampling_gmacs=passes * gmacs,
         decoding_gmacs=sum(e.samples for e in made) * vae_cost(cell.data).decode / 1e9,
@@ -157,10 +162,13 @@ class Basis:
         """Seconds by assumed speeds: of GPUs, or of one CPU thread."""
         if device == "cuda":
             return 3600 * self.rate.hours(work.gmacs) / ranks
-        return work.steps * ASSUMED_BLOCK_SECONDS * (work.layers + 2) + work.gmacs / ASSUMED_GMACS_PER_S
+        overhead = work.steps * ASSUMED_BLOCK_SECONDS * (work.layers + 2) + work.scored * ASSUMED_SCORE_SECONDS
+        return overhead + work.gmacs / ASSUMED_GMACS_PER_S
 
     def _assumed_rest(self, work: Work, device: str) -> float:
-        return 3600 * self.rate.hours(work.rest) if device == "cuda" else work.rest / ASSUMED_GMACS_PER_S
+        if device == "cuda":
+            return 3600 * self.rate.hours(work.rest)
+        return work.rest / ASSUMED_GMACS_PER_S + work.scored * ASSUMED_SCORE_SECONDS
 
 
 class Probes:

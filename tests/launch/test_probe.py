@@ -83,11 +83,15 @@ def test_a_probe_gives_the_time_and_its_interval(sweep: Sweep) -> None:
     cell = next(sweep.cells()).cell
     work = work_of(cell, sweep.evaluations_of(cell), count_cell(cell).macs)
     basis = Basis(Throughput(1.0, "assumed"), {"cpu": (2.0, 3.0, 7.0)})
-    rest = work.rest / 25
+    rest = work.rest / 25 + 2e-3 * work.scored
     found = basis.estimate(work, "cpu", probe=FOUND)
     passes = 330 * 4
     expected = [round(40 * step + passes * image + rest, 1) for step, image in ((0.5, 0.01), (0.4, 0.005), (0.7, 0.02))]
     assert found == dict(zip(("seconds", "least", "most"), expected, strict=True)) | {"source": "measured by a probe"}
+    once = dataclasses.replace(work, scored=0)
+    assert basis.estimate(work, "cpu")["seconds"] - basis.estimate(once, "cpu")["seconds"] == pytest.approx(
+        3 * 2e-3 * work.scored, abs=0.11
+    ), "scoring takes time, too"
     by_cells = basis.estimate(work, "cpu", probe=Probe(error="failed"))
     assert by_cells["source"] == "measured on 3 finished cells of this machine"
     assert by_cells["least"] is not None
