@@ -15,7 +15,7 @@ from analysis.answer import Answer, Unfinished, cannot, merged, minus
 from analysis.equal import equal_answer
 from analysis.fit.common import FAR, FEW_POINTS
 from analysis.fit.lines import LineFit
-from analysis.names import METRIC, block_name, plural
+from analysis.names import METRIC, block_name, listed, patch_name, plural
 from analysis.numbers import interval, number
 from analysis.settled import Fall, converged, find_fall
 from analysis.slices import LOSS, Slice, scaling_slices
@@ -171,11 +171,24 @@ def _compute(found: SliceFits) -> Answer:
     if low <= 0 <= high:
         said = f"{number(change, 3)} % (95 %: {interval((low, high))} %)"
         text = f"No trend is shown: twice the Gflops change {metric} by {said}"
-        return Answer(question, f"{minus(text)} over {models}.", _trust(found, law))
+        return Answer(question, minus(f"{text} over {models}.{_by_patch(found)}"), _trust(found, law))
     ends = sorted((abs(low), abs(high)))
     verb = "lower" if change < 0 else "raise"
     text = f"Twice the Gflops {verb} {metric} by {number(abs(change), 3)} % (95 %: {interval(ends)} %)"
-    return Answer(question, f"{text}: {law_text(law, metric)} over {models}.", _trust(found, law))
+    text += f": {law_text(law, metric)} over {models}."
+    return Answer(question, minus(f"{text}{_by_patch(found)}"), _trust(found, law))
+
+
+def _by_patch(found: SliceFits) -> str:
+    """What twice the Gflops change within each patch size; empty where fewer than two sizes have enough models."""
+    if not found.slopes:
+        return ""
+    told = [
+        f"{number(_change(law.slope), 3)} % at {patch_name(patch)} "
+        f"({interval(sorted(_change(slope) for slope in law.slope_t))} %, {plural(law.n, 'model')})"
+        for patch, law in found.slopes.items()
+    ]
+    return f" Within one patch size: {listed(*told)}."
 
 
 def law_text(law: LineFit, metric: str) -> str:
@@ -256,7 +269,7 @@ def _larger(found: SliceFits) -> Answer:
     law = found.lines["power law"]
     doubts += [flag for flag in (law.flags if law is not None else ()) if flag not in doubts]
     why = "; ".join(doubts) or "the forms agree, but nothing of that size was trained"
-    return Answer(question, text, f"{'low' if doubts else 'fair'}: {why}")
+    return Answer(question, minus(text), f"{'low' if doubts else 'fair'}: {why}")
 
 
 def _only_block(piece: Slice) -> str:

@@ -29,6 +29,7 @@ def test_the_paper_answers() -> None:
     found = answers(load_published(PAPER), pd.DataFrame())
     compute = asked(found, "What does compute")
     assert "Twice the Gflops lower FID by 22.3 % (95 %: 16.9 to 27.4 %)" in compute.text
+    assert "Within one patch size: −25.6 % at patch 2 (−31.5 to −19.3 %, 4 models), −18.1 % at patch 4" in compute.text
     assert pytest.approx(0.223, abs=5e-4) == 1 - 2**-0.364752
     assert compute.trust.startswith("fair: the law misses a model left out by 20.5 %")
     block = asked(found, "Which block")
