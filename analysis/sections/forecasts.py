@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answer import minus
 from analysis.forecasts import POWER_LAW, Forecast, Outcome, load_forecasts, outcomes
 from analysis.numbers import interval, number
 from analysis.page import Page, Table
@@ -52,13 +53,13 @@ def _verdict(one: Forecast, said: Sequence[Outcome]) -> str:
     lead = said[0]
     text = f"Forecast of {one.metric} of {one.name} by “{lead.said.form}”: {number(lead.said.mean)} "
     text += f"(95 %: {interval((lead.said.low, lead.said.high))})"
-    if lead.truth is None:
-        return f"{text}; it is not measured yet."
-    text += f"; {_word(lead)}: {number(lead.truth)} came out, {lead.off:+.1%} of the forecast".replace("-", "−")
+    if lead.truth is None or lead.off is None:
+        return minus(f"{text}; it is not measured yet.")
+    text += f"; {_word(lead)}: {number(lead.truth)} came out, {100 * lead.off:+.1f} % of the forecast"
     plain = next((o for o in said[1:] if o.said.form == POWER_LAW), None)
     if plain is not None and plain.score and lead.score is not None:
         text += f"; its interval score is {lead.score / plain.score:.2f} times that of the plain power law"
-    return f"{text}."
+    return minus(f"{text}.")
 
 
 def _values(o: Outcome) -> dict[str, Any]:

@@ -84,7 +84,11 @@ def _printed(part: Component | None) -> str:
 
 def _said(part: Component) -> str:
     low, high = map(_percent, part.interval)
-    return f"{_percent(part.sd)} % (95 %: {low} to {high} %; {part.freedom:.0f} degrees of freedom)"
+    return f"{_percent(part.sd)} % (95 %: {low} to {high} %; {_freedom(part)})"
+
+
+def _freedom(part: Component) -> str:
+    return f"{plural(round(part.freedom), 'degree')} of freedom"
 
 
 def _moves(lead: StudyNoise) -> str:
