@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.conditions import comparable_groups
 from analysis.figures.samples import find_samples, sample_sheet
-from analysis.names import METRIC, plural
+from analysis.names import METRIC, listed, plural
 from analysis.page import Page, Section, Table
 from analysis.printed import row_table
 from analysis.table import missing_rows
@@ -144,6 +144,9 @@ def attempts(page: Page, table: pd.DataFrame) -> None:
     counts = table["outcome"].value_counts()
     section.paragraphs.append(", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts.index)) + ".")
     last = table.sort_values("attempt").groupby("cell").tail(1)
+    if "cpu" in last and (kinds := last.loc[last["cpu"] != "", "cpu"].value_counts()).size > 1:
+        machines = listed(*(f"{kind} ({plural(cells, 'cell')})" for kind, cells in kinds.items()))
+        section.paragraphs.append(f"The cells ran on {machines}: one seed gives other bits on each kind of processor.")
     failed = last[last["outcome"].isin(["failed", "lost"])]
     if not failed.empty:
         page.summary.append(f"{plural(len(failed), 'cell')} failed: {', '.join(sorted(failed['name']))}")

@@ -214,6 +214,7 @@ def _attempt_row(attempt: Attempt) -> Row:
         **{f"estimated_{end}": estimate.get(end) for end in ("least", "most")},
         "estimate_source": estimate.get("source"),
         "device": conditions.get("hardware"),
+        "cpu": started.get("machine", {}).get("cpu"),
         **{k: conditions.get(k) for k in ("threads", "ranks", "torch")},
         **{k: started.get(k) for k in ("host", "commit", "diff")},
         "cause": cause_of(attempt),

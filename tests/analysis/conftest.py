@@ -104,7 +104,7 @@ def write_extras(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
                 curves.append({**base, "step": step, "loss_train": loss * 0.9, "loss_heldout": loss * 0.93})
         about = {
             "started": "2025-01-02T03:04:05Z", "ended": "2025-01-02T03:05:05Z", "seconds": 60.0, "host": "machine",
-            "device": "cpu", "threads": 1, "torch": "2.9.1", "commit": "abc1234",
+            "device": "cpu", "cpu": "Fast" if index else "Slow", "threads": 1, "torch": "2.9.1", "commit": "abc1234",
         }  # fmt: skip
         outcome = {"outcome": "done", "message": ""}
         if index == 0:

@@ -175,7 +175,15 @@ def test_a_study(make_study: Callable[..., Path]) -> None:
     assert BAD_MESSAGE in page.text  # shown as text ...
     assert BAD_MESSAGE not in html  # ... and escaped
     assert not [tag for tag, _ in page.tags if tag == "script"]
-    for value in ("2.9.1", "abc1234", "machine", "dit-harness report made-up", "8 done, 1 failed", "non-finite loss"):
+    for value in (
+        "2.9.1",
+        "abc1234",
+        "machine",
+        "dit-harness report made-up",
+        "8 done, 1 failed",
+        "non-finite loss",
+        "The cells ran on Fast (8 cells) and Slow (1 cell)",
+    ):
         assert value in page.text
     assert any("failed" in line for line in result.summary)
     before = digest(folder)
