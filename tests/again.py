@@ -71,9 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     sweep = load_sweep(given.sweep)
     chosen = sorted(random.Random(given.seed).sample(sorted(sweep.cells()), given.cells))
     with tempfile.TemporaryDirectory() as folder:
-        if (
-            judges := given.results / "_extractors"
-        ).is_dir():  # trained on another kind of machine, they judge otherwise
+        judges = given.results / "_extractors"
+        if judges.is_dir():  # trained on another kind of machine, they would judge otherwise
             shutil.copytree(judges, Path(folder) / "_extractors")
         some = [part for name, _ in chosen for part in ("--cell", name)]
         command = [sys.executable, "-m", "harness.cli", "launch", str(given.sweep), "--results", folder, *some]
