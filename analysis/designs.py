@@ -21,8 +21,8 @@ def by_design(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose rows can be compared design by design.
 
     - `block` has the objective too, such as "adaln-zero with flow", where the table holds several objectives.
-    - `sampler`: two objectives have no sampler in common. Where each has one at an equal number of forward passes, and
-      all else was measured alike, their rows have the names of both and so compare.
+    - `sampler`: two objectives have no sampler in common. Where each has one at an equal number of forward passes, within
+      `MATCHED`, and all else was measured alike, their rows have the names of both and so compare.
     - `place` is what designs must share: the shape; for a network without depth and width the shape of the DiT whose
       compute is nearest, if it is within `MATCHED`. Of several such models of one design the nearest one has the place.
       Its `recipe` is that of the DiT, if they differ in no more than what `_recipes` says.
@@ -46,17 +46,30 @@ def _joined_samplers(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     rows = table[table["extractor"] != ""]
     shared = [rows[column] for column in CONDITIONS if column in rows and column not in ("sampler", "sampling_steps")]
-    for _, own in rows.groupby([*shared, passes_of(rows)], dropna=False, sort=False):
-        ways = own[["objective", "sampler", "sampling_steps"]].drop_duplicates()
-        if len(ways) < 2 or not ways["objective"].is_unique:
-            continue
-        if ways["sampling_steps"].nunique() == 1:
-            table.loc[own.index, "sampler"] = " / ".join(ways["sampler"])
-        else:
-            steps = ways["sampler"].str.upper() + " " + ways["sampling_steps"].astype(str) + " steps"
-            table.loc[own.index, "sampler"] = " / ".join(steps)
-            table.loc[own.index, "sampling_steps"] = pd.NA
+    passes = passes_of(rows)
+    near = passes.groupby(shared, dropna=False).transform(_near)
+    for cost in (passes, near):  # of two ways that cost nearly as much as another's, the one of equal cost is taken
+        left = rows.index.difference(table.index[table["sampler"].str.contains(" / ")])
+        for _, own in rows.loc[left].groupby([*(key[left] for key in (*shared, cost))], dropna=False, sort=False):
+            ways = own[["objective", "sampler", "sampling_steps"]].drop_duplicates()
+            if len(ways) < 2 or not ways["objective"].is_unique:
+                continue
+            if ways["sampling_steps"].nunique() == 1:
+                table.loc[own.index, "sampler"] = " / ".join(ways["sampler"])
+            else:
+                steps = ways["sampler"].str.upper() + " " + ways["sampling_steps"].astype(str) + " steps"
+                table.loc[own.index, "sampler"] = " / ".join(steps)
+                table.loc[own.index, "sampling_steps"] = pd.NA
     return table
+
+
+def _near(costs: pd.Series[float]) -> pd.Series[float]:
+    """Each cost as the least one of those that it matches: they differ by at most `MATCHED`."""
+    least: list[float] = []
+    for cost in sorted(set(costs.dropna())):
+        if not least or cost > least[-1] * (1 + MATCHED):
+            least.append(cost)
+    return costs.map(lambda cost: max((first for first in least if first <= cost), default=cost))
 
 
 def _places(table: pd.DataFrame) -> pd.Series[str]:

@@ -69,6 +69,20 @@ def test_samplers_of_other_cost_or_several_do_not_compare(tmp_path: Path) -> Non
     assert len(comparable_groups(several)) == 3
 
 
+def test_samplers_of_nearly_equal_cost_compare(tmp_path: Path) -> None:
+    ddim = DDIM | {"sampling_steps": 25}
+    table = load(tmp_path / "near", rows_of(1.0, **ddim), rows_of(0.8, **HEUN))
+    (group,) = comparable_groups(table)
+    assert "DDIM 25 steps / HEUN 12 steps" in describe_conditions(group.conditions)
+    assert len(compare_blocks(table)) == len(SIZES)
+    far = DDIM | {"sampling_steps": 26}
+    assert len(comparable_groups(load(tmp_path / "far", rows_of(1.0, **far), rows_of(0.8, **HEUN)))) == 2
+    both = load(tmp_path / "both", rows_of(1.0, **DDIM), rows_of(1.1, **ddim, evaluation="c"), rows_of(0.8, **HEUN))
+    names = {describe_conditions(group.conditions) for group in comparable_groups(both)}
+    assert len(names) == 2
+    assert any("DDIM 24 steps / HEUN 12 steps" in name for name in names)
+
+
 def test_one_objective_alone_has_no_other_name(tmp_path: Path) -> None:
     assert set(load(tmp_path, rows_of(0.8, **HEUN))["block"]) == {"adaln-zero"}
 
