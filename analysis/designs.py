@@ -21,8 +21,8 @@ def by_design(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose rows can be compared design by design.
 
     - `block` has the objective too, such as "adaln-zero with flow", where the table holds several objectives.
-    - `sampler`: two objectives have no sampler in common. Where each has one at an equal number of forward passes, within
-      `MATCHED`, and all else was measured alike, their rows have the names of both and so compare.
+    - `sampler`: two objectives have no sampler in common. Where each has one at an equal number of forward passes
+      (within `MATCHED`), and all else was measured alike, their rows have the names of both and so compare.
     - `place` is what designs must share: the shape; for a network without depth and width the shape of the DiT whose
       compute is nearest, if it is within `MATCHED`. Of several such models of one design the nearest one has the place.
       Its `recipe` is that of the DiT, if they differ in no more than what `_recipes` says.
