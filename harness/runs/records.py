@@ -59,6 +59,7 @@ class Started(TypedDict, total=False):
     seeds: dict[str, Any]
     extend: dict[str, str]  # the user's own files: name and hash; a copy is in `extend/<hash>.py`
     host: str
+    machine: dict[str, Any]
     commit: str | None
     diff: str | None
     slurm: dict[str, str]
