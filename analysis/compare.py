@@ -27,13 +27,13 @@ class BlockComparison:
     step: int
     gmacs: float  #: of the block's own model
     baseline_gmacs: float
-    metric: float  #: mean over training seeds
+    metric: float  #: geometric mean over training seeds
     baseline_metric: float
     seeds: int
     baseline_seeds: int
-    seed_sd: float | None  #: standard deviation between training seeds, pooled over both; None: one seed on each side
-    pair_sd: float | None  #: standard deviation of the differences at the same seed; None: not compared in pairs
-    interval: Pair | None  #: 95 % of the difference; None if there are too few seeds
+    seed_sd: float | None  #: SD of ln metric between training seeds, pooled over both; None: one seed on each side
+    pair_sd: float | None  #: SD of the differences of ln metric at the same seed; None: not compared in pairs
+    interval: Pair | None  #: 95 % of the ratio; None if there are too few seeds
     multiplier: float | None  #: compute multiplier of the baseline, see `compute_multiplier`
     multiplier_interval: tuple[float | None, float | None] | None  #: 95 %, from `interval`; None: beyond the baseline
     multiplier_note: str  #: why there is no multiplier; empty if there is one
@@ -42,9 +42,9 @@ class BlockComparison:
     reason: str
 
     @property
-    def difference(self) -> float:
-        """Block minus baseline, in the unit of the metric: positive where the baseline is better."""
-        return self.metric - self.baseline_metric
+    def ratio(self) -> float:
+        """Metric of the block over that of the baseline: above 1 where the baseline is better."""
+        return self.metric / self.baseline_metric
 
     @property
     def pairing_gain(self) -> float | None:
@@ -101,12 +101,12 @@ def compare_blocks(
     What has no partner of its own recipe is left out; `not_compared` names it.
 
     Trainings of two designs that share a seed share their draws. Where all seeds of the side with fewer of them, and
-    two or more, are those of the other side, the seeds in common alone are compared, in pairs: the difference has the t
-    interval of the pairs. Other seeds, two or more a side, have a Welch interval. Sampling seeds of a run are averaged
-    first. The verdict follows from the interval; with one seed it is "inconclusive".
+    two or more, are those of the other side, the seeds in common alone are compared, in pairs: ln of the ratio has the
+    t interval of the pairs. Other seeds, two or more a side, have a Welch interval. Sampling seeds of a run are
+    averaged first. The verdict follows from the interval; with one seed it is "inconclusive".
 
     Args:
-        table: comparable rows; those without the metric are left out.
+        table: comparable rows; those without a positive metric are left out.
         metric: its column; lower is better.
         baseline: the block to compare with.
         seed_sigma: standard deviation of ln(metric) between training seeds, known from elsewhere. It is used where
@@ -118,7 +118,7 @@ def compare_blocks(
     Raises:
         InputError: rows that were measured differently.
     """
-    rows = table[table[metric].notna()]
+    rows = table[table[metric] > 0]
     require_comparable(rows)
     require_repeats(rows, [*SAME_PLACE, "block"])
     rows = without_other_recipes(rows, baseline)
@@ -129,7 +129,7 @@ def compare_blocks(
     for _, cells in rows.groupby(SAME_PLACE, dropna=False, sort=True):
         place, batch, step = (cells[column].iloc[0] for column in SAME_PLACE)
         runs = {
-            str(block): group.groupby("training")[metric].mean().astype(float)
+            str(block): group[metric].map(math.log).groupby(group["training"]).mean()
             for block, group in cells.groupby("block")
         }
         if baseline not in runs:
@@ -138,18 +138,19 @@ def compare_blocks(
         known = rows[(rows["block"] == baseline) & (rows["step"] == step)]
         known = known[(known["patch_size"] == patch) | (known["patch_size"].isna() & pd.isna(patch))]
         known = known[(known["batch_size"] == batch) | known["batch_size"].isna()]
-        means = known.groupby("gmacs")[metric].mean()
+        means = known[metric].map(math.log).groupby(known["gmacs"]).mean().map(math.exp)
         curve = means.index.to_numpy(float), means.to_numpy(float)
         for block in sorted(set(runs) - {baseline}, key=lambda name: float(runs[name].mean())):
             own = cells[cells["block"] == block].iloc[0]
             sides = Sides.of(runs[block], runs[baseline])
-            gmacs, value, base = float(own["gmacs"]), float(sides.own.mean()), float(sides.base.mean())
+            gmacs = float(own["gmacs"])
+            value, base = (math.exp(side.mean()) for side in (sides.own, sides.base))
             judged = sides.judge(seed_sigma)
             multiplier, note = _multiplier(gmacs, value, *curve)
             ends = None
-            if judged.interval is not None and multiplier is not None:
-                low, high = judged.interval
-                ends = _multiplier(gmacs, base + low, *curve)[0], _multiplier(gmacs, base + high, *curve)[0]
+            ratios = None if judged.interval is None else (math.exp(judged.interval[0]), math.exp(judged.interval[1]))
+            if ratios is not None and multiplier is not None:
+                ends = _multiplier(gmacs, base * ratios[0], *curve)[0], _multiplier(gmacs, base * ratios[1], *curve)[0]
             found.append(
                 BlockComparison(
                     block=block,
@@ -168,7 +169,9 @@ def compare_blocks(
                     multiplier_interval=ends,
                     multiplier_note=note,
                     matched=_matched(gmacs, value, *curve),
-                    **vars(judged),
+                    interval=ratios,
+                    verdict=judged.verdict,
+                    reason=judged.reason,
                 )
             )
     return sorted(found, key=lambda c: (c.baseline_gmacs, c.shape, c.step))

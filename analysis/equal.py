@@ -121,7 +121,6 @@ def equal_answer(pairs: Sequence[ComputePair], metric: str) -> Answer | None:
     question = f"Do equal Gflops buy an equal {metric}, whatever the patch size?"
     many = f"{plural(len(equal), 'pair')} of models of two patch sizes, Gflops within {_EQUAL:.0%}".replace("%", " %")
     judged, sure = [p for p in equal if p.smallest is not None], [p for p in equal if p.apart]
-    judged, sure = [p for p in equal if p.smallest is not None], [p for p in equal if p.apart]
     if not judged:
         text = f"It cannot be told: of {many}, the most unequal is {_said(equal[0])}."
         return Answer(question, text, "low: one seed a model", known=False)

@@ -1,4 +1,7 @@
-"""What the seeds of two designs show about their difference: in pairs of one seed where they share seeds."""
+"""What the seeds of two designs show about their ratio: in pairs of one seed where they share seeds.
+
+Values are logarithms, for noise goes with the size of a distance; a difference of them is a ratio of what was measured.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ import pandas as pd
 from analysis.fit.common import Array, Pair, pair
 from analysis.names import plural
 
-_ALIKE = 1e-9  # differences of pairs that differ by less, relatively, are equal
+_ALIKE = 1e-9  # differences of pairs that differ by less are equal
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict on a difference."""
+    """A verdict on a difference of ln."""
 
     verdict: str  #: "better", "worse" (than the baseline) or "inconclusive"
     reason: str
@@ -25,7 +28,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Sides:
-    """The values of two designs, one a training, its samplings averaged."""
+    """Ln of the metric of two designs, one value a training, its samplings averaged."""
 
     own: Array
     base: Array
@@ -33,7 +36,7 @@ class Sides:
 
     @classmethod
     def of(cls, own: pd.Series[float], base: pd.Series[float]) -> Sides:
-        """The values to compare, from all values by training (`analysis.trainings.training_of`).
+        """The values to compare, from those of all trainings (`analysis.trainings.training_of`).
 
         They are pairs where all trainings of the side with fewer of them, and two or more, share their draws with one
         of the other side, whose others are then left out. Pairs that all differ alike tell nothing of their noise.
@@ -41,7 +44,7 @@ class Sides:
         shared = own.index.intersection(base.index, sort=True)
         if len(shared) == min(len(own), len(base)) >= 2:
             one, other = (np.asarray(side.loc[shared], dtype=np.float64) for side in (own, base))
-            if np.ptp(one - other) > _ALIKE * np.abs(one).max():
+            if np.ptp(one - other) > _ALIKE:
                 return cls(one, other, True)
         return cls(np.asarray(own, dtype=np.float64), np.asarray(base, dtype=np.float64), False)
 
@@ -66,8 +69,7 @@ class Sides:
         """The verdict by a t interval of the pairs, else by a Welch interval.
 
         Args:
-            seed_sigma: standard deviation of ln of the metric between training seeds, known from elsewhere, for where a
-                side has one seed.
+            seed_sigma: standard deviation between training seeds, known from elsewhere, for where a side has one seed.
         """
         from scipy import stats
 
@@ -82,7 +84,7 @@ class Sides:
                 interval = pair(stats.ttest_ind(own, base, equal_var=False).confidence_interval(0.95))
                 how = f"Welch interval over {len(own)} and {len(base)} seeds"
         elif seed_sigma is not None:
-            wide = 1.96 * seed_sigma * math.hypot(own.mean() / math.sqrt(len(own)), base.mean() / math.sqrt(len(base)))
+            wide = 1.96 * seed_sigma * math.sqrt(1 / len(own) + 1 / len(base))
             interval, how = (
                 (self.difference - wide, self.difference + wide),
                 f"assumed seed deviation {seed_sigma:.3g} of the log",

@@ -201,12 +201,12 @@ def block_table(found: Sequence[BlockComparison], metric: str, measured: str) ->
         if c.multiplier_interval is not None:
             multiplier += f" ({multiplier_ends(c.multiplier_interval)})"
         rows.append(
-            (block_name(c.block), c.verdict, c.shape, c.step, c.metric, c.baseline_metric, f"{c.difference:+.4g}",
+            (block_name(c.block), c.verdict, c.shape, c.step, c.metric, c.baseline_metric, number(c.ratio, 4),
              c.interval or "none", c.gmacs, c.baseline_gmacs, f"{c.seeds} and {c.baseline_seeds}",
              "none" if c.matched is None else f"{c.matched:.3f}", multiplier)
         )  # fmt: skip
     columns = (
-        f"Design | Verdict | Shape | Step | {metric} | {base} | Difference | 95 % | Gflops | Gflops of {base} | "
+        f"Design | Verdict | Shape | Step | {metric} | {base} | Ratio | 95 % | Gflops | Gflops of {base} | "
         "Seeds | Ratio at equal Gflops | Compute multiplier (95 %)"
     )
     caption = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.answer import Answer, cannot, minus
 from analysis.compare import BlockComparison, compare_blocks, multiplier_ends
+from analysis.fit.common import Pair
 from analysis.names import BASELINE, block_name, design_noun, listed, plural
 from analysis.numbers import interval, number
 from analysis.power import smallest_gap
@@ -91,19 +93,19 @@ def _verdict(v: Verdict, metric: str) -> str:
     best, second = block_name(v.best), v.against[0]
     if not v.ties and (not v.open or second in v.open):
         head = "wins" if not v.open else "is ahead, but no winner can be named,"
-        below = f"{_share(second, second.metric)} below {block_name(second.block)} ({number(second.metric, 3)})"
+        below = f"{_below(second)} below {block_name(second.block)} ({number(second.metric, 3)})"
         text = f"{best} {head} at {v.shape}: {number(v.value, 3)} {metric}, {below}"
         rest = [f"{block_name(c.block)} {number(c.metric, 3)}" for c in v.against[1:]]
         text += f"; then {', '.join(rest)}" if rest else ""
         return text + (f". {block_name(second.block)} {_takes(second)}" if _takes(second) else "")
     names = listed(best, *(block_name(c.block) for c in v.ties))
     values = listed(*(number(value, 3) for value in (v.value, *(c.metric for c in v.ties))))
-    shares = listed(*(_share(c, c.metric) for c in v.ties))
+    shares = listed(*(_below(c) for c in v.ties))
     text = f"{names} cannot be told apart at {v.shape}: {values} {metric}, " if v.ties else ""
     text += f"a difference of {shares}" if len(v.ties) == 1 else f"differences of {shares}" if v.ties else ""
     text = text or f"{best} is ahead at {v.shape}: {number(v.value, 3)} {metric}"
     for c in v.worse:
-        text += f"; {block_name(c.block)} ({number(c.metric, 3)}) is worse by {_share(c, c.baseline_metric)}"
+        text += f"; {block_name(c.block)} ({number(c.metric, 3)}) is worse by {_above(c)}"
         text += f" and {_takes(c)}" if _takes(c) else ""
     few = [f"{block_name(c.block)} ({number(c.metric, 3)})" for c in v.open]
     return text + (f"; {listed(*few)} {'has' if len(few) == 1 else 'have'} too few seeds to tell" if few else "")
@@ -133,13 +135,19 @@ def _brief(v: Verdict) -> str:
     return f"{names} cannot be told apart{worse}"
 
 
-def _share(c: BlockComparison, whole: float) -> str:
-    """How far two lie apart, in percent of `whole`, with the interval."""
-    text = f"{number(abs(c.difference) / whole * 100, 3)} %"
-    if c.interval is None:
-        return text
-    low, high = sorted(end / whole * 100 for end in c.interval)
-    return f"{text} (95 %: {interval((low, high))} %)"
+def _below(c: BlockComparison) -> str:
+    """How far the better one lies below, in percent of the other, with the interval."""
+    return _percent(1 - 1 / c.ratio, None if c.interval is None else (1 - 1 / c.interval[0], 1 - 1 / c.interval[1]))
+
+
+def _above(c: BlockComparison) -> str:
+    """How far the other one lies above, in percent of the better, with the interval."""
+    return _percent(c.ratio - 1, None if c.interval is None else (c.interval[0] - 1, c.interval[1] - 1))
+
+
+def _percent(share: float, ends: Pair | None) -> str:
+    text = f"{number(100 * share, 3)} %"
+    return text if ends is None else f"{text} (95 %: {interval((100 * ends[0], 100 * ends[1]))} %)"
 
 
 def _trust(v: Verdict) -> str:
@@ -169,8 +177,8 @@ def seeds_advice(found: Sequence[Verdict]) -> str:
     add = f"Add training seeds to tell the designs apart ({plural(few, 'seed')} now): {seeds}"
     if not c.seed_sd:
         return f"{add}."
-    resolved = smallest_gap(c.pair_sd or c.seed_sd, many, paired=bool(c.pair_sd)) / c.metric * 100
-    share = abs(c.difference) / c.metric * 100
+    gap = smallest_gap(c.pair_sd or c.seed_sd, many, paired=bool(c.pair_sd))
+    resolved, share = 100 * (1 - math.exp(-gap)), abs(100 * (1 - 1 / c.ratio))
     shown = f"{many} show a gap from about {number(resolved, 2)} % on"
     pair = f"{block_name(c.baseline)} and {block_name(c.block)}"
     if share < resolved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,11 +13,12 @@ from analysis.figures import style
 from analysis.figures.style import Drawing, ModelKey
 from analysis.figures.training import step_ticks
 from analysis.names import METRIC, block_name
+from analysis.trainings import training_of
 
 
 @style.styled
 def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequence[BlockComparison] = ()) -> Drawing:
-    """The metric of the designs at one shape and step: a bar for the mean, a dot for each seed; ±: one SD.
+    """The metric of the designs at one shape and step: a bar for the geometric mean, a dot for each seed; ±: one SD.
 
     Args:
         table: comparable rows of one shape, batch size and step, two or more blocks.
@@ -28,9 +30,10 @@ def block_bars(table: pd.DataFrame, metric: str, caption: str, comparisons: Sequ
         InputError: rows that were measured differently.
         CannotDrawError: fewer than two blocks.
     """
-    rows = table[table[METRIC].notna()]
+    rows = table[table[METRIC] > 0]
     require_comparable(rows)
-    means = rows.groupby("block")[METRIC].mean().sort_values(ascending=False)
+    logs = rows[METRIC].map(math.log).groupby([rows["block"], training_of(rows)]).mean()  # as in the verdicts
+    means = logs.groupby("block").mean().map(math.exp).sort_values(ascending=False)
     if len(means) < 2:
         raise style.CannotDrawError("fewer than two designs at one shape and step")
     key = ModelKey.of_blocks(rows)

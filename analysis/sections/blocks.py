@@ -57,7 +57,7 @@ def blocks(page: Page, table: pd.DataFrame) -> list[BlockComparison]:
             section.tables.append(block_slope_table(slopes, brief))
             page.fits["block slopes"] += [{**plain(s), "conditions": dict(group.conditions)} for s in slopes]
         about = {"metric_name": group.metric, "conditions": dict(group.conditions)}
-        page.fits["blocks"] += [{**plain(c), "difference": c.difference, **about} for c in found]
+        page.fits["blocks"] += [{**plain(c), "ratio": c.ratio, **about} for c in found]
         final = {c.shape: max(d.step for d in found if d.shape == c.shape) for c in found}
         last = [c for c in found if c.step == final[c.shape]]
         section.paragraphs += [f"{describe(c, group.metric)}." for c in last] if not lead_found else []
@@ -92,7 +92,7 @@ def _block_figures(
     values = ", ".join(f"{block_name(c.block)} {c.metric:.4g}" for c in here)
     caption = f"{shape} at step {step:,}."
     if rows.groupby("block")[METRIC].count().max() > 1:
-        caption += " Bars: means; ±: one standard deviation; dots: the seeds."
+        caption += " Bars: geometric means; ±: one standard deviation; dots: the seeds."
     if any(c.multiplier is not None and c.conclusive for c in here):
         caption += f" × compute: Gflops over those of {block_name(BASELINE)} that is as good."
     page.draw(

@@ -144,29 +144,24 @@ def _pair_sd(pairs: Sequence[BlockComparison]) -> float | None:
     if not pairs:
         return None
     freedom = sum(c.seeds - 1 for c in pairs)
-    return math.sqrt(sum((c.seeds - 1) * (_of_base(c, c.pair_sd)) ** 2 for c in pairs) / freedom)
-
-
-def _of_base(c: BlockComparison, value: float | None) -> float:
-    return (value or 0.0) / c.baseline_metric
+    return math.sqrt(sum((c.seeds - 1) * (c.pair_sd or 0.0) ** 2 for c in pairs) / freedom)
 
 
 def _pairs(pairs: Sequence[BlockComparison], metric: str) -> Table:
     rows = []
     for c in pairs:
-        apart, joined = (_of_base(c, sd) for sd in (c.seed_sd, c.pair_sd))
-        low, high = c.interval or (math.nan, math.nan)
+        apart, joined = c.seed_sd or 0.0, c.pair_sd or 0.0
+        middle, low, high = (100 * math.log(ratio) for ratio in (c.ratio, *(c.interval or (math.nan, math.nan))))
         rows.append(
             (f"{block_name(c.block)} − {block_name(c.baseline)}", c.shape, c.step, c.seeds,
-             f"{100 * c.difference / c.baseline_metric:+.2g} ({100 * low / c.baseline_metric:+.2g} to "
-             f"{100 * high / c.baseline_metric:+.2g})",
+             f"{middle:+.2g} ({low:+.2g} to {high:+.2g})",
              _percent(apart * math.sqrt(2)), _percent(joined), f"{c.pairing_gain:.2g}",
              _percent(smallest_gap(apart, c.seeds)), _percent(smallest_gap(joined, c.seeds, paired=True)))
         )  # fmt: skip
     caption = (
-        f"Designs in pairs of one seed, whose trainings share order, timesteps and noise; {metric}, in percent of the "
-        "baseline. Gain: variance of a difference of two seeds over that of a pair. A pair has half the degrees of "
-        "freedom, so few pairs show less even where they gain."
+        f"Designs in pairs of one seed, whose trainings share order, timesteps and noise; {metric}, 100 times "
+        "differences of ln. Gain: variance of a difference of two seeds over that of a pair. A pair has half the "
+        "degrees of freedom, so few pairs show less even where they gain."
     )
     columns = (
         "Designs | Shape | Step | Pairs | Difference (95 %) | SD of a difference, any seeds | SD of a pair | Gain | "

@@ -66,8 +66,13 @@ def test_what_pairing_gains_stands_with_the_comparison(tmp_path: Path) -> None:
     rows = [*rows_of("adaln-zero", 30), *rows_of("adaln", 30.5)]
     (found,) = compare_blocks(load_study(write_results(tmp_path / "a", rows)))
     assert found.verdict == "worse"
-    assert found.pair_sd == pytest.approx(np.std(OWN, ddof=1))
-    assert found.pairing_gain == pytest.approx(2 * (found.seed_sd or 0) ** 2 / np.var(OWN, ddof=1))
+    own, base = np.add(np.add(30.5, NOISE), OWN), np.add(30, NOISE)
+    assert found.metric == pytest.approx(stats.gmean(own))
+    assert found.ratio == pytest.approx(stats.gmean(own / base))
+    assert found.pair_sd == pytest.approx(np.std(np.log(own / base), ddof=1))
+    ends = stats.ttest_rel(np.log(own), np.log(base)).confidence_interval(0.95)
+    assert found.interval == pytest.approx(tuple(np.exp(ends)))
+    assert found.pairing_gain == pytest.approx(2 * (found.seed_sd or 0) ** 2 / np.var(np.log(own / base), ddof=1))
     assert (found.pairing_gain or 0) > 100
     # one seed means other draws in another version of them
     old = [*rows_of("adaln-zero", 30, draws=2), *rows_of("adaln", 30.5, draws=1)]
@@ -90,7 +95,23 @@ def test_a_large_difference_is_plain_and_one_number_in_verdict_and_advice(tmp_pa
     piece = largest_slice(load_study(write_results(tmp_path, rows)))
     found = verdicts(piece)
     advice = seeds_advice(found)
-    share = f"{100 * (1 - 0.535 / 1.55):.3g} %"
-    assert f"a difference of {share}" in blocks_answer(found, piece).said
-    assert f"differ by {share[:2]} %" in advice
+    share = 100 * (1 - stats.gmean([0.53, 0.54]) / stats.gmean([1.2, 1.9]))
+    assert f"a difference of {share:.3g} %" in blocks_answer(found, piece).said
+    assert f"differ by {share:.2g} %" in advice
     assert "e+" not in advice + blocks_answer(found, piece).said
+
+
+def test_shares_stay_within_all_of_it(tmp_path: Path) -> None:
+    """Noise goes with the size of a distance: what is far better lies less than 100 % below, at both ends."""
+    rows = [
+        result_row(8, 192, 2, block=block, seed=seed, frechet=value)
+        for block, values in (("adaln-zero", (4.1, 3.8, 4.2)), ("adaln", (21.0, 26.0, 33.0)))
+        for seed, value in enumerate(values)
+    ]
+    found = verdicts(largest_slice(load_study(write_results(tmp_path, rows))))
+    ratio = found[0].against[0].interval or (0.0, 0.0)
+    assert 1 < ratio[0] < found[0].against[0].ratio < ratio[1]
+    low, high = (100 - 100 / end for end in ratio)
+    assert 0 < low < high < 100
+    said = blocks_answer(found, largest_slice(load_study(tmp_path))).said
+    assert f"(95 %: {low:.3g} to {high:.3g} %) below adaLN (" in said

@@ -138,7 +138,7 @@ def test_compute_multipliers() -> None:
     multipliers = {block: c.multiplier for block, c in found.items()}
     assert multipliers == pytest.approx({"adaln": 1.72, "cross-attention": 2.14, "in-context": 3.40}, abs=5e-3)
     assert {c.verdict for c in found.values()} == {"inconclusive"}
-    assert found["in-context"].difference == pytest.approx(15.77)
+    assert found["in-context"].metric - found["in-context"].baseline_metric == pytest.approx(15.77)
     assert all(c.interval is None and c.seeds == 1 for c in found.values())
 
 
