@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Block designs
 #
-# The conditioning blocks against adaLN-Zero at the same shape and step: difference with interval, compute multiplier,
+# The conditioning blocks against adaLN-Zero at the same shape and step: ratio with interval, compute multiplier,
 # slope, verdict (the paper's Figure 5). With one training seed the verdict is always "inconclusive".
 #
 # Runs on any study: set `DIT_STUDY` to its folder (default: the published numbers, `results/paper`), or call
