@@ -43,7 +43,7 @@ emoji: $(STAMP) ## a colour study on emoji pictures, fetched by npm and scored b
 	$(BIN)/dit-harness report emoji
 
 study: $(STAMP) ## our own study on Fashion-MNIST, docs/study.md (about 6 hours on 2 cores; goes on where it stopped)
-	for part in scaling small starved schedule noise blocks unet flow steps; do \
+	for part in scaling small starved schedule noise blocks unet flow steps clip; do \
 	    $(BIN)/dit-harness launch sweeps/fashion-$$part.toml && $(BIN)/dit-harness report fashion-$$part || exit; done
 	@test -f results/fashion-scaling/forecasts.json || { echo "fashion-large: first forecast its cells, see docs/study.md"; exit 2; }
 	$(BIN)/dit-harness launch sweeps/fashion-large.toml

@@ -135,6 +135,8 @@ def _evaluation_problems(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
         cell.diffusion.check_sampling(evaluation.sampler, evaluation.sampling_steps)
     except ValueError as error:
         yield str(error)
+    if evaluation.sampler == "ddim-clip" and cell.data.vae is not None:
+        yield "sampler: ddim-clip clips to the range of pixels, and latents have none; allowed: ddpm, ddim"
     if guidance != 1 and not cell.data.labels:
         yield f"guidance: {guidance} needs labels, and data.labels is false; allowed: 1.0"
     if guidance != 1 and cell.training.label_dropout == 0:

@@ -103,9 +103,28 @@ def ddpm(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, ste
 
 def ddim(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, step_noise: StepNoise) -> Iterator[Tensor]:
     """The deterministic counterpart (Song, Meng & Ermon 2021, eta = 0); ignores the predicted variance."""
+    return _ddim(objective, denoise, noise, steps, math.inf)
+
+
+def ddim_clip(
+    objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, step_noise: StepNoise
+) -> Iterator[Tensor]:
+    """DDIM with the predicted x_0 clipped to [-1, 1] and the noise that belongs to it, for pixels.
+
+    Near t = T an error of the noise is 1 / sqrt(alpha_bar) times as large in x_0 (about 160 times on the paper's
+    schedule), so samples can leave the range of images; Ho et al. 2020 clip, too. Latents have no such range.
+    """
+    return _ddim(objective, denoise, noise, steps, 1.0)
+
+
+def _ddim(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, most: float) -> Iterator[Tensor]:
     schedule, x = objective.schedule.respaced(steps), noise
     for i in reversed(range(steps)):
         x0, predicted, _ = _predicted(denoise, x, schedule, i)
+        if most < math.inf:
+            alpha_bar = float(schedule.alphas_bar[i])
+            x0 = x0.clamp(-most, most)
+            predicted = (x - math.sqrt(alpha_bar) * x0) / math.sqrt(1 - alpha_bar)
         previous = float(schedule.alphas_bar_previous[i])
         x = math.sqrt(previous) * x0 + math.sqrt(1 - previous) * predicted
         yield x
@@ -122,7 +141,7 @@ def _predicted(denoise: Denoise, x: Tensor, schedule: Schedule, i: int) -> tuple
 class DdpmHybrid(Objective):
     """Noise prediction with a learned variance on a linear schedule, as in the paper (section 3.1)."""
 
-    samplers: ClassVar[Mapping[str, Sampler]] = MappingProxyType({"ddpm": ddpm, "ddim": ddim})
+    samplers: ClassVar[Mapping[str, Sampler]] = MappingProxyType({"ddpm": ddpm, "ddim": ddim, "ddim-clip": ddim_clip})
     outputs = 2
     discrete = True
     spec: Diffusion

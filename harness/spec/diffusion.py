@@ -40,7 +40,7 @@ OBJECTIVES = Kind(
     {
         "ddpm-hybrid": ObjectiveFacts(
             "harness.diffusion.ddpm:DdpmHybrid",
-            ("ddpm", "ddim"),
+            ("ddpm", "ddim", "ddim-clip"),
             outputs=2,
             discrete=True,
             formats=("official", "diffusers"),

@@ -142,8 +142,25 @@ def test_ddim_is_deterministic_and_follows_its_formula() -> None:
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_clipping_is_nothing_within_the_range_and_holds_what_leaves_it() -> None:
+    schedule, x = PAPER.respaced(6), seeded((2, 1, 3, 3), 0)
+    exact = gaussian_denoiser(schedule, 0.0, 0.1)  # every x_0 is far inside
+    inside, same = (sample(exact, x, schedule, name, no_noise) for name in ("ddim-clip", "ddim"))
+    torch.testing.assert_close(inside, same, rtol=1e-4, atol=1e-5)
+    first, results = Recorder(), []
+    out = sample(first, x, schedule, "ddim-clip", no_noise)
+    results = [call[0] for call in first.calls[1:]] + [out]
+    assert out.abs().max() == 1  # the last step is x_0 itself
+    for step, ((xt, t, predicted), result) in enumerate(zip(first.calls, results, strict=True)):
+        level = float(PAPER.alphas_bar[t])
+        before = float(PAPER.alphas_bar[first.calls[step + 1][1]]) if step < 5 else 1.0
+        x0 = ((xt - math.sqrt(1 - level) * predicted[:, :1]) / math.sqrt(level)).clamp(-1, 1)
+        noise = (xt - math.sqrt(level) * x0) / math.sqrt(1 - level)
+        torch.testing.assert_close(result, math.sqrt(before) * x0 + math.sqrt(1 - before) * noise, rtol=1e-4, atol=1e-5)
+
+
 def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(InputError, match="must be ddpm or ddim"):
+    with pytest.raises(InputError, match="must be ddpm or ddim or ddim-clip"):
         sample(Recorder(), torch.zeros(1, 1, 2, 2), PAPER, "euler", no_noise)
 
 

@@ -40,11 +40,11 @@ def flow(*lines: str) -> str:
         (flow(DDIM), "seed = [0]", "evaluation 1.sampler: unknown sampler 'ddim' for objective flow; "
          "allowed: euler, heun, sde"),
         (HEUN, "seed = [0]", "evaluation 1.sampler: unknown sampler 'heun' for objective ddpm-hybrid; "
-         "allowed: ddpm, ddim"),
+         "allowed: ddpm, ddim, ddim-clip"),
         (flow("[[evaluation]]"), "seed = [0]", "evaluation 1.sampler: unknown sampler 'ddpm' for objective flow; "),
         (DDIM, BOTH, "evaluation 1.sampler: unknown sampler 'ddim' for objective flow; allowed: euler, heun, sde"),
         (DDIM + HEUN + HEUN.replace("heun", "rk4"), BOTH, "evaluation 3.sampler: unknown sampler 'rk4' for objective "
-         "ddpm-hybrid or flow; allowed: ddpm, ddim, euler, heun, sde"),
+         "ddpm-hybrid or flow; allowed: ddpm, ddim, ddim-clip, euler, heun, sde"),
         (flow("timesteps = 1000"), "seed = [0]", "diffusion.timesteps: unknown key; allowed in diffusion: objective, "
          "time_distribution"),
         ("[diffusion]\ntimesteps = 500\n", BOTH, "diffusion: timesteps: unknown key of objective flow; allowed: "

@@ -90,6 +90,14 @@ def test_each_mistake_is_one_line(tmp_path: Path, text: str, message: str) -> No
     assert str(tmp_path / "study.toml") in str(caught.value)
 
 
+def test_latents_have_no_range_to_clip_to(tmp_path: Path) -> None:
+    clip = '[[evaluation]]\nsampler = "ddim-clip"\nextractor = "inception-v3-compat"\n'
+    assert load(tmp_path, clip, IMAGENET).evaluations[0].sampler == "ddim-clip"
+    message = "evaluation 1.sampler: ddim-clip clips to the range of pixels, and latents have none; allowed: ddpm, ddim"
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, VAE.format("sd-vae-ft-ema") + clip, IMAGENET)
+
+
 def test_what_a_protocol_is_not_meant_for_is_warned_about(tmp_path: Path) -> None:
     paper = '[[evaluation]]\nprotocol = "paper"\n'
     for vae, told in (("stabilityai/sd-vae-ft-mse", False), ("models/sd-vae-ft-mse", False), ("sd-vae-ft-ema", True)):
