@@ -95,7 +95,7 @@ RESULT_COLUMNS = _table(
            "short hash of what values must share to compare: N, sampler, guidance, extractor, reference, ...",
            added=True),
     Column("samples", "integer", "images", False, "generated images N"),
-    Column("sampler", "text", "", True, "ddpm or ddim; euler, heun or sde with flow"),
+    Column("sampler", "text", "", True, "ddpm, ddim or ddim-clip; euler, heun or sde with flow"),
     Column("sampling_steps", "integer", "steps", False, "sampler steps"),
     Column("sampling_passes", "integer", "passes", False,
            "forward passes of the network for one sample: steps times those of a step (heun: 2), twice with guidance",

@@ -165,7 +165,7 @@ class Evaluation(Spec):
     )
     sampler: str = Field(
         default="ddpm",
-        description="how samples are drawn: ddpm (ancestral) or ddim (deterministic), as the objective allows",
+        description="how samples are drawn: ddpm (ancestral), ddim, ddim-clip (for pixels), as the objective allows",
     )
     sampling_steps: int = Field(
         default=250, gt=0, description="steps of the sampler, spread evenly over the training timesteps"
