@@ -78,7 +78,7 @@ def sample_sheet(pictures: Mapping[str, Path], cells: pd.DataFrame, caption: str
     parts = [_label(row, shown) for row in shown.itertuples()]
     short = max(len(", ".join(words)) for words in parts) <= 66 // columns
     lines_of = [[", ".join(words)] if short else [", ".join(words[:-1]), words[-1]] for words in parts]
-    labels = ["\n".join(textwrap.fill(line, 72 // columns) for line in lines if line) for lines in lines_of]
+    labels = ["\n".join(textwrap.fill(line, 63 // columns) for line in lines if line) for lines in lines_of]
     lines = max(label.count("\n") + 1 for label in labels)
     pitch = aspect + (0.02 if is_grid else 0.035 * columns * lines)  # of a row, in widths of a column; room for labels
     figure = Drawing((WIDTH, 0.25 + rows * pitch * (WIDTH - 0.2) / columns), DPI, layout="constrained")
