@@ -45,21 +45,23 @@ def passes_of(rows: pd.DataFrame) -> pd.Series[float]:
 def _joined_samplers(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     rows = table[table["extractor"] != ""]
-    shared = [rows[column] for column in CONDITIONS if column in rows and column not in ("sampler", "sampling_steps")]
-    passes = passes_of(rows)
-    near = passes.groupby(shared, dropna=False).transform(_near)
-    for cost in (passes, near):  # of two ways that cost nearly as much as another's, the one of equal cost is taken
-        left = rows.index.difference(table.index[table["sampler"].str.contains(" / ")])
-        for _, own in rows.loc[left].groupby([*(key[left] for key in (*shared, cost))], dropna=False, sort=False):
+    shared = [column for column in CONDITIONS if column in rows and column not in ("sampler", "sampling_steps")]
+    rows = rows.assign(passes=passes_of(rows))
+    rows["near"] = rows.groupby(shared, dropna=False)["passes"].transform(_near)
+    for cost in ("passes", "near"):  # of two ways that cost nearly as much as another's, the one of equal cost is taken
+        joined: list[object] = []
+        for _, own in rows.groupby([*shared, cost], dropna=False, sort=False):
             ways = own[["objective", "sampler", "sampling_steps"]].drop_duplicates()
             if len(ways) < 2 or not ways["objective"].is_unique:
                 continue
+            joined += own.index.to_list()
             if ways["sampling_steps"].nunique() == 1:
                 table.loc[own.index, "sampler"] = " / ".join(ways["sampler"])
             else:
                 steps = ways["sampler"].str.upper() + " " + ways["sampling_steps"].astype(str) + " steps"
                 table.loc[own.index, "sampler"] = " / ".join(steps)
                 table.loc[own.index, "sampling_steps"] = pd.NA
+        rows = rows.drop(index=joined)
     return table
 
 

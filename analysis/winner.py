@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analysis.answer import Answer, cannot, minus
 from analysis.compare import BlockComparison, compare_blocks, multiplier_ends
-from analysis.fit.common import Pair
 from analysis.names import BASELINE, block_name, design_noun, listed, plural
 from analysis.numbers import interval, number
 from analysis.power import smallest_gap
@@ -93,19 +92,19 @@ def _verdict(v: Verdict, metric: str) -> str:
     best, second = block_name(v.best), v.against[0]
     if not v.ties and (not v.open or second in v.open):
         head = "wins" if not v.open else "is ahead, but no winner can be named,"
-        below = f"{_below(second)} below {block_name(second.block)} ({number(second.metric, 3)})"
+        below = f"{_share(second, _below)} below {block_name(second.block)} ({number(second.metric, 3)})"
         text = f"{best} {head} at {v.shape}: {number(v.value, 3)} {metric}, {below}"
         rest = [f"{block_name(c.block)} {number(c.metric, 3)}" for c in v.against[1:]]
         text += f"; then {', '.join(rest)}" if rest else ""
         return text + (f". {block_name(second.block)} {_takes(second)}" if _takes(second) else "")
     names = listed(best, *(block_name(c.block) for c in v.ties))
     values = listed(*(number(value, 3) for value in (v.value, *(c.metric for c in v.ties))))
-    shares = listed(*(_below(c) for c in v.ties))
+    shares = listed(*(_share(c, _below) for c in v.ties))
     text = f"{names} cannot be told apart at {v.shape}: {values} {metric}, " if v.ties else ""
     text += f"a difference of {shares}" if len(v.ties) == 1 else f"differences of {shares}" if v.ties else ""
     text = text or f"{best} is ahead at {v.shape}: {number(v.value, 3)} {metric}"
     for c in v.worse:
-        text += f"; {block_name(c.block)} ({number(c.metric, 3)}) is worse by {_above(c)}"
+        text += f"; {block_name(c.block)} ({number(c.metric, 3)}) is worse by {_share(c, _above)}"
         text += f" and {_takes(c)}" if _takes(c) else ""
     few = [f"{block_name(c.block)} ({number(c.metric, 3)})" for c in v.open]
     return text + (f"; {listed(*few)} {'has' if len(few) == 1 else 'have'} too few seeds to tell" if few else "")
@@ -135,19 +134,23 @@ def _brief(v: Verdict) -> str:
     return f"{names} cannot be told apart{worse}"
 
 
-def _below(c: BlockComparison) -> str:
-    """How far the better one lies below, in percent of the other, with the interval."""
-    return _percent(1 - 1 / c.ratio, None if c.interval is None else (1 - 1 / c.interval[0], 1 - 1 / c.interval[1]))
+def _below(ratio: float) -> float:
+    """How far the better one lies below the other, in percent of the other, from other over better."""
+    return 100 * (1 - 1 / ratio)
 
 
-def _above(c: BlockComparison) -> str:
-    """How far the other one lies above, in percent of the better, with the interval."""
-    return _percent(c.ratio - 1, None if c.interval is None else (c.interval[0] - 1, c.interval[1] - 1))
+def _above(ratio: float) -> float:
+    """How far the other one lies above the better, in percent of the better."""
+    return 100 * (ratio - 1)
 
 
-def _percent(share: float, ends: Pair | None) -> str:
-    text = f"{number(100 * share, 3)} %"
-    return text if ends is None else f"{text} (95 %: {interval((100 * ends[0], 100 * ends[1]))} %)"
+def _share(c: BlockComparison, percent: Callable[[float], float]) -> str:
+    """How far two lie apart, in percent, with the interval."""
+    text = f"{number(percent(c.ratio), 3)} %"
+    if c.interval is None:
+        return text
+    low, high = map(percent, c.interval)
+    return f"{text} (95 %: {interval((low, high))} %)"
 
 
 def _trust(v: Verdict) -> str:
@@ -178,7 +181,7 @@ def seeds_advice(found: Sequence[Verdict]) -> str:
     if not c.seed_sd:
         return f"{add}."
     gap = smallest_gap(c.pair_sd or c.seed_sd, many, paired=bool(c.pair_sd))
-    resolved, share = 100 * (1 - math.exp(-gap)), abs(100 * (1 - 1 / c.ratio))
+    resolved, share = _below(math.exp(gap)), abs(_below(c.ratio))
     shown = f"{many} show a gap from about {number(resolved, 2)} % on"
     pair = f"{block_name(c.baseline)} and {block_name(c.block)}"
     if share < resolved:

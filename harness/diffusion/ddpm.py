@@ -103,7 +103,7 @@ def ddpm(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, ste
 
 def ddim(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, step_noise: StepNoise) -> Iterator[Tensor]:
     """The deterministic counterpart (Song, Meng & Ermon 2021, eta = 0); ignores the predicted variance."""
-    return _ddim(objective, denoise, noise, steps, math.inf)
+    return _ddim(objective, denoise, noise, steps, clip=False)
 
 
 def ddim_clip(
@@ -114,16 +114,16 @@ def ddim_clip(
     Near t = T an error of the noise is 1 / sqrt(alpha_bar) times as large in x_0 (about 160 times on the paper's
     schedule), so samples can leave the range of images; Ho et al. 2020 clip, too. Latents have no such range.
     """
-    return _ddim(objective, denoise, noise, steps, 1.0)
+    return _ddim(objective, denoise, noise, steps, clip=True)
 
 
-def _ddim(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, most: float) -> Iterator[Tensor]:
+def _ddim(objective: DdpmHybrid, denoise: Denoise, noise: Tensor, steps: int, *, clip: bool) -> Iterator[Tensor]:
     schedule, x = objective.schedule.respaced(steps), noise
     for i in reversed(range(steps)):
         x0, predicted, _ = _predicted(denoise, x, schedule, i)
-        if most < math.inf:
+        if clip:
             alpha_bar = float(schedule.alphas_bar[i])
-            x0 = x0.clamp(-most, most)
+            x0 = x0.clamp(-1, 1)
             predicted = (x - math.sqrt(alpha_bar) * x0) / math.sqrt(1 - alpha_bar)
         previous = float(schedule.alphas_bar_previous[i])
         x = math.sqrt(previous) * x0 + math.sqrt(1 - previous) * predicted

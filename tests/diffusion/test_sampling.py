@@ -147,7 +147,7 @@ def test_clipping_is_nothing_within_the_range_and_holds_what_leaves_it() -> None
     exact = gaussian_denoiser(schedule, 0.0, 0.1)  # every x_0 is far inside
     inside, same = (sample(exact, x, schedule, name, no_noise) for name in ("ddim-clip", "ddim"))
     torch.testing.assert_close(inside, same, rtol=1e-4, atol=1e-5)
-    first, results = Recorder(), []
+    first = Recorder()
     out = sample(first, x, schedule, "ddim-clip", no_noise)
     results = [call[0] for call in first.calls[1:]] + [out]
     assert out.abs().max() == 1  # the last step is x_0 itself
