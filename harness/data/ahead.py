@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from harness.threads import helpers
 
 T = TypeVar("T")
 
@@ -22,7 +24,7 @@ class Ahead(Generic[T]):
 
     def __init__(self, make: Callable[[int], T], ahead: int, last: int, threads: int = 1) -> None:
         self._make, self._ahead, self._last = make, ahead, last
-        self._pool = ThreadPoolExecutor(threads, "ahead")
+        self._pool = helpers("ahead", threads)
         self._waiting: deque[tuple[int, Future[T]]] = deque()
 
     def __call__(self, number: int) -> T:

@@ -17,7 +17,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from harness.errors import InputError
 from harness.files import at_home, read_json, write_json
 from harness.spec.data import Data
 from harness.spec.identity import ID_DIGITS
+from harness.threads import helpers
 
 _LOG = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ def _scan(tree: Tree, files: list[tuple[str, int]], progress: Progress | None) -
     digest = hashlib.sha256("\0".join(tree.classes).encode())
     unreadable: dict[str, str] = {}
     unread = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and decoding release the interpreter lock
+    with helpers("scan", os.cpu_count() or 1) as pool:  # hashing and decoding release the interpreter lock
         for first in range(0, len(files), _CHUNK):
             chunk = files[first : first + _CHUNK]
             results = pool.map(_check, [tree.root / path for path, _ in chunk])

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -17,6 +16,7 @@ from harness.data.dataset import Progress
 from harness.data.images import scan
 from harness.data.trees import LeftOut, Tree, find_tree, shown
 from harness.errors import InputError
+from harness.threads import helpers
 
 #: Files looked at between two reports.
 _CHUNK = 200
@@ -106,7 +106,7 @@ def _look(root: Path, paths: Sequence[str]) -> Iterator[tuple[bytes, int]]:
         with Image.open(root / path) as image, (root / path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest(), min(image.size)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with helpers("survey", os.cpu_count() or 1) as pool:
         for first in range(0, len(paths), _CHUNK):
             yield from pool.map(look, paths[first : first + _CHUNK])
 

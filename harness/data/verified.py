@@ -6,7 +6,6 @@ import os
 import socket
 import zlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from harness.errors import InputError
 from harness.files import read_json, write_json
 from harness.processes import now
+from harness.threads import helpers
 
 #: From so many bytes on, it is said that they are read.
 _WORTH_A_LINE = 1e9
@@ -58,7 +58,7 @@ class Verified:
             return
         if (size := sum((stamps[name] or [0])[0] for name in new)) > _WORTH_A_LINE:
             say(f"reads {size / 1e9:.0f} GB in {self._folder} once, to check them")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # zlib lets go of the interpreter lock
+        with helpers("checksums", os.cpu_count() or 1) as pool:  # zlib lets go of the interpreter lock
             whole = list(pool.map(lambda name: is_whole(self._folder / name, checksums[name]), new))
         odd = [name for name, matches in zip(new, whole, strict=True) if not matches]
         self._known = {name: stamp for name, stamp in stamps.items() if name not in odd}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from harness.spec.cell import Cell
 from harness.spec.data import InputShape
 from harness.spec.diffusion import DiffusionSpec
 from harness.spec.evaluation import Evaluation
+from harness.threads import helpers
 from harness.training import checkpoint
 from harness.training.hooks import Hooks, StoppedError
 from harness.training.ranks import Ranks
@@ -184,6 +186,12 @@ class Generator:
             images = to_uint8(self.decode(x0), "decoded samples", first)
         return {"images": images.permute(0, 2, 3, 1).cpu().contiguous(), "labels": labels}
 
+    def finishing(self, drawn: Drawn, beside: Executor) -> Callable[[], dict[str, torch.Tensor]]:
+        """What `finish` gives: begun `beside` for a GPU, when it is asked for on a CPU, whose cores are busy."""
+        if self.device == "cpu":
+            return partial(self.finish, drawn)
+        return beside.submit(self.finish, drawn).result
+
 
 def generate(
     generator: Generator, run: Run, key: str, *, batch: int, hooks: Hooks, ranks: Ranks | None = None
@@ -191,8 +199,8 @@ def generate(
     """Images (N, H, W, channels) and labels (N,) of an evaluation; finished parts are not made again.
 
     Each rank makes one part at a time. The first rank writes all parts and returns the result; the others return None.
-    While the parts of one turn are sampled, another thread of each rank decodes those of the turn before and writes
-    those of the turn before that.
+    While the parts of one turn are sampled, another thread of each rank decodes those of the turn before, where a GPU
+    samples, and writes those of the turn before that. A CPU decodes in turn: its cores are busy as it is.
 
     Args:
         generator: see `Generator`.
@@ -221,9 +229,9 @@ def generate(
         with hooks.writing():
             run.remove_features(key)
     before: list[int] = []  # the parts of the last turn
-    decoded: Future[dict[str, torch.Tensor]] | None = None  # this rank's part of them
+    decode: Callable[[], dict[str, torch.Tensor]] | None = None  # decodes this rank's part of them
     writes: list[Future[None]] = []
-    with ThreadPoolExecutor(1, "samples", torch.set_num_threads, (torch.get_num_threads(),)) as beside:
+    with helpers("samples") as beside:
         for turn in range(0, len(left) + ranks.world, ranks.world):  # after the last turn, one without samples
             now = left[turn : turn + ranks.world]
             stops = ranks.any_rank(bool(now) and hooks.should_stop())
@@ -232,7 +240,7 @@ def generate(
                 if not stops and ranks.rank < len(now):
                     first = now[ranks.rank]
                     part = generator.draw(first, counts[first], hooks, whole=counts[first] == counts[0])
-                mine = None if decoded is None else decoded.result()
+                mine = None if decode is None else decode()
             for write in writes:
                 write.result()
             writes = []
@@ -242,7 +250,7 @@ def generate(
                     writes.append(beside.submit(parts.write, first, done))
             if stops:
                 break
-            before, decoded = now, None if part is None else beside.submit(generator.finish, part)
+            before, decode = now, None if part is None else generator.finishing(part, beside)
         for write in writes:
             write.result()
     if stops:

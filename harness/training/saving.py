@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from harness.runs.layout import step_of
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.spec.cell import Cell
+from harness.threads import helpers
 from harness.training import checkpoint
 from harness.training.cadence import Cadence
 from harness.training.hooks import Hooks
@@ -51,7 +52,7 @@ class Checkpoints:
         self._state, self._cell, self._run, self._hooks, self._keep = state, cell, run, hooks, keep
         self._log, self._flush = TrainLog(run), flush
         self._cadence, self._each = Cadence(seconds), seconds == 0
-        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pool = helpers("checkpoint")
         self._writing: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}  # in the host's memory, used again and again
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from harness.data.draws import Normals, SampleStreams
-from harness.evaluation.generate import Generator, draw, generate, load_weights, noise_of_steps, streams_of
+from harness.evaluation.generate import Drawn, Generator, draw, generate, load_weights, noise_of_steps, streams_of
 from harness.evaluation.parts import Origin, Samples, compiled_before
 from harness.launch import compiling
 from harness.launch.payload import Payload
@@ -23,6 +23,7 @@ from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.resources import Recording, Resources
+from harness.threads import helpers
 from harness.training import checkpoint
 from harness.training.hooks import Hooks
 
@@ -106,7 +107,7 @@ def labels(count: int) -> torch.Tensor:
 # beside the sampling
 
 
-def test_parts_are_decoded_and_written_by_another_thread(run: Run) -> None:
+def test_parts_are_written_by_another_thread(run: Run) -> None:
     here, entered = threading.get_ident(), list[int]()
 
     @contextlib.contextmanager
@@ -117,17 +118,28 @@ def test_parts_are_decoded_and_written_by_another_thread(run: Run) -> None:
                 raise OSError("the disk is full")
         yield
 
-    def decode(x0: torch.Tensor) -> torch.Tensor:
-        assert threading.get_ident() != here
-        return x0
-
-    generator = Generator(random_network(0), CELL, Evaluation(samples=40, sampling_steps=1), "cpu", decode)
+    generator = Generator(random_network(0), CELL, Evaluation(samples=40, sampling_steps=1), "cpu")
     with pytest.raises(OSError, match="the disk is full"):
         generate(generator, run, "k", batch=8, hooks=Hooks(writing=writing))
     assert list(run.samples_parts("k")) == [0, 8], "what was written before stays"
     made = generate(generator, run, "k", batch=8, hooks=Hooks())
     assert made is not None
     assert made.drawn == 24
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_what_a_gpu_samples_is_decoded_by_another_thread(device: str) -> None:
+    threads = list[int]()
+
+    def decode(x0: torch.Tensor) -> torch.Tensor:
+        threads.append(threading.get_ident())
+        return x0
+
+    generator = Generator(random_network(0), CELL, EVALUATION, device, decode)
+    with helpers("samples") as beside:
+        finish = generator.finishing(Drawn(0, torch.zeros(2, 1, 8, 8), labels(2)), beside)
+        assert finish()["images"].shape == (2, 8, 8, 1)
+    assert (threads[0] == threading.get_ident()) == (device == "cpu")
 
 
 # compiled
