@@ -22,10 +22,10 @@ from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
 from harness.spec.identity import spec_id
-from harness.spec.resources import Resources
+from harness.spec.resources import Compilation, Resources
 
-#: Seconds that compiling takes: a layer without compiled code of the same shape, and the whole with it.
-COLD_SECONDS, WARM_SECONDS = 30.0, 3.0
+#: Seconds that compiling takes: the compiler's start, each layer, and all of it with compiled code of the same shape.
+COLD_SECONDS, COLD_LAYER_SECONDS, WARM_SECONDS = 12.0, 3.5, 3.0
 
 #: Share of a CPU's overhead per block that compiled blocks save, and of a GPU's time. Orders of magnitude only.
 _SAVED_OF_OVERHEAD, _SAVED_ON_GPU = 0.7, 0.3
@@ -38,10 +38,15 @@ _SAVED_OF_SAMPLING, _SAVED_OF_WIDE_SAMPLING = 0.15, 0.03
 
 
 class Choice(NamedTuple):
-    """Whether the network is compiled, and why, for the log."""
+    """How the network is compiled, and why, for the log."""
 
-    compiled: bool
+    how: Compilation
     why: str
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it is."""
+        return self.how != "off"
 
 
 class Compiled(Protocol):
@@ -67,7 +72,8 @@ def choose(job: Compiled, device: str) -> Choice:
         CellFailedError: it is to be compiled, and this machine cannot.
     """
     saved = saved_seconds(job.cell, device, job.resources.world)
-    return _choose(job, device, saved, _training_code(job), "training")
+    way = _way(job.resources, device)
+    return _choose(job, device, way, saved, training_code(job, way), "training")
 
 
 def choose_sampling(job: Compiled, evaluation: Evaluation, device: str, before: bool | None) -> Choice:
@@ -85,21 +91,34 @@ def choose_sampling(job: Compiled, evaluation: Evaluation, device: str, before: 
     if before:
         require_compiler(device, "the samples so far are of a compiled network")
     if before is not None:
-        return Choice(before, "as for the samples so far")
-    return _choose(job, device, saved_in_sampling(job, evaluation, device), _sampling_code(job, evaluation), "sampling")
+        return Choice("on" if before else "off", "as for the samples so far")
+    saved = saved_in_sampling(job, evaluation, device)
+    return _choose(job, device, "on", saved, sampling_code(job, evaluation), "sampling")
 
 
-def _choose(job: Compiled, device: str, saved: float, code: Path, what: str) -> Choice:
+def _way(resources: Resources, device: str) -> Compilation:
+    """How a training is compiled, if it is.
+
+    As one graph it is faster on a CPU, and compiles longer, by the number of its layers. Ranks send the gradients of
+    the last parts while those of the first are computed, and a graph gives all at once; activations are computed again
+    part by part.
+    """
+    return "whole" if device == "cpu" and resources.world == 1 and not resources.recompute else "on"
+
+
+def _choose(job: Compiled, device: str, way: Compilation, saved: float, code: Path, what: str) -> Choice:
     option = job.resources.compile
     if option == "off":
-        return Choice(compiled=False, why="as asked")
+        return Choice("off", "as asked")
     if option == "on":
         require_compiler(device, 'resources.compile is "on" (allowed: auto, off)')
-        return Choice(compiled=True, why="as asked")
+        return Choice(way, "as asked")
     if lack := missing_compiler(device):
-        return Choice(compiled=False, why=lack)
-    cost = WARM_SECONDS if code.exists() else COLD_SECONDS * job.cell.model.compiled_layers
-    return Choice(saved > 2 * cost, f"it would save about {saved:.0f} s of the {what} and cost about {cost:.0f} s")
+        return Choice("off", lack)
+    layers = job.cell.model.layers if way == "whole" else job.cell.model.compiled_layers
+    cost = WARM_SECONDS if code.exists() else COLD_SECONDS + layers * COLD_LAYER_SECONDS
+    why = f"it would save about {saved:.0f} s of the {what} and cost about {cost:.0f} s"
+    return Choice(way if saved > 2 * cost else "off", why)
 
 
 def require_compiler(device: str, wanted: str) -> None:
@@ -152,26 +171,27 @@ def use_cache(job: Compiled) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(job.shared.compiled_folder.resolve()))
 
 
-def record_compiled(job: Compiled, sampled: Evaluation | None = None) -> None:
-    """Remember that code is in the results folder: of the training of the job's cell, or of an evaluation's samples."""
-    code = _training_code(job) if sampled is None else _sampling_code(job, sampled)
+def record_compiled(code: Path) -> None:
+    """Remember that code is in the results folder; see `training_code` and `sampling_code`."""
     if not code.exists():
         code.parent.mkdir(parents=True, exist_ok=True)
         write_text(code, f"{torch.__version__}\n")
 
 
-def _training_code(job: Compiled) -> Path:
+def training_code(job: Compiled, way: Compilation) -> Path:
+    """The file that says that there is code of the training of a job's cell, compiled in this way."""
     share = job.resources.micro_batch or job.cell.training.batch_size // job.resources.world
-    return _code(job, share, job.cell.training.precision)
+    precision = job.cell.training.precision
+    return _code(job, share, f"{precision}-whole" if way == "whole" else precision)
 
 
-def _sampling_code(job: Compiled, evaluation: Evaluation) -> Path:
+def sampling_code(job: Compiled, evaluation: Evaluation) -> Path:
+    """The file that says that there is code of an evaluation's samples."""
     batch = min(job.resources.sampling_batch, evaluation.samples)
     return _code(job, batch * (1 if evaluation.guidance == 1 else 2), "sampling")
 
 
 def _code(job: Compiled, images: int, kind: str) -> Path:
-    """The file that says that there is code for so many images at once."""
     cell = job.cell
     shape = (*cell.data.shape, images, kind, job.resources.threads, torch.__version__)
     return job.shared.compiled_folder / "-".join(map(str, (cell.model.network, spec_id(cell.model), *shape)))

@@ -27,7 +27,7 @@ def for_training(job: Payload, conditions: dict[str, Any], ranks: Ranks) -> dict
     require(job.cell.training.precision, device)
     if device == "cpu" or conditions["micro_batch"] is not None:
         return conditions
-    compiled, recompute = conditions["compile"] == "on", conditions["recompute"]
+    compiled, recompute = conditions["compile"], conditions["recompute"]
     return {
         **conditions,
         "micro_batch": largest_micro_batch(
@@ -54,16 +54,19 @@ def conditions_of(job: Payload, device: str) -> dict[str, Any]:
     if first is None:
         choice = choose(job, device)
         _LOG.info("[%s] compiled: %s, %s", now(), "yes" if choice.compiled else "no", choice.why)
-        return {**mine, "compile": "on" if choice.compiled else "off"}
+        return {**mine, "compile": choice.how}
     first = {"ranks": 1, "micro_batch": None, "recompute": False, "compile": "off", **first}  # older records lack them
     if all(first[key] == mine[key] for key in ("device", "hardware", "ranks")):
         mine["micro_batch"] = mine["micro_batch"] or first["micro_batch"]
-    mine["recompute"] = mine["recompute"] or first["recompute"]  # changes no bit, and may have been needed
-    if first["compile"] == "on":
+    mine["recompute"] = mine["recompute"] or first["recompute"]  # that may have been needed
+    if first["compile"] != "off":
         require_compiler(device, "the first attempt was compiled, which decides the last bits")
-    if (asked := job.resources.compile) not in ("auto", first["compile"]):
+    if (asked := job.resources.compile) not in ("auto", "off" if first["compile"] == "off" else "on"):
         _LOG.info("note: compile is %s, as in the first attempt, though %s was asked for", first["compile"], asked)
-    for key in ("torch", "device", "hardware", "ranks", *(("micro_batch",) if job.steps is None else ())):
+    keys = ["torch", "device", "hardware", "ranks", *(["micro_batch"] if job.steps is None else [])]
+    if first["compile"] == "whole":
+        keys.append("recompute")  # part by part; otherwise it changes no bit
+    for key in keys:
         if first[key] != mine[key]:
             was, given = ("all" if value is None else value for value in (first[key], mine[key]))
             rounding = "results agree within rounding, not bit for bit"

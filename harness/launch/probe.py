@@ -34,7 +34,7 @@ from harness.runs.state import State
 from harness.runs.study import Shared
 from harness.spec.cell import Cell
 from harness.spec.extension import Extension
-from harness.spec.resources import Recording, Resources
+from harness.spec.resources import Compilation, Recording, Resources
 from sweeps.grid import Sweep
 
 #: Measurements of one quantity.
@@ -53,7 +53,7 @@ MOST_SECONDS = 300.0
 _FOUND = "probe:"
 
 
-def measure(cell: Cell, resources: Resources, device: str, *, compiled: bool = False) -> Probe:
+def measure(cell: Cell, resources: Resources, device: str, *, compiled: Compilation = "off") -> Probe:
     """Time the training steps of a cell's shape, and its forward passes without gradients, in this process.
 
     Args:
@@ -61,7 +61,7 @@ def measure(cell: Cell, resources: Resources, device: str, *, compiled: bool = F
         resources: give ranks, micro-batch, sampling batch, and whether activations are computed again. On a GPU the
             micro-batch is the largest that fits, where none is named, as in a training.
         device: "cpu" or "cuda".
-        compiled: whether the network is compiled.
+        compiled: how the network is compiled.
 
     Raises:
         CellFailedError: not one image fits the GPU, or the device cannot compute in the cell's precision.
@@ -78,11 +78,13 @@ def measure(cell: Cell, resources: Resources, device: str, *, compiled: bool = F
     share = {"batch_size": cell.training.batch_size // resources.world, "steps": 2**30}  # as if it never ended
     cell = cell.model_copy(update={"training": cell.training.model_copy(update=share)})
     require(cell.training.precision, device)
-    micro_batch, ways = resources.micro_batch, {"compiled": compiled, "recompute": resources.recompute}
+    micro_batch, recompute = resources.micro_batch, resources.recompute
     if device == "cuda" and micro_batch is None:
-        micro_batch = largest_micro_batch(cell, device, Ranks(), **ways, cells_per_gpu=resources.cells_per_gpu)
+        micro_batch = largest_micro_batch(
+            cell, device, Ranks(), compiled=compiled, recompute=recompute, cells_per_gpu=resources.cells_per_gpu
+        )
         torch.cuda.reset_peak_memory_stats()
-    options = Options(device, [], Recording(), checkpoint_seconds=None, micro_batch=micro_batch, **ways)
+    options = Options(device, [], Recording(), None, micro_batch, compiled=compiled, recompute=recompute)
     state = TrainState.initial(cell, device)
     state.network.train()
     with contextlib.closing(Trainer(state, cell, _MadeUp(cell, device), options, Ranks())) as trainer:
@@ -94,7 +96,7 @@ def measure(cell: Cell, resources: Resources, device: str, *, compiled: bool = F
     zeros = torch.zeros(count, dtype=torch.int64, device=device)
     with torch.inference_mode():
         passed = _timed(lambda: network(x, zeros, zeros if shape.classes else None), device)
-    return Probe(step, Spread(*(seconds / count for seconds in passed)), memory, compiled)
+    return Probe(step, Spread(*(seconds / count for seconds in passed)), memory, compiled != "off")
 
 
 class _MadeUp:
@@ -179,16 +181,16 @@ class ProbeJob:
         """Measure as a job with these resources would train."""
         import torch
 
-        from harness.launch.compiling import choose, record_compiled, use_cache
+        from harness.launch.compiling import choose, record_compiled, training_code, use_cache
         from harness.training.conditions import be_deterministic
 
         use_cache(self)
         torch.set_num_threads(self.resources.threads)
-        compiled = choose(self, self.device).compiled
-        be_deterministic(compiled=compiled)
-        found = measure(self.cell, self.resources, self.device, compiled=compiled)
-        if compiled:
-            record_compiled(self)
+        choice = choose(self, self.device)
+        be_deterministic(compiled=choice.compiled)
+        found = measure(self.cell, self.resources, self.device, compiled=choice.how)
+        if choice.compiled:
+            record_compiled(training_code(self, choice.how))
         return found
 
 

@@ -22,7 +22,7 @@ from harness.data.sources import load
 from harness.errors import CellFailedError, DiskFullError, InputError
 from harness.files import write_text
 from harness.launch import guidance
-from harness.launch.compiling import choose_sampling, record_compiled, use_cache
+from harness.launch.compiling import choose_sampling, record_compiled, sampling_code, training_code, use_cache
 from harness.launch.conditions import conditions_of, for_training
 from harness.launch.console import Reporter
 from harness.launch.estimate import Basis, Probes, work_of
@@ -130,7 +130,7 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
     device = device_of(job, ranks)
     conditions = ranks.on_first(lambda: conditions_of(job, device))
     torch.set_num_threads(conditions["threads"])
-    be_deterministic(compiled=conditions["compile"] == "on")
+    be_deterministic(compiled=conditions["compile"] != "off")
     hooks = Hooks(should_stop=stop.is_set)
     owed = ranks.on_first(partial(_owed, job))
     keys = list(owed) or [losses_key(job.cell)]
@@ -159,14 +159,14 @@ def _train_and_measure(job: Payload, stop: StopFlag, ranks: Ranks, mirror: Mirro
                 checkpoint_seconds=job.resources.checkpoint_seconds,
                 micro_batch=conditions["micro_batch"],
                 anew=job.anew,
-                compiled=conditions["compile"] == "on",
+                compiled=conditions["compile"],
                 recompute=conditions["recompute"],
             ),
             hooks,
             ranks,
         )
-        if conditions["compile"] == "on" and ranks.is_first:
-            record_compiled(job)
+        if conditions["compile"] != "off" and ranks.is_first:
+            record_compiled(training_code(job, conditions["compile"]))
     from harness.evaluation.measure import Subject, record_losses  # slow to import
 
     loss_images = job.recording.loss_images
@@ -213,7 +213,7 @@ def _measure_all(job: Payload, subject: Subject, missing: Mapping[str, tuple[Eva
             continue
         if record:
             if record["conditions"]["compile_sampling"] == "on":
-                record_compiled(job, evaluation)
+                record_compiled(sampling_code(job, evaluation))
             found = record["metrics"]
             print(f"[{now()}] step {step}: {metric_name(found['extractor'])} {found['frechet']:.6g}", flush=True)
     if failed:

@@ -11,6 +11,10 @@ from harness.spec.evaluation import EXTRACTORS
 from harness.spec.identity import Spec
 from harness.spec.kinds import Kind
 
+#: How a network is compiled: not at all, part by part (see `Network.regions`), or as one graph. "on" is what the
+#: records of older versions call it part by part.
+Compilation = Literal["off", "on", "whole"]
+
 
 class Recording(Spec):
     """What training writes down on the way. Changes no weight, so it is outside every id."""
@@ -94,7 +98,7 @@ class Resources(Spec):
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="whether the network's blocks are compiled; auto: where the work is long enough to pay for it",
+        description="whether the network is compiled; auto: where the work is long enough to pay for it",
     )
     checkpoint_seconds: float | None = Field(
         default=None,

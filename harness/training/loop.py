@@ -30,7 +30,7 @@ from harness.runs.layout import belongs, meta_of, step_of
 from harness.runs.log import TrainLog
 from harness.runs.state import Run
 from harness.spec.cell import Cell
-from harness.spec.resources import Recording
+from harness.spec.resources import Compilation, Recording
 from harness.spec.training import Training
 from harness.training import checkpoint
 from harness.training.feed import Feed
@@ -70,7 +70,7 @@ class Options:
         micro_batch: images that a rank passes at once; their gradients add up. None: its whole share.
         look_seconds: about the time between two looks at the losses and at the stop flag; 0: a look after every step.
         anew: whether what was begun with other random draws is removed and trained anew; otherwise it is refused.
-        compiled: whether the network is compiled, part by part (see `Network.regions`).
+        compiled: how the network is compiled.
         recompute: whether activations inside these parts are computed again in the backward pass, not kept.
     """
 
@@ -81,7 +81,7 @@ class Options:
     micro_batch: int | None = None
     look_seconds: float = LOOK_SECONDS
     anew: bool = False
-    compiled: bool = False
+    compiled: Compilation = "off"
     recompute: bool = False
 
 

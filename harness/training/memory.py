@@ -17,6 +17,7 @@ from harness.diffusion.objective import build as build_objective
 from harness.errors import CellFailedError
 from harness.model.network import build
 from harness.spec.cell import Cell
+from harness.spec.resources import Compilation
 from harness.training.feed import Inputs
 from harness.training.passes import losses_backward, make_ready
 from harness.training.precision import products
@@ -29,7 +30,7 @@ _SHARE = 0.9
 
 
 def largest_micro_batch(
-    cell: Cell, device: str, ranks: Ranks, *, compiled: bool, recompute: bool, cells_per_gpu: int = 1
+    cell: Cell, device: str, ranks: Ranks, *, compiled: Compilation, recompute: bool, cells_per_gpu: int = 1
 ) -> int:
     """How many images of its share a rank can pass at once: all, or the largest half, quarter, ... that divides it.
 
@@ -55,7 +56,7 @@ def largest_micro_batch(
     return size
 
 
-def _fits(cell: Cell, size: int, share: int, device: str, world: int, compiled: bool, recompute: bool) -> bool:
+def _fits(cell: Cell, size: int, share: int, device: str, world: int, compiled: Compilation, recompute: bool) -> bool:
     """Whether forward and backward passes of so many images fit."""
     try:
         with torch.random.fork_rng(devices=[]):

@@ -9,25 +9,29 @@ from torch import Tensor, nn
 
 from harness.diffusion.objective import Objective
 from harness.model.network import Network
+from harness.spec.resources import Compilation
 from harness.spec.training import Precision
 from harness.training.feed import Inputs
 from harness.training.precision import autocast
 
 
-def make_ready(network: Network, *, compiled: bool, recompute: bool) -> None:
-    """Let every region of a network (see `Network.regions`) compile itself, and keep no activations inside.
+def make_ready(network: Network, *, compiled: Compilation, recompute: bool) -> None:
+    """Let a network compile itself, and keep no activations inside its regions (see `Network.regions`).
 
-    What is not kept is computed again in the backward pass, by the same code: the gradients are the same, bit for bit.
+    What is not kept is computed again in the backward pass, by the same code: the gradients are the same, bit for bit,
+    as those of a network that is compiled part by part. As one graph it is not compiled then.
     The names of the weights stay.
     """
     if not recompute:
-        if compiled:
+        if compiled == "on":
             network.compile_regions()
+        elif compiled == "whole":
+            network.compile(dynamic=False)
         return
     from torch.utils.checkpoint import checkpoint  # only here
 
     for region in network.regions():
-        forward = torch.compile(region.forward, dynamic=False) if compiled else region.forward
+        forward = torch.compile(region.forward, dynamic=False) if compiled != "off" else region.forward
         # the networks have no random state, see `Network`
         region.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
 

@@ -56,7 +56,7 @@ def besides(setting: Setting, *, compiled: bool) -> Row:
             run.folder.mkdir(parents=True)
             hold = run.claim(1, {"process": process_identity()})
             assert hold is not None
-            options = Options("cpu", [], Recording(), checkpoint_seconds, compiled=compiled)
+            options = Options("cpu", [], Recording(), checkpoint_seconds, compiled="whole" if compiled else "off")
             with contextlib.suppress(_EnoughError):
                 train(cell, data, run, options, Hooks(writing=hold.writing, report=report))
         (before, begun), (after, ended) = edges

@@ -35,7 +35,7 @@ def _rank(rank: int, world: int, port: int, pipe: Connection) -> None:
     with meet() if world > 1 else nullcontext(Ranks()) as ranks, tempfile.TemporaryDirectory() as folder:
         if rank > 0:
             train(cell, data, Run(Path(folder)), options, Hooks(), ranks)
-        training = Ongoing(cell, data, options, SETTING.steps, ranks)
+        training = Ongoing(cell, data, options, SETTING.steps, ranks=ranks)
         while pipe.recv():
             pipe.send(training())
 

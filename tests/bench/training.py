@@ -52,9 +52,9 @@ class Setting(NamedTuple):
 S4 = {"depth": 12, "width": 384, "heads": 6, "patch_size": 4}
 
 SETTINGS = [
-    Setting("d4-w64-p2, 8x8x1, batch 64", {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}, 64, 20),
-    Setting("d6-w96-p2, 8x8x1, batch 64", {"depth": 6, "width": 96, "heads": 4, "patch_size": 2}, 64, 10),
-    Setting("S/4, 32x32x4, batch 8", S4, 8, 2, latents=True),
+    Setting("d4-w64-p2, 8x8x1, batch 64", {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}, 64, 40),
+    Setting("d6-w96-p2, 8x8x1, batch 64", {"depth": 6, "width": 96, "heads": 4, "patch_size": 2}, 64, 20),
+    Setting("S/4, 32x32x4, batch 8", S4, 8, 4, latents=True),
     Setting("S/4, 32x32x4, batch 8, bf16", S4, 8, 2, latents=True, precision="bf16"),
 ]
 
@@ -73,7 +73,7 @@ def bare(setting: Setting, *, compiled: bool) -> Step:
     network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
     network.initialise(0)
     if compiled:
-        network.compile_regions()
+        network.compile(dynamic=False)
     return _loop(setting, network, network)
 
 
@@ -111,10 +111,10 @@ def _loop(setting: Setting, network: nn.Module, predict: Callable[[Tensor, Tenso
     return repeated(step, setting.steps)
 
 
-def whole(setting: Setting, *, compiled: bool) -> Ongoing:
+def whole(setting: Setting, threads: int, *, compiled: bool) -> Ongoing:
     """Our training with EMA, log and checkpoints."""
-    options = Options("cpu", [], Recording(), None, compiled=compiled)
-    return Ongoing(setting.cell, source(setting), options, setting.steps)
+    options = Options("cpu", [], Recording(), None, compiled="whole" if compiled else "off")
+    return Ongoing(setting.cell, source(setting), options, setting.steps, threads=threads)
 
 
 def source(setting: Setting) -> LoadedData | Latents:
@@ -129,21 +129,19 @@ def source(setting: Setting) -> LoadedData | Latents:
 
 def rows(threads: int) -> list[Row]:
     """Every setting against the bare compiled loop, and against diffusers' model."""
-    torch.set_num_threads(threads)
     found = []
     for setting in SETTINGS:
         what = f"a training step of {setting.name}, {threads} threads"
-        mine = whole(setting, compiled=True)
+        mine = whole(setting, threads, compiled=True)
         for name, theirs in (
             ("bare compiled loop", bare(setting, compiled=True)),
             ("bare eager loop", bare(setting, compiled=False)),
             ("diffusers in a plain loop", diffusers_loop(setting)),
         ):
-            found.append(pair(what, ("ours, compiled", mine), (name, theirs), calls=setting.steps))
+            found.append(pair(what, ("ours, compiled", mine), (name, mine.beside(theirs)), calls=setting.steps))
         mine.close()
-        eager = whole(setting, compiled=False)
-        found.append(
-            pair(what, ("ours, eager", eager), ("bare eager loop", bare(setting, compiled=False)), calls=setting.steps)
-        )
+        eager = whole(setting, threads, compiled=False)
+        theirs = eager.beside(bare(setting, compiled=False))
+        found.append(pair(what, ("ours, eager", eager), ("bare eager loop", theirs), calls=setting.steps))
         eager.close()
     return found

@@ -211,7 +211,7 @@ def test_sampling_is_compiled_where_it_is_long_or_was(tmp_path: Path) -> None:
     cost = compiling.saved_in_sampling(job(tmp_path), Evaluation(samples=1000), "cpu") / 1000
     between = Evaluation(samples=round((compiling.WARM_SECONDS + compiling.COLD_SECONDS) / cost))
     assert not compiled(between)
-    compiling.record_compiled(job(tmp_path), between)
+    compiling.record_compiled(compiling.sampling_code(job(tmp_path), between))
     assert compiled(between), "its code is there already"
     assert not compiled(Evaluation(samples=between.samples // 2, guidance=2)), "twice as many images are other code"
 

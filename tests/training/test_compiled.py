@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ import torch
 from harness.data.sources import load
 from harness.errors import CellFailedError
 from harness.launch import compiling
+from harness.launch.conditions import conditions_of
 from harness.launch.payload import Payload
+from harness.processes import process_identity
 from harness.runs.state import Run
 from harness.spec.cell import Cell
 from harness.spec.evaluation import Evaluation
-from harness.spec.resources import Recording, Resources
+from harness.spec.resources import Compilation, Recording, Resources
 from harness.training import checkpoint
+from harness.training.conditions import numeric_conditions
 from harness.training.hooks import Hooks, Report, StoppedError
 from harness.training.loop import Options, train
 
@@ -29,7 +33,7 @@ def cell(steps: int = 4, **model: object) -> Cell:
 
 
 def weights(
-    folder: Path, *, compiled: bool, recompute: bool = False, stop_at: int | None = None
+    folder: Path, compiled: Compilation, *, recompute: bool = False, stop_at: int | None = None
 ) -> dict[str, torch.Tensor]:
     run, seen, c = Run(folder), {"step": 0}, cell()
     run.folder.mkdir()
@@ -47,22 +51,28 @@ def weights(
 
 
 @needs_compiler
-def test_it_agrees_with_the_eager_one_and_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["on", "whole"])
+def test_it_agrees_with_the_eager_one_and_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Compilation
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    eager = weights(tmp_path / "eager", compiled=False)
-    whole = weights(tmp_path / "whole", compiled=True)
-    broken = weights(tmp_path / "broken", compiled=True, stop_at=2)
-    again = weights(tmp_path / "again", compiled=True, recompute=True)
+    eager = weights(tmp_path / "eager", "off")
+    undisturbed = weights(tmp_path / "undisturbed", way)
+    broken = weights(tmp_path / "broken", way, stop_at=2)
     assert list((tmp_path / "cache").iterdir()), "nothing was compiled"
-    assert whole.keys() == eager.keys(), "names of weights stay"
-    for name, value in whole.items():
+    assert undisturbed.keys() == eager.keys(), "names of weights stay"
+    for name, value in undisturbed.items():
         assert torch.equal(value, broken[name]), name
-        assert torch.equal(value, again[name]), f"{name} of a network that keeps no activations"
         torch.testing.assert_close(value, eager[name], rtol=1e-4, atol=1e-5)
+    if way == "on":
+        again = weights(tmp_path / "again", way, recompute=True)
+        assert all(torch.equal(value, again[name]) for name, value in undisturbed.items()), "activations computed again"
 
 
-def job(folder: Path, asked: str, steps: int = 100, **model: object) -> Payload:
-    resources = Resources.model_validate({"compile": asked})
+def job(
+    folder: Path, asked: str, steps: int = 100, more: Mapping[str, object] | None = None, **model: object
+) -> Payload:
+    resources = Resources.model_validate({"compile": asked, **(more or {})})
     return Payload(str(folder / "run"), 1, "t", "s", cell(steps, **model), (), Recording(), resources, str(folder))
 
 
@@ -75,10 +85,45 @@ def test_auto_compiles_what_is_long_enough(tmp_path: Path) -> None:
     assert not compiling.choose(job(tmp_path, "auto", 1_000_000, width=384, heads=6), "cpu").compiled
     between = job(tmp_path, "auto", 10_000)
     assert not compiling.choose(between, "cpu").compiled
-    compiling.record_compiled(between)
+    compiling.record_compiled(compiling.training_code(between, "whole"))
     assert compiling.choose(between, "cpu").compiled, "its code is there already"
     assert compiling.choose(job(tmp_path, "on", 1), "cpu").compiled
     assert not compiling.choose(job(tmp_path, "off", 1_000_000), "cpu").compiled
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("more", "way"), [({}, "whole"), ({"recompute": True}, "on"), ({"executor": "slurm", "nodes": 2}, "on")]
+)
+def test_one_rank_on_a_cpu_compiles_one_graph(tmp_path: Path, more: dict[str, object], way: str) -> None:
+    assert compiling.choose(job(tmp_path, "on", more=more), "cpu").how == way
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("first", "asked", "recompute", "noted"),
+    [
+        ("off", "auto", True, ""),
+        ("on", "on", True, ""),
+        ("whole", "on", False, ""),
+        ("whole", "off", False, "compile is whole, as in the first attempt, though off was asked for"),
+        ("off", "on", False, "compile is off, as in the first attempt, though on was asked for"),
+        ("whole", "auto", True, "recompute was False in the first attempt and is True now; results agree within"),
+    ],
+)
+def test_later_attempts_keep_the_choice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, asked: str, recompute: bool, noted: str
+) -> None:
+    given = job(tmp_path, asked, more={"recompute": recompute})
+    given.run.folder.mkdir()
+    hold = given.run.claim(1, {"process": process_identity()})
+    assert hold is not None
+    before = {**numeric_conditions(1, 250, "cpu"), "ranks": 1, "micro_batch": None, "recompute": False}
+    hold.record("started", {"conditions": {**before, "compile": first}})
+    with caplog.at_level("INFO"):
+        now = conditions_of(given, "cpu")
+    assert (now["compile"], now["recompute"]) == (first, recompute)
+    assert [noted in record.message for record in caplog.records] == ([True] if noted else [])
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

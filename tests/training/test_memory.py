@@ -49,7 +49,7 @@ def limit(monkeypatch: pytest.MonkeyPatch, images: int) -> list[int]:
 
 
 def find(cell: Cell, ranks: Ranks | None = None) -> int:
-    return largest_micro_batch(cell, "cpu", ranks or Ranks(), compiled=False, recompute=False)
+    return largest_micro_batch(cell, "cpu", ranks or Ranks(), compiled="off", recompute=False)
 
 
 def test_the_largest_part_that_fits_is_found_and_said(
@@ -149,7 +149,7 @@ def gradients(*, recompute: bool, precision: bool) -> tuple[list[Tensor], int]:
         for weight in network.parameters():  # what starts at zero gives zeros
             weight.add_(0.01)
     names = [name for name, _ in network.named_parameters()]
-    make_ready(network, compiled=False, recompute=recompute)
+    make_ready(network, compiled="off", recompute=recompute)
     assert [name for name, _ in network.named_parameters()] == names
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(8, c.data.shape.channels, 8, 8, generator=generator)
