@@ -95,7 +95,7 @@ def _apart(gmacs: Pair) -> float:
 def _pair(one: _Model, other: _Model) -> ComputePair:
     sides = Sides.of(one.logs, other.logs)
     if sides.difference > 0:
-        return _pair(other, one)
+        one, other, sides = other, one, sides.turned
     seeds = min(len(sides.own), len(sides.base))
     ends, smallest = sides.judge(None).interval, None
     sd = sides.pair_sd if sides.paired else sides.seed_sd

@@ -41,12 +41,18 @@ class Sides:
         They are pairs where all trainings of the side with fewer of them, and two or more, share their draws with one
         of the other side, whose others are then left out. Pairs that all differ alike tell nothing of their noise.
         """
-        shared = own.index.intersection(base.index, sort=True)
+        values, others = (np.asarray(side, dtype=np.float64) for side in (own, base))
+        shared, mine, theirs = np.intersect1d(own.index, base.index, assume_unique=True, return_indices=True)
         if len(shared) == min(len(own), len(base)) >= 2:
-            one, other = (np.asarray(side.loc[shared], dtype=np.float64) for side in (own, base))
+            one, other = values[mine], others[theirs]
             if np.ptp(one - other) > _ALIKE:
                 return cls(one, other, True)
-        return cls(np.asarray(own, dtype=np.float64), np.asarray(base, dtype=np.float64), False)
+        return cls(values, others, False)
+
+    @property
+    def turned(self) -> Sides:
+        """The same with the designs in each other's place."""
+        return Sides(self.base, self.own, self.paired)
 
     @property
     def difference(self) -> float:

@@ -131,7 +131,7 @@ def fit_slice(piece: Slice) -> SliceFits:
     params, tokens = floats(rows, "params"), floats(rows, "tokens")
     surface = attempt("Params-and-tokens form", lambda: fit_interaction(params, tokens, y))
     fits = _distinct(lines, floor, surface)
-    (held, untested), bootstraps = _long_work(piece, rows, lines["power law"], floor, surface)
+    (held, untested), bootstraps, pairs = _long_work(piece, rows, lines["power law"], floor, surface)
     omitted += untested
     return SliceFits(
         piece=piece,
@@ -146,7 +146,7 @@ def fit_slice(piece: Slice) -> SliceFits:
         held=tuple(held),
         ranking=tuple(rank_forms(held)),
         forecasts=tuple(_forecasts(fits, rows)),
-        pairs=tuple(equal_compute_pairs(piece.table, column)),
+        pairs=tuple(pairs),
         omitted=tuple(omitted),
     )
 
@@ -184,14 +184,15 @@ def _bootstraps(
 
 def _long_work(
     piece: Slice, rows: pd.DataFrame, law: LineFit | None, floor: FloorFit | None, surface: InteractionFit | None
-) -> tuple[tuple[list[HeldOut], list[tuple[str, str]]], dict[str, Bootstrap]]:
-    """Tests on unseen models, and bootstraps."""
+) -> tuple[tuple[list[HeldOut], list[tuple[str, str]]], dict[str, Bootstrap], list[ComputePair]]:
+    """Tests on unseen models, bootstraps, and models of equal compute."""
     seeds = int(rows["repeats"].max()) > 1
     tasks: list[Callable[[], Any]] = [
-        partial(_held_out, piece, rows, floor), partial(_bootstraps, piece, law, floor, surface, seeds)
+        partial(_held_out, piece, rows, floor), partial(_bootstraps, piece, law, floor, surface, seeds),
+        partial(equal_compute_pairs, piece.table, piece.column),
     ]  # fmt: skip
-    held, bootstraps = side_by_side(tasks) if len(rows) > _FEW_MODELS else (task() for task in tasks)
-    return held, bootstraps
+    held, bootstraps, pairs = side_by_side(tasks) if len(rows) > _FEW_MODELS else (task() for task in tasks)
+    return held, bootstraps, pairs
 
 
 def _held_out(piece: Slice, rows: pd.DataFrame, floor: FloorFit | None) -> tuple[list[HeldOut], list[tuple[str, str]]]:

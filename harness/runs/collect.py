@@ -259,7 +259,7 @@ def _copy(source: Path, target: Path) -> None:
 def _write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
     """Write a table; keys of a row that are no columns are left out, None becomes empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row.get(name) for name in columns] for row in rows)
     write_text(path, text.getvalue())

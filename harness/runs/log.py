@@ -32,9 +32,14 @@ class TrainLog:
     def rows(self) -> list[dict[str, Any]]:
         """All whole lines; a torn last line counts as not written."""
         try:
-            return list(_rows(self._path.read_bytes().splitlines()))
+            lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
+        with contextlib.suppress(ValueError, RecursionError):  # all at once is several times as quick
+            rows: list[Any] = json.loads(b"[%b]" % b",".join(lines))
+            if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
+                return rows
+        return list(_rows(lines))
 
     def seconds(self) -> float | None:
         """Wall time of the training so far; None before its first row."""

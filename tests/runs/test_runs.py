@@ -248,6 +248,13 @@ def test_the_train_log_is_rewritten_and_survives_a_torn_line(run: Run) -> None:
     assert not run.train_log.exists()
 
 
+@pytest.mark.parametrize("torn", ['{"step": 2}, {"step": 3}', '{"step": [2', "7", "", "{\n}"])
+def test_a_line_that_is_no_row_is_left_out_alone(run: Run, torn: str) -> None:
+    run.folder.mkdir()
+    run.train_log.write_text(f'{{"step": 1}}\n{torn}\n{{"step": 4}}\n')
+    assert TrainLog(run).rows() == [{"step": 1}, {"step": 4}]
+
+
 def test_atomic_write_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f"
     files.write_text(path, "old")
