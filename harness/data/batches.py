@@ -18,6 +18,9 @@ from harness.data.pixels import to_model
 #: All of a batch.
 ALL = slice(None)
 
+#: A split of latents of no more bytes is kept on a GPU; then only noise is made at each step.
+_KEPT_BYTES = 1 << 30
+
 Indices = NDArray[np.int64]
 
 Mirror = NDArray[np.bool_]
@@ -55,7 +58,11 @@ class Splits(NamedTuple):
 def batches(source: LoadedData | Latents, device: str) -> Splits:
     """A data set or its latents, ready for the model."""
     if isinstance(source, Latents):
-        return Splits(*(LatentBatches(split, source.scaling, device) for split in (source.train, source.heldout)))
+        latents = [LatentBatches(split, source.scaling, device) for split in (source.train, source.heldout)]
+        for split in latents if device != "cpu" else ():
+            if split.bytes <= _KEPT_BYTES:
+                split.keep()
+        return Splits(*latents)
     return Splits(PixelBatches(source.train, device), PixelBatches(source.heldout, device))
 
 
@@ -87,13 +94,36 @@ class LatentBatches:
     def __init__(self, split: LatentSplit, scaling: float, device: str) -> None:
         self.labels = torch.from_numpy(split.labels).to(device)
         self._split, self._scaling, self._device = split, scaling, device
+        self._kept: Tensor | None = None  # (N, 2, 2, C, S, S): mirrored or not, mean and deviation
+
+    @property
+    def bytes(self) -> int:
+        """The size of all moments."""
+        if not len(self._split):
+            return 0
+        mean, _ = self._moments(np.zeros(1, np.int64), np.zeros(1, np.bool_))
+        return len(self._split) * 4 * mean.nbytes
+
+    def keep(self) -> None:
+        """Read all moments, and keep them on the device."""
+        every = np.arange(len(self._split))
+        ways = [torch.stack(self._moments(every, np.full(len(every), way)), dim=1) for way in (False, True)]
+        self._kept = torch.stack(ways, dim=1)
+
+    def _moments(self, indices: Indices, mirror: Mirror) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, each (n, C, S, S), on the device."""
+        if self._kept is None:
+            mean, std = (upload(moment, self._device) for moment in self._split.moments(indices, mirror))
+        else:
+            ways = upload(mirror.astype(np.int64), self._device)
+            mean, std = self._kept[upload(indices, self._device), ways].unbind(1)
+        return mean, std
 
     def x0(self, indices: Indices, mirror: Mirror | None, posterior: Normals | None, part: slice = ALL) -> Tensor:
         """See `Batches`."""
         assert posterior is not None
         flipped = np.zeros(len(indices), bool) if mirror is None else mirror
-        mean, std = self._split.moments(indices[part], flipped[part])
+        mean, std = self._moments(indices[part], flipped[part])
         first, last, _ = part.indices(len(indices))
         noise = noise_rows(posterior, slice(first, last), mean.shape[1:], self._device)
-        x0 = noise.mul_(upload(std, self._device)).add_(upload(mean, self._device))
-        return x0.mul_(self._scaling)
+        return noise.mul_(std).add_(mean).mul_(self._scaling)

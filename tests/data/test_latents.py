@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from harness.data import autoencoders, latents, verified
-from harness.data.batches import batches
+from harness.data.batches import LatentBatches, batches
 from harness.data.dataset import Images, LoadedData
 from harness.data.draws import posterior_noise
 from harness.data.latents import check_ready, open_latents
@@ -194,6 +195,19 @@ def test_latents_are_sampled_and_scaled(shared: Shared) -> None:
     assert draws.std(0) == pytest.approx(std * scaled, rel=0.2)
     assert draws.std() == pytest.approx(1.0, abs=0.01)  # the scaling makes it so
     assert data.labels.tolist() == opened.train.labels.tolist()
+
+
+def test_latents_that_are_kept_on_the_device_are_the_same(shared: Shared) -> None:
+    go(shared)
+    data = batches(open_latents(DATA, shared), "cpu").train
+    assert isinstance(data, LatentBatches)
+    indices, mirror = np.array([69, 0, 3, 3]), np.array([True, False, False, True])
+    read = [data.x0(indices, way, posterior_noise(1, 0), slice(1, 4)) for way in (mirror, None)]
+    assert not torch.equal(*read)
+    assert data.bytes == 70 * 4 * read[0][0].nbytes
+    data.keep()
+    kept = [data.x0(indices, way, posterior_noise(1, 0), slice(1, 4)) for way in (mirror, None)]
+    assert all(map(torch.equal, read, kept))
 
 
 def test_a_fixed_scaling_is_taken_as_given() -> None:
