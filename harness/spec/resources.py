@@ -104,7 +104,7 @@ class Resources(Spec):
         default=None,
         ge=0,
         description="seconds between two checkpoints, the most that a kill -9 loses; 0 writes one at every step; by "
-        "default a tenth of the time trained so far, at least 5 s and 20 times what a checkpoint takes, at most 120 s",
+        "default a tenth of the time trained so far, at least 5 s and 50 times what a checkpoint takes, at most 120 s",
     )
     sampling_batch: int = Field(
         default=250, gt=0, description="images sampled at once; interrupted sampling goes on after the last whole batch"

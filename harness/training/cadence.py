@@ -10,8 +10,8 @@ _SHARE = 0.1
 #: not more often than this, in seconds,
 LEAST_SECONDS = 5.0
 
-#: not so often that writing takes more than about a twentieth of the time,
-_WRITING = 20
+#: not so often that writing takes more than about a fiftieth of the time,
+_WRITING = 50
 
 #: and at least this often, in seconds.
 MOST_SECONDS = 120.0

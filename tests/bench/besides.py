@@ -1,4 +1,7 @@
-"""What EMA, log and checkpoints add to a training step, as a job does them: at the default cadence, holding its run."""
+"""What EMA, log and checkpoints add to a training step, as a job does them: at the default cadence, holding its run.
+
+The denoising loss, which is measured twice in a training, is left out: its cost is of the training, not of a step.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def besides(setting: Setting, *, compiled: bool) -> Row:
             run.folder.mkdir(parents=True)
             hold = run.claim(1, {"process": process_identity()})
             assert hold is not None
-            options = Options("cpu", [], Recording(), checkpoint_seconds, compiled="whole" if compiled else "off")
+            options = Options("cpu", [], Recording(loss_steps=(1,)), checkpoint_seconds, compiled="whole" if compiled else "off")
             with contextlib.suppress(_EnoughError):
                 train(cell, data, run, options, Hooks(writing=hold.writing, report=report))
         (before, begun), (after, ended) = edges

@@ -21,7 +21,7 @@ from harness.training.loop import Options, train
 
 @pytest.mark.parametrize(
     ("trained", "took", "pause"),
-    [(0, 0.01, 5), (30, 0.01, 5), (300, 0.01, 30), (86400, 0.01, 120), (30, 2.0, 40), (30, 60.0, 120)],
+    [(0, 0.01, 5), (30, 0.01, 5), (300, 0.01, 30), (86400, 0.01, 120), (30, 2.0, 100), (30, 60.0, 120)],
 )
 def test_the_pause_scales_with_the_run(trained: float, took: float, pause: float) -> None:
     found = Cadence(Resources().checkpoint_seconds)
