@@ -16,7 +16,7 @@ import torch
 
 from harness.processes import process_identity
 from harness.runs.state import Run
-from harness.spec.resources import Recording
+from harness.spec.resources import Compilation, Recording
 from harness.training.hooks import Hooks, Report
 from harness.training.loop import Options, train
 from harness.training.state import TrainState
@@ -37,7 +37,7 @@ class _EnoughError(Exception):
     """The training has made the steps that are timed."""
 
 
-def besides(setting: Setting, *, compiled: bool) -> Row:
+def besides(setting: Setting, how: Compilation) -> Row:
     """Steps without EMA, log and checkpoints, against the steps from one checkpoint to the next one."""
     data = source(setting)
 
@@ -59,7 +59,7 @@ def besides(setting: Setting, *, compiled: bool) -> Row:
             run.folder.mkdir(parents=True)
             hold = run.claim(1, {"process": process_identity()})
             assert hold is not None
-            options = Options("cpu", [], Recording(loss_steps=(1,)), checkpoint_seconds, compiled="whole" if compiled else "off")
+            options = Options("cpu", [], Recording(loss_steps=(1,)), checkpoint_seconds, compiled=how)
             with contextlib.suppress(_EnoughError):
                 train(cell, data, run, options, Hooks(writing=hold.writing, report=report))
         (before, begun), (after, ended) = edges
@@ -87,4 +87,4 @@ def besides(setting: Setting, *, compiled: bool) -> Row:
 def rows(threads: int) -> list[Row]:
     """Three settings, compiled as `--compile auto` does."""
     torch.set_num_threads(threads)
-    return [besides(setting, compiled=not setting.latents) for setting in SETTINGS[:3]]
+    return [besides(setting, "off" if setting.latents else "whole") for setting in SETTINGS[:3]]
