@@ -60,6 +60,8 @@ def measured(name: str) -> tuple[dict[str, Any], Table]:
     for row in rows:
         table.add_row(*row.cells)
     found: dict[str, Any] = {"rows": [row._asdict() for row in rows]}
+    if name == "besides":
+        found["notes"] = ["", f"{besides.ROUNDS} pairs a row."]
     if name == "sampling":
         found["notes"] = ["", fid_line(sampling.fid_50k_seconds())]
     return found, table

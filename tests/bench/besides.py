@@ -24,7 +24,7 @@ from tests.bench.pairs import Row, Told, pair
 from tests.bench.training import SETTINGS, Setting, source
 
 #: Pairs of a row, whose calls take seconds to minutes.
-_ROUNDS = 5
+ROUNDS = 5
 
 #: Steps of a training whose log has a row every fifth step; and of one that writes none meanwhile.
 _LOGGED, _ENDLESS = 1000, 10**9
@@ -81,7 +81,7 @@ def besides(setting: Setting, how: Compilation) -> Row:
         return timed(_LOGGED, None, has_new_state)
 
     what = f"EMA, log and checkpoints of {setting.name}, {torch.get_num_threads()} threads"
-    return pair(what, ("a step", alone), ("with them", whole), rounds=_ROUNDS)
+    return pair(what, ("a step", alone), ("with them", whole), rounds=ROUNDS)
 
 
 def rows(threads: int) -> list[Row]:

@@ -28,8 +28,10 @@ nothing else running. A and B are taken in turn in one run, A B A B; B / A is th
 def machine() -> str:
     """The machine in words."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{os.cpu_count()} cores ({platform.machine()}, {capability}){gpu}, torch {torch.__version__}"
+    capability, flags = torch.backends.cpu.get_cpu_capability(), Path("/proc/cpuinfo")
+    known = flags.exists() and platform.machine() == "x86_64"
+    bf16 = ", bf16 emulated" if known and "bf16" not in flags.read_text() else ""
+    return f"{os.cpu_count()} cores ({platform.machine()}, {capability}{bf16}){gpu}, torch {torch.__version__}"
 
 
 def write(name: str, found: Mapping[str, Any], order: Sequence[str], folder: Path = DOCS) -> None:
