@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -56,6 +57,7 @@ def measured(name: str) -> tuple[dict[str, Any], Table]:
             table.add_row(*line)
         return {"commands": timed, "notes": ["", "The studies are made up, and Slurm's commands are stand-ins."]}, table
     table = Table("what", "A", "B", "A", "B", "B / A, median (min to max)", title=name, title_justify="left")
+    torch.set_num_threads(os.cpu_count() or 1)  # whatever the part before has set
     rows = PARTS[name]()
     for row in rows:
         table.add_row(*row.cells)
