@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,17 @@ QUICK = (
     "tests/analysis/test_fit.py",
     "tests/test_docs.py",
 )
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start be stopped, though the tests run under `nohup` or behind a script's `&`.
+
+    A program inherits the signals that are ignored, and not those that are handled.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(number, lambda *_: None)
 
 
 def forget_users_files() -> None:
