@@ -71,7 +71,7 @@ class Options:
         look_seconds: about the time between two looks at the losses and at the stop flag; 0: a look after every step.
         anew: whether what was begun with other random draws is removed and trained anew; otherwise it is refused.
         compiled: how the network is compiled.
-        recompute: whether activations inside these parts are computed again in the backward pass, not kept.
+        recompute: whether activations inside its regions are computed again in the backward pass, not kept.
     """
 
     device: str

@@ -19,8 +19,9 @@ from harness.diffusion.objective import build as build_objective
 from harness.model.network import build
 from harness.spec.cell import Cell
 from harness.spec.data import Data
-from harness.spec.resources import Recording
+from harness.spec.resources import Compilation, Recording
 from harness.training.loop import Options
+from harness.training.passes import make_ready
 from tests.bench.host import Mapped
 from tests.bench.ongoing import Ongoing
 from tests.bench.pairs import Row, pair, repeated
@@ -67,13 +68,12 @@ def _inputs(setting: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x0, noise, t, y
 
 
-def bare(setting: Setting, *, compiled: bool) -> Step:
+def bare(setting: Setting, how: Compilation) -> Step:
     """The same network, loss and optimiser on fixed tensors: no draws, no EMA, nothing read back."""
     cell = setting.cell
     network = build(cell.model, cell.data.shape, cell.diffusion.outputs)
     network.initialise(0)
-    if compiled:
-        network.compile(dynamic=False)
+    make_ready(network, compiled=how, recompute=False)
     return _loop(setting, network, network)
 
 
@@ -111,9 +111,9 @@ def _loop(setting: Setting, network: nn.Module, predict: Callable[[Tensor, Tenso
     return repeated(step, setting.steps)
 
 
-def whole(setting: Setting, threads: int, *, compiled: bool) -> Ongoing:
+def whole(setting: Setting, threads: int, how: Compilation) -> Ongoing:
     """Our training with EMA, log and checkpoints."""
-    options = Options("cpu", [], Recording(), None, compiled="whole" if compiled else "off")
+    options = Options("cpu", [], Recording(), None, compiled=how)
     return Ongoing(setting.cell, source(setting), options, setting.steps, threads=threads)
 
 
@@ -132,16 +132,16 @@ def rows(threads: int) -> list[Row]:
     found = []
     for setting in SETTINGS:
         what = f"a training step of {setting.name}, {threads} threads"
-        mine = whole(setting, threads, compiled=True)
+        mine = whole(setting, threads, "whole")
         for name, theirs in (
-            ("bare compiled loop", bare(setting, compiled=True)),
-            ("bare eager loop", bare(setting, compiled=False)),
+            ("bare compiled loop", bare(setting, "whole")),
+            ("bare eager loop", bare(setting, "off")),
             ("diffusers in a plain loop", diffusers_loop(setting)),
         ):
             found.append(pair(what, ("ours, compiled", mine), (name, mine.beside(theirs)), calls=setting.steps))
         mine.close()
-        eager = whole(setting, threads, compiled=False)
-        theirs = eager.beside(bare(setting, compiled=False))
+        eager = whole(setting, threads, "off")
+        theirs = eager.beside(bare(setting, "off"))
         found.append(pair(what, ("ours, eager", eager), ("bare eager loop", theirs), calls=setting.steps))
         eager.close()
     return found
